@@ -1,0 +1,122 @@
+//! The `#[meshage_sdk::handler]` attribute. Use it through `meshage-sdk`, which documents it.
+
+use proc_macro::TokenStream;
+use proc_macro2::TokenStream as Tokens;
+use quote::{quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type, parse_macro_input};
+
+/// More than this and the handler wants a type of its own for its input.
+const ARGUMENTS_MAX: usize = 8;
+
+/// Makes a function the handler of its component.
+///
+/// The function is left as it is, so that tests can call it. Its arguments are anything that is
+/// `FromMessage`, its result anything that is `IntoReply`. A component has one handler.
+#[proc_macro_attribute]
+pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    let attribute = Tokens::from(attribute);
+    let function = parse_macro_input!(item as ItemFn);
+    let glue = check_attribute(&attribute)
+        .and_then(|()| expand(&function))
+        .unwrap_or_else(Error::into_compile_error);
+    quote!(#function #glue).into()
+}
+
+fn check_attribute(attribute: &Tokens) -> Result<()> {
+    if attribute.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new_spanned(
+        attribute,
+        "`#[meshage_sdk::handler]` takes no options; a plugin's settings are in its manifest",
+    ))
+}
+
+fn expand(function: &ItemFn) -> Result<Tokens> {
+    let types = argument_types(function)?;
+    let name = &function.sig.ident;
+    let names: Vec<_> = (0..types.len()).map(|i| quote::format_ident!("argument_{i}")).collect();
+    let extractions = types.iter().zip(&names).enumerate().map(|(i, (ty, name))| {
+        // The last one may take the message apart; the others look at it.
+        let extract = if i + 1 == types.len() {
+            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_owned(message)?)
+        } else {
+            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_message(&message)?)
+        };
+        quote!(let #name = #extract;)
+    });
+    let result_span = match &function.sig.output {
+        ReturnType::Default => name.span(),
+        ReturnType::Type(_, ty) => ty.span(),
+    };
+    let result = quote!(#name(#(#names),*));
+    let into_reply = quote_spanned!(result_span=> ::meshage_sdk::IntoReply::into_reply(#result));
+
+    Ok(quote! {
+        #[doc(hidden)]
+        #[allow(dead_code, unused_variables)]
+        fn __meshage_handler_of_this_component(
+            message: ::meshage_sdk::Message,
+        ) -> ::core::result::Result<::meshage_sdk::Reply, ::meshage_sdk::Failure> {
+            #(#extractions)*
+            #into_reply
+        }
+
+        #[cfg(target_family = "wasm")]
+        #[allow(unsafe_code, unreachable_pub, clippy::all)]
+        const _: () = {
+            use ::meshage_sdk::__private::bindings::exports::meshage::mesh::message_handler as wit;
+
+            struct Component;
+
+            impl wit::Guest for Component {
+                fn handle(message: wit::Message) -> ::core::result::Result<wit::Reply, wit::Failure> {
+                    ::meshage_sdk::__private::run(__meshage_handler_of_this_component, message)
+                }
+            }
+
+            ::meshage_sdk::__private::export!(Component with_types_in ::meshage_sdk::__private::bindings);
+        };
+    })
+}
+
+/// The types of the arguments, if the signature is one that a handler can have.
+fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
+    let signature = &function.sig;
+    if let Some(asyncness) = signature.asyncness {
+        return Err(Error::new_spanned(
+            asyncness,
+            "a handler is not `async`: it runs to its end, and the host runs many at once",
+        ));
+    }
+    if !signature.generics.params.is_empty() {
+        return Err(Error::new_spanned(
+            &signature.generics,
+            "a handler has no type parameters or lifetimes: the host calls it with one type of message",
+        ));
+    }
+    if signature.inputs.len() > ARGUMENTS_MAX {
+        return Err(Error::new_spanned(
+            &signature.inputs,
+            format!("a handler takes {ARGUMENTS_MAX} arguments at most; take `Message` and read it instead"),
+        ));
+    }
+    signature.inputs.iter().map(argument_type).collect()
+}
+
+fn argument_type(argument: &FnArg) -> Result<&Type> {
+    match argument {
+        FnArg::Receiver(receiver) => Err(Error::new_spanned(
+            receiver,
+            "a handler is a free function, not a method: instances of a component hold no `self`",
+        )),
+        FnArg::Typed(typed) => match &*typed.ty {
+            Type::Reference(reference) => Err(Error::new_spanned(
+                reference,
+                "a handler owns its arguments: write the type without `&`",
+            )),
+            ty => Ok(ty),
+        },
+    }
+}

@@ -1,0 +1,152 @@
+//! Typed arguments: what a handler can ask for instead of the whole message.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{Failure, Message};
+
+/// A handler's argument: something that can be made from a message.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot take an argument of type `{Self}`",
+    label = "not made from a message",
+    note = "a handler takes `Message`, `Json<T>`, `Query<T>`, `PartitionKey`, `String`, `Vec<u8>`, or a \
+            type that implements `meshage_sdk::FromMessage`",
+    note = "for a type of your own, write `Json<{Self}>` and derive `serde::Deserialize` for it"
+)]
+pub trait FromMessage: Sized {
+    /// Makes the argument, or refuses the message.
+    ///
+    /// # Errors
+    /// The failure that answers the message; the handler then does not run.
+    fn from_message(message: &Message) -> Result<Self, Failure>;
+
+    /// The same for the last argument, which may take the message apart instead of copying.
+    ///
+    /// # Errors
+    /// As [`FromMessage::from_message`].
+    fn from_owned(message: Message) -> Result<Self, Failure> {
+        Self::from_message(&message)
+    }
+}
+
+/// As an argument: the body, read as JSON (whatever its content type). As a result: a value,
+/// written as JSON with the content type `application/json`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+/// As an argument: the query, read as `name=value&…` into a type with named fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Query<T>(pub T);
+
+/// As an argument: the partition key of the message.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PartitionKey(pub String);
+
+impl FromMessage for Message {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        Ok(message.clone())
+    }
+
+    fn from_owned(message: Message) -> Result<Self, Failure> {
+        Ok(message)
+    }
+}
+
+impl<T: DeserializeOwned> FromMessage for Json<T> {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        if message.body().is_empty() {
+            return Err(Failure::invalid("the body is empty; this handler needs JSON"));
+        }
+        parse_json(message.body()).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned> FromMessage for Query<T> {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        serde_urlencoded::from_str(message.query())
+            .map(Self)
+            .map_err(|error| Failure::invalid(format_args!("the query does not fit: {error}")))
+    }
+}
+
+impl FromMessage for PartitionKey {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        Ok(Self(message.partition_key().to_owned()))
+    }
+}
+
+impl FromMessage for String {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        Self::from_owned(message.clone())
+    }
+
+    fn from_owned(message: Message) -> Result<Self, Failure> {
+        Self::from_utf8(message.into_body())
+            .map_err(|error| Failure::invalid(format_args!("the body is not UTF-8 text: {}", error.utf8_error())))
+    }
+}
+
+impl FromMessage for Vec<u8> {
+    fn from_message(message: &Message) -> Result<Self, Failure> {
+        Ok(message.body().to_vec())
+    }
+
+    fn from_owned(message: Message) -> Result<Self, Failure> {
+        Ok(message.into_body())
+    }
+}
+
+/// Tells bodies that are no JSON at all from those that are JSON of another shape.
+pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let is_json = error.is_data() && serde_json::from_slice::<Value>(body).is_ok();
+        let problem = if is_json { "does not fit" } else { "is not JSON" };
+        Failure::invalid(format_args!("the body {problem}: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Order {
+        amount: u32,
+    }
+
+    #[track_caller]
+    fn check_invalid<T: FromMessage + std::fmt::Debug>(message: &Message, expected: &str) {
+        match T::from_message(message) {
+            Err(Failure::Invalid(text)) => assert!(text.contains(expected), "{text}"),
+            other => panic!("expected a failure about {expected:?}, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn json_says_what_is_wrong_with_a_body() {
+        let message = Message::new("orders", "1");
+        let order = Json::<Order>::from_message(&message.clone().with_body(r#"{"amount":3}"#)).unwrap();
+        assert_eq!(order, Json(Order { amount: 3 }));
+        check_invalid::<Json<Order>>(&message, "the body is empty");
+        check_invalid::<Json<Order>>(&message.clone().with_body("{"), "is not JSON");
+        check_invalid::<Json<Order>>(&message.clone().with_body("{}"), "missing field `amount`");
+        check_invalid::<Json<Order>>(&message.clone().with_body(r#"{"amount":"3"}"#), "does not fit");
+    }
+
+    #[test]
+    fn query_reads_named_values() {
+        let message = Message::new("orders", "1");
+        let order = Query::<Order>::from_message(&message.clone().with_query("amount=3")).unwrap();
+        assert_eq!(order, Query(Order { amount: 3 }));
+        check_invalid::<Query<Order>>(&message.with_query("amount=many"), "the query does not fit");
+    }
+
+    #[test]
+    fn text_must_be_utf8() {
+        let message = Message::new("orders", "1").with_body(vec![0xff]);
+        check_invalid::<String>(&message, "not UTF-8");
+        assert_eq!(Vec::<u8>::from_message(&message).unwrap(), [0xff]);
+    }
+}

@@ -1,0 +1,191 @@
+//! The message that a handler gets.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::Failure;
+
+/// One message, addressed to the entity (`stream`, `partition_key`).
+///
+/// The host makes it; a test makes its own with [`Message::new`] and the `with_…` functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub(crate) id: String,
+    pub(crate) stream: String,
+    pub(crate) partition_key: String,
+    pub(crate) method: String,
+    pub(crate) query: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Message {
+    /// A `POST` without query, headers or body, for tests.
+    pub fn new(stream: impl Into<String>, partition_key: impl Into<String>) -> Self {
+        Self {
+            id: "test".into(),
+            stream: stream.into(),
+            partition_key: partition_key.into(),
+            method: "POST".into(),
+            query: String::new(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Sets the method: `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
+    #[must_use]
+    pub fn with_method(mut self, method: impl Into<String>) -> Self {
+        self.method = method.into();
+        self
+    }
+
+    /// Sets the query: encoded, without the leading `?`.
+    #[must_use]
+    pub fn with_query(mut self, query: impl Into<String>) -> Self {
+        self.query = query.into();
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sets the body to a value's JSON, and the content type with it.
+    ///
+    /// # Panics
+    /// If the value cannot be JSON, such as a map whose keys are no strings.
+    #[must_use]
+    pub fn with_json(self, value: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(value).expect("the value can be written as JSON");
+        self.with_header("content-type", "application/json").with_body(body)
+    }
+
+    /// Unique for each message in the whole mesh; the host's log lines carry it too.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The name under which this handler is offered.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// The entity within the stream, percent-decoded.
+    pub fn partition_key(&self) -> &str {
+        &self.partition_key
+    }
+
+    /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The query as it was sent, without the leading `?`; empty if there was none.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+
+    /// The first header of that name, whatever its case: `content-type`, and those that the
+    /// plugin's manifest names.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers()
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// Every header, as (name, value).
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The body as it was sent.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body without a copy.
+    pub fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+
+    /// The merged message: `{stream, partitionKey, …body}`, in that order.
+    ///
+    /// The fields of a JSON object follow the two names, which a body cannot override; any other
+    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter.
+    ///
+    /// # Errors
+    /// [`Failure::Invalid`] if there is a body and it is no JSON.
+    pub fn merged(&self) -> Result<Value, Failure> {
+        let mut merged = Map::new();
+        merged.insert("stream".into(), self.stream.as_str().into());
+        merged.insert("partitionKey".into(), self.partition_key.as_str().into());
+        if self.body.is_empty() {
+            return Ok(Value::Object(merged));
+        }
+        match crate::extract::parse_json(&self.body)? {
+            Value::Object(body) => {
+                for (name, value) in body {
+                    merged.entry(name).or_insert(value);
+                }
+            }
+            other => {
+                merged.insert("body".into(), other);
+            }
+        }
+        Ok(Value::Object(merged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_merged(body: &str, expected: &str) {
+        let merged = Message::new("echo", "42").with_body(body).merged().unwrap();
+        assert_eq!(merged.to_string(), expected, "for the body {body:?}");
+    }
+
+    #[test]
+    fn merges_every_shape_of_body_behind_the_address() {
+        check_merged("", r#"{"stream":"echo","partitionKey":"42"}"#);
+        check_merged("{}", r#"{"stream":"echo","partitionKey":"42"}"#);
+        check_merged(r#"{"z":1,"a":2}"#, r#"{"stream":"echo","partitionKey":"42","z":1,"a":2}"#);
+        check_merged("[1,2]", r#"{"stream":"echo","partitionKey":"42","body":[1,2]}"#);
+        check_merged(r#""text""#, r#"{"stream":"echo","partitionKey":"42","body":"text"}"#);
+        check_merged("null", r#"{"stream":"echo","partitionKey":"42","body":null}"#);
+    }
+
+    #[test]
+    fn a_body_never_overrides_the_address() {
+        check_merged(
+            r#"{"partitionKey":"7","a":1,"stream":"other"}"#,
+            r#"{"stream":"echo","partitionKey":"42","a":1}"#,
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_is_invalid() {
+        let failure = Message::new("echo", "42").with_body("hello").merged().unwrap_err();
+        assert!(matches!(&failure, Failure::Invalid(text) if text.contains("not JSON")), "{failure}");
+    }
+
+    #[test]
+    fn headers_are_found_whatever_their_case() {
+        let message = Message::new("echo", "42").with_header("X-Tenant", "a");
+        assert_eq!(message.header("x-tenant"), Some("a"));
+        assert_eq!(message.header("X-TENANT"), Some("a"));
+        assert_eq!(message.header("x-other"), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! How a node's word of itself becomes gossip's keys and values, and back. Every value is small: one
+//! that does not fit into a datagram would hold up all that come after it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::view::{Node, NodeState};
+use crate::message::{Digest, NodeId, StreamName};
+
+const STATE: &str = "state";
+const HTTP_ADDR: &str = "http";
+const STREAM_PREFIX: &str = "stream:";
+
+/// What to gossip for this node. Its id, generation and cluster address are chitchat's own.
+pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
+    let state = match node.state {
+        NodeState::Starting => "starting",
+        NodeState::Ready => "ready",
+        NodeState::Leaving => "leaving",
+    };
+    let streams = node
+        .streams
+        .iter()
+        .map(|(stream, digest)| (format!("{STREAM_PREFIX}{stream}"), digest.as_str().to_owned()));
+    [(STATE.to_owned(), state.to_owned()), (HTTP_ADDR.to_owned(), node.http_addr.to_string())]
+        .into_iter()
+        .chain(streams)
+        .collect()
+}
+
+/// A node from what gossip brought so far; `None` while what makes a node is still under way, and
+/// for words of a version of meshage that this one does not know.
+pub(super) fn from_key_values<'a>(
+    node_id: &str,
+    generation: u64,
+    cluster_addr: SocketAddr,
+    key_values: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<Node> {
+    let node_id = NodeId::try_from(node_id).ok()?;
+    let (mut state, mut http_addr, mut streams) = (None, None, BTreeMap::new());
+    for (key, value) in key_values {
+        match key {
+            STATE => {
+                state = Some(match value {
+                    "starting" => NodeState::Starting,
+                    "ready" => NodeState::Ready,
+                    "leaving" => NodeState::Leaving,
+                    _ => return None,
+                });
+            }
+            HTTP_ADDR => http_addr = value.parse().ok(),
+            _ => {
+                let stream = key.strip_prefix(STREAM_PREFIX).map(StreamName::try_from);
+                if let Some(Ok(stream)) = stream {
+                    streams.insert(stream, Digest::from_text(value));
+                }
+            }
+        }
+    }
+    Some(Node { node_id, generation, state: state?, http_addr: http_addr?, cluster_addr, streams })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::view::tests::node;
+
+    fn read(key_values: &BTreeMap<String, String>) -> Option<Node> {
+        let pairs = key_values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        from_key_values("a", 7, ([127, 0, 0, 1], 9742).into(), pairs)
+    }
+
+    #[test]
+    fn a_node_survives_the_way_through_gossip() {
+        for state in [NodeState::Starting, NodeState::Ready, NodeState::Leaving] {
+            let node = node("a", 7, state, &["echo", "orders"]);
+            assert_eq!(read(&to_key_values(&node)), Some(node));
+        }
+    }
+
+    #[test]
+    fn half_a_node_is_none_yet() {
+        let mut key_values = to_key_values(&node("a", 7, NodeState::Ready, &["echo"]));
+        key_values.remove("state");
+        assert_eq!(read(&key_values), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! The view: what one node believes of the mesh. Pure data and pure decisions.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Digest, NodeId, StreamName};
+
+/// What one node believes: the live nodes, itself included, by node id. An immutable snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    pub self_id: NodeId,
+    pub cluster_id: Arc<str>,
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    pub node_id: NodeId,
+    /// Nanoseconds since 1970 at its start: of two nodes with one id the higher is the newer.
+    pub generation: u64,
+    pub state: NodeState,
+    pub http_addr: SocketAddr,
+    pub cluster_addr: SocketAddr,
+    pub streams: BTreeMap<StreamName, Digest>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Loading its plugins, or not through its first gossip round.
+    Starting,
+    Ready,
+    /// Draining: it gets no new messages.
+    Leaving,
+}
+
+impl View {
+    /// Puts together what this node says of itself and what it heard of the others. Of several
+    /// generations of one node id the newest counts, and nobody speaks for this node but itself.
+    pub fn merge(cluster_id: Arc<str>, own: Node, heard: impl IntoIterator<Item = Node>) -> Self {
+        let self_id = own.node_id.clone();
+        let mut nodes = BTreeMap::from([(self_id.clone(), own)]);
+        for node in heard {
+            if node.node_id == self_id {
+                continue;
+            }
+            match nodes.get(&node.node_id) {
+                Some(known) if known.generation >= node.generation => {}
+                _ => {
+                    nodes.insert(node.node_id.clone(), node);
+                }
+            }
+        }
+        Self { self_id, cluster_id, nodes }
+    }
+
+    /// The live nodes other than this one, by node id.
+    pub fn others(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.node_id != self.self_id)
+    }
+
+    /// The candidates of every stream that has any: the ready nodes that offer it, by node id.
+    pub fn candidates(&self) -> BTreeMap<&StreamName, Vec<&Node>> {
+        let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for node in self.nodes.values().filter(|node| node.state == NodeState::Ready) {
+            for stream in node.streams.keys() {
+                candidates.entry(stream).or_default().push(node);
+            }
+        }
+        candidates
+    }
+
+    pub fn own_state(&self) -> NodeState {
+        // `merge` puts the own node in; a view without it would be no view of a live node.
+        self.nodes.get(&self.self_id).map_or(NodeState::Leaving, |node| node.state)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn node(id: &str, generation: u64, state: NodeState, streams: &[&str]) -> Node {
+        Node {
+            node_id: NodeId::try_from(id).unwrap(),
+            generation,
+            state,
+            http_addr: ([127, 0, 0, 1], 8080).into(),
+            cluster_addr: ([127, 0, 0, 1], 9742).into(),
+            streams: streams
+                .iter()
+                .map(|name| (StreamName::try_from(*name).unwrap(), Digest::from_text("d")))
+                .collect(),
+        }
+    }
+
+    fn merge(own: Node, heard: Vec<Node>) -> View {
+        View::merge("test".into(), own, heard)
+    }
+
+    #[test]
+    fn the_newest_generation_of_a_node_counts() {
+        let own = node("a", 5, NodeState::Ready, &[]);
+        let heard = vec![
+            node("b", 2, NodeState::Ready, &["new"]),
+            node("b", 1, NodeState::Ready, &["old"]),
+            node("a", 4, NodeState::Leaving, &["stale"]),
+        ];
+        let view = merge(own.clone(), heard);
+        assert_eq!(view.nodes.len(), 2);
+        assert_eq!(view.nodes["a"], own);
+        assert!(view.nodes["b"].streams.contains_key("new"));
+    }
+
+    #[test]
+    fn candidates_are_the_ready_nodes_that_offer_a_stream() {
+        let view = merge(
+            node("b", 1, NodeState::Ready, &["echo", "orders"]),
+            vec![
+                node("d", 1, NodeState::Starting, &["echo"]),
+                node("c", 1, NodeState::Leaving, &["echo"]),
+                node("a", 1, NodeState::Ready, &["echo"]),
+            ],
+        );
+        let ids = |stream: &str| -> Vec<String> {
+            let stream = StreamName::try_from(stream).unwrap();
+            view.candidates()
+                .get(&stream)
+                .map(|nodes| nodes.iter().map(|node| node.node_id.to_string()).collect())
+                .unwrap_or_default()
+        };
+        assert_eq!(ids("echo"), ["a", "b"]);
+        assert_eq!(ids("orders"), ["b"]);
+        assert!(ids("other").is_empty());
+    }
+}

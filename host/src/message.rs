@@ -1,0 +1,320 @@
+//! What travels through the mesh: names, messages, replies, and the ways in which there is no reply.
+//! Pure data; knows no clock, no I/O and no layer above.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Longest partition key, in bytes after percent-decoding. An entity's name, not a document: it is
+/// hashed, logged and sent with every forward.
+pub const PARTITION_KEY_BYTES_MAX: usize = 1024;
+
+/// Longest stream name or node id, in bytes. Both are gossiped, and used in file names and headers.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// The stream name that no plugin may take: `/api/broadcast/…` is a route.
+pub const RESERVED_STREAM: &str = "broadcast";
+
+/// The stable id of a node: what keys are placed by.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct NodeId(Arc<str>);
+
+/// The logical name of a handler.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct StreamName(Arc<str>);
+
+/// The entity, within its stream, that a message is for.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct PartitionKey(Arc<str>);
+
+/// The SHA-256 of a plugin's component, in hexadecimal: which version of a stream a node offers.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Digest(Arc<str>);
+
+impl Digest {
+    /// Takes a text for a digest, as gossip brought it.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no name, key or id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("it is empty")]
+    Empty,
+    #[error("it has {bytes} bytes; the limit is {bytes_max}")]
+    TooLong { bytes: usize, bytes_max: usize },
+    #[error("it has {0:?} in it; letters, digits, '-', '_' and '.' (not first) are allowed")]
+    Character(char),
+    #[error("{RESERVED_STREAM:?} is reserved for the broadcast route")]
+    Reserved,
+}
+
+fn check_length(text: &str, bytes_max: usize) -> Result<(), NameError> {
+    match text.len() {
+        0 => Err(NameError::Empty),
+        bytes if bytes > bytes_max => Err(NameError::TooLong { bytes, bytes_max }),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(text: &str) -> Result<(), NameError> {
+    check_length(text, NAME_BYTES_MAX)?;
+    let wrong = text.chars().enumerate().find(|(i, c)| {
+        let allowed = c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || (*c == '.' && *i > 0);
+        !allowed
+    });
+    match wrong {
+        Some((_, c)) => Err(NameError::Character(c)),
+        None => Ok(()),
+    }
+}
+
+impl TryFrom<&str> for NodeId {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        check_name(text)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<&str> for StreamName {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        check_name(text)?;
+        if text == RESERVED_STREAM {
+            return Err(NameError::Reserved);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<&str> for PartitionKey {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        check_length(text, PARTITION_KEY_BYTES_MAX)?;
+        Ok(Self(text.into()))
+    }
+}
+
+macro_rules! text_newtype {
+    ($($name:ident),*) => {$(
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::try_from(text.as_str())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.as_str().to_owned()
+            }
+        }
+
+        // A map keyed by the name can be asked with a `&str`.
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                self.as_str()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+    )*};
+}
+
+text_newtype!(NodeId, StreamName, PartitionKey);
+
+/// The methods of the public API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    Get,
+    Post,
+    Put,
+    Patch,
+    Delete,
+}
+
+impl Method {
+    /// Every method, as the `Allow` header lists them.
+    pub const ALLOWED: &str = "GET, POST, PUT, PATCH, DELETE";
+
+    pub fn from_http(method: &http::Method) -> Option<Self> {
+        Some(match *method {
+            http::Method::GET => Self::Get,
+            http::Method::POST => Self::Post,
+            http::Method::PUT => Self::Put,
+            http::Method::PATCH => Self::Patch,
+            http::Method::DELETE => Self::Delete,
+            _ => return None,
+        })
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
+    pub fn is_idempotent(self) -> bool {
+        matches!(self, Self::Get | Self::Put | Self::Delete)
+    }
+}
+
+/// One message, addressed to the entity (`stream`, `partition_key`).
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub id: Uuid,
+    pub stream: StreamName,
+    pub partition_key: PartitionKey,
+    pub method: Method,
+    /// As it was sent, without the leading `?`; empty if there was none.
+    pub query: String,
+    /// The end-to-end headers of the request. What a handler sees of them is the runtime's to say.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What a handler answered.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// What a handler refused with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    Invalid,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Internal,
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Fault {
+    #[error("the handler refused: {}", .0.text)]
+    Failure(Failure),
+    /// It trapped, ran out of memory, or replied with something that is no HTTP.
+    #[error("the handler crashed")]
+    Crashed,
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// No candidate could be reached.
+    #[error("no node that offers the stream could be reached")]
+    Unreachable,
+    /// The node that had the message is gone; whether it ran cannot be known.
+    #[error("the node that had the message was lost")]
+    Lost,
+    #[error("no node offers the stream")]
+    NoCandidate,
+}
+
+/// Why a node did not run a message that it was given. Nothing ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Refusal {
+    #[error("the node does not offer the stream")]
+    NotOffered,
+    #[error("the node is starting")]
+    Starting,
+    #[error("the node is leaving")]
+    Leaving,
+    #[error("the node is overloaded")]
+    Overloaded,
+}
+
+impl Fault {
+    /// Whether it is certain that no handler saw the message, so that it may be sent again.
+    pub fn nothing_ran(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Unreachable | Self::NoCandidate => true,
+            Self::Failure(failure) => failure.kind == FailureKind::Unavailable,
+            Self::Crashed | Self::DeadlineExceeded | Self::Lost => false,
+        }
+    }
+}
+
+/// How one message ended, and on which node.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub node: NodeId,
+    pub outcome: Outcome,
+}
+
+pub type Outcome = Result<Reply, Fault>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        assert!(StreamName::try_from("orders.v2_a-B").is_ok());
+        assert_eq!(StreamName::try_from(""), Err(NameError::Empty));
+        assert_eq!(StreamName::try_from("a b"), Err(NameError::Character(' ')));
+        assert_eq!(StreamName::try_from(".hidden"), Err(NameError::Character('.')));
+        assert_eq!(StreamName::try_from("broadcast"), Err(NameError::Reserved));
+        assert!(NodeId::try_from("broadcast").is_ok());
+        assert_eq!(
+            NodeId::try_from("n".repeat(129).as_str()),
+            Err(NameError::TooLong { bytes: 129, bytes_max: 128 })
+        );
+    }
+
+    #[test]
+    fn keys_are_any_text_up_to_their_limit() {
+        assert!(PartitionKey::try_from("a/b ü\u{0}").is_ok());
+        assert!(PartitionKey::try_from("k".repeat(1024).as_str()).is_ok());
+        assert!(PartitionKey::try_from("k".repeat(1025).as_str()).is_err());
+        assert_eq!(PartitionKey::try_from(""), Err(NameError::Empty));
+    }
+}

@@ -1,0 +1,96 @@
+//! What wasmtime makes of `wit/`, and the way between it and the mesh's own types.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::message::{Failure, FailureKind, Message, Reply};
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "handler",
+    ownership: Borrowing { duplicate_if_necessary: true },
+    exports: { default: async },
+});
+
+pub(super) use exports::meshage::mesh::message_handler as wit;
+pub(super) use meshage::mesh::logging;
+
+/// What a component of this contract exports.
+pub(super) const EXPORT: &str = "meshage:mesh/message-handler@0.1.0";
+
+/// The largest set of reply headers, names and values together: what common clients accept at most.
+const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Headers that frame or route HTTP on one connection: the host's own to set.
+const HOST_HEADERS: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The headers that a handler may see: `content-type`, and those that its manifest names. A value
+/// that is not UTF-8 cannot be shown to it.
+pub(super) fn visible_headers<'a>(message: &'a Message, declared: &'a [HeaderName]) -> Vec<(&'a str, &'a str)> {
+    let content_type = ("content-type", message.headers.get_all(header::CONTENT_TYPE));
+    std::iter::once(content_type)
+        .chain(declared.iter().map(|name| (name.as_str(), message.headers.get_all(name))))
+        .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
+        .filter_map(|(name, value)| Some((name, std::str::from_utf8(value.as_bytes()).ok()?)))
+        .collect()
+}
+
+/// Why what a handler returned is no HTTP reply. For the log; the caller learns only that it failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadReply {
+    #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
+    Status(u16),
+    #[error("the handler replied with the header {0:?}, which is no header name with a value")]
+    Header(String),
+    #[error("the handler replied with {0} bytes of headers; the limit is {REPLY_HEADER_BYTES_MAX}")]
+    HeaderBytes(usize),
+    #[error("the handler replied with a body of {0} bytes; the limit is {1}")]
+    BodyBytes(usize, usize),
+}
+
+pub(super) fn check_reply(reply: wit::Reply, body_bytes_max: usize) -> Result<Reply, BadReply> {
+    let status = match StatusCode::from_u16(reply.status) {
+        Ok(status) if (200..600).contains(&reply.status) => status,
+        _ => return Err(BadReply::Status(reply.status)),
+    };
+    if reply.body.len() > body_bytes_max {
+        return Err(BadReply::BodyBytes(reply.body.len(), body_bytes_max));
+    }
+    let header_bytes = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if header_bytes > REPLY_HEADER_BYTES_MAX {
+        return Err(BadReply::HeaderBytes(header_bytes));
+    }
+    let mut headers = HeaderMap::with_capacity(reply.headers.len());
+    for (name, value) in reply.headers {
+        let (Ok(parsed), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) else {
+            return Err(BadReply::Header(name));
+        };
+        if !HOST_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
+            headers.append(parsed, value);
+        }
+    }
+    Ok(Reply { status, headers, body: Bytes::from(reply.body) })
+}
+
+impl From<wit::Failure> for Failure {
+    fn from(failure: wit::Failure) -> Self {
+        let (kind, text) = match failure {
+            wit::Failure::Invalid(text) => (FailureKind::Invalid, text),
+            wit::Failure::NotFound(text) => (FailureKind::NotFound, text),
+            wit::Failure::Conflict(text) => (FailureKind::Conflict, text),
+            wit::Failure::Unavailable(text) => (FailureKind::Unavailable, text),
+            wit::Failure::Internal(text) => (FailureKind::Internal, text),
+        };
+        Self { kind, text }
+    }
+}

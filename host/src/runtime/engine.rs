@@ -1,0 +1,114 @@
+//! The engine: one wasmtime for the whole node, its instance pool, its compile cache, its clock.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::warn;
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{
+    Cache, CacheConfig, Config, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+};
+
+use super::bindings::logging;
+use super::instance::HostState;
+
+/// How often a running guest is looked at: the precision of time limits in a guest's loop, and the
+/// longest that a busy guest keeps other work of its thread waiting.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+
+/// Instances of all plugins together; each takes address space, but no memory until it is used.
+const INSTANCES_MAX: u32 = 1_000;
+
+/// A Rust component is made of 3 core instances, one from another toolchain of up to 5.
+const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
+
+/// Memory that a pool slot keeps when its instance goes: what a small guest touches, so that its
+/// successor takes no page faults.
+const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
+/// Large interpreters have tables of some ten thousand functions.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+
+/// One for each node. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) wasmtime: wasmtime::Engine,
+    pub(super) linker: Linker<HostState>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the compile cache in {directory} cannot be used: {cause}")]
+    Cache { directory: String, cause: String },
+    #[error("the WebAssembly engine cannot start: {0}")]
+    Start(String),
+}
+
+impl Engine {
+    /// An engine with its compile cache in `cache_dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// If the directory cannot be written, or the machine cannot run compiled code.
+    pub fn new(cache_dir: &Path) -> Result<Self, EngineError> {
+        let mut cache_config = CacheConfig::new();
+        cache_config.with_directory(cache_dir);
+        let cache = Cache::new(cache_config).map_err(|error| EngineError::Cache {
+            directory: cache_dir.display().to_string(),
+            cause: format!("{error:#}"),
+        })?;
+        let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
+
+        // The pool reserves terabytes of address space. Where those are not to be had (a limit on
+        // virtual memory, a small machine), instances are allocated one by one.
+        let wasmtime = match wasmtime::Engine::new(&config(cache.clone(), pool())) {
+            Ok(engine) => engine,
+            Err(error) => {
+                warn!(%error, "no address space for the instance pool: instances will be slower to make");
+                wasmtime::Engine::new(&config(cache, InstanceAllocationStrategy::OnDemand)).map_err(start_error)?
+            }
+        };
+        let mut linker = Linker::new(&wasmtime);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
+        logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
+        tick(wasmtime.weak()).map_err(|error| EngineError::Start(error.to_string()))?;
+        Ok(Self { wasmtime, linker })
+    }
+}
+
+fn config(cache: Cache, strategy: InstanceAllocationStrategy) -> Config {
+    let mut config = Config::new();
+    config
+        .cache(Some(cache))
+        .allocation_strategy(strategy)
+        .epoch_interruption(true)
+        // Components of WASI 0.2 need none of WASI 0.3's bookkeeping.
+        .concurrency_support(false)
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    config
+}
+
+fn pool() -> InstanceAllocationStrategy {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
+        .total_memories(INSTANCES_MAX)
+        .total_tables(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
+        .total_stacks(INSTANCES_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(KEEP_RESIDENT_BYTES);
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// Advances the engine's epoch from a plain thread, which no busy runtime can hold up, for as long
+/// as the engine lives.
+fn tick(engine: EngineWeak) -> std::io::Result<()> {
+    std::thread::Builder::new().name("epoch".into()).spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(TICK);
+        }
+    })?;
+    Ok(())
+}
