@@ -1,7 +1,14 @@
 //! meshage-host: a node of the mesh. `ARCHITECTURE.md` has the map.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod dispatch;
 pub mod membership;
 pub mod message;
+pub mod node;
+pub mod peer;
 pub mod placement;
 pub mod plugins;
 pub mod runtime;
+pub mod telemetry;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,6 +15,24 @@ pub const PARTITION_KEY_BYTES_MAX: usize = 1024;
 
 /// Longest stream name or node id, in bytes. Both are gossiped, and used in file names and headers.
 pub const NAME_BYTES_MAX: usize = 128;
+
+/// Largest body that a node can be configured to take: it is held in memory, and sent in chunks
+/// between nodes.
+pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Headers that speak of one connection, not of the message: they end where they arrive.
+pub const CONNECTION_HEADERS: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
 
 /// The stream name that no plugin may take: `/api/broadcast/…` is a route.
 pub const RESERVED_STREAM: &str = "broadcast";
@@ -211,6 +229,17 @@ pub struct Message {
     /// The end-to-end headers of the request. What a handler sees of them is the runtime's to say.
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+/// A client that sends this header says that its request may be done twice
+/// (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+impl Message {
+    /// Whether the client has said, by its method or a header, that doing it twice is as doing it once.
+    pub fn may_run_twice(&self) -> bool {
+        self.method.is_idempotent() || self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
 }
 
 /// What a handler answered.

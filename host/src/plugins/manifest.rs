@@ -6,6 +6,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use serde::Deserialize;
 
+use crate::message::CONNECTION_HEADERS;
 use crate::runtime::Limits;
 
 /// The manifest as it is written. Absent keys mean the defaults of [`Limits`].
@@ -87,6 +88,7 @@ fn header_name(name: &str) -> Result<HeaderName, ManifestError> {
     let wrong = |expected| ManifestError::Value { key: "headers", value: format!("{name:?}"), expected };
     match HeaderName::from_bytes(name.as_bytes()) {
         Err(_) => Err(wrong("expected the name of a header, such as \"authorization\"")),
+        Ok(name) if CONNECTION_HEADERS.contains(&name) => Err(wrong("it speaks of a connection, not of the message")),
         Ok(name) if name == CONTENT_TYPE => Err(wrong("every handler sees it; leave it out")),
         Ok(name) => Ok(name),
     }
@@ -140,6 +142,7 @@ mod tests {
         check_error("memory_mb = 5000", &["memory_mb = 5000", "1 to 4096"]);
         check_error("queue = \"many\"", &["queue", "invalid type"]);
         check_error("headers = [\"a b\"]", &["headers", "a b", "authorization"]);
+        check_error("headers = [\"Connection\"]", &["speaks of a connection"]);
         check_error("headers = [\"Content-Type\"]", &["every handler sees it"]);
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::message::{Failure, FailureKind, Message, Reply};
+use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Message, Reply};
 
 wasmtime::component::bindgen!({
     path: "../wit",
@@ -20,19 +20,6 @@ pub(super) const EXPORT: &str = "meshage:mesh/message-handler@0.1.0";
 
 /// The largest set of reply headers, names and values together: what common clients accept at most.
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
-
-/// Headers that frame or route HTTP on one connection: the host's own to set.
-const HOST_HEADERS: [HeaderName; 9] = [
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    HeaderName::from_static("keep-alive"),
-    header::PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// The headers that a handler may see: `content-type`, and those that its manifest names. A value
 /// that is not UTF-8 cannot be shown to it.
@@ -75,7 +62,7 @@ pub(super) fn check_reply(reply: wit::Reply, body_bytes_max: usize) -> Result<Re
         let (Ok(parsed), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) else {
             return Err(BadReply::Header(name));
         };
-        if !HOST_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
+        if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
             headers.append(parsed, value);
         }
     }

@@ -1,0 +1,172 @@
+//! The admin API, for operators and their tools.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `GET /livez` | 200 while the process runs |
+//! | `GET /readyz` | 200 when plugins are loaded and the first gossip round is done, else 503 and what is missing |
+//! | `GET /metrics` | Prometheus' text format |
+//! | `GET /cluster` | the view |
+//! | `GET /cluster/owner/{stream}/{partitionKey}` | the owner of a key, and the ranking behind it |
+//! | `GET /plugins` | every plugin: its state, version and limits |
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics::{counter, gauge};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::membership::{Node, View};
+use crate::message::{PartitionKey, StreamName};
+use crate::placement::{self, Seed};
+use crate::plugins::{Catalog, Plugin};
+use crate::telemetry::{Metrics, names};
+
+/// What a node has to go through before it is ready, and whether it still is.
+#[derive(Default)]
+pub struct Readiness(AtomicU8);
+
+const LOADING: u8 = 0;
+const JOINING: u8 = 1;
+const READY: u8 = 2;
+const LEAVING: u8 = 3;
+
+impl Readiness {
+    pub fn plugins_loaded(&self) {
+        self.0.store(JOINING, Ordering::Release);
+    }
+
+    pub fn joined(&self) {
+        self.0.store(READY, Ordering::Release);
+    }
+
+    pub fn leaving(&self) {
+        self.0.store(LEAVING, Ordering::Release);
+    }
+
+    /// What is still missing.
+    fn missing(&self) -> Option<&'static str> {
+        match self.0.load(Ordering::Acquire) {
+            LOADING => Some("plugins are loading"),
+            JOINING => Some("the first gossip round is not done"),
+            READY => None,
+            _ => Some("the node is leaving"),
+        }
+    }
+}
+
+/// What the admin API shows. Read-only.
+#[derive(Clone)]
+pub struct Admin {
+    pub view: watch::Receiver<Arc<View>>,
+    pub catalog: Arc<Catalog>,
+    pub readiness: Arc<Readiness>,
+    pub metrics: Metrics,
+}
+
+impl Admin {
+    /// Serves until `stopped`.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stopped: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let router = Router::new()
+            .route("/livez", get(async || "ok\n"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(render_metrics))
+            .route("/cluster", get(cluster))
+            .route("/cluster/owner/{stream}/{partition_key}", get(owner))
+            .route("/plugins", get(plugins))
+            .with_state(self);
+        axum::serve(listener, router).with_graceful_shutdown(stopped).await
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    match admin.readiness.missing() {
+        None => (StatusCode::OK, "ready\n".into()),
+        Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, format!("{missing}\n")),
+    }
+}
+
+async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    gauge!(names::PEERS).set(admin.view.borrow().others().count() as f64);
+    for plugin in admin.catalog.plugins().values() {
+        let Some(handler) = plugin.handler() else { continue };
+        let stream = || plugin.name.clone();
+        counter!(names::CALLS, "stream" => stream()).absolute(plugin.calls.load(Ordering::Relaxed));
+        gauge!(names::INSTANCES, "stream" => stream(), "state" => "idle").set(handler.idle_instances() as f64);
+        gauge!(names::INSTANCES, "stream" => stream(), "state" => "running").set(handler.running() as f64);
+    }
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+}
+
+async fn cluster(State(admin): State<Admin>) -> Json<Value> {
+    let view = admin.view.borrow().clone();
+    let nodes: Vec<&Node> = view.nodes.values().collect();
+    Json(json!({ "self": view.self_id, "clusterId": view.cluster_id, "nodes": nodes }))
+}
+
+async fn owner(State(admin): State<Admin>, Path((stream, key)): Path<(String, String)>) -> Response {
+    let view = admin.view.borrow().clone();
+    let (stream, key) = match (StreamName::try_from(stream), PartitionKey::try_from(key)) {
+        (Ok(stream), Ok(key)) => (stream, key),
+        (Err(error), _) => return bad_request(format!("the stream cannot be used: {error}")),
+        (_, Err(error)) => return bad_request(format!("the partition key cannot be used: {error}")),
+    };
+    let candidates = view.candidates().remove(&stream).unwrap_or_default();
+    let seed = |node: &&Node| Seed::of(&node.node_id);
+    let ranking: Vec<_> = placement::ranking(&candidates, key.as_str(), seed)
+        .into_iter()
+        .map(|index| &candidates[index].node_id)
+        .collect();
+    let Some(owner) = ranking.first() else {
+        let error = format!("no node offers the stream {stream}");
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
+    };
+    Json(json!({ "stream": stream, "partitionKey": key, "owner": owner, "ranking": ranking })).into_response()
+}
+
+fn bad_request(error: String) -> Response {
+    (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
+}
+
+async fn plugins(State(admin): State<Admin>) -> Json<Value> {
+    let plugins = admin.catalog.plugins();
+    let plugins: Vec<Value> = plugins.values().map(|plugin| describe(plugin)).collect();
+    Json(json!({ "plugins": plugins }))
+}
+
+fn describe(plugin: &Plugin) -> Value {
+    let limits = plugin.handler().map(|handler| {
+        let limits = handler.limits();
+        json!({
+            "headers": limits.headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+            "timeoutMs": limits.timeout.as_millis() as u64,
+            "memoryMb": limits.memory_bytes_max >> 20,
+            "concurrency": limits.concurrency,
+            "queue": limits.queue,
+        })
+    });
+    json!({
+        "stream": plugin.name,
+        "file": plugin.file.display().to_string(),
+        "digest": plugin.digest,
+        "state": plugin.state_name(),
+        "error": plugin.error(),
+        "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
+        "calls": plugin.calls.load(Ordering::Relaxed),
+        "limits": limits,
+    })
+}

@@ -1,0 +1,144 @@
+//! Answers of the public API: replies, problems, and the array of a broadcast.
+
+use std::io::Write;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+use serde::de::IgnoredAny;
+
+use super::problem::{ApiError, Problem, RETRY_AFTER_SECONDS, Subject};
+use crate::message::{Answer, Message, Method, NodeId, Reply};
+
+pub(super) type HttpResponse = Response<Full<Bytes>>;
+
+const NODE: HeaderName = HeaderName::from_static("meshage-node");
+const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
+
+/// What a handler answered, or the problem instead.
+pub(super) fn send(message: &Message, answer: Answer) -> HttpResponse {
+    match answer.outcome {
+        Ok(reply) => {
+            let mut response = Response::new(Full::new(reply.body));
+            *response.status_mut() = reply.status;
+            *response.headers_mut() = reply.headers;
+            name_node(&mut response, &answer.node);
+            response
+        }
+        Err(fault) => {
+            let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
+            problem(&error, subject(message), &answer.node)
+        }
+    }
+}
+
+/// A problem. Those that may pass say when to come again, a wrong method which are right.
+pub(super) fn problem(error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
+    let (status, problem) = error.problem(subject, node);
+    let mut response = json(&problem, "application/problem+json");
+    *response.status_mut() = status;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
+    }
+    name_node(&mut response, node);
+    response
+}
+
+/// The answers of all candidates as a JSON array, in the order given. `node` put them together.
+pub(super) fn broadcast(message: &Message, answers: &[Answer], node: &NodeId) -> HttpResponse {
+    let mut body = Vec::from(b"[");
+    let mut failed = 0;
+    for (index, answer) in answers.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        match &answer.outcome {
+            Ok(reply) => put_reply(&mut body, reply),
+            Err(fault) => {
+                failed += 1;
+                let error = ApiError::Fault { fault: fault.clone(), may_run_twice: message.may_run_twice() };
+                let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &answer.node);
+                put_json(&mut body, &problem);
+            }
+        }
+    }
+    body.push(b']');
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let counts = format!("ok={} failed={failed}", answers.len() - failed);
+    headers.insert(BROADCAST, HeaderValue::try_from(counts).expect("digits and letters are a header value"));
+    name_node(&mut response, node);
+    response
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NotJson<'a> {
+    content_type: Option<&'a str>,
+    base64: String,
+}
+
+/// A reply that is JSON goes into the array as it is, any other in base64.
+fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
+    let content_type = reply.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_json = content_type.is_some_and(names_json) && serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
+    if is_json {
+        body.extend_from_slice(&reply.body);
+    } else {
+        put_json(body, &NotJson { content_type, base64: STANDARD.encode(&reply.body) });
+    }
+}
+
+/// `application/json`, or a type with the suffix `+json` (RFC 6839), whatever its parameters.
+fn names_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+fn subject(message: &Message) -> Subject<'_> {
+    Subject { stream: Some(message.stream.as_str()), partition_key: Some(message.partition_key.as_str()) }
+}
+
+fn json(value: &impl Serialize, content_type: &'static str) -> HttpResponse {
+    let mut body = Vec::new();
+    put_json(&mut body, value);
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn put_json(body: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(body.by_ref(), value).expect("plain data can be written as JSON to memory");
+}
+
+fn name_node(response: &mut HttpResponse, node: &NodeId) {
+    let value = HeaderValue::from_str(node.as_str()).expect("a node id is made of letters, digits, '-', '_' and '.'");
+    response.headers_mut().insert(NODE, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_json(content_type: &str, expected: bool) {
+        assert_eq!(names_json(content_type), expected, "{content_type}");
+    }
+
+    #[test]
+    fn json_is_known_by_its_content_type() {
+        check_json("application/json", true);
+        check_json("Application/JSON; charset=utf-8", true);
+        check_json("application/problem+json", true);
+        check_json("text/plain", false);
+        check_json("application/jsonp", false);
+    }
+}

@@ -1,0 +1,79 @@
+//! Takes in request bodies, within limits of size and time.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::EXPECT;
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+/// From the end of the head to the end of the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What is read and thrown away of a body that is too large, so that a client that sends before it
+/// listens gets to see the answer.
+const DISCARD_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body has more than {bytes_max} bytes, the limit of this node (--max-body)")]
+    TooLarge { bytes_max: usize },
+    #[error("the body did not arrive within {0:?}")]
+    Late(Duration),
+    #[error("the body did not arrive: {0}")]
+    Broken(String),
+}
+
+/// The whole body, without a copy when it came in one piece.
+pub(super) async fn collect(body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, BodyError> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    timeout(BODY_TIMEOUT, read(body, headers, bytes_max)).await.unwrap_or(Err(BodyError::Late(BODY_TIMEOUT)))
+}
+
+async fn read(mut body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, BodyError> {
+    let announced = body.size_hint().lower();
+    if announced > bytes_max as u64 {
+        let waits_for_word = headers.contains_key(EXPECT);
+        if !waits_for_word && announced <= DISCARD_BYTES_MAX {
+            discard(&mut body).await;
+        }
+        return Err(BodyError::TooLarge { bytes_max });
+    }
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
+        // Trailers are not part of a message.
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + rest.len() + data.len() > bytes_max {
+            discard(&mut body).await;
+            return Err(BodyError::TooLarge { bytes_max });
+        }
+        if first.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&data);
+        }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+async fn discard(body: &mut Incoming) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if discarded > DISCARD_BYTES_MAX {
+            return;
+        }
+    }
+}

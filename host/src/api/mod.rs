@@ -1,0 +1,11 @@
+//! The two HTTP APIs: the public one, for messages, and the admin one, for operators.
+
+mod admin;
+mod answer;
+mod body;
+mod problem;
+mod public;
+mod target;
+
+pub use admin::{Admin, Readiness};
+pub use public::{PublicApi, PublicConfig};

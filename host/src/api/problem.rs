@@ -1,0 +1,196 @@
+//! Problems: everything that the public API answers instead of a reply, as RFC 9457 has it. The one
+//! place where faults become HTTP statuses.
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::body::BodyError;
+use super::target::TargetError;
+use crate::message::{FailureKind, Fault, Method, NodeId, Refusal};
+
+/// What `Retry-After` says, in seconds: nothing ran, and a moment is enough for a view to settle.
+pub(super) const RETRY_AFTER_SECONDS: &str = "1";
+
+/// What went wrong with a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("the method {method} is not allowed; use one of {}", Method::ALLOWED)]
+    Method { method: String },
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    #[error("{fault}")]
+    Fault { fault: Fault, may_run_twice: bool },
+}
+
+/// What a problem is about, where that is known.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) stream: Option<&'a str>,
+    pub(super) partition_key: Option<&'a str>,
+}
+
+/// The body of an `application/problem+json` answer.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_key: Option<&'a str>,
+    node: &'a str,
+    /// Whether the same request may be sent again without its work being done twice.
+    retryable: bool,
+}
+
+/// A row of the table: the last part of the problem's type, its title, its status.
+struct Row(&'static str, &'static str, StatusCode);
+
+impl ApiError {
+    fn row(&self) -> Row {
+        match self {
+            Self::Target(TargetError::NoRoute) => Row("no-route", "No such route", StatusCode::NOT_FOUND),
+            Self::Target(TargetError::NoStream(_)) => NO_CANDIDATE,
+            Self::Target(TargetError::Encoding(_)) => {
+                Row("bad-encoding", "The path is not well encoded", StatusCode::BAD_REQUEST)
+            }
+            Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => {
+                Row("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
+            }
+            Self::Method { .. } => {
+                Row("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Self::Body(BodyError::TooLarge { .. }) => {
+                Row("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE)
+            }
+            Self::Body(BodyError::Late(_)) => {
+                Row("request-timeout", "The request did not arrive in time", StatusCode::REQUEST_TIMEOUT)
+            }
+            Self::Body(BodyError::Broken(_)) => Row("bad-body", "The body did not arrive", StatusCode::BAD_REQUEST),
+            Self::Fault { fault, .. } => fault_row(fault),
+        }
+    }
+
+    fn retryable(&self) -> bool {
+        match self {
+            Self::Fault { fault, may_run_twice } => match fault {
+                // Nothing ran; but nobody will be there to run it next time either.
+                Fault::NoCandidate => false,
+                Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
+                other => other.nothing_ran(),
+            },
+            Self::Body(BodyError::Late(_) | BodyError::Broken(_)) => true,
+            Self::Target(_) | Self::Method { .. } | Self::Body(BodyError::TooLarge { .. }) => false,
+        }
+    }
+
+    fn detail(&self, subject: Subject<'_>) -> String {
+        let Self::Fault { fault, .. } = self else { return self.to_string() };
+        let stream = subject.stream.unwrap_or_default();
+        match fault {
+            Fault::Failure(failure) => failure.text.clone(),
+            Fault::NoCandidate => format!("no node offers the stream {stream:?}"),
+            Fault::Crashed => "the handler crashed; the node's log says how".into(),
+            Fault::DeadlineExceeded => "the handler did not answer before the deadline".into(),
+            Fault::Lost => "the node that had the message was lost; whether it ran is not known".into(),
+            Fault::Unreachable => format!("no node that offers the stream {stream:?} could be reached"),
+            Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
+        }
+    }
+
+    pub(super) fn problem<'a>(&self, subject: Subject<'a>, node: &'a NodeId) -> (StatusCode, Problem<'a>) {
+        let Row(kind, title, status) = self.row();
+        let problem = Problem {
+            r#type: format!("urn:meshage:{kind}"),
+            title,
+            status: status.as_u16(),
+            detail: self.detail(subject),
+            stream: subject.stream,
+            partition_key: subject.partition_key,
+            node: node.as_str(),
+            retryable: self.retryable(),
+        };
+        (status, problem)
+    }
+}
+
+const NO_CANDIDATE: Row = Row("no-candidate", "No node offers the stream", StatusCode::NOT_FOUND);
+
+fn fault_row(fault: &Fault) -> Row {
+    match fault {
+        Fault::Failure(failure) => match failure.kind {
+            FailureKind::Invalid => Row("invalid", "The handler found the message invalid", StatusCode::BAD_REQUEST),
+            FailureKind::NotFound => Row("not-found", "The handler found nothing", StatusCode::NOT_FOUND),
+            FailureKind::Conflict => Row("conflict", "The message conflicts with the entity", StatusCode::CONFLICT),
+            FailureKind::Unavailable => {
+                Row("unavailable", "The handler is unavailable", StatusCode::SERVICE_UNAVAILABLE)
+            }
+            FailureKind::Internal => Row("internal", "The handler failed", StatusCode::INTERNAL_SERVER_ERROR),
+        },
+        Fault::Crashed => Row("crashed", "The handler crashed", StatusCode::INTERNAL_SERVER_ERROR),
+        Fault::DeadlineExceeded => Row("deadline-exceeded", "The deadline passed", StatusCode::GATEWAY_TIMEOUT),
+        Fault::Refused(Refusal::Overloaded) => {
+            Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Fault::Refused(Refusal::Leaving) => Row("leaving", "The node is leaving", StatusCode::SERVICE_UNAVAILABLE),
+        Fault::Refused(Refusal::Starting) => Row("starting", "The node is starting", StatusCode::SERVICE_UNAVAILABLE),
+        Fault::Refused(Refusal::NotOffered) => {
+            Row("not-offered", "The views of the nodes disagree", StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Fault::Unreachable => Row("unreachable", "No owner can be reached", StatusCode::SERVICE_UNAVAILABLE),
+        Fault::Lost => Row("lost", "The node was lost", StatusCode::BAD_GATEWAY),
+        Fault::NoCandidate => NO_CANDIDATE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::message::Failure;
+
+    fn fault(fault: Fault) -> ApiError {
+        ApiError::Fault { fault, may_run_twice: false }
+    }
+
+    fn failure(kind: FailureKind) -> ApiError {
+        fault(Fault::Failure(Failure { kind, text: "because".into() }))
+    }
+
+    #[track_caller]
+    fn check(error: &ApiError, status: u16, kind: &str, retryable: bool) {
+        let node = NodeId::try_from("n1").unwrap();
+        let (found, problem) = error.problem(Subject::default(), &node);
+        assert_eq!((found.as_u16(), problem.status), (status, status), "{error}");
+        assert_eq!((problem.r#type, problem.retryable), (format!("urn:meshage:{kind}"), retryable), "{error}");
+    }
+
+    #[test]
+    fn every_error_has_its_status() {
+        check(&TargetError::NoRoute.into(), 404, "no-route", false);
+        check(&TargetError::EmptyKey.into(), 400, "bad-partition-key", false);
+        check(&TargetError::Encoding("%".into()).into(), 400, "bad-encoding", false);
+        check(&ApiError::Method { method: "HEAD".into() }, 405, "method-not-allowed", false);
+        check(&BodyError::TooLarge { bytes_max: 1 }.into(), 413, "body-too-large", false);
+        check(&BodyError::Late(Duration::from_secs(1)).into(), 408, "request-timeout", true);
+        check(&failure(FailureKind::Invalid), 400, "invalid", false);
+        check(&failure(FailureKind::NotFound), 404, "not-found", false);
+        check(&failure(FailureKind::Conflict), 409, "conflict", false);
+        check(&failure(FailureKind::Unavailable), 503, "unavailable", true);
+        check(&failure(FailureKind::Internal), 500, "internal", false);
+        check(&fault(Fault::Crashed), 500, "crashed", false);
+        check(&fault(Fault::NoCandidate), 404, "no-candidate", false);
+        check(&fault(Fault::Refused(Refusal::Overloaded)), 503, "overloaded", true);
+        check(&fault(Fault::Refused(Refusal::Leaving)), 503, "leaving", true);
+        check(&fault(Fault::Unreachable), 503, "unreachable", true);
+        check(&fault(Fault::Lost), 502, "lost", false);
+        check(&ApiError::Fault { fault: Fault::Lost, may_run_twice: true }, 502, "lost", true);
+        check(&fault(Fault::DeadlineExceeded), 504, "deadline-exceeded", false);
+    }
+}

@@ -1,0 +1,147 @@
+//! The public API: takes messages over HTTP/1.1 and HTTP/2 on one port, and answers them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::answer::{self, HttpResponse};
+use super::body;
+use super::problem::{ApiError, Subject};
+use super::target::{self, Target};
+use crate::dispatch::Dispatcher;
+use crate::message::{Message, Method, NodeId};
+
+/// From the first to the last byte of a request's head, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request's line and headers together; more is answered with 431.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Requests at once on one HTTP/2 connection.
+const HTTP2_STREAMS_MAX: u32 = 256;
+
+/// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+pub struct PublicConfig {
+    pub node_id: NodeId,
+    /// Longest body of a request.
+    pub body_bytes_max: usize,
+    /// From a request's arrival to its answer.
+    pub timeout: Duration,
+}
+
+/// The public API of one node.
+pub struct PublicApi {
+    config: PublicConfig,
+    dispatcher: Arc<Dispatcher>,
+}
+
+impl PublicApi {
+    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>) -> Self {
+        Self { config, dispatcher }
+    }
+
+    /// Serves until `stopping`; then finishes the requests that it has.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEAD_BYTES_MAX as u32)
+            .max_concurrent_streams(HTTP2_STREAMS_MAX);
+        let connections = GracefulShutdown::new();
+        let accepting = async {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        warn!(%error, "a client's connection was not accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "a client's connection broke");
+                    continue;
+                }
+                let api = self.clone();
+                let service = service_fn(move |request| {
+                    let api = api.clone();
+                    async move { Ok::<_, Infallible>(api.answer(request).await) }
+                });
+                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                let connection = connections.watch(connection);
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        debug!(%error, "a client's connection broke");
+                    }
+                });
+            }
+        };
+        stopping.run_until_cancelled(accepting).await;
+        drop(listener);
+        connections.shutdown().await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
+        let deadline = Instant::now() + self.config.timeout;
+        let target = match target::parse(request.uri().path()) {
+            Ok(target) => target,
+            Err(error) => return self.problem(&error.into(), Subject::default()),
+        };
+        let broadcast = target.broadcast;
+        let message = match self.message(request, &target).await {
+            Ok(message) => message,
+            Err(error) => {
+                let stream = Some(target.stream.as_str());
+                let partition_key = Some(target.partition_key.as_str());
+                return self.problem(&error, Subject { stream, partition_key });
+            }
+        };
+        if !broadcast {
+            return answer::send(&message, self.dispatcher.send(&message, deadline).await);
+        }
+        match self.dispatcher.broadcast(&message, deadline).await {
+            Ok(answers) => answer::broadcast(&message, &answers, &self.config.node_id),
+            Err(fault) => {
+                let node = self.config.node_id.clone();
+                answer::send(&message, crate::message::Answer { node, outcome: Err(fault) })
+            }
+        }
+    }
+
+    async fn message(&self, request: Request<Incoming>, target: &Target) -> Result<Message, ApiError> {
+        let (head, body) = request.into_parts();
+        let method = Method::from_http(&head.method)
+            .ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
+        let body = body::collect(body, &head.headers, self.config.body_bytes_max).await?;
+        Ok(Message {
+            id: Uuid::now_v7(),
+            stream: target.stream.clone(),
+            partition_key: target.partition_key.clone(),
+            method,
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            headers: head.headers,
+            body,
+        })
+    }
+
+    /// An answer to a request that became no message.
+    fn problem(&self, error: &ApiError, subject: Subject<'_>) -> HttpResponse {
+        answer::problem(error, subject, &self.config.node_id)
+    }
+}

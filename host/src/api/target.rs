@@ -1,0 +1,126 @@
+//! What a request of the public API is addressed to. Pure.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use crate::message::{NameError, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM, StreamName};
+
+/// The addressee of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) stream: StreamName,
+    pub(super) partition_key: PartitionKey,
+    pub(super) broadcast: bool,
+}
+
+/// Why a path addresses nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TargetError {
+    #[error(
+        "no route: the API is /api/{{stream}}/{{partitionKey}} and /api/broadcast/{{stream}}/{{partitionKey}}; a '/' \
+         within a key is written %2F"
+    )]
+    NoRoute,
+    #[error("the path segment {0:?} is not percent-encoded UTF-8")]
+    Encoding(String),
+    #[error("the partition key is empty")]
+    EmptyKey,
+    #[error("the partition key has {0} bytes; the limit is {PARTITION_KEY_BYTES_MAX}")]
+    LongKey(usize),
+    /// A name that no plugin can have.
+    #[error("no node offers the stream {0:?}")]
+    NoStream(String),
+}
+
+/// Reads a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
+pub(super) fn parse(path: &str) -> Result<Target, TargetError> {
+    let path = path.strip_prefix("/api/").ok_or(TargetError::NoRoute)?;
+    let (broadcast, rest) = match path.strip_prefix(RESERVED_STREAM).and_then(|rest| rest.strip_prefix('/')) {
+        Some(rest) => (true, rest),
+        None => (false, path),
+    };
+    let (stream, key) = rest.split_once('/').ok_or(TargetError::NoRoute)?;
+    let key = key.strip_suffix('/').unwrap_or(key);
+    if key.contains('/') || stream.is_empty() {
+        return Err(TargetError::NoRoute);
+    }
+    let stream = decode(stream)?;
+    let key = decode(key)?;
+    let partition_key = PartitionKey::try_from(&*key).map_err(|error| match error {
+        NameError::TooLong { bytes, .. } => TargetError::LongKey(bytes),
+        NameError::Empty | NameError::Character(_) | NameError::Reserved => TargetError::EmptyKey,
+    })?;
+    let stream = StreamName::try_from(&*stream).map_err(|_| TargetError::NoStream(stream.into_owned()))?;
+    Ok(Target { stream, partition_key, broadcast })
+}
+
+/// Decodes a segment; unlike the library, it takes a `%` without two hexadecimal digits for the
+/// mistake that it is.
+fn decode(segment: &str) -> Result<Cow<'_, str>, TargetError> {
+    let wrong = || TargetError::Encoding(segment.to_owned());
+    let mut escapes = segment.split('%').skip(1);
+    let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if !escapes.all(is_escape) {
+        return Err(wrong());
+    }
+    percent_decode_str(segment).decode_utf8().map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, stream: &str, key: &str, broadcast: bool) {
+        let target = parse(path).unwrap();
+        assert_eq!(
+            (target.stream.as_str(), target.partition_key.as_str(), target.broadcast),
+            (stream, key, broadcast),
+            "{path}"
+        );
+    }
+
+    #[track_caller]
+    fn check_error(path: &str, expected: TargetError) {
+        assert_eq!(parse(path), Err(expected), "{path}");
+    }
+
+    #[test]
+    fn sends_and_broadcasts_are_told_apart() {
+        check("/api/echo/4985", "echo", "4985", false);
+        check("/api/echo/4985/", "echo", "4985", false);
+        check("/api/broadcast/echo/4985", "echo", "4985", true);
+        check("/api/count/broadcast", "count", "broadcast", false);
+        check("/api/broadcasts/1", "broadcasts", "1", false);
+    }
+
+    #[test]
+    fn segments_are_decoded_one_by_one() {
+        check("/api/echo/a%2Fb", "echo", "a/b", false);
+        check("/api/echo/%C3%BC%20+", "echo", "ü +", false);
+        check("/api/e%63ho/1", "echo", "1", false);
+        check("/api/echo/%25", "echo", "%", false);
+        for segment in ["%", "%2", "%zz", "%ff", "a%C3", "%+1"] {
+            check_error(&format!("/api/echo/{segment}"), TargetError::Encoding(segment.into()));
+        }
+    }
+
+    #[test]
+    fn keys_have_a_length() {
+        check_error("/api/echo/", TargetError::EmptyKey);
+        check_error("/api/echo//", TargetError::EmptyKey);
+        check_error("/api/broadcast/echo/", TargetError::EmptyKey);
+        let longest = "k".repeat(1024);
+        check(&format!("/api/echo/{longest}"), "echo", &longest, false);
+        check_error(&format!("/api/echo/{longest}k"), TargetError::LongKey(1025));
+    }
+
+    #[test]
+    fn other_paths_lead_nowhere() {
+        for path in ["/", "/api", "/api/", "/api/echo", "/api/echo/1/2", "/api//1", "/v1/echo/1", "/api/broadcast/echo"] {
+            check_error(path, TargetError::NoRoute);
+        }
+        check_error("/api/a%20b/1", TargetError::NoStream("a b".into()));
+    }
+}

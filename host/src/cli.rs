@@ -1,0 +1,79 @@
+//! The command line, as it is written: what flags and variables there are. `config` makes sense of it.
+
+use clap::Parser;
+
+/// A node of a meshage mesh: serves each WebAssembly component of a directory as a stream.
+///
+/// Each setting is taken from its flag, else from its environment variable, else from the
+/// configuration file, else it has its default.
+#[derive(Debug, Default, Parser)]
+#[command(name = "meshage-host", version)]
+pub struct Cli {
+    /// Port of the public API, HTTP/1.1 and HTTP/2 [default: 8080]
+    #[arg(long, env = "HTTP_PORT", value_name = "PORT")]
+    pub http_port: Option<String>,
+
+    /// The variable's older name.
+    #[arg(long, env = "SERVICE_PORT", hide = true)]
+    pub service_port: Option<String>,
+
+    /// Port between nodes: UDP for gossip and TCP for messages [default: 9742]
+    #[arg(long, env = "CLUSTER_PORT", value_name = "PORT")]
+    pub cluster_port: Option<String>,
+
+    /// Port of the admin API [default: HTTP port + 1000]
+    #[arg(long, env = "ADMIN_PORT", value_name = "PORT")]
+    pub admin_port: Option<String>,
+
+    /// Address of the admin API [default: 127.0.0.1]
+    #[arg(long, env = "MESHAGE_ADMIN_BIND", value_name = "IP")]
+    pub admin_bind: Option<String>,
+
+    /// Cluster addresses of other nodes, comma-separated; they may be down, and name this node
+    #[arg(long, env = "SEEDS", value_name = "HOST:PORT,…")]
+    pub seeds: Option<String>,
+
+    /// Address of the public API and the cluster port [default: 127.0.0.1]
+    #[arg(long, env = "MESHAGE_BIND", value_name = "IP")]
+    pub bind: Option<String>,
+
+    /// Address at which other nodes reach this one [default: the bound one]
+    #[arg(long, env = "MESHAGE_ADVERTISE", value_name = "IP")]
+    pub advertise: Option<String>,
+
+    /// Name of this node; it keeps its keys by it [default: host name + cluster port]
+    #[arg(long, env = "MESHAGE_NODE_ID", value_name = "NAME")]
+    pub node_id: Option<String>,
+
+    /// Name of the mesh; nodes of another are ignored [default: meshage]
+    #[arg(long, env = "MESHAGE_CLUSTER_ID", value_name = "NAME")]
+    pub cluster_id: Option<String>,
+
+    /// Directory of the plugins [default: ./plugins]
+    #[arg(long, env = "MESHAGE_PLUGINS", value_name = "DIR")]
+    pub plugins: Option<String>,
+
+    /// Directory for what the node keeps, such as its compile cache [default: the platform's cache directory]
+    #[arg(long, env = "MESHAGE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<String>,
+
+    /// Longest body of a request, in bytes [default: 1048576]
+    #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
+    pub max_body: Option<String>,
+
+    /// Longest time for a message, in milliseconds or with a unit [default: 30s]
+    #[arg(long, env = "MESHAGE_TIMEOUT", value_name = "DURATION")]
+    pub timeout: Option<String>,
+
+    /// Logs as text or json [default: text]
+    #[arg(long, env = "MESHAGE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<String>,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or directives as info,guest=debug [default: info]
+    #[arg(long, env = "MESHAGE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// A TOML file with any of these settings
+    #[arg(long, env = "MESHAGE_CONFIG", value_name = "FILE")]
+    pub config: Option<String>,
+}

@@ -1,0 +1,356 @@
+//! The configuration: from what was written (flags, environment, file) to what is meant. Nothing
+//! below this reads the environment.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use etcetera::BaseStrategy;
+
+use crate::cli::Cli;
+use crate::message::{BODY_BYTES_MAX, NodeId};
+use crate::telemetry::LogFormat;
+
+/// What is added to the public API's port to get the admin API's.
+const ADMIN_PORT_OFFSET: u16 = 1_000;
+
+const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// 0 means any free port, here and below.
+    pub http_port: u16,
+    pub cluster_port: u16,
+    /// `None`: the public API's port as it was bound, plus 1000.
+    pub admin_port: Option<u16>,
+    pub admin_bind: IpAddr,
+    pub seeds: Vec<String>,
+    pub bind: IpAddr,
+    pub advertise: IpAddr,
+    /// `None`: the host's name and the cluster port as it was bound.
+    pub node_id: Option<NodeId>,
+    pub cluster_id: String,
+    pub plugins: PathBuf,
+    pub data_dir: PathBuf,
+    pub body_bytes_max: usize,
+    pub timeout: Duration,
+    pub log_format: LogFormat,
+    pub log_filter: String,
+}
+
+/// A setting that cannot be. One line: the setting, its value, what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("invalid {name} {value:?}: expected {expected} (set by --{flag}, {variable} or {name} in the config file)",
+        flag = name.replace('_', "-"))]
+    Setting { name: &'static str, variable: &'static str, value: String, expected: String },
+    #[error("invalid config {file:?}: {problem}")]
+    File { file: String, problem: String },
+}
+
+/// The settings: name in the file, variable, and the place in [`Cli`]. The flag is the name with
+/// dashes.
+type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
+
+const SETTINGS: [Setting; 15] = [
+    ("http_port", "HTTP_PORT", |cli| &mut cli.http_port),
+    ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
+    ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
+    ("admin_bind", "MESHAGE_ADMIN_BIND", |cli| &mut cli.admin_bind),
+    ("seeds", "SEEDS", |cli| &mut cli.seeds),
+    ("bind", "MESHAGE_BIND", |cli| &mut cli.bind),
+    ("advertise", "MESHAGE_ADVERTISE", |cli| &mut cli.advertise),
+    ("node_id", "MESHAGE_NODE_ID", |cli| &mut cli.node_id),
+    ("cluster_id", "MESHAGE_CLUSTER_ID", |cli| &mut cli.cluster_id),
+    ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
+    ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
+    ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
+    ("timeout", "MESHAGE_TIMEOUT", |cli| &mut cli.timeout),
+    ("log_format", "MESHAGE_LOG_FORMAT", |cli| &mut cli.log_format),
+    ("log", "MESHAGE_LOG", |cli| &mut cli.log),
+];
+
+impl Config {
+    /// Makes a configuration of what was written; reads the configuration file if one is named.
+    ///
+    /// # Errors
+    /// The first setting that cannot be.
+    pub fn new(mut cli: Cli) -> Result<Self, ConfigError> {
+        if cli.http_port.as_deref().is_none_or(str::is_empty) {
+            cli.http_port = cli.service_port.take();
+        }
+        // An empty variable is one that is not set.
+        for (_, _, place) in SETTINGS {
+            place(&mut cli).take_if(|value| value.is_empty());
+        }
+        if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
+            let text = fs::read_to_string(&file)
+                .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
+            fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
+        }
+        Self::check(cli)
+    }
+
+    fn check(mut cli: Cli) -> Result<Self, ConfigError> {
+        let mut settings = Settings(&mut cli);
+        let port = "a port number from 0 (any free one) to 65535";
+        let http_port = settings.parse("http_port", port)?.unwrap_or(8080);
+        let cluster_port = settings.parse("cluster_port", port)?.unwrap_or(9742);
+        let admin_port: Option<u16> = settings.parse("admin_port", port)?;
+        if admin_port.is_none() && http_port > u16::MAX - ADMIN_PORT_OFFSET {
+            return Err(settings.error("http_port", &http_port.to_string(), "at most 64535, or admin_port as well"));
+        }
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let bind = settings.parse("bind", "an IP address of this host, or 0.0.0.0")?.unwrap_or(loopback);
+        let advertise = match settings.parse::<IpAddr>("advertise", "an IP address that other nodes can reach")? {
+            Some(address) if address.is_unspecified() => {
+                return Err(settings.error("advertise", &address.to_string(), "an IP address that other nodes can reach"));
+            }
+            Some(address) => address,
+            None if bind.is_unspecified() => {
+                return Err(settings.error("bind", &bind.to_string(), "advertise as well, with the IP that others reach"));
+            }
+            None => bind,
+        };
+        let node_id = settings
+            .take("node_id")
+            .map(|text| {
+                NodeId::try_from(text.as_str()).map_err(|error| {
+                    settings.error("node_id", &text, &format!("a name of letters, digits, '-', '_' and '.', but {error}"))
+                })
+            })
+            .transpose()?;
+        let plugins = PathBuf::from(settings.take("plugins").unwrap_or_else(|| "./plugins".into()));
+        if !plugins.is_dir() {
+            let expected = "a directory of .wasm files; there is none, so create it or name another";
+            return Err(settings.error("plugins", &plugins.display().to_string(), expected));
+        }
+        let max_body = format!("1 to {BODY_BYTES_MAX} bytes");
+        let body_bytes_max = settings.parse("max_body", &max_body)?.unwrap_or(1 << 20);
+        if !(1..=BODY_BYTES_MAX).contains(&body_bytes_max) {
+            return Err(settings.error("max_body", &body_bytes_max.to_string(), &max_body));
+        }
+        Ok(Self {
+            http_port,
+            cluster_port,
+            admin_port,
+            admin_bind: settings.parse("admin_bind", "an IP address of this host")?.unwrap_or(loopback),
+            seeds: seeds(&mut settings)?,
+            bind,
+            advertise,
+            node_id,
+            cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
+            plugins,
+            data_dir: data_dir(&mut settings)?,
+            body_bytes_max,
+            timeout: timeout(&mut settings)?,
+            log_format: log_format(&mut settings)?,
+            log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
+        })
+    }
+
+    /// The error for a log filter, which only the logger can check.
+    pub fn log_filter_error(&self) -> ConfigError {
+        let expected = "a level (error, warn, info, debug, trace), or directives as info,guest=debug";
+        Settings(&mut Cli::default()).error("log", &self.log_filter, expected)
+    }
+
+    /// The admin API's address, given the public API's real port.
+    pub fn admin_addr(&self, http_port: u16) -> SocketAddr {
+        let port = self.admin_port.unwrap_or_else(|| {
+            // With port 0 the system may choose a port that leaves no room above it.
+            if self.http_port == 0 { 0 } else { http_port.saturating_add(ADMIN_PORT_OFFSET) }
+        });
+        SocketAddr::new(self.admin_bind, port)
+    }
+}
+
+/// What was written, and the way to say that it is wrong.
+struct Settings<'a>(&'a mut Cli);
+
+impl Settings<'_> {
+    fn take(&mut self, name: &'static str) -> Option<String> {
+        let (_, _, place) = setting(name);
+        place(self.0).take()
+    }
+
+    fn parse<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Result<Option<T>, ConfigError> {
+        self.take(name)
+            .map(|text| text.trim().parse().map_err(|_| self.error(name, &text, expected)))
+            .transpose()
+    }
+
+    fn error(&self, name: &'static str, value: &str, expected: &str) -> ConfigError {
+        let (name, variable, _) = setting(name);
+        ConfigError::Setting { name, variable, value: value.to_owned(), expected: expected.to_owned() }
+    }
+}
+
+fn setting(name: &str) -> Setting {
+    *SETTINGS.iter().find(|(known, ..)| *known == name).expect("every setting that is asked for is in the table")
+}
+
+fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
+    let text = settings.take("seeds").unwrap_or_default();
+    let seeds: Vec<String> =
+        text.split(',').map(|seed| seed.trim().to_owned()).filter(|seed| !seed.is_empty()).collect();
+    for seed in &seeds {
+        let is_seed = match seed.rsplit_once(':') {
+            Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+            None => false,
+        };
+        if !is_seed {
+            return Err(settings.error("seeds", seed, "host:port, comma-separated, such as 10.0.0.1:9742"));
+        }
+    }
+    Ok(seeds)
+}
+
+fn data_dir(settings: &mut Settings<'_>) -> Result<PathBuf, ConfigError> {
+    match settings.take("data_dir") {
+        Some(text) => std::path::absolute(&text)
+            .map_err(|error| settings.error("data_dir", &text, &format!("a directory, but {error}"))),
+        None => etcetera::choose_base_strategy()
+            .map(|base| base.cache_dir().join("meshage"))
+            .map_err(|error| settings.error("data_dir", "", &format!("a directory, as there is no default: {error}"))),
+    }
+}
+
+fn timeout(settings: &mut Settings<'_>) -> Result<Duration, ConfigError> {
+    let Some(text) = settings.take("timeout") else { return Ok(Duration::from_secs(30)) };
+    let millis = text.parse().map(Duration::from_millis).ok();
+    match millis.or_else(|| humantime::parse_duration(&text).ok()) {
+        Some(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Ok(timeout),
+        _ => Err(settings.error("timeout", &text, "a duration such as 500ms, 30s or 5000 (milliseconds), up to 1h")),
+    }
+}
+
+fn log_format(settings: &mut Settings<'_>) -> Result<LogFormat, ConfigError> {
+    match settings.take("log_format").as_deref() {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(settings.error("log_format", other, "text or json")),
+    }
+}
+
+/// Fills what neither flag nor variable has set.
+fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| one_line(&error, text))?;
+    for (key, value) in table {
+        let Some((_, _, place)) = SETTINGS.iter().find(|(name, ..)| *name == key) else {
+            let known: Vec<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
+            return Err(format!("unknown key {key:?}; the keys are {}", known.join(", ")));
+        };
+        let value = written(&value).ok_or_else(|| {
+            format!("{key} is a {}; expected a text, a number, or a list of texts", value.type_str())
+        })?;
+        place(cli).get_or_insert(value);
+    }
+    Ok(())
+}
+
+/// A value of the file as a flag would have it.
+fn written(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Array(items) => {
+            let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        _ => None,
+    }
+}
+
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+    format!("line {line}: {}", error.message())
+}
+
+/// The compile cache's place in the data directory.
+pub fn cache_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("compiled")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let flags = [&["meshage-host", "--plugins", "."], flags].concat();
+        Config::new(Cli::parse_from(flags))
+    }
+
+    #[track_caller]
+    fn check_error(flags: &[&str], expected: &[&str]) {
+        let error = config(flags).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "more than a line: {error}");
+        for part in expected {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let config = config(&[]).unwrap();
+        assert_eq!((config.http_port, config.cluster_port), (8080, 9742));
+        assert_eq!(config.admin_addr(8080), "127.0.0.1:9080".parse().unwrap());
+        assert_eq!(config.bind, config.advertise);
+        assert_eq!((config.cluster_id.as_str(), config.seeds.len()), ("meshage", 0));
+        assert_eq!((config.body_bytes_max, config.timeout), (1 << 20, Duration::from_secs(30)));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_value_and_what_is_right() {
+        check_error(&["--http-port", "99999"], &["http_port", "99999", "0 (any free one) to 65535", "HTTP_PORT"]);
+        check_error(&["--http-port", "65000"], &["http_port", "65000", "admin_port"]);
+        check_error(&["--seeds", "10.0.0.1"], &["seeds", "10.0.0.1", "host:port"]);
+        check_error(&["--seeds", "a:1,b:0"], &["seeds", "b:0"]);
+        check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
+        check_error(&["--bind", "0.0.0.0"], &["bind", "0.0.0.0", "advertise"]);
+        check_error(&["--node-id", "a b"], &["node_id", "a b", "' '"]);
+        check_error(&["--max-body", "0"], &["max_body", "1 to 67108864 bytes"]);
+        check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
+        check_error(&["--log-format", "xml"], &["log_format", "xml", "text or json", "--log-format"]);
+        check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
+        let missing = Cli::parse_from(["meshage-host", "--plugins", "/missing"]);
+        let error = Config::new(missing).unwrap_err().to_string();
+        assert!(error.contains("/missing") && error.contains("create it"), "{error}");
+    }
+
+    #[test]
+    fn durations_have_units_or_are_milliseconds() {
+        assert_eq!(config(&["--timeout", "1500"]).unwrap().timeout, Duration::from_millis(1500));
+        assert_eq!(config(&["--timeout", "2s"]).unwrap().timeout, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_file_fills_what_is_not_set_otherwise() {
+        let mut cli = Cli { http_port: Some("1".into()), ..Cli::default() };
+        let file = "http_port = 2\ncluster_port = 3\nseeds = [\"a:1\", \"b:2\"]\n";
+        fill_from_file(&mut cli, file).unwrap();
+        assert_eq!(cli.http_port.as_deref(), Some("1"));
+        assert_eq!(cli.cluster_port.as_deref(), Some("3"));
+        assert_eq!(cli.seeds.as_deref(), Some("a:1,b:2"));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_where() {
+        let mut cli = Cli::default();
+        let error = fill_from_file(&mut cli, "http-port = 1").unwrap_err();
+        assert!(error.contains("http-port") && error.contains("http_port"), "{error}");
+        assert!(fill_from_file(&mut cli, "seeds = true").unwrap_err().contains("seeds"));
+        assert!(fill_from_file(&mut cli, "\n\nhttp_port 1").unwrap_err().contains("line 3"));
+    }
+
+    #[test]
+    fn the_older_name_of_the_port_counts_when_the_newer_is_not_set() {
+        assert_eq!(config(&["--service-port", "81"]).unwrap().http_port, 81);
+        assert_eq!(config(&["--service-port", "81", "--http-port", "82"]).unwrap().http_port, 82);
+    }
+}

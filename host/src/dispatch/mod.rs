@@ -1,0 +1,110 @@
+//! Dispatch: decides where a message runs, and sees to it that it does.
+
+mod broadcast;
+mod retry;
+mod routes;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::membership::{NodeState, View};
+use crate::message::{Answer, Fault, Message, NodeId, Outcome, Refusal};
+use crate::peer::Peers;
+use crate::placement;
+use crate::plugins::Catalog;
+use crate::telemetry::Route;
+use retry::{Next, after};
+use routes::{Candidate, Routes, StreamRoute, Target};
+
+/// Candidates that one message is offered to. More would only keep a caller waiting: when three
+/// nodes cannot be reached, the mesh has larger troubles.
+const CANDIDATES_TRIED_MAX: usize = 3;
+
+/// Sends messages to their owners.
+pub struct Dispatcher {
+    self_id: NodeId,
+    catalog: Arc<Catalog>,
+    peers: Peers,
+    routes: ArcSwap<Routes>,
+    /// Held while routes are made, so that those of the newest view are stored last.
+    following: Mutex<()>,
+}
+
+impl Dispatcher {
+    pub fn new(self_id: NodeId, catalog: Arc<Catalog>, peers: Peers) -> Self {
+        Self { self_id, catalog, peers, routes: ArcSwap::default(), following: Mutex::default() }
+    }
+
+    /// Routes by the present view from now on. Messages under way keep the routes that they began with.
+    pub fn follow(&self, view: &watch::Receiver<Arc<View>>) {
+        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = view.borrow().clone();
+        let others = view.others().map(|node| (node.node_id.clone(), node.cluster_addr));
+        let peers = self.peers.update(others);
+        let routes = Routes::new(&view, &peers, &self.routes.load());
+        self.routes.store(Arc::new(routes));
+    }
+
+    /// Runs a message on the owner of its key, or on the next in rank if the owner cannot be reached.
+    pub async fn send(&self, message: &Message, deadline: Instant) -> Answer {
+        let route = match self.route(message) {
+            Ok(route) => route,
+            Err(fault) => return Answer { node: self.self_id.clone(), outcome: Err(fault) },
+        };
+        let key = message.partition_key.as_str();
+        // There is an owner: a stream without candidates has no route.
+        let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
+        let answer = self.run_on(&route, &route.candidates[owner], message, deadline).await;
+        match after(&answer.outcome, message) {
+            Next::Stop => answer,
+            Next::TryNextInRank => self.send_down_the_ranking(&route, message, deadline, answer).await,
+        }
+    }
+
+    /// The owner did not run the message: offers it to those behind it.
+    async fn send_down_the_ranking(
+        &self,
+        route: &StreamRoute,
+        message: &Message,
+        deadline: Instant,
+        mut answer: Answer,
+    ) -> Answer {
+        let ranking = placement::ranking(&route.candidates, message.partition_key.as_str(), Candidate::seed);
+        for index in ranking.into_iter().take(CANDIDATES_TRIED_MAX).skip(1) {
+            answer = self.run_on(route, &route.candidates[index], message, deadline).await;
+            if after(&answer.outcome, message) == Next::Stop {
+                break;
+            }
+        }
+        answer
+    }
+
+    fn route(&self, message: &Message) -> Result<Arc<StreamRoute>, Fault> {
+        let routes = self.routes.load();
+        match routes.streams.get(&message.stream) {
+            Some(route) => Ok(route.clone()),
+            // What a starting node does not know yet may well be there.
+            None if routes.own_state == NodeState::Starting => Err(Fault::Refused(Refusal::Starting)),
+            None => Err(Fault::NoCandidate),
+        }
+    }
+
+    async fn run_on(
+        &self,
+        route: &StreamRoute,
+        candidate: &Candidate,
+        message: &Message,
+        deadline: Instant,
+    ) -> Answer {
+        let began = Instant::now();
+        let (metric, outcome): (Route, Outcome) = match &candidate.target {
+            Target::Local => (Route::Local, self.catalog.run(message, deadline).await),
+            Target::Peer(peer) => (Route::Forwarded, peer.call(message, deadline).await),
+        };
+        route.metrics.record(metric, &outcome, began.elapsed());
+        Answer { node: candidate.node_id.clone(), outcome }
+    }
+}

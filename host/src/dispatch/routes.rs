@@ -1,0 +1,81 @@
+//! Routes: what the view means for messages, worked out once for each view.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::membership::{Node, NodeState, View};
+use crate::message::{NodeId, StreamName};
+use crate::peer::Peer;
+use crate::placement::Seed;
+use crate::telemetry::StreamMetrics;
+
+/// The candidates of every stream that has any. An immutable snapshot.
+pub(super) struct Routes {
+    pub(super) own_state: NodeState,
+    pub(super) streams: HashMap<StreamName, Arc<StreamRoute>>,
+}
+
+pub(super) struct StreamRoute {
+    /// At least one; by node id, as placement and broadcast need them.
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) metrics: Arc<StreamMetrics>,
+}
+
+pub(super) struct Candidate {
+    pub(super) node_id: NodeId,
+    pub(super) target: Target,
+    seed: Seed,
+}
+
+pub(super) enum Target {
+    Local,
+    Peer(Arc<Peer>),
+}
+
+impl Candidate {
+    pub(super) fn seed(&self) -> Seed {
+        self.seed
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self { own_state: NodeState::Starting, streams: HashMap::new() }
+    }
+}
+
+impl Routes {
+    /// `peers` are those of the view; a stream's metrics go on from the `previous` routes.
+    pub(super) fn new(view: &View, peers: &HashMap<NodeId, Arc<Peer>>, previous: &Self) -> Self {
+        let mut candidates = view.candidates();
+        let own = view.nodes.get(&view.self_id);
+        if let Some(own) = own.filter(|own| own.state == NodeState::Leaving) {
+            // The last node that offers a stream serves it until the end.
+            for stream in own.streams.keys() {
+                candidates.entry(stream).or_insert_with(|| vec![own]);
+            }
+        }
+        let streams = candidates
+            .into_iter()
+            .map(|(stream, nodes)| {
+                let metrics = match previous.streams.get(stream) {
+                    Some(route) => route.metrics.clone(),
+                    None => Arc::new(StreamMetrics::new(stream.clone())),
+                };
+                let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
+                (stream.clone(), Arc::new(StreamRoute { candidates, metrics }))
+            })
+            .filter(|(_, route): &(_, Arc<StreamRoute>)| !route.candidates.is_empty())
+            .collect();
+        Self { own_state: view.own_state(), streams }
+    }
+}
+
+fn candidate(node: &Node, view: &View, peers: &HashMap<NodeId, Arc<Peer>>) -> Option<Candidate> {
+    let target = if node.node_id == view.self_id {
+        Target::Local
+    } else {
+        Target::Peer(peers.get(&node.node_id)?.clone())
+    };
+    Some(Candidate { node_id: node.node_id.clone(), seed: Seed::of(&node.node_id), target })
+}

@@ -1,0 +1,12 @@
+//! The peer path: messages between nodes, as frames multiplexed on long-lived TCP connections.
+//! The server runs what it gets or refuses it; nothing here can pass a message on to a third node.
+
+mod client;
+mod connection;
+mod outbox;
+mod server;
+mod wire;
+
+pub use client::{Peer, Peers};
+pub use server::{Serve, Server};
+pub use wire::Hello;

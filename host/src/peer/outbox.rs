@@ -1,0 +1,206 @@
+//! What waits to be written to one connection. Frames are encoded where they arise, into one buffer
+//! that the writer takes as a whole: many messages, one write. Large bodies wait beside it and go out
+//! a chunk of each in turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::wire::{self, CHUNK_BYTES_MAX, CallId};
+
+/// Bytes of bodies longer than a chunk that one connection holds at once; later ones wait.
+const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
+
+/// Chunks in one write: what a small frame can be held up by.
+const CHUNKS_PER_WRITE: usize = 4;
+
+/// A buffer that has grown beyond this is given back after use.
+const BUFFER_BYTES_KEPT: usize = 512 * 1024;
+
+/// The connection is closed: what was to be sent was not, and will not be.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+pub(super) struct Outbox {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    body_kib: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    buffer: BytesMut,
+    bodies: VecDeque<WaitingBody>,
+    closed: bool,
+}
+
+struct WaitingBody {
+    id: CallId,
+    rest: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+            body_kib: Arc::new(Semaphore::new(WAITING_BODY_BYTES_MAX / 1024)),
+        }
+    }
+
+    /// Appends what `encode` writes.
+    pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
+        self.push_locked(|waiting| encode(&mut waiting.buffer))
+    }
+
+    /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
+    /// bytes; that follows chunk by chunk. Waits while too many long bodies do.
+    pub(super) async fn push_with_body(
+        &self,
+        id: CallId,
+        body_bytes: usize,
+        encode: impl FnOnce(&mut BytesMut) -> Bytes,
+    ) -> Result<(), Closed> {
+        if body_bytes <= CHUNK_BYTES_MAX {
+            return self.push(|buffer| {
+                encode(buffer);
+            });
+        }
+        let kib = u32::try_from(body_bytes.min(WAITING_BODY_BYTES_MAX) / 1024).unwrap_or(u32::MAX);
+        let room = self.body_kib.clone().acquire_many_owned(kib).await.map_err(|_| Closed)?;
+        self.push_locked(|waiting| {
+            let rest = encode(&mut waiting.buffer);
+            waiting.bodies.push_back(WaitingBody { id, rest, _room: room });
+        })
+    }
+
+    fn push_locked(&self, add: impl FnOnce(&mut Waiting)) -> Result<(), Closed> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(Closed);
+        }
+        let writer_may_sleep = waiting.buffer.is_empty();
+        add(&mut waiting);
+        drop(waiting);
+        if writer_may_sleep {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Drops what is left of a body whose call has ended.
+    pub(super) fn forget_body(&self, id: CallId) {
+        self.lock().bodies.retain(|body| body.id != id);
+    }
+
+    /// Refuses everything from now on and ends the writer.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.body_kib.close();
+        self.wake.notify_one();
+    }
+
+    /// Writes whatever is pushed, until the outbox is closed or the socket fails. What was pushed
+    /// before it was closed is still written.
+    pub(super) async fn write_to(&self, mut socket: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let mut batch = BytesMut::new();
+        loop {
+            let closed = self.take(&mut batch);
+            if batch.is_empty() {
+                if closed {
+                    return socket.shutdown().await;
+                }
+                self.wake.notified().await;
+                continue;
+            }
+            socket.write_all(&batch).await?;
+            batch.clear();
+            if batch.capacity() > BUFFER_BYTES_KEPT {
+                batch = BytesMut::new();
+            }
+        }
+    }
+
+    /// Moves what is to be written next into the empty `batch`.
+    fn take(&self, batch: &mut BytesMut) -> bool {
+        let mut waiting = self.lock();
+        std::mem::swap(&mut waiting.buffer, batch);
+        for _ in 0..CHUNKS_PER_WRITE {
+            let Some(mut body) = waiting.bodies.pop_front() else { break };
+            wire::put_chunk(batch, body.id, &mut body.rest);
+            if !body.rest.is_empty() {
+                waiting.bodies.push_back(body);
+            }
+        }
+        waiting.closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio_util::codec::Decoder;
+
+    use super::super::wire::{Frame, decode, framing, put_cancel, put_reply};
+    use super::*;
+    use crate::message::Reply;
+
+    fn reply(body_bytes: usize) -> Reply {
+        Reply { status: http::StatusCode::OK, headers: http::HeaderMap::new(), body: vec![b'x'; body_bytes].into() }
+    }
+
+    /// Writes everything to a pipe and returns the frames in the order in which they went out.
+    async fn written(outbox: &Outbox) -> Vec<Frame> {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 24);
+        outbox.close();
+        outbox.write_to(ours).await.unwrap();
+        let mut bytes = Vec::new();
+        theirs.read_to_end(&mut bytes).await.unwrap();
+        let (mut buffer, mut framing) = (BytesMut::from(&bytes[..]), framing());
+        std::iter::from_fn(|| framing.decode(&mut buffer).unwrap())
+            .map(|frame| decode(frame.freeze()).unwrap())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_small_frame_overtakes_large_bodies() {
+        let outbox = Outbox::new();
+        for id in [1, 2] {
+            let reply = reply(20 * CHUNK_BYTES_MAX);
+            outbox.push_with_body(id, reply.body.len(), |buffer| put_reply(buffer, id, &reply)).await.unwrap();
+        }
+        outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
+        let frames = written(&outbox).await;
+        let small = frames.iter().position(|frame| matches!(frame, Frame::Cancel { id: 3 })).unwrap();
+        assert_eq!(small, 2, "it went out before the bodies");
+        // Two first frames, the small one, and 19 chunks of each body, in turn.
+        assert_eq!(frames.len(), 3 + 2 * 19);
+        let turns: Vec<u32> = frames[3..7]
+            .iter()
+            .map(|frame| match frame {
+                Frame::Chunk { id, .. } => *id,
+                other => panic!("no chunk: {other:?}"),
+            })
+            .collect();
+        assert_eq!(turns, [1, 2, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_after_the_close() {
+        let outbox = Outbox::new();
+        outbox.close();
+        assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
+        let reply = reply(2 * CHUNK_BYTES_MAX);
+        let pushed = outbox.push_with_body(1, reply.body.len(), |buffer| put_reply(buffer, 1, &reply)).await;
+        assert!(pushed.is_err());
+    }
+}

@@ -1,0 +1,288 @@
+//! The answering end: takes the peers' connections and runs the messages that they send, here or not
+//! at all.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::codec::FramedRead;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, next};
+use super::outbox::Outbox;
+use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use crate::message::{Fault, Message, Outcome, Refusal};
+
+/// Connections of peers at once: a mesh of a thousand nodes, with room for reconnects.
+const CONNECTIONS_MAX: usize = 2_048;
+
+/// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a node does with the messages that its peers send. It cannot forward them.
+pub trait Serve: Send + Sync + 'static {
+    fn serve(&self, message: &Message, deadline: Instant) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The server's side of the peer path.
+pub struct Server<S> {
+    own: Hello,
+    service: S,
+    calls: TaskTracker,
+    connections: TaskTracker,
+    leaving: CancellationToken,
+    stopped: CancellationToken,
+}
+
+impl<S: Serve> Server<S> {
+    pub fn new(own: Hello, service: S) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            service,
+            calls: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        })
+    }
+
+    /// Accepts connections until [`Server::stop`].
+    pub async fn run(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let accepting = async {
+            loop {
+                let Ok(place) = room.clone().acquire_owned().await else { return };
+                match listener.accept().await {
+                    Ok((stream, addr)) => {
+                        let server = self.clone();
+                        self.connections.spawn(async move {
+                            server.connection(stream, addr).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        warn!(%error, "a peer's connection was not accepted");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        self.stopped.run_until_cancelled(accepting).await;
+    }
+
+    /// Tells the peers to send no more, and waits until what they have sent is done.
+    pub async fn drain(&self) {
+        self.leaving.cancel();
+        self.calls.close();
+        self.calls.wait().await;
+    }
+
+    /// Closes every connection, after what is to be written on it.
+    pub async fn stop(&self) {
+        self.stopped.cancel();
+        self.connections.close();
+        self.connections.wait().await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, addr: SocketAddr) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%addr, %error, "a peer's connection broke");
+            return;
+        }
+        let (read_half, mut write_half) = stream.into_split();
+        let mut frames = FramedRead::new(read_half, wire::framing());
+        match timeout(HELLO_TIMEOUT, self.greet(&mut frames, &mut write_half)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(%addr, %error, "refused a connection to the cluster port");
+                return;
+            }
+            Err(_) => {
+                debug!(%addr, "a connection to the cluster port said no hello");
+                return;
+            }
+        }
+        let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
+        let writer = tokio::spawn({
+            let session = session.clone();
+            async move { session.outbox.write_to(write_half).await }
+        });
+        if let Err(error) = self.read(&session, frames).await {
+            warn!(%addr, error = format!("{error:#}"), "a peer's connection was lost");
+        }
+        session.end();
+        // What is still to be written goes out, unless the peer takes no more.
+        let _ = timeout(HELLO_TIMEOUT, writer).await;
+    }
+
+    async fn greet(&self, frames: &mut Frames, writer: &mut OwnedWriteHalf) -> Result<(), ConnectError> {
+        let Frame::Hello(hello) = next(frames).await? else {
+            return Err(ConnectError::Unexpected("it did not begin with a hello".into()));
+        };
+        let mut buffer = BytesMut::new();
+        let problem = self.problem_with(&hello);
+        match &problem {
+            None => wire::put_hello(&mut buffer, &self.own),
+            Some(reason) => wire::put_reject(&mut buffer, reason),
+        }
+        writer.write_all(&buffer).await?;
+        problem.map_or(Ok(()), |reason| Err(ConnectError::Unexpected(reason)))
+    }
+
+    fn problem_with(&self, hello: &Hello) -> Option<String> {
+        if hello.version != PROTOCOL_VERSION {
+            return Some(format!("protocol version {} met version {PROTOCOL_VERSION}", hello.version));
+        }
+        if hello.cluster_id != self.own.cluster_id {
+            return Some(format!("cluster {:?} met cluster {:?}", hello.cluster_id, self.own.cluster_id));
+        }
+        None
+    }
+
+    /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
+    /// server is stopped.
+    async fn read(self: &Arc<Self>, session: &Arc<Session>, mut frames: Frames) -> Result<(), anyhow::Error> {
+        let mut arriving: HashMap<CallId, Arriving> = HashMap::new();
+        let mut told_leaving = false;
+        loop {
+            tokio::select! {
+                frame = timeout(SILENCE_MAX, frames.next()) => {
+                    let Ok(frame) = frame else { anyhow::bail!("nothing was heard for {SILENCE_MAX:?}") };
+                    let Some(frame) = frame else { return Ok(()) };
+                    self.receive(session, &mut arriving, wire::decode(frame?.freeze())?)?;
+                }
+                () = self.leaving.cancelled(), if !told_leaving => {
+                    told_leaving = true;
+                    let _ = session.outbox.push(wire::put_leaving);
+                }
+                () = self.stopped.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    fn receive(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        arriving: &mut HashMap<CallId, Arriving>,
+        frame: Frame,
+    ) -> Result<(), WireError> {
+        match frame {
+            Frame::Call { id, message, remaining, body } => {
+                let call = Arriving { message, deadline: Instant::now() + remaining, body };
+                if call.body.is_complete() {
+                    self.begin(session, id, call);
+                } else if arriving.len() < CALLS_MAX {
+                    arriving.insert(id, call);
+                } else {
+                    session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
+                }
+            }
+            Frame::Chunk { id, bytes } => {
+                // The chunks of a call that was cancelled or refused are dropped.
+                let Some(call) = arriving.get_mut(&id) else { return Ok(()) };
+                call.body.push(&bytes)?;
+                if call.body.is_complete()
+                    && let Some(call) = arriving.remove(&id)
+                {
+                    self.begin(session, id, call);
+                }
+            }
+            Frame::Cancel { id } => {
+                arriving.remove(&id);
+                session.cancel(id);
+            }
+            Frame::Ping => {
+                let _ = session.outbox.push(wire::put_pong);
+            }
+            // Frames that only the answering side sends.
+            Frame::Hello(_)
+            | Frame::Reject(_)
+            | Frame::Reply { .. }
+            | Frame::Fault { .. }
+            | Frame::Pong
+            | Frame::Leaving => {}
+        }
+        Ok(())
+    }
+
+    /// Starts a call that has arrived as a whole.
+    fn begin(self: &Arc<Self>, session: &Arc<Session>, id: CallId, call: Arriving) {
+        let Arriving { mut message, deadline, body } = call;
+        message.body = body.into_bytes();
+        // Held until the call is registered, so that it cannot end before.
+        let mut running = session.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.len() >= CALLS_MAX {
+            drop(running);
+            session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
+            return;
+        }
+        let (server, task_session) = (self.clone(), session.clone());
+        let task = self.calls.spawn(async move {
+            let outcome = server.service.serve(&message, deadline).await;
+            task_session.answer(id, outcome).await;
+        });
+        running.insert(id, task.abort_handle());
+    }
+}
+
+/// A call of which not the whole body is here yet.
+struct Arriving {
+    message: Box<Message>,
+    deadline: Instant,
+    body: Body,
+}
+
+/// One connection's calls and replies.
+struct Session {
+    outbox: Outbox,
+    running: Mutex<HashMap<CallId, AbortHandle>>,
+}
+
+impl Session {
+    async fn answer(&self, id: CallId, outcome: Outcome) {
+        match outcome {
+            Ok(reply) => {
+                let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
+                // On a closed connection nobody waits for the reply.
+                let _ = self.outbox.push_with_body(id, reply.body.len(), encode).await;
+            }
+            Err(fault) => self.answer_fault(id, &fault),
+        }
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn answer_fault(&self, id: CallId, fault: &Fault) {
+        let _ = self.outbox.push(|buffer| wire::put_fault(buffer, id, fault));
+    }
+
+    fn cancel(&self, id: CallId) {
+        let task = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(task) = task {
+            task.abort();
+        }
+        self.outbox.forget_body(id);
+    }
+
+    /// Nobody waits for what still runs.
+    fn end(&self) {
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in running.into_values() {
+            task.abort();
+        }
+        self.outbox.close();
+    }
+}

@@ -1,0 +1,506 @@
+//! The frames of the peer protocol, version 1. Each is a 32-bit big-endian length, a byte for its
+//! kind, and for most a 32-bit call id; then a head in postcard's format, then the bytes of a body.
+//! No I/O here.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use postcard::ser_flavors::Flavor;
+use serde::de::{SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio_util::codec::LengthDelimitedCodec;
+use uuid::Uuid;
+
+use crate::message::{
+    BODY_BYTES_MAX, CONNECTION_HEADERS, Fault, Message, Method, NodeId, PartitionKey, Reply, StreamName,
+};
+
+/// What both sides must speak. It changes when a frame of an older version would be misread.
+pub(super) const PROTOCOL_VERSION: u16 = 1;
+
+/// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
+pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// A chunk, and the head in front of it: 64 KiB of headers, as much of query, and what is small.
+const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 256 * 1024;
+
+/// A message is forwarded once.
+const HOPS_MAX: u8 = 1;
+
+/// Identifies a call on its connection. The caller chooses it.
+pub(super) type CallId = u32;
+
+/// Who speaks: the first frame in each direction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub(super) version: u16,
+    pub(super) cluster_id: String,
+    pub(super) node_id: NodeId,
+    pub(super) generation: u64,
+}
+
+/// A frame as it was received.
+#[derive(Debug)]
+pub(super) enum Frame {
+    Hello(Hello),
+    /// The hello was not good enough; the text says why.
+    Reject(String),
+    /// A message to run, with the first chunk of its body.
+    Call { id: CallId, message: Box<Message>, remaining: Duration, body: Body },
+    /// A handler's reply, with the first chunk of its body.
+    Reply { id: CallId, reply: Box<Reply>, body: Body },
+    /// There is no reply.
+    Fault { id: CallId, fault: Fault },
+    /// The next chunk of a call's or a reply's body.
+    Chunk { id: CallId, bytes: Bytes },
+    /// The caller does not want the reply any more.
+    Cancel { id: CallId },
+    Ping,
+    Pong,
+    /// The node that says this refuses calls from now on.
+    Leaving,
+}
+
+/// A body that arrives in chunks.
+#[derive(Debug)]
+pub(super) struct Body {
+    expected: usize,
+    chunks: Chunks,
+}
+
+#[derive(Debug)]
+enum Chunks {
+    /// All in one chunk: no copy.
+    One(Bytes),
+    Many(BytesMut),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WireError {
+    #[error("a frame ends before its head does")]
+    Short,
+    #[error("a frame is of the unknown kind {0}")]
+    Kind(u8),
+    #[error("a frame's head cannot be read: {0}")]
+    Head(#[from] postcard::Error),
+    #[error("a message came over more than {HOPS_MAX} hop")]
+    Hops,
+    #[error("a body of {0} bytes was announced; the limit is {BODY_BYTES_MAX}")]
+    BodyBytes(usize),
+    #[error("a body has more bytes than were announced")]
+    TooManyChunks,
+}
+
+mod kind {
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const REJECT: u8 = 2;
+    pub(super) const CALL: u8 = 3;
+    pub(super) const REPLY: u8 = 4;
+    pub(super) const FAULT: u8 = 5;
+    pub(super) const CHUNK: u8 = 6;
+    pub(super) const CANCEL: u8 = 7;
+    pub(super) const PING: u8 = 8;
+    pub(super) const PONG: u8 = 9;
+    pub(super) const LEAVING: u8 = 10;
+}
+
+/// How frames are told apart on the wire.
+pub(super) fn framing() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(FRAME_BYTES_MAX).new_codec()
+}
+
+#[derive(Serialize, Deserialize)]
+struct CallHead<'a> {
+    message_id: [u8; 16],
+    hop: u8,
+    remaining_us: u64,
+    #[serde(borrow)]
+    stream: Cow<'a, str>,
+    #[serde(borrow)]
+    partition_key: Cow<'a, str>,
+    method: Method,
+    #[serde(borrow)]
+    query: Cow<'a, str>,
+    #[serde(with = "headers")]
+    headers: Cow<'a, HeaderMap>,
+    body_bytes: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReplyHead<'a> {
+    status: u16,
+    #[serde(with = "headers")]
+    headers: Cow<'a, HeaderMap>,
+    body_bytes: usize,
+}
+
+/// Appends a call's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
+pub(super) fn put_call(buffer: &mut BytesMut, id: CallId, message: &Message, remaining: Duration) -> Bytes {
+    let head = CallHead {
+        message_id: message.id.into_bytes(),
+        hop: 1,
+        remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
+        stream: message.stream.as_str().into(),
+        partition_key: message.partition_key.as_str().into(),
+        method: message.method,
+        query: message.query.as_str().into(),
+        headers: Cow::Borrowed(&message.headers),
+        body_bytes: message.body.len(),
+    };
+    put_with_body(buffer, kind::CALL, id, &head, &message.body)
+}
+
+/// Appends a reply's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
+pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Bytes {
+    let head = ReplyHead {
+        status: reply.status.as_u16(),
+        headers: Cow::Borrowed(&reply.headers),
+        body_bytes: reply.body.len(),
+    };
+    put_with_body(buffer, kind::REPLY, id, &head, &reply.body)
+}
+
+fn put_with_body(buffer: &mut BytesMut, kind: u8, id: CallId, head: &impl Serialize, body: &Bytes) -> Bytes {
+    let first = body.slice(..body.len().min(CHUNK_BYTES_MAX));
+    put(buffer, kind, |buffer| {
+        buffer.put_u32(id);
+        put_head(buffer, head);
+        buffer.put_slice(&first);
+    });
+    body.slice(first.len()..)
+}
+
+/// Appends the next chunk of `rest` and takes it off.
+pub(super) fn put_chunk(buffer: &mut BytesMut, id: CallId, rest: &mut Bytes) {
+    let chunk = rest.split_to(rest.len().min(CHUNK_BYTES_MAX));
+    put(buffer, kind::CHUNK, |buffer| {
+        buffer.put_u32(id);
+        buffer.put_slice(&chunk);
+    });
+}
+
+pub(super) fn put_fault(buffer: &mut BytesMut, id: CallId, fault: &Fault) {
+    put(buffer, kind::FAULT, |buffer| {
+        buffer.put_u32(id);
+        put_head(buffer, fault);
+    });
+}
+
+pub(super) fn put_cancel(buffer: &mut BytesMut, id: CallId) {
+    put(buffer, kind::CANCEL, |buffer| buffer.put_u32(id));
+}
+
+pub(super) fn put_hello(buffer: &mut BytesMut, hello: &Hello) {
+    put(buffer, kind::HELLO, |buffer| put_head(buffer, hello));
+}
+
+pub(super) fn put_reject(buffer: &mut BytesMut, reason: &str) {
+    put(buffer, kind::REJECT, |buffer| put_head(buffer, &reason));
+}
+
+pub(super) fn put_ping(buffer: &mut BytesMut) {
+    put(buffer, kind::PING, |_| {});
+}
+
+pub(super) fn put_pong(buffer: &mut BytesMut) {
+    put(buffer, kind::PONG, |_| {});
+}
+
+pub(super) fn put_leaving(buffer: &mut BytesMut) {
+    put(buffer, kind::LEAVING, |_| {});
+}
+
+/// Appends one frame: its length is known only at the end, and put where it belongs.
+fn put(buffer: &mut BytesMut, kind: u8, content: impl FnOnce(&mut BytesMut)) {
+    let start = buffer.len();
+    buffer.put_u32(0);
+    buffer.put_u8(kind);
+    content(buffer);
+    let length = buffer.len() - start - size_of::<u32>();
+    let length = u32::try_from(length).expect("a frame is cut far below 4 GiB");
+    buffer[start..start + size_of::<u32>()].copy_from_slice(&length.to_be_bytes());
+}
+
+fn put_head(buffer: &mut BytesMut, head: &impl Serialize) {
+    postcard::serialize_with_flavor(head, Appender(buffer))
+        .expect("heads are plain data of known length, and the buffer grows");
+}
+
+/// Lets postcard write to the end of a buffer.
+struct Appender<'a>(&'a mut BytesMut);
+
+impl Flavor for Appender<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.put_u8(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.put_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads one frame, without the length in front of it.
+pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
+    if !frame.has_remaining() {
+        return Err(WireError::Short);
+    }
+    let kind = frame.get_u8();
+    Ok(match kind {
+        kind::HELLO => Frame::Hello(postcard::from_bytes(&frame)?),
+        kind::REJECT => Frame::Reject(postcard::from_bytes(&frame)?),
+        kind::CALL => decode_call(take_id(&mut frame)?, frame)?,
+        kind::REPLY => decode_reply(take_id(&mut frame)?, frame)?,
+        kind::FAULT => Frame::Fault { id: take_id(&mut frame)?, fault: postcard::from_bytes(&frame)? },
+        kind::CHUNK => Frame::Chunk { id: take_id(&mut frame)?, bytes: frame },
+        kind::CANCEL => Frame::Cancel { id: take_id(&mut frame)? },
+        kind::PING => Frame::Ping,
+        kind::PONG => Frame::Pong,
+        kind::LEAVING => Frame::Leaving,
+        other => return Err(WireError::Kind(other)),
+    })
+}
+
+fn take_id(frame: &mut Bytes) -> Result<CallId, WireError> {
+    frame.try_get_u32().map_err(|_| WireError::Short)
+}
+
+fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
+    let (head, first): (CallHead<'_>, _) = postcard::take_from_bytes(&frame)?;
+    if head.hop > HOPS_MAX {
+        return Err(WireError::Hops);
+    }
+    let invalid = |_| WireError::Head(postcard::Error::SerdeDeCustom);
+    let message = Message {
+        id: Uuid::from_bytes(head.message_id),
+        stream: StreamName::try_from(&*head.stream).map_err(invalid)?,
+        partition_key: PartitionKey::try_from(&*head.partition_key).map_err(invalid)?,
+        method: head.method,
+        query: head.query.into_owned(),
+        headers: head.headers.into_owned(),
+        body: Bytes::new(),
+    };
+    let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
+    Ok(Frame::Call { id, message: Box::new(message), remaining: Duration::from_micros(head.remaining_us), body })
+}
+
+fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
+    let (head, first): (ReplyHead<'_>, _) = postcard::take_from_bytes(&frame)?;
+    let status =
+        StatusCode::from_u16(head.status).map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
+    let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new() };
+    let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
+    Ok(Frame::Reply { id, reply: Box::new(reply), body })
+}
+
+impl Hello {
+    /// What a node of this version says.
+    pub fn new(cluster_id: &str, node_id: NodeId, generation: u64) -> Self {
+        Self { version: PROTOCOL_VERSION, cluster_id: cluster_id.to_owned(), node_id, generation }
+    }
+}
+
+impl Body {
+    fn new(expected: usize, first: Bytes) -> Result<Self, WireError> {
+        if expected > BODY_BYTES_MAX {
+            return Err(WireError::BodyBytes(expected));
+        }
+        if first.len() > expected {
+            return Err(WireError::TooManyChunks);
+        }
+        let chunks = if first.len() == expected { Chunks::One(first) } else { Chunks::Many(BytesMut::from(first)) };
+        Ok(Self { expected, chunks })
+    }
+
+    /// Adds the next chunk.
+    pub(super) fn push(&mut self, chunk: &Bytes) -> Result<(), WireError> {
+        match &mut self.chunks {
+            Chunks::Many(bytes) if bytes.len() + chunk.len() <= self.expected => {
+                bytes.extend_from_slice(chunk);
+                Ok(())
+            }
+            _ => Err(WireError::TooManyChunks),
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        match &self.chunks {
+            Chunks::One(_) => true,
+            Chunks::Many(bytes) => bytes.len() == self.expected,
+        }
+    }
+
+    /// The whole body, once it is complete.
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self.chunks {
+            Chunks::One(bytes) => bytes,
+            Chunks::Many(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+/// Headers as a sequence of (name, value), without those of a connection.
+mod headers {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(headers: &Cow<'_, HeaderMap>, serializer: S) -> Result<S::Ok, S::Error> {
+        let end_to_end = || headers.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(name));
+        let mut sequence = serializer.serialize_seq(Some(end_to_end().count()))?;
+        for (name, value) in end_to_end() {
+            sequence.serialize_element(&(name.as_str(), Octets(value.as_bytes())))?;
+        }
+        sequence.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Cow<'static, HeaderMap>, D::Error> {
+        struct Headers;
+
+        impl<'de> Visitor<'de> for Headers {
+            type Value = HeaderMap;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("headers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<HeaderMap, A::Error> {
+                let mut headers = HeaderMap::new();
+                while let Some((name, value)) = sequence.next_element::<(&str, &[u8])>()? {
+                    let name = HeaderName::from_bytes(name.as_bytes()).map_err(serde::de::Error::custom)?;
+                    let value = HeaderValue::from_bytes(value).map_err(serde::de::Error::custom)?;
+                    headers.try_append(name, value).map_err(serde::de::Error::custom)?;
+                }
+                Ok(headers)
+            }
+        }
+
+        deserializer.deserialize_seq(Headers).map(Cow::Owned)
+    }
+
+    /// Written in one piece, not byte by byte as slices are.
+    struct Octets<'a>(&'a [u8]);
+
+    impl Serialize for Octets<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+    use crate::message::{Failure, FailureKind, Refusal};
+
+    fn message(body_bytes: usize) -> Message {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-a", HeaderValue::from_bytes(&[0xe4]).unwrap());
+        headers.insert("connection", HeaderValue::from_static("keep-alive"));
+        Message {
+            id: Uuid::from_u128(7),
+            stream: StreamName::try_from("echo").unwrap(),
+            partition_key: PartitionKey::try_from("a/ü").unwrap(),
+            method: Method::Put,
+            query: "a=b&c".into(),
+            headers,
+            body: Bytes::from(vec![b'x'; body_bytes]),
+        }
+    }
+
+    /// Everything in the buffer, cut into frames as a receiver would.
+    fn received(mut buffer: BytesMut) -> Vec<Frame> {
+        let mut framing = framing();
+        let frames = std::iter::from_fn(|| framing.decode(&mut buffer).unwrap());
+        let frames = frames.map(|frame| decode(frame.freeze()).unwrap()).collect();
+        assert!(buffer.is_empty());
+        frames
+    }
+
+    #[test]
+    fn a_call_arrives_as_it_was_sent() {
+        for body_bytes in [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 3 * CHUNK_BYTES_MAX] {
+            let sent = message(body_bytes);
+            let mut buffer = BytesMut::new();
+            let mut rest = put_call(&mut buffer, 9, &sent, Duration::from_millis(1500));
+            while !rest.is_empty() {
+                put_chunk(&mut buffer, 9, &mut rest);
+            }
+            let mut frames = received(buffer).into_iter();
+            let Some(Frame::Call { id: 9, message, remaining, mut body }) = frames.next() else { panic!("no call") };
+            for frame in frames {
+                let Frame::Chunk { id: 9, bytes } = frame else { panic!("no chunk: {frame:?}") };
+                assert!(bytes.len() <= CHUNK_BYTES_MAX && !body.is_complete());
+                body.push(&bytes).unwrap();
+            }
+            assert!(body.is_complete());
+            assert_eq!(body.into_bytes(), sent.body);
+            assert_eq!(remaining, Duration::from_millis(1500));
+            assert_eq!((message.id, message.method, &message.query), (sent.id, sent.method, &sent.query));
+            assert_eq!((&message.stream, &message.partition_key), (&sent.stream, &sent.partition_key));
+            assert_eq!(message.headers.get_all("x-a").iter().count(), 2);
+            assert!(!message.headers.contains_key("connection"));
+        }
+    }
+
+    #[test]
+    fn replies_and_faults_arrive_as_they_were_sent() {
+        let reply = Reply { status: StatusCode::CREATED, headers: message(0).headers, body: Bytes::from("done") };
+        let faults = [
+            Fault::Failure(Failure { kind: FailureKind::Conflict, text: "taken".into() }),
+            Fault::Refused(Refusal::Leaving),
+            Fault::DeadlineExceeded,
+        ];
+        let mut buffer = BytesMut::new();
+        assert!(put_reply(&mut buffer, 1, &reply).is_empty());
+        for fault in &faults {
+            put_fault(&mut buffer, 2, fault);
+        }
+        let mut frames = received(buffer).into_iter();
+        let Some(Frame::Reply { id: 1, reply: found, body }) = frames.next() else { panic!("no reply") };
+        assert_eq!((found.status, body.into_bytes()), (StatusCode::CREATED, reply.body));
+        let found: Vec<Fault> = frames
+            .map(|frame| match frame {
+                Frame::Fault { id: 2, fault } => fault,
+                other => panic!("no fault: {other:?}"),
+            })
+            .collect();
+        assert_eq!(found, faults);
+    }
+
+    #[test]
+    fn frames_that_make_no_sense_are_errors_and_never_panics() {
+        assert!(matches!(decode(Bytes::new()), Err(WireError::Short)));
+        assert!(matches!(decode(Bytes::from_static(&[99])), Err(WireError::Kind(99))));
+        assert!(matches!(decode(Bytes::from_static(&[kind::CANCEL, 0, 0])), Err(WireError::Short)));
+        let mut buffer = BytesMut::new();
+        let _ = put_call(&mut buffer, 1, &message(100), Duration::from_secs(1));
+        let frame = buffer.freeze().slice(4..);
+        // The head, cut anywhere, is an error; so is a body longer than it was announced.
+        let head_bytes = frame.len() - 100;
+        for length in 0..head_bytes {
+            assert!(decode(frame.slice(..length)).is_err(), "cut at {length}");
+        }
+        let longer = [&frame[..], b"x"].concat();
+        assert!(matches!(decode(longer.into()), Err(WireError::TooManyChunks)));
+        for kind in 0..=255u8 {
+            for filler in [0u8, 1, 0x7f, 0xff] {
+                let _ = decode(Bytes::from([&[kind][..], &[filler; 64]].concat()));
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The metrics registry, and the handles of the request path: looked up once for each stream, then
+//! a few atomic additions for each message.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::names;
+use crate::message::{FailureKind, Fault, Outcome, Refusal, StreamName};
+
+/// Upper bounds of the latency histogram, in seconds: from a local echo to the default timeout.
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// How often recorded latencies are moved into their buckets; until then each takes 8 bytes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The process's metrics, as text for Prometheus.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// Installs the recorder of this process. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// If one is installed already.
+    pub fn install() -> anyhow::Result<Self> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(names::MESSAGE_SECONDS.into()), &SECONDS_BUCKETS)?
+            .build_recorder();
+        let handle = recorder.handle();
+        ::metrics::set_global_recorder(recorder)?;
+        describe();
+        let upkeep = handle.clone();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+            loop {
+                ticks.tick().await;
+                upkeep.run_upkeep();
+            }
+        });
+        Ok(Self(handle))
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+}
+
+fn describe() {
+    describe_counter!(names::MESSAGES, "Messages that this node was asked to send, by stream, outcome and route.");
+    describe_histogram!(names::MESSAGE_SECONDS, Unit::Seconds, "From the whole request to its outcome.");
+    describe_gauge!(names::PEERS, "Live nodes in this node's view, itself not counted.");
+    describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
+    describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");
+    describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
+}
+
+/// Where a message ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Local,
+    Forwarded,
+}
+
+/// Names of outcomes, as the metrics have them.
+const OUTCOMES: [&str; 12] = [
+    "ok", "invalid", "not_found", "conflict", "unavailable", "internal", "crashed", "deadline", "refused", "overloaded",
+    "unreachable", "lost",
+];
+
+fn outcome_index(outcome: &Outcome) -> usize {
+    match outcome {
+        Ok(_) => 0,
+        Err(Fault::Failure(failure)) => match failure.kind {
+            FailureKind::Invalid => 1,
+            FailureKind::NotFound => 2,
+            FailureKind::Conflict => 3,
+            FailureKind::Unavailable => 4,
+            FailureKind::Internal => 5,
+        },
+        Err(Fault::Crashed) => 6,
+        Err(Fault::DeadlineExceeded) => 7,
+        Err(Fault::Refused(Refusal::Overloaded)) => 9,
+        Err(Fault::Refused(_)) => 8,
+        Err(Fault::Unreachable | Fault::NoCandidate) => 10,
+        Err(Fault::Lost) => 11,
+    }
+}
+
+/// The metrics of one stream. Counters appear when they first count.
+pub struct StreamMetrics {
+    stream: StreamName,
+    local: RouteMetrics,
+    forwarded: RouteMetrics,
+}
+
+struct RouteMetrics {
+    name: &'static str,
+    outcomes: [OnceLock<Counter>; OUTCOMES.len()],
+    seconds: OnceLock<Histogram>,
+}
+
+impl StreamMetrics {
+    pub fn new(stream: StreamName) -> Self {
+        let route = |name| RouteMetrics { name, outcomes: Default::default(), seconds: OnceLock::new() };
+        Self { stream, local: route("local"), forwarded: route("forwarded") }
+    }
+
+    /// Counts one message that took so long.
+    pub fn record(&self, route: Route, outcome: &Outcome, took: Duration) {
+        let route = match route {
+            Route::Local => &self.local,
+            Route::Forwarded => &self.forwarded,
+        };
+        let stream = || self.stream.as_str().to_owned();
+        let index = outcome_index(outcome);
+        route.outcomes[index]
+            .get_or_init(
+                || counter!(names::MESSAGES, "stream" => stream(), "outcome" => OUTCOMES[index], "route" => route.name),
+            )
+            .increment(1);
+        route
+            .seconds
+            .get_or_init(|| histogram!(names::MESSAGE_SECONDS, "stream" => stream(), "route" => route.name))
+            .record(took.as_secs_f64());
+    }
+}

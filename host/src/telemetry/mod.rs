@@ -1,0 +1,8 @@
+//! Telemetry: logs and metrics. Every layer may use it; it knows none.
+
+mod logs;
+mod metrics;
+pub mod names;
+
+pub use logs::{LogFormat, init_logs};
+pub use metrics::{Metrics, Route, StreamMetrics};

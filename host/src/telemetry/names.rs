@@ -1,0 +1,14 @@
+//! The names of the metrics, as `docs/operations.md` lists them.
+
+/// Counter by `stream`, `outcome` and `route` (`local`, `forwarded`).
+pub const MESSAGES: &str = "meshage_messages_total";
+/// Histogram by `stream` and `route`, in seconds.
+pub const MESSAGE_SECONDS: &str = "meshage_message_duration_seconds";
+/// Gauge: the live nodes of the view other than this one.
+pub const PEERS: &str = "meshage_peers";
+/// Gauge: open connections to peers.
+pub const PEER_CONNECTIONS: &str = "meshage_peer_connections";
+/// Gauge by `stream` and `state` (`idle`, `running`).
+pub const INSTANCES: &str = "meshage_instances";
+/// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
+pub const CALLS: &str = "meshage_calls_total";
