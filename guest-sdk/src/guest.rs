@@ -23,10 +23,7 @@ use bindings::meshage::mesh::logging;
 ///
 /// # Errors
 /// The handler's failure.
-pub fn run(
-    handler: fn(Message) -> Result<Reply, Failure>,
-    message: wit::Message,
-) -> Result<wit::Reply, wit::Failure> {
+pub fn run(handler: fn(Message) -> Result<Reply, Failure>, message: wit::Message) -> Result<wit::Reply, wit::Failure> {
     log_to_host();
     handler(message.into()).map(Into::into).map_err(Into::into)
 }

@@ -99,9 +99,7 @@ impl Message {
     /// The first header of that name, whatever its case: `content-type`, and those that the
     /// plugin's manifest names.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers()
-            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.headers().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Every header, as (name, value).

@@ -107,11 +107,19 @@ impl Config {
         let bind = settings.parse("bind", "an IP address of this host, or 0.0.0.0")?.unwrap_or(loopback);
         let advertise = match settings.parse::<IpAddr>("advertise", "an IP address that other nodes can reach")? {
             Some(address) if address.is_unspecified() => {
-                return Err(settings.error("advertise", &address.to_string(), "an IP address that other nodes can reach"));
+                return Err(settings.error(
+                    "advertise",
+                    &address.to_string(),
+                    "an IP address that other nodes can reach",
+                ));
             }
             Some(address) => address,
             None if bind.is_unspecified() => {
-                return Err(settings.error("bind", &bind.to_string(), "advertise as well, with the IP that others reach"));
+                return Err(settings.error(
+                    "bind",
+                    &bind.to_string(),
+                    "advertise as well, with the IP that others reach",
+                ));
             }
             None => bind,
         };
@@ -119,7 +127,11 @@ impl Config {
             .take("node_id")
             .map(|text| {
                 NodeId::try_from(text.as_str()).map_err(|error| {
-                    settings.error("node_id", &text, &format!("a name of letters, digits, '-', '_' and '.', but {error}"))
+                    settings.error(
+                        "node_id",
+                        &text,
+                        &format!("a name of letters, digits, '-', '_' and '.', but {error}"),
+                    )
                 })
             })
             .transpose()?;
@@ -178,9 +190,7 @@ impl Settings<'_> {
     }
 
     fn parse<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Result<Option<T>, ConfigError> {
-        self.take(name)
-            .map(|text| text.trim().parse().map_err(|_| self.error(name, &text, expected)))
-            .transpose()
+        self.take(name).map(|text| text.trim().parse().map_err(|_| self.error(name, &text, expected))).transpose()
     }
 
     fn error(&self, name: &'static str, value: &str, expected: &str) -> ConfigError {
@@ -244,9 +254,8 @@ fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
             let known: Vec<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
             return Err(format!("unknown key {key:?}; the keys are {}", known.join(", ")));
         };
-        let value = written(&value).ok_or_else(|| {
-            format!("{key} is a {}; expected a text, a number, or a list of texts", value.type_str())
-        })?;
+        let value = written(&value)
+            .ok_or_else(|| format!("{key} is a {}; expected a text, a number, or a list of texts", value.type_str()))?;
         place(cli).get_or_insert(value);
     }
     Ok(())

@@ -333,10 +333,7 @@ mod tests {
         assert_eq!(StreamName::try_from(".hidden"), Err(NameError::Character('.')));
         assert_eq!(StreamName::try_from("broadcast"), Err(NameError::Reserved));
         assert!(NodeId::try_from("broadcast").is_ok());
-        assert_eq!(
-            NodeId::try_from("n".repeat(129).as_str()),
-            Err(NameError::TooLong { bytes: 129, bytes_max: 128 })
-        );
+        assert_eq!(NodeId::try_from("n".repeat(129).as_str()), Err(NameError::TooLong { bytes: 129, bytes_max: 128 }));
     }
 
     #[test]

@@ -89,12 +89,10 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<()> {
     let peer_server = tokio::spawn(server.clone().run(sockets.peers));
 
     let stop_admin = CancellationToken::new();
-    let admin =
-        Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
+    let admin = Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
     let admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
 
-    let public_config =
-        PublicConfig { node_id, body_bytes_max: config.body_bytes_max, timeout: config.timeout };
+    let public_config = PublicConfig { node_id, body_bytes_max: config.body_bytes_max, timeout: config.timeout };
     let stop_public = CancellationToken::new();
     let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()));
     let public = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
@@ -199,8 +197,7 @@ impl Sockets {
         let admin_addr = config.admin_addr(http.local_addr()?.port());
         let admin = TcpListener::bind(admin_addr).await.with_context(|| taken("admin_port", admin_addr))?;
         let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
-        let (peers, gossip) =
-            bind_both(cluster_addr).await.with_context(|| taken("cluster_port", cluster_addr))?;
+        let (peers, gossip) = bind_both(cluster_addr).await.with_context(|| taken("cluster_port", cluster_addr))?;
         Ok(Self { http, admin, peers, gossip })
     }
 }

@@ -50,8 +50,7 @@ mod tests {
     use super::*;
 
     fn nodes(count: usize) -> Vec<(NodeId, Seed)> {
-        let mut ids: Vec<NodeId> =
-            (1..=count).map(|i| NodeId::try_from(format!("n{i}")).unwrap()).collect();
+        let mut ids: Vec<NodeId> = (1..=count).map(|i| NodeId::try_from(format!("n{i}")).unwrap()).collect();
         ids.sort();
         ids.into_iter().map(|id| (id.clone(), Seed::of(&id))).collect()
     }
@@ -75,8 +74,7 @@ mod tests {
             let cells: Vec<&str> =
                 line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
             if let [key, scores @ .., ranking] = cells.as_slice() {
-                let found: Vec<String> =
-                    nodes.iter().map(|(_, seed)| format!("{:016x}", seed.score(key))).collect();
+                let found: Vec<String> = nodes.iter().map(|(_, seed)| format!("{:016x}", seed.score(key))).collect();
                 assert_eq!(found, scores, "scores of {key:?}");
                 let ids: Vec<&str> = super::ranking(&nodes, key, |node| node.1)
                     .into_iter()

@@ -1,1 +1,39 @@
-fn main() {}
+//! Builds, runs and tests meshage, with all set-up that a fresh machine needs: `cargo xtask`.
+
+mod build;
+mod mesh;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask build    build target/release/meshage-host and plugins/*.wasm
+cargo xtask run      build, and start a two-node mesh with the example plugins
+cargo xtask test     everything that must hold: format, clippy, all tests
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["build"] => build::everything(),
+        ["run"] => mesh::run(),
+        ["test"] => test::everything(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        other => {
+            eprint!("unknown: {}\n\n{USAGE}", other.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

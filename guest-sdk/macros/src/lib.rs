@@ -17,9 +17,7 @@ const ARGUMENTS_MAX: usize = 8;
 pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let attribute = Tokens::from(attribute);
     let function = parse_macro_input!(item as ItemFn);
-    let glue = check_attribute(&attribute)
-        .and_then(|()| expand(&function))
-        .unwrap_or_else(Error::into_compile_error);
+    let glue = check_attribute(&attribute).and_then(|()| expand(&function)).unwrap_or_else(Error::into_compile_error);
     quote!(#function #glue).into()
 }
 
@@ -112,10 +110,9 @@ fn argument_type(argument: &FnArg) -> Result<&Type> {
             "a handler is a free function, not a method: instances of a component hold no `self`",
         )),
         FnArg::Typed(typed) => match &*typed.ty {
-            Type::Reference(reference) => Err(Error::new_spanned(
-                reference,
-                "a handler owns its arguments: write the type without `&`",
-            )),
+            Type::Reference(reference) => {
+                Err(Error::new_spanned(reference, "a handler owns its arguments: write the type without `&`"))
+            }
             ty => Ok(ty),
         },
     }

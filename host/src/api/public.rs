@@ -126,8 +126,8 @@ impl PublicApi {
 
     async fn message(&self, request: Request<Incoming>, target: &Target) -> Result<Message, ApiError> {
         let (head, body) = request.into_parts();
-        let method = Method::from_http(&head.method)
-            .ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
+        let method =
+            Method::from_http(&head.method).ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
         let body = body::collect(body, &head.headers, self.config.body_bytes_max).await?;
         Ok(Message {
             id: Uuid::now_v7(),

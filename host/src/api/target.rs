@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn other_paths_lead_nowhere() {
-        for path in ["/", "/api", "/api/", "/api/echo", "/api/echo/1/2", "/api//1", "/v1/echo/1", "/api/broadcast/echo"] {
+        for path in ["/", "/api", "/api/", "/api/echo", "/api/echo/1/2", "/api//1", "/v1/echo/1", "/api/broadcast/echo"]
+        {
             check_error(path, TargetError::NoRoute);
         }
         check_error("/api/a%20b/1", TargetError::NoStream("a b".into()));

@@ -92,13 +92,7 @@ impl Dispatcher {
         }
     }
 
-    async fn run_on(
-        &self,
-        route: &StreamRoute,
-        candidate: &Candidate,
-        message: &Message,
-        deadline: Instant,
-    ) -> Answer {
+    async fn run_on(&self, route: &StreamRoute, candidate: &Candidate, message: &Message, deadline: Instant) -> Answer {
         let began = Instant::now();
         let (metric, outcome): (Route, Outcome) = match &candidate.target {
             Target::Local => (Route::Local, self.catalog.run(message, deadline).await),

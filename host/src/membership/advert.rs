@@ -18,10 +18,8 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
         NodeState::Ready => "ready",
         NodeState::Leaving => "leaving",
     };
-    let streams = node
-        .streams
-        .iter()
-        .map(|(stream, digest)| (format!("{STREAM_PREFIX}{stream}"), digest.as_str().to_owned()));
+    let streams =
+        node.streams.iter().map(|(stream, digest)| (format!("{STREAM_PREFIX}{stream}"), digest.as_str().to_owned()));
     [(STATE.to_owned(), state.to_owned()), (HTTP_ADDR.to_owned(), node.http_addr.to_string())]
         .into_iter()
         .chain(streams)

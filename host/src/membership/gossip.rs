@@ -93,7 +93,8 @@ impl Gossip {
         let alone = View::merge(config.cluster_id.clone(), own.clone(), []);
         let (view_sender, view) = watch::channel(Arc::new(alone));
         let (own, own_changes) = watch::channel(own);
-        let driver = Driver { cluster_id: config.cluster_id, chitchat: chitchat.clone(), own_changes, view: view_sender };
+        let driver =
+            Driver { cluster_id: config.cluster_id, chitchat: chitchat.clone(), own_changes, view: view_sender };
         let driver = tokio::spawn(driver.run(seeds.names, own_addrs));
         Ok(Self { own, view, has_seeds, chitchat, driver })
     }
@@ -179,12 +180,7 @@ impl Driver {
                 .borrow_and_update()
                 .iter()
                 .filter_map(|(id, state)| {
-                    advert::from_key_values(
-                        &id.node_id,
-                        id.generation_id,
-                        id.gossip_advertise_addr,
-                        state.key_values(),
-                    )
+                    advert::from_key_values(&id.node_id, id.generation_id, id.gossip_advertise_addr, state.key_values())
                 })
                 .collect();
             self.publish(heard);
@@ -198,11 +194,8 @@ impl Driver {
         self.chitchat
             .with_chitchat(|chitchat| {
                 let state = chitchat.self_node_state();
-                let gone: Vec<String> = state
-                    .key_values()
-                    .map(|(key, _)| key.to_owned())
-                    .filter(|key| !words.contains_key(key))
-                    .collect();
+                let gone: Vec<String> =
+                    state.key_values().map(|(key, _)| key.to_owned()).filter(|key| !words.contains_key(key)).collect();
                 for key in gone {
                     state.delete(&key);
                 }

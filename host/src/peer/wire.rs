@@ -49,15 +49,32 @@ pub(super) enum Frame {
     /// The hello was not good enough; the text says why.
     Reject(String),
     /// A message to run, with the first chunk of its body.
-    Call { id: CallId, message: Box<Message>, remaining: Duration, body: Body },
+    Call {
+        id: CallId,
+        message: Box<Message>,
+        remaining: Duration,
+        body: Body,
+    },
     /// A handler's reply, with the first chunk of its body.
-    Reply { id: CallId, reply: Box<Reply>, body: Body },
+    Reply {
+        id: CallId,
+        reply: Box<Reply>,
+        body: Body,
+    },
     /// There is no reply.
-    Fault { id: CallId, fault: Fault },
+    Fault {
+        id: CallId,
+        fault: Fault,
+    },
     /// The next chunk of a call's or a reply's body.
-    Chunk { id: CallId, bytes: Bytes },
+    Chunk {
+        id: CallId,
+        bytes: Bytes,
+    },
     /// The caller does not want the reply any more.
-    Cancel { id: CallId },
+    Cancel {
+        id: CallId,
+    },
     Ping,
     Pong,
     /// The node that says this refuses calls from now on.
@@ -296,8 +313,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
 
 fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     let (head, first): (ReplyHead<'_>, _) = postcard::take_from_bytes(&frame)?;
-    let status =
-        StatusCode::from_u16(head.status).map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
+    let status = StatusCode::from_u16(head.status).map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
     let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new() };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Reply { id, reply: Box::new(reply), body })
@@ -362,9 +378,7 @@ mod headers {
         sequence.end()
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Cow<'static, HeaderMap>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, HeaderMap>, D::Error> {
         struct Headers;
 
         impl<'de> Visitor<'de> for Headers {

@@ -45,8 +45,7 @@ pub async fn load_directory(
     engine: &Engine,
     default_timeout: Duration,
 ) -> Result<Vec<Plugin>, DirectoryError> {
-    let files = wasm_files(directory)
-        .map_err(|source| DirectoryError { directory: directory.to_owned(), source })?;
+    let files = wasm_files(directory).map_err(|source| DirectoryError { directory: directory.to_owned(), source })?;
     let mut plugins = Vec::with_capacity(files.len());
     for file in files {
         plugins.push(load_plugin(file, engine, default_timeout).await);

@@ -125,10 +125,9 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let limits = read(
-            "headers = [\"Authorization\"]\ntimeout_ms = 5000\nmemory_mb = 8\nconcurrency = 2\nqueue = 0\n",
-        )
-        .unwrap();
+        let limits =
+            read("headers = [\"Authorization\"]\ntimeout_ms = 5000\nmemory_mb = 8\nconcurrency = 2\nqueue = 0\n")
+                .unwrap();
         assert_eq!(limits.headers, [AUTHORIZATION]);
         assert_eq!(limits.timeout, Duration::from_secs(5));
         assert_eq!(limits.memory_bytes_max, 8 << 20);

@@ -68,8 +68,18 @@ pub enum Route {
 
 /// Names of outcomes, as the metrics have them.
 const OUTCOMES: [&str; 12] = [
-    "ok", "invalid", "not_found", "conflict", "unavailable", "internal", "crashed", "deadline", "refused", "overloaded",
-    "unreachable", "lost",
+    "ok",
+    "invalid",
+    "not_found",
+    "conflict",
+    "unavailable",
+    "internal",
+    "crashed",
+    "deadline",
+    "refused",
+    "overloaded",
+    "unreachable",
+    "lost",
 ];
 
 fn outcome_index(outcome: &Outcome) -> usize {

@@ -1,0 +1,61 @@
+//! Builds the host and the guests. Cargo decides what is stale; building twice does nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, GUEST_TARGET, cargo, root};
+
+/// The example plugins: they go into `plugins/`.
+const PLUGINS: [&str; 2] = ["echo", "orders"];
+
+/// The guests of the tests: they stay where cargo puts them.
+const TEST_GUESTS: [&str; 1] = ["fickle"];
+
+/// The host and the example plugins.
+pub(crate) fn everything() -> Result<()> {
+    guests(&PLUGINS)?;
+    setup::run(cargo().args(["build", "--release", "--package", "meshage-host"]))
+}
+
+/// The example plugins, and the guests of the tests.
+pub(crate) fn all_guests() -> Result<()> {
+    let all: Vec<&str> = PLUGINS.into_iter().chain(TEST_GUESTS).collect();
+    guests(&all)
+}
+
+/// The host as [`everything`] builds it.
+pub(crate) fn host_binary() -> PathBuf {
+    root().join("target/release/meshage-host")
+}
+
+/// Builds guests in one call of cargo, which has its own target directory, so that it does not wait
+/// for the cargo that runs this.
+fn guests(packages: &[&str]) -> Result<()> {
+    setup::guest_target()?;
+    let target_directory = root().join("target/guests");
+    let mut build = cargo();
+    build.args(["build", "--profile", "guest", "--target", GUEST_TARGET, "--target-dir"]).arg(&target_directory);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    setup::run(&mut build)?;
+    for plugin in PLUGINS.iter().filter(|plugin| packages.contains(plugin)) {
+        let built = target_directory.join(format!("{GUEST_TARGET}/guest/{plugin}.wasm"));
+        install(&built, &root().join(format!("plugins/{plugin}.wasm")))?;
+    }
+    Ok(())
+}
+
+/// Puts a file in its place in one step, unless it is there already: a node may be watching.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("{} was not built", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    let beside = to.with_extension("wasm.new");
+    fs::write(&beside, new)
+        .and_then(|()| fs::rename(&beside, to))
+        .with_context(|| format!("cannot write {}", to.display()))
+}

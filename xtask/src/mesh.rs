@@ -1,0 +1,147 @@
+//! A two-node mesh on this machine, with both logs on the terminal.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::build;
+use crate::setup::root;
+
+/// HTTP, cluster and admin port of each node: those of the README.
+const NODES: [(u16, u16, u16); 2] = [(8080, 9742, 9080), (8081, 9743, 9081)];
+
+/// A node compiles its plugins at its first start.
+const READY_MAX: Duration = Duration::from_secs(60);
+
+const TRY_THIS: &str = r#"
+The mesh is up: two nodes, each with the streams `echo` and `orders`. Try, from either port:
+
+  curl -sX POST http://localhost:8080/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
+  curl -sX POST http://localhost:8081/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
+  curl -sX POST http://localhost:8080/api/broadcast/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
+  curl -sX POST http://localhost:8081/api/orders/ada -d '{"article":"tea","quantity":3}'
+  curl -s http://localhost:9080/cluster
+  curl -s http://localhost:9080/cluster/owner/echo/4985
+
+Ctrl-C stops both nodes.
+"#;
+
+enum Event {
+    Stop,
+    Ended(usize, std::process::ExitStatus),
+}
+
+pub(crate) fn run() -> Result<()> {
+    build::everything()?;
+    let (events, happened) = mpsc::channel();
+    let on_signal = events.clone();
+    ctrlc::set_handler(move || {
+        // After the end nobody listens any more.
+        let _ = on_signal.send(Event::Stop);
+    })?;
+    let mut pids = Vec::new();
+    for index in 0..NODES.len() {
+        let mut node = start(index)?;
+        pids.push(Pid::from_child(&node));
+        let events = events.clone();
+        thread::spawn(move || {
+            if let Ok(status) = node.wait() {
+                let _ = events.send(Event::Ended(index, status));
+            }
+        });
+    }
+    let result = wait_until_ready(&happened).and_then(|ready| {
+        if ready {
+            println!("{TRY_THIS}");
+            match happened.recv()? {
+                Event::Stop => {}
+                Event::Ended(index, status) => bail!("node {} ended: {status}", index + 1),
+            }
+        }
+        Ok(())
+    });
+    stop(&pids, &happened);
+    result
+}
+
+fn start(index: usize) -> Result<Child> {
+    let (http_port, cluster_port, admin_port) = NODES[index];
+    let seeds: Vec<String> = NODES.iter().map(|(_, port, _)| format!("127.0.0.1:{port}")).collect();
+    let mut node = Command::new(build::host_binary())
+        .current_dir(root())
+        .args(["--plugins", "plugins", "--seeds", &seeds.join(",")])
+        .args(["--http-port", &http_port.to_string(), "--cluster-port", &cluster_port.to_string()])
+        .args(["--admin-port", &admin_port.to_string()])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        // Ctrl-C reaches this process only, which then stops the nodes in good order.
+        .process_group(0)
+        .spawn()
+        .context("cannot start a node")?;
+    let log = node.stderr.take().context("a node's log is piped")?;
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            println!("node {} | {line}", index + 1);
+        }
+    });
+    Ok(node)
+}
+
+/// Whether every node became ready, rather than being told to stop before.
+fn wait_until_ready(happened: &mpsc::Receiver<Event>) -> Result<bool> {
+    let deadline = Instant::now() + READY_MAX;
+    for (_, _, admin_port) in NODES {
+        while !sees_everyone(admin_port) {
+            match happened.recv_timeout(Duration::from_millis(50)) {
+                Ok(Event::Stop) => return Ok(false),
+                Ok(Event::Ended(index, status)) => bail!("node {} ended: {status}", index + 1),
+                Err(_) if Instant::now() > deadline => bail!("the nodes were not ready after {READY_MAX:?}"),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether a node is ready and has every node in its view, ready too.
+fn sees_everyone(admin_port: u16) -> bool {
+    let ready_nodes = get(admin_port, "/cluster").map(|view| view.matches(r#""state":"ready""#).count());
+    get(admin_port, "/readyz").is_some() && ready_nodes == Some(NODES.len())
+}
+
+/// The answer to a GET request, if its status is 200.
+fn get(port: u16, path: &str) -> Option<String> {
+    let addr = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = TcpStream::connect_timeout(&addr, Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.lines().next()?.contains(" 200 ").then_some(answer)
+}
+
+/// Tells every node to leave, and waits until it has. A second Ctrl-C ends them at once.
+fn stop(pids: &[Pid], happened: &mpsc::Receiver<Event>) {
+    let signal_all = |signal| {
+        for pid in pids {
+            // One that has ended already needs no signal.
+            let _ = kill_process(*pid, signal);
+        }
+    };
+    signal_all(Signal::TERM);
+    let mut running = pids.len();
+    while running > 0 {
+        match happened.recv_timeout(READY_MAX) {
+            Ok(Event::Ended(..)) => running -= 1,
+            Ok(Event::Stop) => signal_all(Signal::TERM),
+            Err(_) => return signal_all(Signal::KILL),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What a machine with nothing but rustup lacks: the WebAssembly target, and the tools of the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+pub(crate) const GUEST_TARGET: &str = "wasm32-wasip2";
+
+/// The workspace's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+}
+
+/// Cargo, in the workspace's root.
+pub(crate) fn cargo() -> Command {
+    command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let shown = format!("{command:?}").replace('"', "");
+    let status = command.status().with_context(|| format!("cannot run {shown}"))?;
+    ensure!(status.success(), "{shown}: {status}");
+    Ok(())
+}
+
+/// Adds the target that handlers are compiled to, unless it is there.
+pub(crate) fn guest_target() -> Result<()> {
+    let mut rustc = command("rustc");
+    let output =
+        rustc.args(["--print", "target-libdir", "--target", GUEST_TARGET]).output().context("cannot run rustc")?;
+    let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if output.status.success() && libraries.is_dir() {
+        return Ok(());
+    }
+    run(command("rustup").args(["target", "add", GUEST_TARGET]))
+        .with_context(|| format!("the Rust target {GUEST_TARGET} is missing and cannot be added"))
+}
+
+/// Adds rustfmt and clippy, unless they are there.
+pub(crate) fn components() -> Result<()> {
+    for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        let found = cargo().args([probe, "--version"]).output().is_ok_and(|output| output.status.success());
+        if !found {
+            run(command("rustup").args(["component", "add", component]))?;
+        }
+    }
+    Ok(())
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    command
+}
