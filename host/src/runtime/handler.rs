@@ -118,7 +118,7 @@ impl Handler {
         self.put_back(instance);
         let reply = result.map_err(|failure| Fault::Failure(failure.into()))?;
         bindings::check_reply(reply, REPLY_BODY_BYTES_MAX).map_err(|error| {
-            error!(stream = %self.stream, message = %message.id, %error, "a reply was dropped");
+            error!(stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
             Fault::Crashed
         })
     }
@@ -147,14 +147,14 @@ impl Handler {
     fn fault(&self, message: &Message, error: &wasmtime::Error) -> Fault {
         let (stream, message) = (&self.stream, message.id);
         if error.is::<Interrupted>() {
-            warn!(%stream, %message, "stopped a handler that ran into its deadline");
+            warn!(%stream, message_id = %message, "stopped a handler that ran into its deadline");
             return Fault::DeadlineExceeded;
         }
         if error.is::<PoolConcurrencyLimitError>() {
-            warn!(%stream, %message, "refused a message: every instance of the node is in use");
+            warn!(%stream, message_id = %message, "refused a message: every instance of the node is in use");
             return Fault::Refused(Refusal::Overloaded);
         }
-        error!(%stream, %message, error = format!("{error:?}"), "a handler crashed");
+        error!(%stream, message_id = %message, error = format!("{error:?}"), "a handler crashed");
         Fault::Crashed
     }
 }

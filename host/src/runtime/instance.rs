@@ -131,11 +131,11 @@ impl logging::Host for HostState {
     fn log(&mut self, level: logging::Level, text: String) {
         let (stream, message) = (&self.stream, self.message);
         match level {
-            logging::Level::Trace => trace!(target: "guest", %stream, %message, "{text}"),
-            logging::Level::Debug => debug!(target: "guest", %stream, %message, "{text}"),
-            logging::Level::Info => info!(target: "guest", %stream, %message, "{text}"),
-            logging::Level::Warn => warn!(target: "guest", %stream, %message, "{text}"),
-            logging::Level::Error => error!(target: "guest", %stream, %message, "{text}"),
+            logging::Level::Trace => trace!(target: "guest", %stream, message_id = %message, "{text}"),
+            logging::Level::Debug => debug!(target: "guest", %stream, message_id = %message, "{text}"),
+            logging::Level::Info => info!(target: "guest", %stream, message_id = %message, "{text}"),
+            logging::Level::Warn => warn!(target: "guest", %stream, message_id = %message, "{text}"),
+            logging::Level::Error => error!(target: "guest", %stream, message_id = %message, "{text}"),
         }
     }
 }

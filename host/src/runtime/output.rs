@@ -70,7 +70,7 @@ impl Line {
         }
         let text = String::from_utf8_lossy(&self.bytes);
         let text = text.trim_end_matches(['\n', '\r']);
-        info!(target: "guest", stream = %self.stream, message = %self.message, output = self.name, "{text}");
+        info!(target: "guest", stream = %self.stream, message_id = %self.message, output = self.name, "{text}");
         self.bytes.clear();
     }
 }

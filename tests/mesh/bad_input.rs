@@ -1,0 +1,112 @@
+//! Bad input gets a clear error that names what was wrong, from whichever node, and nothing runs.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::harness::{HANG, Node, Plugins, Setup, mesh};
+
+#[tokio::test]
+async fn paths_that_lead_nowhere_are_404_and_show_the_routes() {
+    let nodes = mesh(1).await;
+    let paths = ["/", "/api", "/api/echo", "/api/echo/1/2", "/API/echo/1", "/api/broadcast/echo", "/favicon.ico"];
+    for path in paths {
+        let problem = nodes[0].post(path).send().await.problem(404, "no-route");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("/api/{stream}/{partitionKey}"), "{path}: {detail}");
+        assert_eq!(problem["retryable"], false);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_offers_is_404() {
+    let nodes = mesh(2).await;
+    for path in ["/api/nothing/1", "/api/broadcast/nothing/1"] {
+        let problem = nodes[0].post(path).send().await.problem(404, "no-candidate");
+        assert_eq!((&problem["stream"], &problem["partitionKey"]), (&"nothing".into(), &"1".into()));
+        assert!(problem["detail"].as_str().unwrap().contains("nothing"));
+    }
+    nodes[0].post("/api/no%20name/1").send().await.problem(404, "no-candidate");
+}
+
+#[tokio::test]
+async fn keys_are_decoded_once_and_checked() {
+    let nodes = mesh(2).await;
+    for node in &nodes {
+        for (segment, key) in [
+            ("a%2Fb", "a/b"),
+            ("a%252Fb", "a%2Fb"),
+            ("%C3%BC", "ü"),
+            ("a%20b+c", "a b+c"),
+            ("%F0%9F%A6%80", "🦀"),
+            ("%00", "\u{0}"),
+            ("..%2F..", "../.."),
+        ] {
+            let answer = node.post(&format!("/api/echo/{segment}")).send().await;
+            answer.ok();
+            assert_eq!(answer.json()["echoed"]["partitionKey"], key, "{segment}");
+        }
+        for segment in ["%", "%2", "%zz", "%ff", "a%C3"] {
+            let problem = node.post(&format!("/api/echo/{segment}")).send().await.problem(400, "bad-encoding");
+            assert!(problem["detail"].as_str().unwrap().contains(segment), "{problem}");
+        }
+        let longest = "k".repeat(1024);
+        node.post(&format!("/api/echo/{longest}")).send().await.ok();
+        // 1024 characters, but of three bytes each when encoded, and two when decoded.
+        let problem = node.post(&format!("/api/echo/{}", "%C3%BC".repeat(513))).send().await;
+        let problem = problem.problem(400, "bad-partition-key");
+        assert!(problem["detail"].as_str().unwrap().contains("1026 bytes; the limit is 1024"), "{problem}");
+        node.post("/api/echo/").send().await.problem(400, "bad-partition-key");
+        node.post("/api/echo/1/").send().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_413_and_the_limit_itself_is_not() {
+    let node = Setup::new(Plugins::usual()).flag("--max-body", "1000").ready().await;
+    node.post("/api/fickle/1").body(vec![b'x'; 1000]).send().await.ok();
+    let problem = node.post("/api/fickle/1").body(vec![b'x'; 1001]).send().await.problem(413, "body-too-large");
+    assert!(problem["detail"].as_str().unwrap().contains("1000 bytes"), "{problem}");
+    // So large that a client is still sending when the answer comes.
+    node.post("/api/fickle/1").body(vec![b'x'; 8 << 20]).send().await.problem(413, "body-too-large");
+    // Without a length, it shows only as it arrives.
+    let chunk = "x".repeat(1001);
+    let request = format!(
+        "POST /api/fickle/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{chunk}\r\n0\r\n\r\n"
+    );
+    assert_eq!(raw(&node, &request).await, 413);
+}
+
+#[tokio::test]
+async fn requests_that_are_no_http_are_refused() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    assert_eq!(raw(&node, "nonsense\r\n\r\n").await, 400);
+    let long = format!("GET /api/echo/1 HTTP/1.1\r\nHost: a\r\nx-long: {}\r\n\r\n", "x".repeat(70_000));
+    assert_eq!(raw(&node, &long).await, 431);
+    node.post("/api/echo/1").send().await.ok();
+}
+
+#[tokio::test]
+async fn what_a_handler_calls_invalid_is_400_wherever_it_runs() {
+    let nodes = mesh(2).await;
+    let local = nodes[0].key_owned_by("echo", "n1").await;
+    let remote = nodes[0].key_owned_by("echo", "n2").await;
+    for key in [local, remote] {
+        let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{not json").send().await;
+        let problem = answer.problem(400, "invalid");
+        assert!(problem["detail"].as_str().unwrap().contains("not JSON"), "{problem}");
+        assert_eq!((&problem["stream"], &problem["partitionKey"]), (&"echo".into(), &key.into()));
+        assert_eq!(problem["retryable"], false);
+    }
+}
+
+/// The status of the answer to bytes that are sent as they are.
+async fn raw(node: &Node, request: &str) -> u16 {
+    let mut stream = TcpStream::connect(&node.http).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    timeout(HANG, stream.read_exact(&mut head)).await.expect("no answer").unwrap();
+    // What else is sent would only reset the connection.
+    stream.set_zero_linger().unwrap();
+    std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
+}

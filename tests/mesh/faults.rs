@@ -1,0 +1,180 @@
+//! What goes wrong is told as it is, the same wherever it happened, and hurts nothing else.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Plugins, Setup, mesh, until, wait_for_mesh};
+
+/// A problem without what must differ: the key and the node.
+fn without_place(mut problem: Value) -> Value {
+    for member in ["partitionKey", "node"] {
+        assert!(problem.as_object_mut().unwrap().remove(member).is_some());
+    }
+    problem
+}
+
+#[tokio::test]
+async fn each_failure_has_its_status_local_and_forwarded() {
+    let plugins = || Plugins::empty().with("orders", "orders");
+    let first = Setup::new(plugins()).id("n1").start().await;
+    let second = Setup::new(plugins()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let local = first.key_owned_by("orders", "n1").await;
+    let remote = first.key_owned_by("orders", "n2").await;
+    for (order, status, kind, retryable) in [
+        (r#"{"article":"tea","quantity":0}"#, 400, "invalid", false),
+        (r#"{"article":"tea"}"#, 400, "invalid", false),
+        (r#"{"article":"milk","quantity":1}"#, 404, "not-found", false),
+        (r#"{"article":"tea","quantity":2000}"#, 409, "conflict", false),
+        (r#"{"article":"cocoa","quantity":1}"#, 503, "unavailable", true),
+        (r#"{"article":"sugar","quantity":1}"#, 500, "internal", false),
+    ] {
+        let mut problems = Vec::new();
+        for key in [&local, &remote] {
+            let problem = first.post(&format!("/api/orders/{key}")).json(order).send().await.problem(status, kind);
+            assert_eq!(problem["retryable"], retryable, "{problem}");
+            let detail = problem["detail"].as_str().unwrap().replace(key.as_str(), "KEY");
+            let mut problem = without_place(problem);
+            problem["detail"] = detail.into();
+            problems.push(problem);
+        }
+        assert_eq!(problems[0], problems[1]);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
+    let nodes = mesh(2).await;
+    let local = nodes[0].key_owned_by("fickle", "n1").await;
+    let remote = nodes[0].key_owned_by("fickle", "n2").await;
+    for (key, node) in [(local, &nodes[0]), (remote, &nodes[1])] {
+        for act in ["panic=the-reason", "memory_mb=200", "status=99", "header=no%20name:x"] {
+            let problem = nodes[0].post(&format!("/api/fickle/{key}?{act}")).send().await.problem(500, "crashed");
+            assert!(!problem.to_string().contains("the-reason"), "a caller learns too much: {problem}");
+            assert_eq!(problem["node"], node.id);
+            nodes[0].post(&format!("/api/fickle/{key}")).send().await.ok();
+        }
+        // What the guest said of its panic, and where it was, by the names of its functions.
+        let said = node.log_line("told to panic: the-reason").await;
+        assert!(said.contains(r#""stream":"fickle""#) && said.contains("message_id"), "{said}");
+        let crash = node.log_line("a handler crashed").await;
+        assert!(crash.contains("fickle::fickle"), "no backtrace: {crash}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
+    let start = |id: &'static str| Setup::new(Plugins::usual()).id(id).flag("--timeout", "300ms");
+    let first = start("n1").start().await;
+    let second = start("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    for owner in ["n1", "n2"] {
+        let key = first.key_owned_by("fickle", owner).await;
+        // A busy loop, and a call of the host that blocks.
+        for act in ["spin", "sleep_ms=20000"] {
+            let began = Instant::now();
+            let problem =
+                first.post(&format!("/api/fickle/{key}?{act}")).send().await.problem(504, "deadline-exceeded");
+            assert_eq!(problem["retryable"], false);
+            assert!(began.elapsed() < Duration::from_secs(15), "{act} ended after {:?}", began.elapsed());
+            let path = format!("/api/fickle/{key}?{act}");
+            let problem = first.get(&path).send().await.problem(504, "deadline-exceeded");
+            assert_eq!(problem["retryable"], true, "a GET may run twice");
+        }
+        first.post(&format!("/api/fickle/{key}")).send().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_beyond_its_limits_refuses_early() {
+    let plugins = Plugins::usual().with_file("fickle.toml", "concurrency = 1\nqueue = 1\n");
+    let first = Setup::new(plugins).id("n1").start().await;
+    let second = Setup::new(Plugins::empty()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let slow = || first.post("/api/fickle/1?sleep_ms=1000").send();
+    let refused = async {
+        until(|| async { first.admin("/metrics").await.text().contains(r#"state="running"} 1"#) }).await;
+        // One runs and one waits; of five more none finds room, local or forwarded.
+        let mut overloaded = 0;
+        let late = futures_util::future::join_all((0..6).map(|number| {
+            let node = if number % 2 == 0 { &first } else { &second };
+            node.post("/api/fickle/1").send()
+        }));
+        for answer in late.await {
+            if answer.status == 503 {
+                assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
+                overloaded += 1;
+            }
+        }
+        assert_eq!(overloaded, 5);
+        // The neighbour is not touched.
+        first.post("/api/echo/1").send().await.ok();
+    };
+    let (answer, ()) = tokio::join!(slow(), refused);
+    answer.ok();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
+    let nodes = mesh(2).await;
+    for owner in &nodes {
+        let key = nodes[0].key_owned_by("fickle", &owner.id).await;
+        let path = format!("/api/fickle/{key}?spin");
+        let is_running = |running: bool| {
+            let line = format!(r#"meshage_instances{{stream="fickle",state="running"}} {}"#, u8::from(running));
+            until(move || {
+                let line = line.clone();
+                async move { owner.admin("/metrics").await.text().contains(&line) }
+            })
+        };
+        tokio::select! {
+            answer = nodes[0].post(&path).send() => panic!("it should spin: {answer:?}"),
+            () = is_running(true) => {}
+        }
+        // The request was dropped, and its connection with it. The default timeout is far away.
+        is_running(false).await;
+    }
+}
+
+#[tokio::test]
+async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_rank() {
+    let mut nodes = mesh(2).await;
+    let key = nodes[0].key_owned_by("fickle", "n2").await;
+    let mut victim = nodes.pop().unwrap();
+    let survivor = &nodes[0];
+    let path = format!("/api/fickle/{key}?sleep_ms=20000");
+    let running = survivor.post(&path).send();
+    let killed = async {
+        until(|| async {
+            victim.admin("/metrics").await.text().contains(r#"meshage_instances{stream="fickle",state="running"} 1"#)
+        })
+        .await;
+        victim.kill().await;
+    };
+    let (lost, ()) = tokio::join!(running, killed);
+    assert_eq!(lost.problem(502, "lost")["retryable"], false);
+    // Nobody waits for gossip: the port refuses, and the next in rank answers.
+    for _ in 0..20 {
+        let answer = survivor.post(&format!("/api/fickle/{key}")).send().await;
+        answer.ok();
+        assert_eq!(answer.node(), "n1");
+    }
+    until(|| async { survivor.view().await.len() == 1 }).await;
+    survivor.log_line("node gone").await;
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_is_taken_out_of_the_view() {
+    let nodes = mesh(2).await;
+    let key = nodes[0].key_owned_by("echo", "n2").await;
+    nodes[1].signal(Signal::STOP);
+    until(|| async { nodes[0].view().await.len() == 1 }).await;
+    let answer = nodes[0].post(&format!("/api/echo/{key}")).send().await;
+    answer.ok();
+    assert_eq!(answer.node(), "n1");
+    nodes[1].signal(Signal::CONT);
+    wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
+    assert_eq!(nodes[0].post(&format!("/api/echo/{key}")).send().await.node(), "n2");
+}

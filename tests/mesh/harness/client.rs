@@ -1,0 +1,119 @@
+//! A plain HTTP client that sends what it is told, right or wrong.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::HANG;
+
+#[derive(Clone)]
+pub(crate) struct Client(hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>);
+
+#[must_use]
+pub(crate) struct Request<'a> {
+    client: &'a Client,
+    request: http::Request<Full<Bytes>>,
+}
+
+/// A whole response.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    pub(crate) fn new() -> Self {
+        Self(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    /// Speaks HTTP/2 from the first byte, as clients do that know the server.
+    pub(crate) fn http2() -> Self {
+        Self(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http())
+    }
+
+    pub(crate) fn request(&self, method: Method, url: &str) -> Request<'_> {
+        let request = http::Request::builder().method(method).uri(url).body(Full::default()).unwrap();
+        Request { client: self, request }
+    }
+}
+
+impl Request<'_> {
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.request.headers_mut().append(name, value.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        *self.request.body_mut() = Full::new(body.into());
+        self
+    }
+
+    pub(crate) fn json(self, body: &str) -> Self {
+        self.header("content-type", "application/json").body(body.to_owned())
+    }
+
+    /// The answer, whatever its status.
+    pub(crate) async fn send(self) -> Answer {
+        self.try_send().await.unwrap()
+    }
+
+    /// The answer, or why there is none.
+    pub(crate) async fn try_send(self) -> Result<Answer, String> {
+        let exchange = async {
+            let response = self.client.0.request(self.request).await.map_err(|error| format!("{error:?}"))?;
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        };
+        timeout(HANG, exchange).await.expect("a request hangs")
+    }
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// The node that the answer names.
+    pub(crate) fn node(&self) -> &str {
+        self.header("meshage-node").expect("every answer names a node")
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    /// The text of a good answer.
+    #[track_caller]
+    pub(crate) fn ok(&self) -> &str {
+        assert_eq!(self.status, 200, "{}", self.text());
+        self.text()
+    }
+
+    /// Checks a problem's status and type, and returns it.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, kind: &str) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], format!("urn:meshage:{kind}"), "{problem}");
+        assert_eq!(problem["node"], self.node());
+        for member in ["title", "detail"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member}: {problem}");
+        }
+        assert!(problem["retryable"].is_boolean(), "{problem}");
+        assert_eq!(self.header("retry-after").is_some(), status == 503, "Retry-After goes with 503: {problem}");
+        problem
+    }
+}

@@ -1,0 +1,12 @@
+//! What the tests start and ask: nodes as processes of their own, and an HTTP client.
+
+mod client;
+mod node;
+mod plugins;
+
+pub(crate) use client::{Answer, Client, Request};
+pub(crate) use node::{Node, Setup, mesh, until, wait_for_mesh};
+pub(crate) use plugins::{Plugins, guest};
+
+/// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.
+pub(crate) const HANG: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,0 +1,279 @@
+//! Nodes: real processes of the real binary.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::{Answer, Client, HANG, Plugins, Request};
+
+/// How often a node is asked whether it is where a test waits for it to be.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How a node is started.
+pub(crate) struct Setup {
+    plugins: Plugins,
+    arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    ports_are_any: bool,
+}
+
+/// A running node. It is killed when the value goes.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) http: String,
+    pub(crate) cluster: String,
+    pub(crate) admin: String,
+    /// Goes with the node.
+    _plugins: Plugins,
+    client: Client,
+    child: Child,
+    log: Arc<Log>,
+}
+
+/// What `/cluster` says: the state and the streams of each node.
+type View = BTreeMap<String, (String, Vec<String>)>;
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    grown: Notify,
+}
+
+impl Setup {
+    pub(crate) fn new(plugins: Plugins) -> Self {
+        Self { plugins, arguments: Vec::new(), variables: Vec::new(), ports_are_any: true }
+    }
+
+    pub(crate) fn id(self, id: &str) -> Self {
+        self.flag("--node-id", id)
+    }
+
+    pub(crate) fn flag(mut self, flag: &str, value: &str) -> Self {
+        self.arguments.extend([flag.to_owned(), value.to_owned()]);
+        self
+    }
+
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn seeds(self, seeds: &[&Node]) -> Self {
+        let seeds: Vec<&str> = seeds.iter().map(|node| node.cluster.as_str()).collect();
+        self.flag("--seeds", &seeds.join(","))
+    }
+
+    /// Leaves the ports to the flags and variables of the test.
+    pub(crate) fn own_ports(mut self) -> Self {
+        self.ports_are_any = false;
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.env_clear();
+        command.args(["--plugins", self.plugins.path().to_str().unwrap(), "--log-format", "json"]);
+        command.args(["--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data")]);
+        if self.ports_are_any {
+            command.args(["--http-port", "0", "--cluster-port", "0", "--admin-port", "0"]);
+        }
+        command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Starts the node and waits until it says which ports it has.
+    pub(crate) async fn start(self) -> Node {
+        let mut child = self.command().spawn().unwrap();
+        let log = Arc::new(Log::default());
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let writer = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                writer.lines.lock().unwrap().push(line);
+                writer.grown.notify_waiters();
+            }
+        });
+        let start = log.wait_for("meshage-host starts").await;
+        let start: Value = serde_json::from_str(&start).unwrap();
+        let field = |name: &str| start[name].as_str().unwrap().to_owned();
+        Node {
+            id: field("node_id"),
+            http: field("http"),
+            cluster: field("cluster"),
+            admin: field("admin"),
+            _plugins: self.plugins,
+            client: Client::new(),
+            child,
+            log,
+        }
+    }
+
+    /// Starts the node and waits until it is ready.
+    pub(crate) async fn ready(self) -> Node {
+        let node = self.start().await;
+        node.wait_until_ready().await;
+        node
+    }
+
+    /// Starts a node that is expected to end by itself: its exit code, and what it wrote.
+    pub(crate) async fn fail(self) -> (i32, String) {
+        let output = timeout(HANG, self.command().output()).await.expect("the node did not end").unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+}
+
+impl Node {
+    pub(crate) fn request(&self, method: Method, path: &str) -> Request<'_> {
+        self.client.request(method, &format!("http://{}{path}", self.http))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> Request<'_> {
+        self.request(Method::POST, path)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Request<'_> {
+        self.request(Method::GET, path)
+    }
+
+    /// A GET of the admin API.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        self.client.request(Method::GET, &format!("http://{}{path}", self.admin)).send().await
+    }
+
+    pub(crate) async fn wait_until_ready(&self) {
+        let admin = &self.admin;
+        until(|| async move {
+            let request = self.client.request(Method::GET, &format!("http://{admin}/readyz"));
+            request.try_send().await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+    }
+
+    pub(crate) async fn view(&self) -> View {
+        let cluster = self.admin("/cluster").await.json();
+        let nodes = cluster["nodes"].as_array().unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        nodes
+            .iter()
+            .map(|node| {
+                let streams = node["streams"].as_object().unwrap().keys().cloned().collect();
+                (text(&node["nodeId"]), (text(&node["state"]), streams))
+            })
+            .collect()
+    }
+
+    /// The owner of a key, and who comes behind it.
+    pub(crate) async fn ranking(&self, stream: &str, key: &str) -> Vec<String> {
+        let answer = self.admin(&format!("/cluster/owner/{stream}/{key}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let owner = answer.json();
+        let ranking: Vec<String> =
+            owner["ranking"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        assert_eq!(owner["owner"], ranking[0]);
+        ranking
+    }
+
+    /// A key that this node believes that one to own.
+    pub(crate) async fn key_owned_by(&self, stream: &str, owner: &str) -> String {
+        for key in 0..1_000 {
+            let key = format!("key-{key}");
+            if self.ranking(stream, &key).await[0] == owner {
+                return key;
+            }
+        }
+        panic!("{owner} owns none of a thousand keys");
+    }
+
+    /// Waits for a line of the log with this text in it, and returns it.
+    pub(crate) async fn log_line(&self, text: &str) -> String {
+        self.log.wait_for(text).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        timeout(HANG, self.child.wait()).await.expect("the node did not end").unwrap()
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+}
+
+impl Log {
+    async fn wait_for(&self, text: &str) -> String {
+        let found = async {
+            loop {
+                let grown = self.grown.notified();
+                tokio::pin!(grown);
+                grown.as_mut().enable();
+                if let Some(line) = self.lines.lock().unwrap().iter().find(|line| line.contains(text)) {
+                    return line.clone();
+                }
+                grown.await;
+            }
+        };
+        match timeout(HANG, found).await {
+            Ok(line) => line,
+            Err(_) => panic!("{text:?} is not in the log:\n{}", self.lines.lock().unwrap().join("\n")),
+        }
+    }
+}
+
+/// Asks again and again until it is so.
+pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + HANG;
+    let mut ticks = tokio::time::interval(ASK_INTERVAL);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "it is not so after {HANG:?}");
+        ticks.tick().await;
+    }
+}
+
+/// Waits until each of these nodes is ready and sees exactly these, all ready.
+pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
+    let ids: Vec<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
+    for node in nodes {
+        node.wait_until_ready().await;
+        until(|| async {
+            let view = node.view().await;
+            view.len() == ids.len() && ids.iter().all(|id| view.get(*id).is_some_and(|(state, _)| state == "ready"))
+        })
+        .await;
+    }
+}
+
+/// A mesh of nodes `n1`, `n2`, … with the usual plugins, each in the view of each.
+pub(crate) async fn mesh(size: usize) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=size {
+        let seeds: Vec<&Node> = nodes.iter().collect();
+        let node = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&seeds).start().await;
+        nodes.push(node);
+    }
+    wait_for_mesh(&nodes.iter().collect::<Vec<_>>()).await;
+    nodes
+}
+
+/// The binary that `cargo xtask test` has built, beside the tests' own.
+fn binary() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let binary = tests.ancestors().nth(2).map(|directory| directory.join("meshage-host")).unwrap();
+    assert!(binary.exists(), "{} is missing: run the tests with `cargo xtask test`", binary.display());
+    binary
+}

@@ -1,0 +1,44 @@
+//! A node that joins takes its share of the keys, and nothing moves between the others.
+
+use std::collections::BTreeMap;
+
+use crate::harness::{Node, Plugins, Setup, mesh, wait_for_mesh};
+
+const KEYS: usize = 600;
+
+async fn owners(node: &Node) -> BTreeMap<usize, String> {
+    let mut owners = BTreeMap::new();
+    for key in 0..KEYS {
+        let answer = node.post(&format!("/api/echo/{key}")).send().await;
+        answer.ok();
+        owners.insert(key, answer.node().to_owned());
+    }
+    owners
+}
+
+#[tokio::test]
+async fn joining_moves_about_a_share_of_the_keys_and_no_more() {
+    let nodes = mesh(2).await;
+    let before = owners(&nodes[0]).await;
+    let third = Setup::new(Plugins::usual()).id("n3").seeds(&[&nodes[1]]).start().await;
+    wait_for_mesh(&[&nodes[0], &nodes[1], &third]).await;
+    let after = owners(&nodes[0]).await;
+    assert_eq!(owners(&third).await, after, "the new node disagrees with the old ones");
+    let moved: Vec<_> = before.iter().filter(|(key, owner)| after[key] != **owner).collect();
+    assert!(moved.iter().all(|(key, _)| after[key] == "n3"), "keys moved between nodes that stayed");
+    // A third, give or take four standard deviations of 600 keys.
+    let share = moved.len() as f64 / KEYS as f64;
+    assert!((0.256..0.411).contains(&share), "{share} of the keys moved");
+}
+
+#[tokio::test]
+async fn a_node_gets_its_keys_back_when_it_returns_under_its_id() {
+    let mut nodes = mesh(2).await;
+    let before = owners(&nodes[0]).await;
+    let mut gone = nodes.pop().unwrap();
+    gone.signal(rustix::process::Signal::TERM);
+    assert!(gone.ended().await.success());
+    let back = Setup::new(Plugins::usual()).id("n2").seeds(&[&nodes[0]]).start().await;
+    wait_for_mesh(&[&nodes[0], &back]).await;
+    assert_eq!(owners(&nodes[0]).await, before);
+}

@@ -1,0 +1,19 @@
+//! The promises of meshage, each proven through real nodes: processes, sockets, components, signals.
+//! One file a promise. Tests bind port 0 and wait for what nodes say of themselves.
+#![allow(clippy::unwrap_used, reason = "a test ends at the first thing that is not as it should be")]
+
+mod harness;
+
+mod admin;
+mod bad_input;
+mod bodies;
+mod broadcast;
+mod faults;
+mod joining;
+mod leaving;
+mod offers;
+mod peer_path;
+mod readme;
+mod sandbox;
+mod send;
+mod start;

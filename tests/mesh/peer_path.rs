@@ -1,0 +1,54 @@
+//! The path between nodes: many messages at once, and nobody on it who does not belong.
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::harness::{HANG, Plugins, Setup, mesh, wait_for_mesh};
+
+#[tokio::test]
+async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
+    let nodes = mesh(2).await;
+    let key = nodes[0].key_owned_by("fickle", "n2").await;
+    let path = format!("/api/fickle/{key}");
+    let calls = (0..300usize).map(|number| {
+        let (node, path) = (&nodes[0], &path);
+        async move {
+            let size = if number % 10 == 0 { 1 << 20 } else { number };
+            let body = vec![number as u8; size];
+            let answer = node.post(path).body(body.clone()).send().await;
+            assert_eq!((answer.status, answer.node()), (200, "n2"));
+            assert!(answer.body == body, "message {number} came back as another");
+        }
+    });
+    join_all(calls).await;
+}
+
+#[tokio::test]
+async fn nodes_of_another_cluster_are_ignored() {
+    let first = Setup::new(Plugins::usual()).id("n1").ready().await;
+    let other = Setup::new(Plugins::usual()).id("n2").flag("--cluster-id", "other").seeds(&[&first]).ready().await;
+    // The other has been through its first round with us by now, and has given up.
+    assert_eq!(first.view().await.len(), 1);
+    assert_eq!(other.view().await.len(), 1);
+}
+
+#[tokio::test]
+async fn junk_on_the_cluster_port_harms_nothing() {
+    let nodes = mesh(2).await;
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for length in [0, 1, 17, 500, 1400] {
+        udp.send_to(&vec![0x5a; length], &nodes[0].cluster).await.unwrap();
+    }
+    for junk in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 2, 3, 0]] {
+        let mut stream = TcpStream::connect(&nodes[0].cluster).await.unwrap();
+        stream.write_all(junk).await.unwrap();
+        // The node closes the connection, and says nothing but perhaps why.
+        let mut said = Vec::new();
+        let _ = timeout(HANG, stream.read_to_end(&mut said)).await.expect("the connection stays open");
+    }
+    wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
+    let key = nodes[1].key_owned_by("echo", "n1").await;
+    nodes[1].post(&format!("/api/echo/{key}")).send().await.ok();
+}

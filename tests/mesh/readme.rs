@@ -1,0 +1,77 @@
+//! What the README shows is what a mesh answers.
+
+use serde_json::Value;
+
+use crate::harness::{Plugins, Setup, mesh, wait_for_mesh};
+
+const README: &str = include_str!("../../README.md");
+
+/// The commands of the README that post to a stream: path, body, and the answer that it shows.
+fn shown_posts() -> Vec<(String, String, String)> {
+    let mut lines = README.lines().map(str::trim).peekable();
+    let mut posts = Vec::new();
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("curl -sX POST http://localhost:") else { continue };
+        let path = &command[command.find('/').unwrap()..command.find(' ').unwrap()];
+        let body = command.split('\'').rfind(|part| part.starts_with('{')).unwrap();
+        let answer = lines.peek().filter(|line| line.starts_with(['{', '['])).expect("an answer follows");
+        posts.push((path.to_owned(), body.to_owned(), (*answer).to_owned()));
+    }
+    posts
+}
+
+#[tokio::test]
+async fn the_commands_answer_as_written_from_either_node() {
+    let posts = shown_posts();
+    assert!(posts.len() >= 3, "only {} commands found", posts.len());
+    let plugins = || Plugins::usual().with("orders", "orders");
+    let first = Setup::new(plugins()).id("n1").start().await;
+    let second = Setup::new(plugins()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    for (path, body, shown) in posts {
+        for node in [&first, &second] {
+            let answer = node.post(&path).json(&body).send().await;
+            assert_eq!(answer.ok(), shown, "{path} on {}", node.id);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_example_answers_the_same_for_hundreds_of_keys_wherever_it_is_asked() {
+    let nodes = mesh(2).await;
+    let mut owned = [0; 2];
+    for key in 0..400 {
+        let path = format!("/api/echo/{key}");
+        let expected = format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","hello":"world"}}}}"#);
+        let mut ran_on = Vec::new();
+        for node in &nodes {
+            let answer = node.post(&path).json(r#"{"hello":"world"}"#).send().await;
+            assert_eq!(answer.ok(), expected);
+            assert_eq!(answer.header("content-type"), Some("application/json"));
+            ran_on.push(answer.node().to_owned());
+        }
+        assert_eq!(ran_on[0], ran_on[1], "key {key} has two owners");
+        owned[usize::from(ran_on[0] == "n2")] += 1;
+    }
+    assert!(owned.iter().all(|count| *count > 120), "keys are not shared out: {owned:?}");
+}
+
+#[tokio::test]
+async fn the_two_start_commands_work_with_plain_variables() {
+    // The README's variables; the ports are free ones, as tests run side by side.
+    let first =
+        Setup::new(Plugins::usual()).own_ports().variable("HTTP_PORT", "0").variable("CLUSTER_PORT", "0").start().await;
+    let second = Setup::new(Plugins::usual())
+        .own_ports()
+        .variable("CLUSTER_PORT", "0")
+        .variable("SEEDS", &first.cluster)
+        .variable("HTTP_PORT", "0")
+        .start()
+        .await;
+    wait_for_mesh(&[&first, &second]).await;
+    // Without a name of its own, a node is called by its host and its cluster port.
+    let port = first.cluster.rsplit(':').next().unwrap();
+    assert!(first.id.ends_with(&format!("-{port}")), "{}", first.id);
+    let cluster: Value = second.admin("/cluster").await.json();
+    assert_eq!(cluster["nodes"].as_array().unwrap().len(), 2);
+}

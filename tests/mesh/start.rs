@@ -1,0 +1,177 @@
+//! Starting: what may be missing, and what must be said when a setting is wrong.
+
+use tokio::net::TcpListener;
+
+use crate::harness::{Node, Plugins, Setup, guest, until, wait_for_mesh};
+
+#[tokio::test]
+async fn seeds_may_be_down_empty_or_the_node_itself() {
+    for seeds in ["", "127.0.0.1:9", "localhost:9", "no-such-name.invalid:9742"] {
+        let node = Setup::new(Plugins::usual()).flag("--seeds", seeds).ready().await;
+        node.post("/api/echo/1").send().await.ok();
+    }
+    // A port that is free now is most likely free in a moment.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port().to_string();
+    for host in ["127.0.0.1", "localhost"] {
+        let node = Setup::new(Plugins::usual())
+            .own_ports()
+            .flag("--http-port", "0")
+            .flag("--cluster-port", &port)
+            .flag("--seeds", &format!("{host}:{port}"))
+            .ready()
+            .await;
+        assert_eq!(node.view().await.len(), 1);
+        node.post("/api/echo/1").send().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn a_seed_that_comes_up_later_is_found_by_address_and_by_name() {
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let with_seed =
+        |id: &str, host: &str| Setup::new(Plugins::usual()).id(id).flag("--seeds", &format!("{host}:{port}"));
+    let by_address = with_seed("n1", "127.0.0.1").ready().await;
+    let by_name = with_seed("n2", "localhost").ready().await;
+    let late = Setup::new(Plugins::usual())
+        .own_ports()
+        .id("n3")
+        .flag("--http-port", "0")
+        .flag("--cluster-port", &port.to_string())
+        .start()
+        .await;
+    wait_for_mesh(&[&by_address, &by_name, &late]).await;
+}
+
+#[track_caller]
+fn check_refusal((code, said): (i32, String), expected_code: i32, parts: &[&str]) {
+    assert_eq!(code, expected_code, "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    for part in parts {
+        assert!(last.contains(part), "{part:?} is not in {last:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
+    let wrong = |flag: &str, value: &str| Setup::new(Plugins::empty()).flag(flag, value).fail();
+    for (flag, value, parts) in [
+        ("--timeout", "soon", ["timeout", "soon", "30s"]),
+        ("--seeds", "10.0.0.1", ["seeds", "10.0.0.1", "host:port"]),
+        ("--node-id", "a b", ["node_id", "a b", "letters"]),
+        ("--bind", "0.0.0.0", ["bind", "0.0.0.0", "advertise"]),
+        ("--log", "!?", ["log", "!?", "info"]),
+    ] {
+        let (code, said) = wrong(flag, value).await;
+        assert_eq!(said.lines().count(), 1, "{said}");
+        check_refusal((code, said), 2, &parts);
+    }
+    let (code, said) = Setup::new(Plugins::empty()).variable("CLUSTER_PORT", "many").own_ports().fail().await;
+    check_refusal((code, said), 2, &["cluster_port", "many", "CLUSTER_PORT", "0 (any free one) to 65535"]);
+}
+
+#[tokio::test]
+async fn a_missing_plugins_directory_ends_the_start() {
+    let setup = Setup::new(Plugins::empty()).variable("MESHAGE_PLUGINS", "/ignored").flag("--config", "/missing.toml");
+    check_refusal(setup.fail().await, 2, &["config", "/missing.toml"]);
+    let plugins = Plugins::empty();
+    std::fs::remove_dir(plugins.path()).unwrap();
+    let path = plugins.path().to_str().unwrap().to_owned();
+    check_refusal(Setup::new(plugins).fail().await, 2, &["plugins", &path, "create it or name another"]);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let listener = TcpListener::bind(taken).await.unwrap();
+    let port = taken.port().to_string();
+    for (flag, name) in
+        [("--http-port", "http_port"), ("--cluster-port", "cluster_port"), ("--admin-port", "admin_port")]
+    {
+        let ports = ["--http-port", "--cluster-port", "--admin-port"];
+        let setup = ports.iter().fold(Setup::new(Plugins::empty()).own_ports(), |setup, other| {
+            setup.flag(other, if *other == flag { &port } else { "0" })
+        });
+        check_refusal(setup.fail().await, 1, &[name, &taken.to_string(), "Choose a free port"]);
+    }
+    drop(listener);
+}
+
+#[tokio::test]
+async fn a_file_configures_and_is_overridden_by_variable_and_flag() {
+    let plugins = Plugins::usual();
+    let file = plugins.path().join("meshage.toml");
+    std::fs::write(&file, "node_id = \"by-file\"\ncluster_id = \"by-file\"\nmax_body = 10\n").unwrap();
+    let node = Setup::new(plugins)
+        .flag("--config", file.to_str().unwrap())
+        .variable("MESHAGE_NODE_ID", "by-variable")
+        .variable("MESHAGE_CLUSTER_ID", "by-variable")
+        .flag("--cluster-id", "by-flag")
+        .ready()
+        .await;
+    let cluster = node.admin("/cluster").await.json();
+    assert_eq!((&cluster["self"], &cluster["clusterId"]), (&"by-variable".into(), &"by-flag".into()));
+    node.post("/api/echo/1").body("x".repeat(11)).send().await.problem(413, "body-too-large");
+
+    let plugins = Plugins::empty().with_file("wrong.toml", "http_prot = 1\n");
+    let file = plugins.path().join("wrong.toml").to_str().unwrap().to_owned();
+    check_refusal(Setup::new(plugins).flag("--config", &file).fail().await, 2, &["http_prot", "http_port"]);
+}
+
+/// The state and the error of a plugin, as `/plugins` has them.
+async fn state_of(node: &Node, name: &str) -> (String, String) {
+    let listed = node.admin("/plugins").await.json();
+    let plugin = listed["plugins"].as_array().unwrap().iter().find(|plugin| plugin["stream"] == name).unwrap().clone();
+    let text = |member: &str| plugin[member].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("error"))
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
+    let core_module = wat::parse_str("(module)").unwrap();
+    let empty_component = wat::parse_str("(component)").unwrap();
+    let other_world = wat::parse_str(
+        r#"(component
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "run") (result u32) (canon lift (core func $i "run"))))"#,
+    )
+    .unwrap();
+    let missing_import = wat::parse_str(r#"(component (import "example:other/thing@1.0.0" (instance)))"#).unwrap();
+    let truncated = &std::fs::read(guest("echo")).unwrap()[..5_000];
+    let plugins = Plugins::usual()
+        .with_file("text.wasm", "hello")
+        .with_file("empty.wasm", "")
+        .with_file("truncated.wasm", truncated)
+        .with_file("core.wasm", core_module)
+        .with_file("bare.wasm", empty_component)
+        .with_file("world.wasm", other_world)
+        .with_file("import.wasm", missing_import)
+        .with("broadcast", "echo")
+        .with("bad name", "echo")
+        .with("manifest", "echo")
+        .with_file("manifest.toml", "timeout = 5\n");
+    let node = Setup::new(plugins).ready().await;
+    for (name, parts) in [
+        ("text", ["text.wasm", "not a WebAssembly component"]),
+        ("empty", ["empty.wasm", "not a WebAssembly component"]),
+        ("truncated", ["truncated.wasm", "not a WebAssembly component"]),
+        ("core", ["core WebAssembly module", "wasm32-wasip2"]),
+        ("bare", ["meshage:mesh/message-handler@0.1.0", "exports nothing"]),
+        ("world", ["meshage:mesh/message-handler@0.1.0", "`run`"]),
+        ("import", ["meshage:mesh/message-handler@0.1.0", "import.wasm"]),
+        ("broadcast", ["reserved", "rename the file"]),
+        ("bad name", ["bad name", "rename the file"]),
+        ("manifest", ["manifest.toml", "timeout_ms"]),
+    ] {
+        let (state, error) = state_of(&node, name).await;
+        assert_eq!(state, "failed", "{name}");
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+    // The others run, and only they are offered.
+    node.post("/api/echo/1").send().await.ok();
+    assert_eq!(node.view().await[&node.id].1, ["echo", "fickle"]);
+    node.post("/api/core/1").send().await.problem(404, "no-candidate");
+    until(|| async { state_of(&node, "echo").await.0 == "ready" }).await;
+}
