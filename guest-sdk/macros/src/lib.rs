@@ -4,7 +4,7 @@ use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type, parse_macro_input};
+use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type};
 
 /// More than this and the handler wants a type of its own for its input.
 const ARGUMENTS_MAX: usize = 8;
@@ -16,7 +16,14 @@ const ARGUMENTS_MAX: usize = 8;
 #[proc_macro_attribute]
 pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let attribute = Tokens::from(attribute);
-    let function = parse_macro_input!(item as ItemFn);
+    let item = Tokens::from(item);
+    let function: ItemFn = match syn::parse2(item.clone()) {
+        Ok(function) => function,
+        Err(_) => {
+            let error = Error::new_spanned(&item, "`#[meshage_sdk::handler]` goes on a function").into_compile_error();
+            return quote!(#error #item).into();
+        }
+    };
     let glue = check_attribute(&attribute).and_then(|()| expand(&function)).unwrap_or_else(Error::into_compile_error);
     quote!(#function #glue).into()
 }

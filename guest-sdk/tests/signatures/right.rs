@@ -1,0 +1,36 @@
+use meshage_sdk::{Failure, Json, Message, PartitionKey, Query, Reply, Value};
+
+mod whole {
+    use super::*;
+
+    #[meshage_sdk::handler]
+    fn handle(_: Message) -> Result<Json<Value>, Failure> {
+        Err(Failure::not_found("nothing"))
+    }
+}
+
+mod parts {
+    use super::*;
+
+    #[meshage_sdk::handler]
+    fn handle(PartitionKey(key): PartitionKey, Query(_): Query<Vec<(String, String)>>, mut body: Vec<u8>) -> Reply {
+        body.clear();
+        Reply::new(200).with_body("text/plain", key)
+    }
+}
+
+mod nothing {
+    #[meshage_sdk::handler]
+    pub fn handle() {}
+}
+
+mod text {
+    #[meshage_sdk::handler]
+    fn handle(text: String) -> String {
+        text
+    }
+}
+
+fn main() {
+    nothing::handle();
+}

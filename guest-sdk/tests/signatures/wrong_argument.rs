@@ -1,0 +1,6 @@
+struct Order;
+
+#[meshage_sdk::handler]
+fn handle(_: Order) {}
+
+fn main() {}

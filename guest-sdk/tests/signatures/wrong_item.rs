@@ -1,0 +1,4 @@
+#[meshage_sdk::handler]
+struct Handler;
+
+fn main() {}

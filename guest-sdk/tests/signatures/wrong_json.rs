@@ -1,0 +1,8 @@
+use meshage_sdk::Json;
+
+struct Order;
+
+#[meshage_sdk::handler]
+fn handle(_: Json<Order>) {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+struct Shop;
+
+impl Shop {
+    #[meshage_sdk::handler]
+    fn handle(&self) {}
+}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[meshage_sdk::handler(stream = "echo")]
+fn handle() {}
+
+fn main() {}

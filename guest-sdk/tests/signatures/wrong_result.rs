@@ -1,0 +1,8 @@
+struct Quote;
+
+#[meshage_sdk::handler]
+fn handle() -> Quote {
+    Quote
+}
+
+fn main() {}
