@@ -2,7 +2,7 @@
 
 use tokio::net::TcpListener;
 
-use crate::harness::{Node, Plugins, Setup, guest, until, wait_for_mesh};
+use crate::harness::{Node, Plugins, Setup, guest, port_known_beforehand, until, wait_for_mesh};
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
@@ -10,9 +10,8 @@ async fn seeds_may_be_down_empty_or_the_node_itself() {
         let node = Setup::new(Plugins::usual()).flag("--seeds", seeds).ready().await;
         node.post("/api/echo/1").send().await.ok();
     }
-    // A port that is free now is most likely free in a moment.
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port().to_string();
     for host in ["127.0.0.1", "localhost"] {
+        let port = port_known_beforehand().to_string();
         let node = Setup::new(Plugins::usual())
             .own_ports()
             .flag("--http-port", "0")
@@ -27,7 +26,7 @@ async fn seeds_may_be_down_empty_or_the_node_itself() {
 
 #[tokio::test]
 async fn a_seed_that_comes_up_later_is_found_by_address_and_by_name() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = port_known_beforehand();
     let with_seed =
         |id: &str, host: &str| Setup::new(Plugins::usual()).id(id).flag("--seeds", &format!("{host}:{port}"));
     let by_address = with_seed("n1", "127.0.0.1").ready().await;
@@ -81,8 +80,8 @@ async fn a_missing_plugins_directory_ends_the_start() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let listener = TcpListener::bind(taken).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = listener.local_addr().unwrap();
     let port = taken.port().to_string();
     for (flag, name) in
         [("--http-port", "http_port"), ("--cluster-port", "cluster_port"), ("--admin-port", "admin_port")]

@@ -5,7 +5,7 @@ mod node;
 mod plugins;
 
 pub(crate) use client::{Answer, Client, Request};
-pub(crate) use node::{Node, Setup, mesh, until, wait_for_mesh};
+pub(crate) use node::{Node, Setup, mesh, port_known_beforehand, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest};
 
 /// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.

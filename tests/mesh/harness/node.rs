@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -268,6 +269,20 @@ pub(crate) async fn mesh(size: usize) -> Vec<Node> {
     }
     wait_for_mesh(&nodes.iter().collect::<Vec<_>>()).await;
     nodes
+}
+
+/// A port for a node that others must know before it starts. It is free, and stays so: it is outside
+/// the range of which the system chooses for port 0, and no test gets it twice.
+pub(crate) fn port_known_beforehand() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 30_000, "no port is free");
+        let is_free = std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free && std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The binary that `cargo xtask test` has built, beside the tests' own.
