@@ -61,6 +61,11 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,
 
+    /// Longest time for a request's head to arrive, and again for its body, and for a connection to be idle
+    /// [default: 30s]
+    #[arg(long, env = "MESHAGE_REQUEST_TIMEOUT", value_name = "DURATION")]
+    pub request_timeout: Option<String>,
+
     /// Longest time for a message, in milliseconds or with a unit [default: 30s]
     #[arg(long, env = "MESHAGE_TIMEOUT", value_name = "DURATION")]
     pub timeout: Option<String>,

@@ -16,6 +16,10 @@ use crate::telemetry::LogFormat;
 /// What is added to the public API's port to get the admin API's.
 const ADMIN_PORT_OFFSET: u16 = 1_000;
 
+/// For a request to arrive, and for a message to be answered.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// No client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// A checked configuration.
@@ -36,6 +40,7 @@ pub struct Config {
     pub plugins: PathBuf,
     pub data_dir: PathBuf,
     pub body_bytes_max: usize,
+    pub request_timeout: Duration,
     pub timeout: Duration,
     pub log_format: LogFormat,
     pub log_filter: String,
@@ -55,7 +60,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 15] = [
+const SETTINGS: [Setting; 16] = [
     ("http_port", "HTTP_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -68,6 +73,7 @@ const SETTINGS: [Setting; 15] = [
     ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
     ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
+    ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
     ("timeout", "MESHAGE_TIMEOUT", |cli| &mut cli.timeout),
     ("log_format", "MESHAGE_LOG_FORMAT", |cli| &mut cli.log_format),
     ("log", "MESHAGE_LOG", |cli| &mut cli.log),
@@ -158,7 +164,8 @@ impl Config {
             plugins,
             data_dir: data_dir(&mut settings)?,
             body_bytes_max,
-            timeout: timeout(&mut settings)?,
+            request_timeout: duration("request_timeout", &mut settings)?,
+            timeout: duration("timeout", &mut settings)?,
             log_format: log_format(&mut settings)?,
             log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
         })
@@ -229,12 +236,12 @@ fn data_dir(settings: &mut Settings<'_>) -> Result<PathBuf, ConfigError> {
     }
 }
 
-fn timeout(settings: &mut Settings<'_>) -> Result<Duration, ConfigError> {
-    let Some(text) = settings.take("timeout") else { return Ok(Duration::from_secs(30)) };
+fn duration(name: &'static str, settings: &mut Settings<'_>) -> Result<Duration, ConfigError> {
+    let Some(text) = settings.take(name) else { return Ok(TIMEOUT_DEFAULT) };
     let millis = text.parse().map(Duration::from_millis).ok();
     match millis.or_else(|| humantime::parse_duration(&text).ok()) {
         Some(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Ok(timeout),
-        _ => Err(settings.error("timeout", &text, "a duration such as 500ms, 30s or 5000 (milliseconds), up to 1h")),
+        _ => Err(settings.error(name, &text, "a duration such as 500ms, 30s or 5000 (milliseconds), up to 1h")),
     }
 }
 

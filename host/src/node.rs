@@ -92,7 +92,12 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<()> {
     let admin = Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
     let admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
 
-    let public_config = PublicConfig { node_id, body_bytes_max: config.body_bytes_max, timeout: config.timeout };
+    let public_config = PublicConfig {
+        node_id,
+        body_bytes_max: config.body_bytes_max,
+        request_timeout: config.request_timeout,
+        timeout: config.timeout,
+    };
     let stop_public = CancellationToken::new();
     let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()));
     let public = tokio::spawn(public.serve(sockets.http, stop_public.clone()));

@@ -87,6 +87,19 @@ async fn requests_that_are_no_http_are_refused() {
 }
 
 #[tokio::test]
+async fn a_request_that_does_not_arrive_in_time_is_408() {
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").ready().await;
+    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\n").await, 408);
+    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await, 408);
+    // An idle connection is closed without a word.
+    let mut idle = TcpStream::connect(&node.http).await.unwrap();
+    idle.write_all(b"GET /api/echo/1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    timeout(HANG, idle.read_to_end(&mut said)).await.expect("the connection stays open").unwrap();
+    assert_eq!(said.windows(9).filter(|bytes| bytes == b"HTTP/1.1 ").count(), 1);
+}
+
+#[tokio::test]
 async fn what_a_handler_calls_invalid_is_400_wherever_it_runs() {
     let nodes = mesh(2).await;
     let local = nodes[0].key_owned_by("echo", "n1").await;

@@ -9,9 +9,6 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-/// From the end of the head to the end of the body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// What is read and thrown away of a body that is too large, so that a client that sends before it
 /// listens gets to see the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
@@ -27,11 +24,16 @@ pub(super) enum BodyError {
 }
 
 /// The whole body, without a copy when it came in one piece.
-pub(super) async fn collect(body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, BodyError> {
+pub(super) async fn collect(
+    body: Incoming,
+    headers: &HeaderMap,
+    bytes_max: usize,
+    time_max: Duration,
+) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    timeout(BODY_TIMEOUT, read(body, headers, bytes_max)).await.unwrap_or(Err(BodyError::Late(BODY_TIMEOUT)))
+    timeout(time_max, read(body, headers, bytes_max)).await.unwrap_or(Err(BodyError::Late(time_max)))
 }
 
 async fn read(mut body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, BodyError> {

@@ -5,6 +5,7 @@ mod answer;
 mod body;
 mod problem;
 mod public;
+mod stream;
 mod target;
 
 pub use admin::{Admin, Readiness};

@@ -1,6 +1,7 @@
 //! The public API: takes messages over HTTP/1.1 and HTTP/2 on one port, and answers them.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,10 @@ use uuid::Uuid;
 use super::answer::{self, HttpResponse};
 use super::body;
 use super::problem::{ApiError, Subject};
+use super::stream::ClientStream;
 use super::target::{self, Target};
 use crate::dispatch::Dispatcher;
 use crate::message::{Message, Method, NodeId};
-
-/// From the first to the last byte of a request's head, and how long a connection may be idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request's line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -39,6 +38,8 @@ pub struct PublicConfig {
     pub node_id: NodeId,
     /// Longest body of a request.
     pub body_bytes_max: usize,
+    /// For a request's head to arrive, and again for its body; also how long a connection may be idle.
+    pub request_timeout: Duration,
     /// From a request's arrival to its answer.
     pub timeout: Duration,
 }
@@ -57,7 +58,11 @@ impl PublicApi {
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.config.request_timeout)
+            .max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -83,11 +88,17 @@ impl PublicApi {
                     let api = api.clone();
                     async move { Ok::<_, Infallible>(api.answer(request).await) }
                 });
+                let (stream, timed_out) = ClientStream::new(stream);
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
                 let connection = connections.watch(connection);
                 tokio::spawn(async move {
+                    // Pinned here, so that the stream is still there when its connection has ended.
+                    let connection = pin!(connection);
                     if let Err(error) = connection.await {
-                        debug!(%error, "a client's connection broke");
+                        debug!(error = &*error, "a client's connection broke");
+                        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+                            timed_out.set();
+                        }
                     }
                 });
             }
@@ -128,7 +139,7 @@ impl PublicApi {
         let (head, body) = request.into_parts();
         let method =
             Method::from_http(&head.method).ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
-        let body = body::collect(body, &head.headers, self.config.body_bytes_max).await?;
+        let body = body::collect(body, &head.headers, self.config.body_bytes_max, self.config.request_timeout).await?;
         Ok(Message {
             id: Uuid::now_v7(),
             stream: target.stream.clone(),

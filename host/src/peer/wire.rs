@@ -369,7 +369,7 @@ impl Body {
 mod headers {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(headers: &Cow<'_, HeaderMap>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
         let end_to_end = || headers.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(name));
         let mut sequence = serializer.serialize_seq(Some(end_to_end().count()))?;
         for (name, value) in end_to_end() {

@@ -30,7 +30,7 @@ pub struct Plugin {
 }
 
 pub enum PluginState {
-    Ready(StreamName, Handler),
+    Ready(StreamName, Box<Handler>),
     /// Why it does not run.
     Failed(String),
 }

@@ -68,7 +68,7 @@ async fn load_plugin(file: PathBuf, engine: &Engine, default_timeout: Duration) 
     let state = match result {
         Ok((stream, handler)) => {
             info!(%stream, file = %file.display(), digest = digest.as_str(), "plugin ready");
-            PluginState::Ready(stream, handler)
+            PluginState::Ready(stream, Box::new(handler))
         }
         Err(error) => {
             error!(plugin = name, %error, "plugin failed");

@@ -1,0 +1,86 @@
+//! One client's TCP stream. hyper closes it without a word when a request's head does not arrive in
+//! time; this one then says that last word itself.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The answer to half a head: there is no request yet that a problem could be about.
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+pub(super) struct ClientStream {
+    stream: TcpStream,
+    /// Something has arrived since the last answer.
+    request_has_begun: bool,
+    timed_out: Arc<AtomicBool>,
+}
+
+/// Tells a stream, which hyper owns, that hyper has given up on it.
+pub(super) struct TimedOut(Arc<AtomicBool>);
+
+impl ClientStream {
+    pub(super) fn new(stream: TcpStream) -> (Self, TimedOut) {
+        let timed_out = Arc::new(AtomicBool::new(false));
+        let handle = TimedOut(timed_out.clone());
+        (Self { stream, request_has_begun: false, timed_out }, handle)
+    }
+}
+
+impl TimedOut {
+    /// To be called before the stream is dropped.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        // A client that is merely idle is told nothing: it would take it for the next answer.
+        if self.request_has_begun && self.timed_out.load(Ordering::Relaxed) {
+            // So few bytes go at once or not at all.
+            let _ = self.stream.try_write(REQUEST_TIMEOUT);
+        }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.request_has_begun |= buffer.filled().len() > before;
+        polled
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.request_has_begun = false;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.request_has_begun = false;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
