@@ -118,9 +118,13 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
-    let nodes = mesh(2).await;
-    for owner in &nodes {
-        let key = nodes[0].key_owned_by("fickle", &owner.id).await;
+    // No deadline may end it instead.
+    let start = |id: &'static str| Setup::new(Plugins::usual()).id(id).flag("--timeout", "1h");
+    let first = start("n1").start().await;
+    let second = start("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    for owner in [&first, &second] {
+        let key = first.key_owned_by("fickle", &owner.id).await;
         let path = format!("/api/fickle/{key}?spin");
         let is_running = |running: bool| {
             let line = format!(r#"meshage_instances{{stream="fickle",state="running"}} {}"#, u8::from(running));
@@ -130,10 +134,10 @@ async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
             })
         };
         tokio::select! {
-            answer = nodes[0].post(&path).send() => panic!("it should spin: {answer:?}"),
+            answer = first.post(&path).send() => panic!("it should spin: {answer:?}"),
             () = is_running(true) => {}
         }
-        // The request was dropped, and its connection with it. The default timeout is far away.
+        // The request was dropped, and its connection with it.
         is_running(false).await;
     }
 }
