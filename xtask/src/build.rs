@@ -25,9 +25,9 @@ pub(crate) fn all_guests() -> Result<()> {
     guests(&all)
 }
 
-/// The host as [`everything`] builds it.
-pub(crate) fn host_binary() -> PathBuf {
-    root().join("target/release/meshage-host")
+/// The host as [`everything`] builds it: in the directory of this binary, wherever that is.
+pub(crate) fn host_binary() -> Result<PathBuf> {
+    Ok(std::env::current_exe().context("where is this binary?")?.with_file_name("meshage-host"))
 }
 
 /// Builds guests in one call of cargo, which has its own target directory, so that it does not wait
@@ -36,6 +36,8 @@ fn guests(packages: &[&str]) -> Result<()> {
     setup::guest_target()?;
     let target_directory = root().join("target/guests");
     let mut build = cargo();
+    // Flags for this machine's processor mean nothing to WebAssembly.
+    build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", "").env_remove("CARGO_BUILD_TARGET");
     build.args(["build", "--profile", "guest", "--target", GUEST_TARGET, "--target-dir"]).arg(&target_directory);
     for package in packages {
         build.args(["--package", package]);

@@ -11,6 +11,7 @@ const USAGE: &str = "\
 cargo xtask build    build target/release/meshage-host and plugins/*.wasm
 cargo xtask run      build, and start a two-node mesh with the example plugins
 cargo xtask test     everything that must hold: format, clippy, all tests
+cargo xtask test X   build, and the tests over real nodes whose names contain X
 ";
 
 fn main() -> ExitCode {
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         ["build"] => build::everything(),
         ["run"] => mesh::run(),
         ["test"] => test::everything(),
+        ["test", filter] => test::some(filter),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -1,5 +1,6 @@
 //! A two-node mesh on this machine, with both logs on the terminal.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -46,39 +47,95 @@ pub(crate) fn run() -> Result<()> {
         // After the end nobody listens any more.
         let _ = on_signal.send(Event::Stop);
     })?;
-    let mut pids = Vec::new();
-    for index in 0..NODES.len() {
-        let mut node = start(index)?;
-        pids.push(Pid::from_child(&node));
-        let events = events.clone();
-        thread::spawn(move || {
-            if let Ok(status) = node.wait() {
-                let _ = events.send(Event::Ended(index, status));
-            }
-        });
-    }
-    let result = wait_until_ready(&happened).and_then(|ready| {
-        if ready {
-            println!("{TRY_THIS}");
-            match happened.recv()? {
-                Event::Stop => {}
-                Event::Ended(index, status) => bail!("node {} ended: {status}", index + 1),
-            }
+    let mut mesh = Mesh { running: BTreeMap::new(), happened };
+    let result = mesh.start(&events).and_then(|()| mesh.run());
+    mesh.stop();
+    result
+}
+
+/// The nodes that run, and what happens to them.
+struct Mesh {
+    running: BTreeMap<usize, Pid>,
+    happened: mpsc::Receiver<Event>,
+}
+
+impl Mesh {
+    fn start(&mut self, events: &mpsc::Sender<Event>) -> Result<()> {
+        for index in 0..NODES.len() {
+            let mut node = start(index)?;
+            self.running.insert(index, Pid::from_child(&node));
+            let events = events.clone();
+            thread::spawn(move || {
+                if let Ok(status) = node.wait() {
+                    let _ = events.send(Event::Ended(index, status));
+                }
+            });
         }
         Ok(())
-    });
-    stop(&pids, &happened);
-    result
+    }
+
+    /// Runs until it is told to stop. A node that ends by itself is an error.
+    fn run(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_MAX;
+        for (_, _, admin_port) in NODES {
+            while !sees_everyone(admin_port) {
+                match self.happened.recv_timeout(Duration::from_millis(50)) {
+                    Ok(event) => return self.take(event),
+                    Err(_) if Instant::now() > deadline => bail!("the nodes were not ready after {READY_MAX:?}"),
+                    Err(_) => {}
+                }
+            }
+        }
+        println!("{TRY_THIS}");
+        let event = self.happened.recv()?;
+        self.take(event)
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Stop => Ok(()),
+            Event::Ended(index, status) => {
+                self.running.remove(&index);
+                bail!("node {} ended: {status}", index + 1)
+            }
+        }
+    }
+
+    /// Tells every node to leave, and waits until it has. A second Ctrl-C ends them at once.
+    fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        while !self.running.is_empty() {
+            match self.happened.recv_timeout(READY_MAX) {
+                Ok(Event::Ended(index, _)) => {
+                    self.running.remove(&index);
+                }
+                Ok(Event::Stop) => self.signal(Signal::TERM),
+                Err(_) => return self.signal(Signal::KILL),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        for pid in self.running.values() {
+            // One that ends in this moment needs no signal.
+            let _ = kill_process(*pid, signal);
+        }
+    }
 }
 
 fn start(index: usize) -> Result<Child> {
     let (http_port, cluster_port, admin_port) = NODES[index];
     let seeds: Vec<String> = NODES.iter().map(|(_, port, _)| format!("127.0.0.1:{port}")).collect();
-    let mut node = Command::new(build::host_binary())
+    let mut node = Command::new(build::host_binary()?)
         .current_dir(root())
         .args(["--plugins", "plugins", "--seeds", &seeds.join(",")])
         .args(["--http-port", &http_port.to_string(), "--cluster-port", &cluster_port.to_string()])
         .args(["--admin-port", &admin_port.to_string()])
+        // What is set for a node of the developer's own is not meant for these two.
+        .env_clear()
+        .envs(
+            std::env::vars_os().filter(|(name, _)| ["PATH", "HOME", "XDG_CACHE_HOME"].iter().any(|kept| name == kept)),
+        )
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         // Ctrl-C reaches this process only, which then stops the nodes in good order.
@@ -92,22 +149,6 @@ fn start(index: usize) -> Result<Child> {
         }
     });
     Ok(node)
-}
-
-/// Whether every node became ready, rather than being told to stop before.
-fn wait_until_ready(happened: &mpsc::Receiver<Event>) -> Result<bool> {
-    let deadline = Instant::now() + READY_MAX;
-    for (_, _, admin_port) in NODES {
-        while !sees_everyone(admin_port) {
-            match happened.recv_timeout(Duration::from_millis(50)) {
-                Ok(Event::Stop) => return Ok(false),
-                Ok(Event::Ended(index, status)) => bail!("node {} ended: {status}", index + 1),
-                Err(_) if Instant::now() > deadline => bail!("the nodes were not ready after {READY_MAX:?}"),
-                Err(_) => {}
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// Whether a node is ready and has every node in its view, ready too.
@@ -125,23 +166,4 @@ fn get(port: u16, path: &str) -> Option<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     answer.lines().next()?.contains(" 200 ").then_some(answer)
-}
-
-/// Tells every node to leave, and waits until it has. A second Ctrl-C ends them at once.
-fn stop(pids: &[Pid], happened: &mpsc::Receiver<Event>) {
-    let signal_all = |signal| {
-        for pid in pids {
-            // One that has ended already needs no signal.
-            let _ = kill_process(*pid, signal);
-        }
-    };
-    signal_all(Signal::TERM);
-    let mut running = pids.len();
-    while running > 0 {
-        match happened.recv_timeout(READY_MAX) {
-            Ok(Event::Ended(..)) => running -= 1,
-            Ok(Event::Stop) => signal_all(Signal::TERM),
-            Err(_) => return signal_all(Signal::KILL),
-        }
-    }
 }

@@ -14,3 +14,10 @@ pub(crate) fn everything() -> Result<()> {
     build::everything()?;
     setup::run(cargo().args(["test", "--release", "--workspace"]))
 }
+
+/// The tests over real nodes whose names contain the filter, against what the code is now.
+pub(crate) fn some(filter: &str) -> Result<()> {
+    build::all_guests()?;
+    build::everything()?;
+    setup::run(cargo().args(["test", "--release", "--package", "meshage-tests", filter]))
+}

@@ -89,12 +89,17 @@ struct NotJson<'a> {
 /// A reply that is JSON goes into the array as it is, any other in base64.
 fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
     let content_type = reply.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let is_json = content_type.is_some_and(names_json) && serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
-    if is_json {
+    let goes_in_as_it_is = content_type.is_some_and(names_json) && is_json(&reply.body);
+    if goes_in_as_it_is {
         body.extend_from_slice(&reply.body);
     } else {
         put_json(body, &NotJson { content_type, base64: STANDARD.encode(&reply.body) });
     }
+}
+
+/// Whether it is JSON in fact. Skipping values does not check that they are UTF-8, so that is done first.
+fn is_json(body: &[u8]) -> bool {
+    std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// `application/json`, or a type with the suffix `+json` (RFC 6839), whatever its parameters.
@@ -131,6 +136,13 @@ mod tests {
     #[track_caller]
     fn check_json(content_type: &str, expected: bool) {
         assert_eq!(names_json(content_type), expected, "{content_type}");
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_no_json() {
+        assert!(is_json("\"ü\"".as_bytes()));
+        assert!(!is_json(b"\"\xff\""));
+        assert!(!is_json(b""));
     }
 
     #[test]

@@ -9,6 +9,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
+/// How long such a body is read for at most.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// What is read and thrown away of a body that is too large, so that a client that sends before it
 /// listens gets to see the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
@@ -25,7 +28,7 @@ pub(super) enum BodyError {
 
 /// The whole body, without a copy when it came in one piece.
 pub(super) async fn collect(
-    body: Incoming,
+    mut body: Incoming,
     headers: &HeaderMap,
     bytes_max: usize,
     time_max: Duration,
@@ -33,16 +36,18 @@ pub(super) async fn collect(
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    timeout(time_max, read(body, headers, bytes_max)).await.unwrap_or(Err(BodyError::Late(time_max)))
+    let read = timeout(time_max, read(&mut body, bytes_max)).await;
+    if let Ok(Err(BodyError::TooLarge { .. })) = &read
+        && !headers.contains_key(EXPECT)
+    {
+        // Whether all of it came does not change the answer.
+        let _ = timeout(DISCARD_TIME_MAX, discard(&mut body)).await;
+    }
+    read.unwrap_or(Err(BodyError::Late(time_max)))
 }
 
-async fn read(mut body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Result<Bytes, BodyError> {
-    let announced = body.size_hint().lower();
-    if announced > bytes_max as u64 {
-        let waits_for_word = headers.contains_key(EXPECT);
-        if !waits_for_word && announced <= DISCARD_BYTES_MAX {
-            discard(&mut body).await;
-        }
+async fn read(body: &mut Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
+    if body.size_hint().lower() > bytes_max as u64 {
         return Err(BodyError::TooLarge { bytes_max });
     }
     let mut first = Bytes::new();
@@ -52,7 +57,6 @@ async fn read(mut body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Resu
         // Trailers are not part of a message.
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + rest.len() + data.len() > bytes_max {
-            discard(&mut body).await;
             return Err(BodyError::TooLarge { bytes_max });
         }
         if first.is_empty() {
@@ -71,6 +75,9 @@ async fn read(mut body: Incoming, headers: &HeaderMap, bytes_max: usize) -> Resu
 }
 
 async fn discard(body: &mut Incoming) {
+    if body.size_hint().lower() > DISCARD_BYTES_MAX {
+        return;
+    }
     let mut discarded = 0;
     while let Some(Ok(frame)) = body.frame().await {
         discarded += frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -30,6 +31,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
+
+/// Connections of clients at once; later ones wait until one of these ends.
+const CONNECTIONS_MAX: usize = 10_000;
 
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -66,11 +70,14 @@ impl PublicApi {
         builder
             .http2()
             .timer(TokioTimer::new())
+            .keep_alive_interval(self.config.request_timeout)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .max_concurrent_streams(HTTP2_STREAMS_MAX);
         let connections = GracefulShutdown::new();
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let accepting = async {
             loop {
+                let Ok(place) = room.clone().acquire_owned().await else { return };
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
                     Err(error) => {
@@ -100,6 +107,7 @@ impl PublicApi {
                             timed_out.set();
                         }
                     }
+                    drop(place);
                 });
             }
         };
@@ -109,7 +117,6 @@ impl PublicApi {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
-        let deadline = Instant::now() + self.config.timeout;
         let target = match target::parse(request.uri().path()) {
             Ok(target) => target,
             Err(error) => return self.problem(&error.into(), Subject::default()),
@@ -123,6 +130,8 @@ impl PublicApi {
                 return self.problem(&error, Subject { stream, partition_key });
             }
         };
+        // The time that the request took to arrive is the client's, not the message's.
+        let deadline = Instant::now() + self.config.timeout;
         if !broadcast {
             return answer::send(&message, self.dispatcher.send(&message, deadline).await);
         }

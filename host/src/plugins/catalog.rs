@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -25,7 +24,6 @@ pub struct Plugin {
     pub file: PathBuf,
     pub digest: Digest,
     pub loaded_at: SystemTime,
-    pub calls: AtomicU64,
     pub state: PluginState,
 }
 
@@ -94,10 +92,7 @@ impl Catalog {
     pub async fn run(&self, message: &Message, deadline: Instant) -> Outcome {
         let plugin = self.plugins.load().get(message.stream.as_str()).cloned();
         match plugin.as_deref() {
-            Some(plugin @ Plugin { state: PluginState::Ready(_, handler), .. }) => {
-                plugin.calls.fetch_add(1, Ordering::Relaxed);
-                handler.invoke(message, deadline).await
-            }
+            Some(Plugin { state: PluginState::Ready(_, handler), .. }) => handler.invoke(message, deadline).await,
             _ => Err(Fault::Refused(Refusal::NotOffered)),
         }
     }

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
@@ -16,7 +15,7 @@ use crate::message::{Digest, NameError, StreamName};
 use crate::runtime::{Engine, Handler, Limits, LoadError};
 
 #[derive(Debug, thiserror::Error)]
-#[error("the plugins directory {} cannot be read: {source}", .directory.display())]
+#[error("the plugins directory {} cannot be read", .directory.display())]
 pub struct DirectoryError {
     directory: PathBuf,
     source: io::Error,
@@ -75,7 +74,7 @@ async fn load_plugin(file: PathBuf, engine: &Engine, default_timeout: Duration) 
             PluginState::Failed(error.to_string())
         }
     };
-    Plugin { name, file, digest, loaded_at: SystemTime::now(), calls: AtomicU64::new(0), state }
+    Plugin { name, file, digest, loaded_at: SystemTime::now(), state }
 }
 
 async fn try_load(

@@ -35,9 +35,6 @@ pub enum ManifestError {
     Value { key: &'static str, value: String, expected: &'static str },
 }
 
-/// No call holds its caller longer than an hour.
-const TIMEOUT_MS_MAX: u64 = 3_600_000;
-
 /// What 32-bit memory can be.
 const MEMORY_MB_MAX: usize = 4_096;
 
@@ -48,14 +45,22 @@ const CONCURRENCY_MAX: usize = 1_000;
 const QUEUE_MAX: usize = 1_000_000;
 
 impl Manifest {
-    /// Reads a manifest and says what it allows; `default_timeout` is the node's.
+    /// Reads a manifest and says what it allows; `default_timeout` is the node's,
+    /// which no plugin exceeds: the node that was asked waits no longer.
     ///
     /// # Errors
     /// Names the key, its value, and what would be right.
     pub fn read(text: &str, default_timeout: Duration) -> Result<Limits, ManifestError> {
         let manifest: Self =
             toml::from_str(text).map_err(|error| ManifestError::Toml(error.to_string().trim_end().to_owned()))?;
-        let timeout_ms = check("timeout_ms", manifest.timeout_ms, 1, TIMEOUT_MS_MAX, "1 to 3600000 milliseconds")?;
+        let timeout_ms_max = u64::try_from(default_timeout.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = check(
+            "timeout_ms",
+            manifest.timeout_ms,
+            1,
+            timeout_ms_max,
+            "1 or more milliseconds, and at most the node's --timeout",
+        )?;
         let memory_mb = check("memory_mb", manifest.memory_mb, 1, MEMORY_MB_MAX, "1 to 4096 MiB")?;
         let concurrency = check("concurrency", manifest.concurrency, 1, CONCURRENCY_MAX, "1 to 1000 calls")?;
         let queue = check("queue", manifest.queue, 0, QUEUE_MAX, "0 to 1000000 calls")?;
@@ -137,7 +142,8 @@ mod tests {
     #[test]
     fn errors_name_key_value_and_what_is_right() {
         check_error("timeout = 5", &["timeout", "timeout_ms", "unknown field"]);
-        check_error("timeout_ms = 0", &["timeout_ms = 0", "1 to 3600000"]);
+        check_error("timeout_ms = 0", &["timeout_ms = 0", "1 or more"]);
+        check_error("timeout_ms = 30001", &["timeout_ms = 30001", "at most the node's --timeout"]);
         check_error("memory_mb = 5000", &["memory_mb = 5000", "1 to 4096"]);
         check_error("queue = \"many\"", &["queue", "invalid type"]);
         check_error("headers = [\"a b\"]", &["headers", "a b", "authorization"]);

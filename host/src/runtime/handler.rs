@@ -1,6 +1,6 @@
 //! A loaded handler: its compiled component, its warm instances, and the limits in front of them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -47,6 +47,7 @@ pub struct Handler {
     warm: Mutex<Vec<Instance>>,
     running: Semaphore,
     waiting: AtomicUsize,
+    calls: AtomicU64,
 }
 
 impl Handler {
@@ -71,6 +72,7 @@ impl Handler {
             warm: Mutex::default(),
             running: Semaphore::new(limits.concurrency),
             waiting: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
             limits,
         };
         let deadline = Instant::now() + handler.limits.timeout;
@@ -91,6 +93,11 @@ impl Handler {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Messages that have begun to run, ever.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// Messages that run now.
     pub fn running(&self) -> usize {
         self.limits.concurrency - self.running.available_permits()
@@ -108,6 +115,7 @@ impl Handler {
 
     async fn run(&self, message: &Message, deadline: Instant) -> Outcome {
         let _running = self.admit().await?;
+        self.calls.fetch_add(1, Ordering::Relaxed);
         let taken = self.warm.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut instance = match taken {
             Some(instance) => instance,
