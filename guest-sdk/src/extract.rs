@@ -1,5 +1,7 @@
 //! Typed arguments: what a handler can ask for instead of the whole message.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -41,6 +43,31 @@ pub struct Query<T>(pub T);
 /// As an argument: the partition key of the message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PartitionKey(pub String);
+
+impl PartitionKey {
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PartitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for PartitionKey {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for PartitionKey {
+    fn from(key: &str) -> Self {
+        Self(key.to_owned())
+    }
+}
 
 impl FromMessage for Message {
     fn from_message(message: &Message) -> Result<Self, Failure> {

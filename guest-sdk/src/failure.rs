@@ -7,6 +7,7 @@ use std::fmt::{self, Display};
 /// The constructors take anything that can be displayed, so that they fit `map_err`:
 /// `value.parse::<u32>().map_err(Failure::invalid)?`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Failure {
     /// The message is wrong and will stay so. HTTP status 400.
     Invalid(String),

@@ -66,7 +66,8 @@ impl Message {
     /// # Panics
     /// If the value cannot be JSON, such as a map whose keys are no strings.
     #[must_use]
-    pub fn with_json(self, value: &impl Serialize) -> Self {
+    pub fn with_json(mut self, value: &impl Serialize) -> Self {
+        self.headers.retain(|(name, _)| name != "content-type");
         let body = serde_json::to_vec(value).expect("the value can be written as JSON");
         self.with_header("content-type", "application/json").with_body(body)
     }

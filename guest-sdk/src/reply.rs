@@ -48,6 +48,11 @@ impl Reply {
         self.status
     }
 
+    /// The first header of that name, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
     /// Every header, as (name, value).
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -124,8 +129,7 @@ mod tests {
     #[track_caller]
     fn check(result: impl IntoReply, status: u16, content_type: Option<&str>, body: &str) {
         let reply = result.into_reply().unwrap();
-        let found = reply.headers().find(|(name, _)| *name == "content-type").map(|(_, value)| value);
-        assert_eq!((reply.status(), found), (status, content_type));
+        assert_eq!((reply.status(), reply.header("Content-Type")), (status, content_type));
         assert_eq!(reply.body(), body.as_bytes());
     }
 

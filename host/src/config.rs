@@ -2,7 +2,7 @@
 //! below this reads the environment.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub enum ConfigError {
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
 const SETTINGS: [Setting; 16] = [
-    ("http_port", "HTTP_PORT", |cli| &mut cli.http_port),
+    ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
     ("admin_bind", "MESHAGE_ADMIN_BIND", |cli| &mut cli.admin_bind),
@@ -88,9 +88,9 @@ impl Config {
         if cli.http_port.as_deref().is_none_or(str::is_empty) {
             cli.http_port = cli.service_port.take();
         }
-        // An empty variable is one that is not set.
-        for (_, _, place) in SETTINGS {
-            place(&mut cli).take_if(|value| value.is_empty());
+        // An empty setting is one that is not set; but no seeds are a setting, too.
+        for (name, _, place) in SETTINGS {
+            place(&mut cli).take_if(|value| value.is_empty() && name != "seeds");
         }
         if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
             let text = fs::read_to_string(&file)
@@ -151,7 +151,7 @@ impl Config {
         if !(1..=BODY_BYTES_MAX).contains(&body_bytes_max) {
             return Err(settings.error("max_body", &body_bytes_max.to_string(), &max_body));
         }
-        Ok(Self {
+        let config = Self {
             http_port,
             cluster_port,
             admin_port,
@@ -168,7 +168,26 @@ impl Config {
             timeout: duration("timeout", &mut settings)?,
             log_format: log_format(&mut settings)?,
             log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
-        })
+        };
+        if let Some([one, other]) = config.colliding_ports() {
+            let expected = format!("three different ports, but the {one} port is the {other} port");
+            return Err(settings.error("http_port", &http_port.to_string(), &expected));
+        }
+        Ok(config)
+    }
+
+    /// Two of the ports that are one, on one address.
+    fn colliding_ports(&self) -> Option<[&'static str; 2]> {
+        let http = ("HTTP", self.bind, self.http_port);
+        let cluster = ("cluster", self.bind, self.cluster_port);
+        let admin = ("admin", self.admin_bind, self.admin_addr(self.http_port).port());
+        [(http, cluster), (http, admin), (cluster, admin)]
+            .into_iter()
+            .find(|((_, ip, port), (_, other_ip, other_port))| {
+                let one_address = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
+                *port != 0 && port == other_port && one_address
+            })
+            .map(|((one, ..), (other, ..))| [one, other])
     }
 
     /// The error for a log filter, which only the logger can check.
@@ -216,7 +235,7 @@ fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
         text.split(',').map(|seed| seed.trim().to_owned()).filter(|seed| !seed.is_empty()).collect();
     for seed in &seeds {
         let is_seed = match seed.rsplit_once(':') {
-            Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+            Some((host, port)) => is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0),
             None => false,
         };
         if !is_seed {
@@ -224,6 +243,15 @@ fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
         }
     }
     Ok(seeds)
+}
+
+/// A name, an IPv4 address, or an IPv6 address in brackets.
+fn is_host(host: &str) -> bool {
+    let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match unbracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+    }
 }
 
 fn data_dir(settings: &mut Settings<'_>) -> Result<PathBuf, ConfigError> {
@@ -282,7 +310,7 @@ fn written(value: &toml::Value) -> Option<String> {
 }
 
 fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
     format!("line {line}: {}", error.message())
 }
 
@@ -293,13 +321,20 @@ pub fn cache_dir(data_dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::builder::Resettable;
+    use clap::{CommandFactory, FromArgMatches};
 
     use super::*;
 
     fn config(flags: &[&str]) -> Result<Config, ConfigError> {
-        let flags = [&["meshage-host", "--plugins", "."], flags].concat();
-        Config::new(Cli::parse_from(flags))
+        Config::new(cli(&[&["--plugins", "."], flags].concat()))
+    }
+
+    /// The flags, without the environment of whoever runs the tests.
+    fn cli(flags: &[&str]) -> Cli {
+        let command = Cli::command().mut_args(|argument| argument.env(Resettable::Reset));
+        let matches = command.get_matches_from([&["meshage-host"], flags].concat());
+        Cli::from_arg_matches(&matches).unwrap()
     }
 
     #[track_caller]
@@ -327,6 +362,10 @@ mod tests {
         check_error(&["--http-port", "65000"], &["http_port", "65000", "admin_port"]);
         check_error(&["--seeds", "10.0.0.1"], &["seeds", "10.0.0.1", "host:port"]);
         check_error(&["--seeds", "a:1,b:0"], &["seeds", "b:0"]);
+        check_error(&["--seeds", "::1:9742"], &["seeds", "::1:9742"]);
+        check_error(&["--seeds", "http://a:9742"], &["seeds", "http://a:9742"]);
+        check_error(&["--http-port", "8742"], &["http_port", "8742", "cluster port is the admin port"]);
+        check_error(&["--service-port", "abc"], &["http_port", "abc", "SERVICE_PORT"]);
         check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
         check_error(&["--bind", "0.0.0.0"], &["bind", "0.0.0.0", "advertise"]);
         check_error(&["--node-id", "a b"], &["node_id", "a b", "' '"]);
@@ -334,8 +373,7 @@ mod tests {
         check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
         check_error(&["--log-format", "xml"], &["log_format", "xml", "text or json", "--log-format"]);
         check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
-        let missing = Cli::parse_from(["meshage-host", "--plugins", "/missing"]);
-        let error = Config::new(missing).unwrap_err().to_string();
+        let error = Config::new(cli(&["--plugins", "/missing"])).unwrap_err().to_string();
         assert!(error.contains("/missing") && error.contains("create it"), "{error}");
     }
 
@@ -362,6 +400,7 @@ mod tests {
         assert!(error.contains("http-port") && error.contains("http_port"), "{error}");
         assert!(fill_from_file(&mut cli, "seeds = true").unwrap_err().contains("seeds"));
         assert!(fill_from_file(&mut cli, "\n\nhttp_port 1").unwrap_err().contains("line 3"));
+        assert!(fill_from_file(&mut cli, "log = 1\nlog = 2").unwrap_err().contains("line 2"));
     }
 
     #[test]

@@ -58,5 +58,5 @@ async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    node::run(config, leave).await
+    Ok(node::run(config, leave).await?)
 }

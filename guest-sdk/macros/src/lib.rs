@@ -1,7 +1,7 @@
 //! The `#[meshage_sdk::handler]` attribute. Use it through `meshage-sdk`, which documents it.
 
 use proc_macro::TokenStream;
-use proc_macro2::TokenStream as Tokens;
+use proc_macro2::{Ident, Span, TokenStream as Tokens};
 use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type};
@@ -41,13 +41,15 @@ fn check_attribute(attribute: &Tokens) -> Result<()> {
 fn expand(function: &ItemFn) -> Result<Tokens> {
     let types = argument_types(function)?;
     let name = &function.sig.ident;
-    let names: Vec<_> = (0..types.len()).map(|i| quote::format_ident!("argument_{i}")).collect();
+    // Names that the function's own, and those of other items, cannot be mistaken for.
+    let message = Ident::new("message", Span::mixed_site());
+    let names: Vec<_> = (0..types.len()).map(|i| Ident::new(&format!("argument_{i}"), Span::mixed_site())).collect();
     let extractions = types.iter().zip(&names).enumerate().map(|(i, (ty, name))| {
         // The last one may take the message apart; the others look at it.
         let extract = if i + 1 == types.len() {
-            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_owned(message)?)
+            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_owned(#message)?)
         } else {
-            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_message(&message)?)
+            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_message(&#message)?)
         };
         quote!(let #name = #extract;)
     });
@@ -55,21 +57,21 @@ fn expand(function: &ItemFn) -> Result<Tokens> {
         ReturnType::Default => name.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
-    let result = quote!(#name(#(#names),*));
-    let into_reply = quote_spanned!(result_span=> ::meshage_sdk::IntoReply::into_reply(#result));
+    let into_reply = quote_spanned!(result_span=> ::meshage_sdk::IntoReply::into_reply(result));
 
     Ok(quote! {
         #[doc(hidden)]
         #[allow(dead_code, unused_variables)]
         fn __meshage_handler_of_this_component(
-            message: ::meshage_sdk::Message,
+            #message: ::meshage_sdk::Message,
         ) -> ::core::result::Result<::meshage_sdk::Reply, ::meshage_sdk::Failure> {
             #(#extractions)*
+            let result = #name(#(#names),*);
             #into_reply
         }
 
         #[cfg(target_family = "wasm")]
-        #[allow(unsafe_code, unreachable_pub, clippy::all)]
+        #[allow(unreachable_pub, clippy::all)]
         const _: () = {
             use ::meshage_sdk::__private::bindings::exports::meshage::mesh::message_handler as wit;
 
@@ -94,6 +96,9 @@ fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
             asyncness,
             "a handler is not `async`: it runs to its end, and the host runs many at once",
         ));
+    }
+    if let Some(unsafety) = signature.unsafety {
+        return Err(Error::new_spanned(unsafety, "a handler is not `unsafe`: the host keeps no promise but its types"));
     }
     if !signature.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -120,6 +125,7 @@ fn argument_type(argument: &FnArg) -> Result<&Type> {
             Type::Reference(reference) => {
                 Err(Error::new_spanned(reference, "a handler owns its arguments: write the type without `&`"))
             }
+            Type::ImplTrait(ty) => Err(Error::new_spanned(ty, "a handler's arguments have types, not `impl Trait`")),
             ty => Ok(ty),
         },
     }

@@ -24,6 +24,13 @@ mod nothing {
     pub fn handle() {}
 }
 
+mod names {
+    #[meshage_sdk::handler]
+    fn message(argument_0: String) -> String {
+        argument_0
+    }
+}
+
 mod text {
     #[meshage_sdk::handler]
     fn handle(text: String) -> String {

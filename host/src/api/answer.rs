@@ -8,11 +8,13 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use metrics::counter;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
 use super::problem::{ApiError, Problem, RETRY_AFTER_SECONDS, Subject};
 use crate::message::{Answer, Message, Method, NodeId, Reply};
+use crate::telemetry::names;
 
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
@@ -38,6 +40,7 @@ pub(super) fn send(message: &Message, answer: Answer) -> HttpResponse {
 
 /// A problem. Those that may pass say when to come again, a wrong method which are right.
 pub(super) fn problem(error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
+    counter!(names::PROBLEMS, "type" => error.kind()).increment(1);
     let (status, problem) = error.problem(subject, node);
     let mut response = json(&problem, "application/problem+json");
     *response.status_mut() = status;
@@ -109,7 +112,11 @@ fn names_json(content_type: &str) -> bool {
 }
 
 fn subject(message: &Message) -> Subject<'_> {
-    Subject { stream: Some(message.stream.as_str()), partition_key: Some(message.partition_key.as_str()) }
+    Subject {
+        stream: Some(message.stream.as_str()),
+        partition_key: Some(message.partition_key.as_str()),
+        message_id: Some(message.id),
+    }
 }
 
 fn json(value: &impl Serialize, content_type: &'static str) -> HttpResponse {

@@ -3,6 +3,7 @@
 
 use http::StatusCode;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::body::BodyError;
 use super::target::TargetError;
@@ -14,8 +15,8 @@ pub(super) const RETRY_AFTER_SECONDS: &str = "1";
 /// What went wrong with a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    #[error(transparent)]
-    Target(#[from] TargetError),
+    #[error("{0}")]
+    Target(TargetError),
     #[error("the method {method} is not allowed; use one of {}", Method::ALLOWED)]
     Method { method: String },
     #[error(transparent)]
@@ -29,6 +30,7 @@ pub(super) enum ApiError {
 pub(super) struct Subject<'a> {
     pub(super) stream: Option<&'a str>,
     pub(super) partition_key: Option<&'a str>,
+    pub(super) message_id: Option<Uuid>,
 }
 
 /// The body of an `application/problem+json` answer.
@@ -39,6 +41,9 @@ pub(super) struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: String,
+    /// The message's id, under which the log has more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,6 +108,11 @@ impl ApiError {
         }
     }
 
+    /// The last part of the problem's type.
+    pub(super) fn kind(&self) -> &'static str {
+        self.row().0
+    }
+
     pub(super) fn problem<'a>(&self, subject: Subject<'a>, node: &'a NodeId) -> (StatusCode, Problem<'a>) {
         let Row(kind, title, status) = self.row();
         let problem = Problem {
@@ -110,6 +120,7 @@ impl ApiError {
             title,
             status: status.as_u16(),
             detail: self.detail(subject),
+            instance: subject.message_id.map(|id| id.urn().to_string()),
             stream: subject.stream,
             partition_key: subject.partition_key,
             node: node.as_str(),
@@ -173,9 +184,9 @@ mod tests {
 
     #[test]
     fn every_error_has_its_status() {
-        check(&TargetError::NoRoute.into(), 404, "no-route", false);
-        check(&TargetError::EmptyKey.into(), 400, "bad-partition-key", false);
-        check(&TargetError::Encoding("%".into()).into(), 400, "bad-encoding", false);
+        check(&ApiError::Target(TargetError::NoRoute), 404, "no-route", false);
+        check(&ApiError::Target(TargetError::EmptyKey), 400, "bad-partition-key", false);
+        check(&ApiError::Target(TargetError::Encoding("%".into())), 400, "bad-encoding", false);
         check(&ApiError::Method { method: "HEAD".into() }, 405, "method-not-allowed", false);
         check(&BodyError::TooLarge { bytes_max: 1 }.into(), 413, "body-too-large", false);
         check(&BodyError::Late(Duration::from_secs(1)).into(), 408, "request-timeout", true);

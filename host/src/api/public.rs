@@ -22,7 +22,7 @@ use super::answer::{self, HttpResponse};
 use super::body;
 use super::problem::{ApiError, Subject};
 use super::stream::ClientStream;
-use super::target::{self, Target};
+use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
 use crate::message::{Message, Method, NodeId};
 
@@ -119,7 +119,14 @@ impl PublicApi {
     async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
         let target = match target::parse(request.uri().path()) {
             Ok(target) => target,
-            Err(error) => return self.problem(&error.into(), Subject::default()),
+            Err(Rejected { error, stream, partition_key }) => {
+                let subject = Subject {
+                    stream: stream.as_deref(),
+                    partition_key: partition_key.as_deref(),
+                    ..Subject::default()
+                };
+                return self.problem(&ApiError::Target(error), subject);
+            }
         };
         let broadcast = target.broadcast;
         let message = match self.message(request, &target).await {
@@ -127,7 +134,7 @@ impl PublicApi {
             Err(error) => {
                 let stream = Some(target.stream.as_str());
                 let partition_key = Some(target.partition_key.as_str());
-                return self.problem(&error, Subject { stream, partition_key });
+                return self.problem(&error, Subject { stream, partition_key, message_id: None });
             }
         };
         // The time that the request took to arrive is the client's, not the message's.

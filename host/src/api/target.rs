@@ -33,8 +33,22 @@ pub(super) enum TargetError {
     NoStream(String),
 }
 
+/// A path that addresses nothing, with what could be read of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rejected {
+    pub(super) error: TargetError,
+    pub(super) stream: Option<String>,
+    pub(super) partition_key: Option<String>,
+}
+
+impl From<TargetError> for Rejected {
+    fn from(error: TargetError) -> Self {
+        Self { error, stream: None, partition_key: None }
+    }
+}
+
 /// Reads a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
-pub(super) fn parse(path: &str) -> Result<Target, TargetError> {
+pub(super) fn parse(path: &str) -> Result<Target, Rejected> {
     let path = path.strip_prefix("/api/").ok_or(TargetError::NoRoute)?;
     let (broadcast, rest) = match path.strip_prefix(RESERVED_STREAM).and_then(|rest| rest.strip_prefix('/')) {
         Some(rest) => (true, rest),
@@ -43,16 +57,24 @@ pub(super) fn parse(path: &str) -> Result<Target, TargetError> {
     let (stream, key) = rest.split_once('/').ok_or(TargetError::NoRoute)?;
     let key = key.strip_suffix('/').unwrap_or(key);
     if key.contains('/') || stream.is_empty() {
-        return Err(TargetError::NoRoute);
+        return Err(TargetError::NoRoute.into());
     }
     let stream = decode(stream)?;
-    let key = decode(key)?;
-    let partition_key = PartitionKey::try_from(&*key).map_err(|error| match error {
+    let in_stream = |error| Rejected { error, stream: Some(stream.to_string()), partition_key: None };
+    let key = decode(key).map_err(in_stream)?;
+    let partition_key = check_key(&key).map_err(in_stream)?;
+    let stream = StreamName::try_from(&*stream).map_err(|_| Rejected {
+        partition_key: Some(key.to_string()),
+        ..in_stream(TargetError::NoStream(stream.to_string()))
+    })?;
+    Ok(Target { stream, partition_key, broadcast })
+}
+
+fn check_key(key: &str) -> Result<PartitionKey, TargetError> {
+    PartitionKey::try_from(key).map_err(|error| match error {
         NameError::TooLong { bytes, .. } => TargetError::LongKey(bytes),
         NameError::Empty | NameError::Character(_) | NameError::Reserved => TargetError::EmptyKey,
-    })?;
-    let stream = StreamName::try_from(&*stream).map_err(|_| TargetError::NoStream(stream.into_owned()))?;
-    Ok(Target { stream, partition_key, broadcast })
+    })
 }
 
 /// Decodes a segment; unlike the library, it takes a `%` without two hexadecimal digits for the
@@ -83,7 +105,7 @@ mod tests {
 
     #[track_caller]
     fn check_error(path: &str, expected: TargetError) {
-        assert_eq!(parse(path), Err(expected), "{path}");
+        assert_eq!(parse(path).map_err(|rejected| rejected.error), Err(expected), "{path}");
     }
 
     #[test]
@@ -114,6 +136,14 @@ mod tests {
         let longest = "k".repeat(1024);
         check(&format!("/api/echo/{longest}"), "echo", &longest, false);
         check_error(&format!("/api/echo/{longest}k"), TargetError::LongKey(1025));
+    }
+
+    #[test]
+    fn what_could_be_read_is_told() {
+        let rejected = parse("/api/echo/%zz").unwrap_err();
+        assert_eq!((rejected.stream.as_deref(), rejected.partition_key), (Some("echo"), None));
+        let rejected = parse("/api/a%20b/1").unwrap_err();
+        assert_eq!((rejected.stream.as_deref(), rejected.partition_key.as_deref()), (Some("a b"), Some("1")));
     }
 
     #[test]

@@ -19,9 +19,9 @@ use crate::telemetry::Route;
 use retry::{Next, after};
 use routes::{Candidate, Routes, StreamRoute, Target};
 
-/// Candidates that one message is offered to. More would only keep a caller waiting: when three
-/// nodes cannot be reached, the mesh has larger troubles.
-const CANDIDATES_TRIED_MAX: usize = 3;
+/// Nodes that one message may be lost with. It is not replayed on the whole mesh: it may be what
+/// they died of.
+const LOST_MAX: usize = 2;
 
 /// Sends messages to their owners.
 pub struct Dispatcher {
@@ -64,22 +64,34 @@ impl Dispatcher {
         }
     }
 
-    /// The owner did not run the message: offers it to those behind it.
+    /// The owner did not run the message: offers it to those behind it. The deadline bounds them all.
     async fn send_down_the_ranking(
         &self,
         route: &StreamRoute,
         message: &Message,
         deadline: Instant,
-        mut answer: Answer,
+        first: Answer,
     ) -> Answer {
         let ranking = placement::ranking(&route.candidates, message.partition_key.as_str(), Candidate::seed);
-        for index in ranking.into_iter().take(CANDIDATES_TRIED_MAX).skip(1) {
-            answer = self.run_on(route, &route.candidates[index], message, deadline).await;
+        let behind = ranking.into_iter().skip(1).map(|index| &route.candidates[index]);
+        let mut answer = first;
+        let mut lost: Option<Answer> = None;
+        let mut times_lost = 0;
+        for candidate in behind.chain(&route.last_resort) {
+            if matches!(answer.outcome, Err(Fault::Lost)) {
+                times_lost += 1;
+                if times_lost >= LOST_MAX {
+                    return answer;
+                }
+                lost = Some(answer);
+            }
+            answer = self.run_on(route, candidate, message, deadline).await;
             if after(&answer.outcome, message) == Next::Stop {
-                break;
+                return answer;
             }
         }
-        answer
+        // That the later nodes did not run it does not make it certain that an earlier one did not.
+        lost.unwrap_or(answer)
     }
 
     fn route(&self, message: &Message) -> Result<Arc<StreamRoute>, Fault> {

@@ -18,6 +18,8 @@ pub(super) struct Routes {
 pub(super) struct StreamRoute {
     /// At least one; by node id, as placement and broadcast need them.
     pub(super) candidates: Vec<Candidate>,
+    /// This node, while it is leaving: better than nobody, when the others cannot be reached.
+    pub(super) last_resort: Option<Candidate>,
     pub(super) metrics: Arc<StreamMetrics>,
 }
 
@@ -48,8 +50,8 @@ impl Routes {
     /// `peers` are those of the view; a stream's metrics go on from the `previous` routes.
     pub(super) fn new(view: &View, peers: &HashMap<NodeId, Arc<Peer>>, previous: &Self) -> Self {
         let mut candidates = view.candidates();
-        let own = view.nodes.get(&view.self_id);
-        if let Some(own) = own.filter(|own| own.state == NodeState::Leaving) {
+        let leaving = view.nodes.get(&view.self_id).filter(|own| own.state == NodeState::Leaving);
+        if let Some(own) = leaving {
             // The last node that offers a stream serves it until the end.
             for stream in own.streams.keys() {
                 candidates.entry(stream).or_insert_with(|| vec![own]);
@@ -63,7 +65,9 @@ impl Routes {
                     None => Arc::new(StreamMetrics::new(stream.clone())),
                 };
                 let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
-                (stream.clone(), Arc::new(StreamRoute { candidates, metrics }))
+                let last_resort = leaving.filter(|own| own.streams.contains_key(stream));
+                let last_resort = last_resort.and_then(|own| candidate(own, view, peers));
+                (stream.clone(), Arc::new(StreamRoute { candidates, last_resort, metrics }))
             })
             .filter(|(_, route): &(_, Arc<StreamRoute>)| !route.candidates.is_empty())
             .collect();

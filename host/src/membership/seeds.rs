@@ -1,11 +1,12 @@
 //! Seeds: where to look for the mesh. Addresses go to chitchat; names are resolved here again and
 //! again, so that a seed may appear, move, or be a name for many nodes.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use chitchat::ChitchatHandle;
-use tracing::debug;
+use tracing::warn;
 
 /// How often names are resolved: a node that was started before its seeds finds them this soon.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,16 +44,21 @@ pub(super) async fn resolve_again_and_again(names: Vec<String>, own: Vec<SocketA
     }
     let mut ticks = tokio::time::interval(RESOLVE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut unresolved = HashSet::new();
     loop {
         ticks.tick().await;
         for name in &names {
             let addresses = match tokio::net::lookup_host(name).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
-                    debug!(seed = %name, %error, "a seed's name does not resolve now");
+                    // Once for each time that it begins.
+                    if unresolved.insert(name) {
+                        warn!(seed = %name, %error, "a seed's name does not resolve; trying again and again");
+                    }
                     continue;
                 }
             };
+            unresolved.remove(name);
             for address in addresses.filter(|address| !own.contains(address)) {
                 if chitchat.gossip(address).is_err() {
                     return;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 use tracing::{info, warn};
 
@@ -34,7 +35,7 @@ pub struct Peer {
     own: Arc<Hello>,
     connection: ArcSwapOption<Connection>,
     /// Held by whoever connects; when the last attempt failed.
-    connecting: tokio::sync::Mutex<Option<Instant>>,
+    attempt: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Peers {
@@ -66,13 +67,10 @@ impl Peers {
             addr,
             own: self.own.clone(),
             connection: ArcSwapOption::empty(),
-            connecting: tokio::sync::Mutex::default(),
+            attempt: tokio::sync::Mutex::default(),
         });
-        let connecting = Arc::clone(&peer);
-        tokio::spawn(async move {
-            // Calls will try again, and say so when it matters.
-            let _ = connecting.connect().await;
-        });
+        // Calls will try again, and say so when it matters.
+        drop(peer.connecting());
         peer
     }
 }
@@ -83,13 +81,13 @@ impl Peer {
     }
 
     /// Runs a message on the peer. Dropping the call cancels it there.
-    pub async fn call(&self, message: &Message, deadline: Instant) -> Outcome {
+    pub async fn call(self: &Arc<Self>, message: &Message, deadline: Instant) -> Outcome {
         for _ in 0..CONNECTIONS_TRIED_MAX {
             let connection = match self.connection.load_full() {
                 Some(connection) => connection,
-                None => match timeout_at(deadline.into(), self.connect()).await {
-                    Ok(Some(connection)) => connection,
-                    Ok(None) => return Err(Fault::Unreachable),
+                None => match timeout_at(deadline.into(), self.connecting()).await {
+                    Ok(Ok(Some(connection))) => connection,
+                    Ok(_) => return Err(Fault::Unreachable),
                     // Nothing was sent yet, but there is no time left to send it elsewhere.
                     Err(_) => return Err(Fault::DeadlineExceeded),
                 },
@@ -102,9 +100,16 @@ impl Peer {
         Err(Fault::Unreachable)
     }
 
+    /// Connects in a task of its own: an attempt is made to its end, for those who come after, even if
+    /// the call that began it has no time left.
+    fn connecting(self: &Arc<Self>) -> JoinHandle<Option<Arc<Connection>>> {
+        let peer = self.clone();
+        tokio::spawn(async move { peer.connect().await })
+    }
+
     /// Opens the connection, or joins the attempt that is under way.
     async fn connect(&self) -> Option<Arc<Connection>> {
-        let mut failed_at = self.connecting.lock().await;
+        let mut failed_at = self.attempt.lock().await;
         if let Some(connection) = self.connection.load_full() {
             return Some(connection);
         }

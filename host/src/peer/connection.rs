@@ -33,11 +33,12 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// connection carries, a tenth of a second of them.
 pub(super) const CALLS_MAX: usize = 8_192;
 
-/// How often a connection on which nothing arrives is asked for a sign of life.
+/// How often the peer is asked for a sign of life. Each ping is one to the peer, too.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A peer from which nothing has arrived for this long, pings notwithstanding, is lost.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are counted, not
+/// time, so that a pause of this process is not taken for one of the peer.
+const PINGS_UNANSWERED_MAX: u32 = 4;
 
 /// Why there is no connection. Nothing was sent over it.
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +53,23 @@ pub(super) enum ConnectError {
     Unexpected(String),
 }
 
+/// Why an open connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    #[error("it broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("it broke the protocol: {0}")]
+    Protocol(#[from] WireError),
+    #[error("nothing was heard for too long")]
+    Silent,
+}
+
 pub(super) struct Connection {
     outbox: Outbox,
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
     peer_is_leaving: AtomicBool,
+    has_ended: AtomicBool,
 }
 
 /// A call that waits for its reply, and what has arrived of it.
@@ -88,9 +101,10 @@ impl Connection {
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
             peer_is_leaving: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
         });
         let (writer, reader, peer) = (connection.clone(), connection.clone(), expected.clone());
-        tokio::spawn(async move {
+        let writing = tokio::spawn(async move {
             // A failed write shows at the reader too, which ends the connection.
             let _ = writer.outbox.write_to(write_half).await;
         });
@@ -98,9 +112,11 @@ impl Connection {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
             match reader.read(frames).await {
                 Ok(()) => info!(%peer, %addr, "peer connection closed"),
-                Err(error) => warn!(%peer, %addr, error = format!("{error:#}"), "peer connection lost"),
+                Err(error) => warn!(%peer, %addr, %error, "peer connection lost"),
             }
             reader.end();
+            // A peer that takes nothing more must not get it when it wakes up.
+            writing.abort();
             gauge!(names::PEER_CONNECTIONS).decrement(1.0);
         });
         Ok(connection)
@@ -109,6 +125,9 @@ impl Connection {
     /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping the
     /// call cancels it on the other side.
     pub(super) async fn call(&self, message: &Message, deadline: Instant) -> Result<Outcome, Closed> {
+        if self.has_ended.load(Ordering::Relaxed) {
+            return Err(Closed);
+        }
         if self.peer_is_leaving.load(Ordering::Relaxed) {
             return Ok(Err(Fault::Refused(Refusal::Leaving)));
         }
@@ -123,7 +142,7 @@ impl Connection {
         match timeout_at(deadline.into(), sending).await {
             Ok(sent) => sent?,
             // It waited for room until the end: the peer takes less than it is sent.
-            Err(_) => return Ok(Err(Fault::Refused(Refusal::Overloaded))),
+            Err(_) => return Ok(Err(Fault::DeadlineExceeded)),
         }
         Ok(match timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
@@ -138,25 +157,24 @@ impl Connection {
     }
 
     /// Receives until the peer closes the connection, breaks the protocol, or falls silent.
-    async fn read(&self, mut frames: Frames) -> Result<(), anyhow::Error> {
+    async fn read(&self, mut frames: Frames) -> Result<(), LinkError> {
         let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_received = Instant::now();
+        let mut unanswered = 0;
         loop {
             tokio::select! {
                 frame = frames.next() => {
                     let Some(frame) = frame else { return Ok(()) };
-                    last_received = Instant::now();
+                    unanswered = 0;
                     self.receive(wire::decode(frame?.freeze())?)?;
                 }
                 _ = ticks.tick() => {
-                    let silence = last_received.elapsed();
-                    if silence > SILENCE_MAX {
-                        anyhow::bail!("nothing was heard for {silence:?}");
+                    if unanswered >= PINGS_UNANSWERED_MAX {
+                        return Err(LinkError::Silent);
                     }
-                    if silence >= PING_INTERVAL && self.outbox.push(wire::put_ping).is_err() {
-                        return Ok(());
-                    }
+                    unanswered += 1;
+                    // Once it is closed, what remains is to hear the rest.
+                    let _ = self.outbox.push(wire::put_ping);
                 }
             }
         }
@@ -168,6 +186,7 @@ impl Connection {
                 let mut calls = self.lock();
                 if body.is_complete() {
                     if let Some(waiting) = calls.remove(&id) {
+                        self.close_if_done(&calls);
                         drop(calls);
                         reply.body = body.into_bytes();
                         // The caller may have given up in this moment.
@@ -179,11 +198,16 @@ impl Connection {
             }
             Frame::Chunk { id, bytes } => self.receive_chunk(id, &bytes)?,
             Frame::Fault { id, fault } => {
-                if let Some(waiting) = self.lock().remove(&id) {
+                let mut calls = self.lock();
+                if let Some(waiting) = calls.remove(&id) {
+                    self.close_if_done(&calls);
                     let _ = waiting.done.send(Err(fault));
                 }
             }
-            Frame::Leaving => self.peer_is_leaving.store(true, Ordering::Relaxed),
+            Frame::Leaving => {
+                self.peer_is_leaving.store(true, Ordering::Relaxed);
+                self.close_if_done(&self.lock());
+            }
             Frame::Pong => {}
             // Frames that only a caller sends. A newer peer may have more to say than we ask for.
             Frame::Hello(_) | Frame::Reject(_) | Frame::Call { .. } | Frame::Cancel { .. } | Frame::Ping => {}
@@ -201,6 +225,7 @@ impl Connection {
         if body.is_complete()
             && let Some(Waiting { done, partial: Some((mut reply, body)) }) = calls.remove(&id)
         {
+            self.close_if_done(&calls);
             drop(calls);
             reply.body = body.into_bytes();
             let _ = done.send(Ok(*reply));
@@ -208,8 +233,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Says goodbye to a peer that is leaving, once it owes no more replies.
+    fn close_if_done(&self, calls: &HashMap<CallId, Waiting>) {
+        if self.peer_is_leaving.load(Ordering::Relaxed) && calls.is_empty() {
+            self.outbox.close();
+        }
+    }
+
     /// Takes no more calls, and ends those that wait: dropping their senders tells them.
     fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
         self.outbox.close();
         self.lock().clear();
     }

@@ -15,6 +15,9 @@ use super::wire::{self, CHUNK_BYTES_MAX, CallId};
 /// Bytes of bodies longer than a chunk that one connection holds at once; later ones wait.
 const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
 
+/// Bytes of frames that wait for the writer; what comes with a body waits until there is room.
+const BUFFER_BYTES_MAX: usize = 64 << 20;
+
 /// Chunks in one write: what a small frame can be held up by.
 const CHUNKS_PER_WRITE: usize = 4;
 
@@ -28,6 +31,8 @@ pub(super) struct Closed;
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
     wake: Notify,
+    /// The writer has taken what was in the buffer.
+    emptied: Notify,
     body_kib: Arc<Semaphore>,
 }
 
@@ -49,6 +54,7 @@ impl Outbox {
         Self {
             waiting: Mutex::default(),
             wake: Notify::new(),
+            emptied: Notify::new(),
             body_kib: Arc::new(Semaphore::new(WAITING_BODY_BYTES_MAX / 1024)),
         }
     }
@@ -66,6 +72,7 @@ impl Outbox {
         body_bytes: usize,
         encode: impl FnOnce(&mut BytesMut) -> Bytes,
     ) -> Result<(), Closed> {
+        self.wait_for_room().await;
         if body_bytes <= CHUNK_BYTES_MAX {
             return self.push(|buffer| {
                 encode(buffer);
@@ -77,6 +84,21 @@ impl Outbox {
             let rest = encode(&mut waiting.buffer);
             waiting.bodies.push_back(WaitingBody { id, rest, _room: room });
         })
+    }
+
+    /// Returns at once unless the other side takes less than it is sent. Callers that pass together may
+    /// exceed the limit by a chunk each.
+    async fn wait_for_room(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            {
+                let waiting = self.lock();
+                if waiting.closed || waiting.buffer.len() < BUFFER_BYTES_MAX {
+                    return;
+                }
+            }
+            emptied.await;
+        }
     }
 
     fn push_locked(&self, add: impl FnOnce(&mut Waiting)) -> Result<(), Closed> {
@@ -103,6 +125,7 @@ impl Outbox {
         self.lock().closed = true;
         self.body_kib.close();
         self.wake.notify_one();
+        self.emptied.notify_waiters();
     }
 
     /// Writes whatever is pushed, until the outbox is closed or the socket fails. What was pushed
@@ -130,6 +153,9 @@ impl Outbox {
     fn take(&self, batch: &mut BytesMut) -> bool {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.buffer, batch);
+        if batch.len() >= BUFFER_BYTES_MAX {
+            self.emptied.notify_waiters();
+        }
         for _ in 0..CHUNKS_PER_WRITE {
             let Some(mut body) = waiting.bodies.pop_front() else { break };
             wire::put_chunk(batch, body.id, &mut body.rest);

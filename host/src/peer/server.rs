@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, next};
+use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Outbox;
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::message::{Fault, Message, Outcome, Refusal};
@@ -29,6 +29,12 @@ const CONNECTIONS_MAX: usize = 2_048;
 
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// For the peers to close their connections to a node that leaves.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
+/// For what is still to be written when a connection ends.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -91,11 +97,15 @@ impl<S: Serve> Server<S> {
         self.calls.wait().await;
     }
 
-    /// Closes every connection, after what is to be written on it.
+    /// Ends every connection. Peers that have been told to send no more close theirs by themselves, so
+    /// that nothing is cut off on its way; the others are closed.
     pub async fn stop(&self) {
-        self.stopped.cancel();
         self.connections.close();
-        self.connections.wait().await;
+        let all_closed = timeout(GOODBYE_MAX, self.connections.wait()).await.is_ok();
+        self.stopped.cancel();
+        if !all_closed {
+            self.connections.wait().await;
+        }
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, addr: SocketAddr) {
@@ -117,16 +127,18 @@ impl<S: Serve> Server<S> {
             }
         }
         let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
-        let writer = tokio::spawn({
+        let mut writing = tokio::spawn({
             let session = session.clone();
             async move { session.outbox.write_to(write_half).await }
         });
         if let Err(error) = self.read(&session, frames).await {
-            warn!(%addr, error = format!("{error:#}"), "a peer's connection was lost");
+            warn!(%addr, %error, "a peer's connection was lost");
         }
         session.end();
         // What is still to be written goes out, unless the peer takes no more.
-        let _ = timeout(HELLO_TIMEOUT, writer).await;
+        if timeout(FLUSH_MAX, &mut writing).await.is_err() {
+            writing.abort();
+        }
     }
 
     async fn greet(&self, frames: &mut Frames, writer: &mut OwnedWriteHalf) -> Result<(), ConnectError> {
@@ -155,21 +167,23 @@ impl<S: Serve> Server<S> {
 
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
     /// server is stopped.
-    async fn read(self: &Arc<Self>, session: &Arc<Session>, mut frames: Frames) -> Result<(), anyhow::Error> {
+    async fn read(self: &Arc<Self>, session: &Arc<Session>, mut frames: Frames) -> Result<(), LinkError> {
         let mut arriving: HashMap<CallId, Arriving> = HashMap::new();
         let mut told_leaving = false;
         loop {
             tokio::select! {
-                frame = timeout(SILENCE_MAX, frames.next()) => {
-                    let Ok(frame) = frame else { anyhow::bail!("nothing was heard for {SILENCE_MAX:?}") };
-                    let Some(frame) = frame else { return Ok(()) };
-                    self.receive(session, &mut arriving, wire::decode(frame?.freeze())?)?;
-                }
+                // In this order: a peer hears that this node leaves before anything ends.
+                biased;
                 () = self.leaving.cancelled(), if !told_leaving => {
                     told_leaving = true;
                     let _ = session.outbox.push(wire::put_leaving);
                 }
                 () = self.stopped.cancelled() => return Ok(()),
+                frame = timeout(SILENCE_MAX, frames.next()) => {
+                    let Ok(frame) = frame else { return Err(LinkError::Silent) };
+                    let Some(frame) = frame else { return Ok(()) };
+                    self.receive(session, &mut arriving, wire::decode(frame?.freeze())?)?;
+                }
             }
         }
     }
@@ -232,8 +246,9 @@ impl<S: Serve> Server<S> {
         }
         let (server, task_session) = (self.clone(), session.clone());
         let task = self.calls.spawn(async move {
+            let running = Running { session: task_session, id };
             let outcome = server.service.serve(&message, deadline).await;
-            task_session.answer(id, outcome).await;
+            running.session.answer(id, outcome).await;
         });
         running.insert(id, task.abort_handle());
     }
@@ -244,6 +259,21 @@ struct Arriving {
     message: Box<Message>,
     deadline: Instant,
     body: Body,
+}
+
+/// A call that runs. However it ends, it is not running any more, and its caller is told.
+struct Running {
+    session: Arc<Session>,
+    id: CallId,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.session.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        if std::thread::panicking() {
+            self.session.answer_fault(self.id, &Fault::Crashed);
+        }
+    }
 }
 
 /// One connection's calls and replies.
@@ -262,7 +292,6 @@ impl Session {
             }
             Err(fault) => self.answer_fault(id, &fault),
         }
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     fn answer_fault(&self, id: CallId, fault: &Fault) {

@@ -32,6 +32,12 @@ pub(super) fn visible_headers<'a>(message: &'a Message, declared: &'a [HeaderNam
         .collect()
 }
 
+/// Headers of one reply; clients accept about a hundred.
+const REPLY_HEADERS_MAX: usize = 256;
+
+/// The text of a failure: it is for a person to read. The rest is cut off.
+const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
+
 /// Why what a handler returned is no HTTP reply. For the log; the caller learns only that it failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadReply {
@@ -39,6 +45,8 @@ pub(super) enum BadReply {
     Status(u16),
     #[error("the handler replied with the header {0:?}, which is no header name with a value")]
     Header(String),
+    #[error("the handler replied with {0} headers; the limit is {REPLY_HEADERS_MAX}")]
+    HeaderCount(usize),
     #[error("the handler replied with {0} bytes of headers; the limit is {REPLY_HEADER_BYTES_MAX}")]
     HeaderBytes(usize),
     #[error("the handler replied with a body of {0} bytes; the limit is {1}")]
@@ -52,6 +60,9 @@ pub(super) fn check_reply(reply: wit::Reply, body_bytes_max: usize) -> Result<Re
     };
     if reply.body.len() > body_bytes_max {
         return Err(BadReply::BodyBytes(reply.body.len(), body_bytes_max));
+    }
+    if reply.headers.len() > REPLY_HEADERS_MAX {
+        return Err(BadReply::HeaderCount(reply.headers.len()));
     }
     let header_bytes = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if header_bytes > REPLY_HEADER_BYTES_MAX {
@@ -78,6 +89,12 @@ impl From<wit::Failure> for Failure {
             wit::Failure::Unavailable(text) => (FailureKind::Unavailable, text),
             wit::Failure::Internal(text) => (FailureKind::Internal, text),
         };
-        Self { kind, text }
+        Self { kind, text: cut(text, FAILURE_TEXT_BYTES_MAX) }
     }
+}
+
+/// The beginning of a text, up to so many bytes.
+pub(super) fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
 }

@@ -27,7 +27,7 @@ const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
 /// Large interpreters have tables of some ten thousand functions.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// One for each node. Cheap to clone.
 #[derive(Clone)]
@@ -38,7 +38,9 @@ pub struct Engine {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("the compile cache in {directory} cannot be used: {cause}")]
+    #[error(
+        "the compile cache cannot be in {directory} (data_dir): {cause}; set --data-dir to a directory that can be written"
+    )]
     Cache { directory: String, cause: String },
     #[error("the WebAssembly engine cannot start: {0}")]
     Start(String),

@@ -8,7 +8,8 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::bindings::{self, HandlerPre, logging, wit};
+use super::bindings::{self, HandlerPre, cut, logging, wit};
+use super::engine::TABLE_ELEMENTS_MAX;
 use super::limits::Limits;
 use super::output::Output;
 use crate::message::{Message, StreamName};
@@ -18,6 +19,9 @@ const RESOURCES_MAX: usize = 1_000;
 
 /// Core instances, memories and tables of one component: far more than any toolchain makes.
 const PARTS_MAX: usize = 32;
+
+/// One log entry of a guest; the rest is cut off.
+const LOG_TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// What the host keeps for one instance.
 pub(super) struct HostState {
@@ -55,7 +59,8 @@ impl Instance {
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
             if Instant::now() < context.data().deadline {
-                Ok(UpdateDeadline::Yield(1))
+                // Tokio's own yield lets its I/O and timers run before this guest goes on.
+                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
             } else {
                 Err(Interrupted.into())
             }
@@ -113,6 +118,7 @@ impl HostState {
             .build();
         let limits = StoreLimitsBuilder::new()
             .memory_size(limits.memory_bytes_max)
+            .table_elements(TABLE_ELEMENTS_MAX)
             .instances(PARTS_MAX)
             .memories(PARTS_MAX)
             .tables(PARTS_MAX)
@@ -129,6 +135,7 @@ impl WasiView for HostState {
 
 impl logging::Host for HostState {
     fn log(&mut self, level: logging::Level, text: String) {
+        let text = cut(text, LOG_TEXT_BYTES_MAX);
         let (stream, message) = (&self.stream, self.message);
         match level {
             logging::Level::Trace => trace!(target: "guest", %stream, message_id = %message, "{text}"),

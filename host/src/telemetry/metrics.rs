@@ -17,6 +17,11 @@ const SECONDS_BUCKETS: [f64; 14] =
 /// How often recorded latencies are moved into their buckets; until then each takes 8 bytes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The process has a recorder already.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics are recorded once in a process")]
+pub struct MetricsError;
+
 /// The process's metrics, as text for Prometheus.
 #[derive(Clone)]
 pub struct Metrics(PrometheusHandle);
@@ -26,12 +31,13 @@ impl Metrics {
     ///
     /// # Errors
     /// If one is installed already.
-    pub fn install() -> anyhow::Result<Self> {
+    pub fn install() -> Result<Self, MetricsError> {
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full(names::MESSAGE_SECONDS.into()), &SECONDS_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full(names::MESSAGE_SECONDS.into()), &SECONDS_BUCKETS)
+            .expect("there are buckets")
             .build_recorder();
         let handle = recorder.handle();
-        ::metrics::set_global_recorder(recorder)?;
+        ::metrics::set_global_recorder(recorder).map_err(|_| MetricsError)?;
         describe();
         let upkeep = handle.clone();
         tokio::spawn(async move {
@@ -53,6 +59,7 @@ impl Metrics {
 fn describe() {
     describe_counter!(names::MESSAGES, "Messages that this node was asked to send, by stream, outcome and route.");
     describe_histogram!(names::MESSAGE_SECONDS, Unit::Seconds, "From the whole request to its outcome.");
+    describe_counter!(names::PROBLEMS, "Problems that this node answered, by their type.");
     describe_gauge!(names::PEERS, "Live nodes in this node's view, itself not counted.");
     describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
     describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");

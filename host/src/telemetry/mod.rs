@@ -4,5 +4,5 @@ mod logs;
 mod metrics;
 pub mod names;
 
-pub use logs::{LogFormat, init_logs};
-pub use metrics::{Metrics, Route, StreamMetrics};
+pub use logs::{BadFilter, LogFormat, init_logs};
+pub use metrics::{Metrics, MetricsError, Route, StreamMetrics};

@@ -1,4 +1,4 @@
-//! The names of the metrics, as `docs/operations.md` lists them.
+//! The names of the metrics, as `docs/http-api.md` lists them.
 
 /// Counter by `stream`, `outcome` and `route` (`local`, `forwarded`).
 pub const MESSAGES: &str = "meshage_messages_total";
@@ -10,5 +10,7 @@ pub const PEERS: &str = "meshage_peers";
 pub const PEER_CONNECTIONS: &str = "meshage_peer_connections";
 /// Gauge by `stream` and `state` (`idle`, `running`).
 pub const INSTANCES: &str = "meshage_instances";
+/// Counter by `type`: problems that this node answered.
+pub const PROBLEMS: &str = "meshage_problems_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";

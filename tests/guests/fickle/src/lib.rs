@@ -1,5 +1,8 @@
 //! A guest for tests: does what the query tells it to, and goes wrong in the ways real ones do.
 
+// Handlers may forbid what the bindings need: it is not theirs.
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use meshage_sdk::{Failure, Message, Reply, log};

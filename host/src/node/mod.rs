@@ -1,13 +1,14 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
+mod sockets;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinError;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -15,38 +16,50 @@ use tracing::{info, warn};
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::config::{Config, cache_dir};
 use crate::dispatch::Dispatcher;
-use crate::membership::{Gossip, GossipConfig, Node, NodeState};
-use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
+use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
+use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
-use crate::plugins::{Catalog, load_directory};
-use crate::runtime::Engine;
-use crate::telemetry::Metrics;
+use crate::plugins::{Catalog, DirectoryError, load_directory};
+use crate::runtime::{Engine, EngineError};
+use crate::telemetry::{Metrics, MetricsError};
+use sockets::Sockets;
 
-/// Attempts to find a number that is free for UDP and TCP alike, when any will do.
-const ANY_PORT_ATTEMPTS: usize = 20;
+pub use sockets::BindError;
 
 /// How long a leaving node goes on as before, so that the others learn of it first: five rounds of
 /// gossip.
 const LEAVE_NOTICE: Duration = Duration::from_secs(1);
 
-/// How long a leaving node waits for what it is running. Longer than the default timeout of a
-/// message would be pointless: nobody waits for the answer any more.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// What a leaving node waits beyond the longest time that a message may take.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// The sockets of a node, bound before anything else is done: a port that is taken ends the start.
-struct Sockets {
-    http: TcpListener,
-    admin: TcpListener,
-    peers: TcpListener,
-    gossip: UdpSocket,
+/// Why a node could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("the host's name {host:?} cannot be part of a node id: {problem}; set --node-id")]
+    HostName { host: String, problem: NameError },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Plugins(#[from] DirectoryError),
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    #[error("a socket has no address")]
+    Address(#[from] io::Error),
+    #[error("the engine's start was cut off")]
+    Cut(#[from] JoinError),
 }
 
 /// Runs a node until `leave` is cancelled or something that it needs ends.
 ///
 /// # Errors
 /// Why it could not start, or had to end.
-pub async fn run(config: Config, leave: CancellationToken) -> Result<()> {
-    let metrics = Metrics::install().context("metrics cannot start")?;
+pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeError> {
+    let metrics = Metrics::install()?;
     let sockets = Sockets::bind(&config).await?;
     let http_addr = sockets.http.local_addr()?;
     let admin_addr = sockets.admin.local_addr()?;
@@ -105,7 +118,7 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<()> {
     let run = async {
         start_offering(&config, &gossip, &catalog, &dispatcher, &readiness).await?;
         leave.cancelled().await;
-        anyhow::Ok(())
+        Ok::<(), NodeError>(())
     };
     tokio::select! {
         // A signal during the start is no error either: it is left through the same door.
@@ -124,15 +137,12 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<()> {
     }
     leaving.store(true, Ordering::Relaxed);
     stop_public.cancel();
-    let drained = timeout(DRAIN_MAX, async {
-        let _ = public.await;
-        server.drain().await;
-    });
+    let drain_max = config.timeout + DRAIN_MARGIN;
+    let drained = timeout(drain_max, async { tokio::join!(public, server.drain()) });
     if drained.await.is_err() {
-        warn!("messages were still running after {DRAIN_MAX:?}; they are cut off");
+        warn!("messages were still running after {drain_max:?}; they are cut off");
     }
-    // What is left now is closing connections, which cannot be waited for longer either.
-    let _ = timeout(DRAIN_MAX, server.stop()).await;
+    server.stop().await;
     let _ = peer_server.await;
     gossip.stop().await;
     stop_admin.cancel();
@@ -148,7 +158,7 @@ async fn start_offering(
     catalog: &Catalog,
     dispatcher: &Dispatcher,
     readiness: &Readiness,
-) -> Result<()> {
+) -> Result<(), NodeError> {
     let cache = cache_dir(&config.data_dir);
     let engine = tokio::task::spawn_blocking(move || Engine::new(&cache)).await??;
     catalog.replace(load_directory(&config.plugins, &engine, config.timeout).await?);
@@ -195,45 +205,15 @@ impl Serve for Inbound {
     }
 }
 
-impl Sockets {
-    async fn bind(config: &Config) -> Result<Self> {
-        let http_addr = SocketAddr::new(config.bind, config.http_port);
-        let http = TcpListener::bind(http_addr).await.with_context(|| taken("http_port", http_addr))?;
-        let admin_addr = config.admin_addr(http.local_addr()?.port());
-        let admin = TcpListener::bind(admin_addr).await.with_context(|| taken("admin_port", admin_addr))?;
-        let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
-        let (peers, gossip) = bind_both(cluster_addr).await.with_context(|| taken("cluster_port", cluster_addr))?;
-        Ok(Self { http, admin, peers, gossip })
-    }
-}
-
-fn taken(setting: &str, addr: SocketAddr) -> String {
-    format!("cannot listen on {addr} ({setting}); is another process there? Choose a free port, or 0 for any")
-}
-
-/// Binds TCP and UDP on one number.
-async fn bind_both(addr: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
-    let mut attempt = 1;
-    loop {
-        let tcp = TcpListener::bind(addr).await?;
-        match UdpSocket::bind(tcp.local_addr()?).await {
-            Ok(udp) => return Ok((tcp, udp)),
-            // The number was free for TCP only; the next one may be free for both.
-            Err(_) if addr.port() == 0 && attempt < ANY_PORT_ATTEMPTS => attempt += 1,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// The configured id, or one that stays the same for as long as the host's name and the port do.
-fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId> {
+fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
     if let Some(node_id) = &config.node_id {
         return Ok(node_id.clone());
     }
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
     NodeId::try_from(format!("{host}-{cluster_port}"))
-        .with_context(|| format!("the host's name {host:?} cannot be part of a node id; set --node-id"))
+        .map_err(|problem| NodeError::HostName { host: host.into_owned(), problem })
 }
 
 /// Grows with every start, as clocks do.

@@ -1,0 +1,4 @@
+#[meshage_sdk::handler]
+fn handle(_: impl meshage_sdk::FromMessage) {}
+
+fn main() {}

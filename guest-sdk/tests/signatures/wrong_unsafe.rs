@@ -1,0 +1,4 @@
+#[meshage_sdk::handler]
+unsafe fn handle() {}
+
+fn main() {}

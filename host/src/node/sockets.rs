@@ -1,0 +1,68 @@
+//! The sockets of a node, bound before anything else is done: a port that is taken ends the start
+//! before anything is promised.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::config::Config;
+
+/// Attempts to find a number that is free for UDP and TCP alike, when any will do.
+const ANY_PORT_ATTEMPTS: usize = 20;
+
+pub(super) struct Sockets {
+    pub(super) http: TcpListener,
+    pub(super) admin: TcpListener,
+    pub(super) peers: TcpListener,
+    pub(super) gossip: UdpSocket,
+}
+
+/// A setting names an address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {addr} ({setting}): {}", advice(.source))]
+pub struct BindError {
+    setting: &'static str,
+    addr: SocketAddr,
+    source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken; choose a free one, or 0 for any",
+        io::ErrorKind::AddrNotAvailable => "this host has no such address; set bind (or admin_bind) to one that it has",
+        io::ErrorKind::PermissionDenied => "this user may not take so low a port; choose one from 1024 on",
+        _ => "choose another",
+    }
+}
+
+impl Sockets {
+    pub(super) async fn bind(config: &Config) -> Result<Self, BindError> {
+        let http_addr = SocketAddr::new(config.bind, config.http_port);
+        let http = TcpListener::bind(http_addr).await.map_err(failed("http_port", http_addr))?;
+        let http_port = http.local_addr().map_err(failed("http_port", http_addr))?.port();
+        let admin_addr = config.admin_addr(http_port);
+        let admin = TcpListener::bind(admin_addr).await.map_err(failed("admin_port", admin_addr))?;
+        let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
+        let (peers, gossip) = bind_both(cluster_addr).await.map_err(failed("cluster_port", cluster_addr))?;
+        Ok(Self { http, admin, peers, gossip })
+    }
+}
+
+fn failed(setting: &'static str, addr: SocketAddr) -> impl Fn(io::Error) -> BindError {
+    move |source| BindError { setting, addr, source }
+}
+
+/// Binds TCP and UDP on one number.
+async fn bind_both(addr: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let mut attempt = 1;
+    loop {
+        let tcp = TcpListener::bind(addr).await?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Ok(udp) => return Ok((tcp, udp)),
+            // The number was free for TCP only; the next one may be free for both.
+            Err(_) if addr.port() == 0 && attempt < ANY_PORT_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
