@@ -55,7 +55,8 @@ async fn metrics_count_messages_by_stream_outcome_and_route() {
     for key in [&local, &remote, &remote] {
         nodes[0].post(&format!("/api/echo/{key}")).send().await.ok();
     }
-    nodes[0].post(&format!("/api/echo/{local}")).json("{").send().await.problem(400, "invalid");
+    let problem = nodes[0].post(&format!("/api/echo/{local}")).json("{").send().await.problem(400, "invalid");
+    assert!(problem["instance"].as_str().unwrap().starts_with("urn:uuid:"), "{problem}");
     nodes[0].post("/api/made-up-by-a-client/1").send().await.problem(404, "no-candidate");
     let metrics = nodes[0].admin("/metrics").await;
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -65,6 +66,7 @@ async fn metrics_count_messages_by_stream_outcome_and_route() {
         r#"meshage_messages_total{stream="echo",outcome="invalid",route="local"} 1"#,
         r#"meshage_message_duration_seconds_count{stream="echo",route="forwarded"} 2"#,
         r#"meshage_calls_total{stream="echo"} 2"#,
+        r#"meshage_problems_total{type="no-candidate"} 1"#,
         "meshage_peers 1",
         "meshage_peer_connections 1",
     ] {

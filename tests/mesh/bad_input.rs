@@ -32,6 +32,7 @@ async fn a_stream_that_nobody_offers_is_404() {
 #[tokio::test]
 async fn keys_are_decoded_once_and_checked() {
     let nodes = mesh(2).await;
+    let mut sent = 0;
     for node in &nodes {
         for (segment, key) in [
             ("a%2Fb", "a/b"),
@@ -45,6 +46,7 @@ async fn keys_are_decoded_once_and_checked() {
             let answer = node.post(&format!("/api/echo/{segment}")).send().await;
             answer.ok();
             assert_eq!(answer.json()["echoed"]["partitionKey"], key, "{segment}");
+            sent += 1;
         }
         for segment in ["%", "%2", "%zz", "%ff", "a%C3"] {
             let problem = node.post(&format!("/api/echo/{segment}")).send().await.problem(400, "bad-encoding");
@@ -58,7 +60,15 @@ async fn keys_are_decoded_once_and_checked() {
         assert!(problem["detail"].as_str().unwrap().contains("1026 bytes; the limit is 1024"), "{problem}");
         node.post("/api/echo/").send().await.problem(400, "bad-partition-key");
         node.post("/api/echo/1/").send().await.ok();
+        sent += 2;
     }
+    // Nothing has run but what was answered.
+    let mut ran = 0;
+    for node in &nodes {
+        let plugins = node.admin("/plugins").await.json();
+        ran += plugins["plugins"][0]["calls"].as_u64().unwrap();
+    }
+    assert_eq!(ran, sent);
 }
 
 #[tokio::test]

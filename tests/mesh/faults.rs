@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::harness::{Plugins, Setup, mesh, until, wait_for_mesh};
 
-/// A problem without what must differ: the key and the node.
+/// A problem without what must differ: the key, the node and the id of the message.
 fn without_place(mut problem: Value) -> Value {
-    for member in ["partitionKey", "node"] {
+    for member in ["partitionKey", "node", "instance"] {
         assert!(problem.as_object_mut().unwrap().remove(member).is_some());
     }
     problem
@@ -50,7 +50,14 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
     let local = nodes[0].key_owned_by("fickle", "n1").await;
     let remote = nodes[0].key_owned_by("fickle", "n2").await;
     for (key, node) in [(local, &nodes[0]), (remote, &nodes[1])] {
-        for act in ["panic=the-reason", "memory_mb=200", "status=99", "header=(no-name):x"] {
+        for act in [
+            "panic=the-reason",
+            "memory_mb=200",
+            "status=99",
+            "header=(no-name):x",
+            "header_count=30000",
+            "bytes=20000000",
+        ] {
             let problem = nodes[0].post(&format!("/api/fickle/{key}?{act}")).send().await.problem(500, "crashed");
             assert!(!problem.to_string().contains("the-reason"), "a caller learns too much: {problem}");
             assert_eq!(problem["node"], node.id);
@@ -65,13 +72,26 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
 }
 
 #[tokio::test]
-async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
-    let start = |id: &'static str| Setup::new(Plugins::usual()).id(id).flag("--timeout", "300ms");
-    let first = start("n1").start().await;
-    let second = start("n2").seeds(&[&first]).start().await;
-    wait_for_mesh(&[&first, &second]).await;
+async fn a_failure_tells_its_beginning_however_long_it_is() {
+    let nodes = mesh(2).await;
     for owner in ["n1", "n2"] {
-        let key = first.key_owned_by("fickle", owner).await;
+        let key = nodes[0].key_owned_by("fickle", owner).await;
+        let problem =
+            nodes[0].put(&format!("/api/fickle/{key}?fail_bytes=2000000")).send().await.problem(409, "conflict");
+        assert_eq!(problem["detail"], "é".repeat(4096));
+    }
+    assert!(nodes[0].admin("/metrics").await.text().contains("meshage_peer_connections 1"));
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
+    // The deadline is that of the node that is asked, wherever the handler runs.
+    let start = |id: &'static str, timeout| Setup::new(Plugins::usual()).id(id).flag("--timeout", timeout);
+    let first = start("n1", "300ms").start().await;
+    let second = start("n2", "1h").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    for owner in [&first, &second] {
+        let key = first.key_owned_by("fickle", &owner.id).await;
         // A busy loop, and a call of the host that blocks.
         for act in ["spin", "sleep_ms=20000"] {
             let began = Instant::now();
@@ -82,6 +102,7 @@ async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
             let path = format!("/api/fickle/{key}?{act}");
             let problem = first.get(&path).send().await.problem(504, "deadline-exceeded");
             assert_eq!(problem["retryable"], true, "a GET may run twice");
+            owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
         }
         first.post(&format!("/api/fickle/{key}")).send().await.ok();
     }
@@ -93,9 +114,9 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
     let first = Setup::new(plugins).id("n1").start().await;
     let second = Setup::new(Plugins::empty()).id("n2").seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
-    let slow = || first.post("/api/fickle/1?sleep_ms=1000").send();
+    let slow = || first.post("/api/fickle/1?sleep_ms=3000").send();
     let refused = async {
-        until(|| async { first.admin("/metrics").await.text().contains(r#"state="running"} 1"#) }).await;
+        first.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
         // One runs and one waits; of five more none finds room, local or forwarded.
         let mut overloaded = 0;
         let late = futures_util::future::join_all((0..6).map(|number| {
@@ -126,19 +147,12 @@ async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
     for owner in [&first, &second] {
         let key = first.key_owned_by("fickle", &owner.id).await;
         let path = format!("/api/fickle/{key}?spin");
-        let is_running = |running: bool| {
-            let line = format!(r#"meshage_instances{{stream="fickle",state="running"}} {}"#, u8::from(running));
-            until(move || {
-                let line = line.clone();
-                async move { owner.admin("/metrics").await.text().contains(&line) }
-            })
-        };
         tokio::select! {
             answer = first.post(&path).send() => panic!("it should spin: {answer:?}"),
-            () = is_running(true) => {}
+            () = owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#) => {}
         }
         // The request was dropped, and its connection with it.
-        is_running(false).await;
+        owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
     }
 }
 
@@ -151,10 +165,7 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
     let path = format!("/api/fickle/{key}?sleep_ms=20000");
     let running = survivor.post(&path).send();
     let killed = async {
-        until(|| async {
-            victim.admin("/metrics").await.text().contains(r#"meshage_instances{stream="fickle",state="running"} 1"#)
-        })
-        .await;
+        victim.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
         victim.kill().await;
     };
     let (lost, ()) = tokio::join!(running, killed);

@@ -1,32 +1,49 @@
 //! SIGTERM and SIGINT: a node stops accepting, finishes what it has, and goes.
 
 use rustix::process::Signal;
+use tokio::net::TcpStream;
 
 use crate::harness::{Plugins, Setup, mesh, until};
+
+const RUNNING: &str = r#"meshage_instances{stream="fickle",state="running"} 1"#;
 
 #[tokio::test]
 async fn a_node_finishes_what_it_has_and_ends_with_success() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut node = Setup::new(Plugins::usual()).ready().await;
-        let request = node.post("/api/fickle/1?sleep_ms=1500").body("done");
-        let answer = async {
-            let answering = request.send();
-            tokio::pin!(answering);
+        let request = node.post("/api/fickle/1?sleep_ms=2000").body("done");
+        let leaving = async {
             // Only once it runs is it something to finish.
-            let running = until(|| async {
-                node.admin("/metrics").await.text().contains(r#"meshage_instances{stream="fickle",state="running"} 1"#)
-            });
-            tokio::select! {
-                () = running => {}
-                answer = &mut answering => panic!("too early: {answer:?}"),
-            }
+            node.wait_for_metric(RUNNING).await;
             node.signal(signal);
-            answering.await
+            until(|| async { node.admin("/readyz").await.status == 503 }).await;
+            until(|| async { TcpStream::connect(&node.http).await.is_err() }).await;
+            // It listens no more, and still runs.
+            node.wait_for_metric(RUNNING).await;
         };
-        assert_eq!(answer.await.ok(), "done");
+        let (answer, ()) = tokio::join!(request.send(), leaving);
+        assert_eq!(answer.ok(), "done");
         assert_eq!(node.ended().await.code(), Some(0));
-        assert!(tokio::net::TcpStream::connect(&node.http).await.is_err(), "it still listens");
     }
+}
+
+#[tokio::test]
+async fn what_peers_have_sent_is_finished_too() {
+    let mut nodes = mesh(2).await;
+    let key = nodes[0].key_owned_by("fickle", "n2").await;
+    let mut leaver = nodes.pop().unwrap();
+    let path = format!("/api/fickle/{key}?sleep_ms=2000");
+    // Large enough to be on its way for more than one write.
+    let body = vec![b'x'; 1 << 20];
+    let request = nodes[0].post(&path).body(body.clone());
+    let leaving = async {
+        leaver.wait_for_metric(RUNNING).await;
+        leaver.signal(Signal::TERM);
+    };
+    let (answer, ()) = tokio::join!(request.send(), leaving);
+    assert_eq!((answer.status, answer.node()), (200, "n2"));
+    assert!(answer.body == body);
+    assert_eq!(leaver.ended().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -34,7 +51,7 @@ async fn a_second_signal_ends_it_at_once() {
     let mut node = Setup::new(Plugins::usual()).ready().await;
     let request = node.post("/api/fickle/1?sleep_ms=25000");
     let ending = async {
-        until(|| async { node.admin("/metrics").await.text().contains(r#"state="running"} 1"#) }).await;
+        node.wait_for_metric(RUNNING).await;
         node.signal(Signal::TERM);
         node.log_line("leaving").await;
         node.signal(Signal::TERM);

@@ -26,6 +26,21 @@ async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
 }
 
 #[tokio::test]
+async fn a_connection_on_which_only_replies_come_stays() {
+    let nodes = mesh(2).await;
+    let key = nodes[0].key_owned_by("fickle", "n2").await;
+    // All sent at once; from then on the caller has nothing to say for longer than a silence may be.
+    let calls = (1..=30).map(|number| {
+        let path = format!("/api/fickle/{key}?sleep_ms={}", number * 400);
+        let node = &nodes[0];
+        async move { node.post(&path).body("done").send().await }
+    });
+    for answer in join_all(calls).await {
+        assert_eq!(answer.ok(), "done");
+    }
+}
+
+#[tokio::test]
 async fn nodes_of_another_cluster_are_ignored() {
     let first = Setup::new(Plugins::usual()).id("n1").ready().await;
     let other = Setup::new(Plugins::usual()).id("n2").flag("--cluster-id", "other").seeds(&[&first]).ready().await;

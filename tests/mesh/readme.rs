@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Plugins, Setup, mesh, wait_for_mesh};
+use crate::harness::{Plugins, Setup, mesh, port_known_beforehand, wait_for_mesh};
 
 const README: &str = include_str!("../../README.md");
 
@@ -56,22 +56,51 @@ async fn the_example_answers_the_same_for_hundreds_of_keys_wherever_it_is_asked(
     assert!(owned.iter().all(|count| *count > 120), "keys are not shared out: {owned:?}");
 }
 
+/// The variables of the README's start commands, with free ports instead of its own, as tests run
+/// side by side.
+fn shown_starts() -> Vec<Setup> {
+    let cluster_port = port_known_beforehand();
+    README
+        .lines()
+        .filter_map(|line| line.strip_suffix(" meshage-host --plugins ./plugins"))
+        .map(|variables| {
+            variables.split(' ').fold(Setup::new(Plugins::usual()).own_ports(), |setup, variable| {
+                let (name, value) = variable.split_once('=').unwrap();
+                let value = match (name, value) {
+                    ("CLUSTER_PORT", "9742") => cluster_port.to_string(),
+                    ("SEEDS", "127.0.0.1:9742") => format!("127.0.0.1:{cluster_port}"),
+                    // Not 0: the admin API's port is to follow from it.
+                    ("HTTP_PORT", _) => port_with_room_above().to_string(),
+                    _ => "0".to_owned(),
+                };
+                setup.variable(name, &value)
+            })
+        })
+        .collect()
+}
+
+/// A port that is free, and the one a thousand above too.
+fn port_with_room_above() -> u16 {
+    loop {
+        let port = port_known_beforehand();
+        if std::net::TcpListener::bind(("127.0.0.1", port + 1_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
 #[tokio::test]
-async fn the_two_start_commands_work_with_plain_variables() {
-    // The README's variables; the ports are free ones, as tests run side by side.
-    let first =
-        Setup::new(Plugins::usual()).own_ports().variable("HTTP_PORT", "0").variable("CLUSTER_PORT", "0").start().await;
-    let second = Setup::new(Plugins::usual())
-        .own_ports()
-        .variable("CLUSTER_PORT", "0")
-        .variable("SEEDS", &first.cluster)
-        .variable("HTTP_PORT", "0")
-        .start()
-        .await;
+async fn the_two_start_commands_work_as_written() {
+    let mut starts = shown_starts();
+    assert_eq!(starts.len(), 2);
+    let (second, first) = (starts.pop().unwrap(), starts.pop().unwrap());
+    let first = first.start().await;
+    let second = second.start().await;
+    let port = |addr: &str| addr.rsplit(':').next().unwrap().parse::<u16>().unwrap();
+    assert_eq!(port(&first.admin), port(&first.http) + 1_000);
     wait_for_mesh(&[&first, &second]).await;
     // Without a name of its own, a node is called by its host and its cluster port.
-    let port = first.cluster.rsplit(':').next().unwrap();
-    assert!(first.id.ends_with(&format!("-{port}")), "{}", first.id);
+    assert!(first.id.ends_with(&format!("-{}", port(&first.cluster))), "{}", first.id);
     let cluster: Value = second.admin("/cluster").await.json();
     assert_eq!(cluster["nodes"].as_array().unwrap().len(), 2);
 }

@@ -1,6 +1,6 @@
 //! Starting: what may be missing, and what must be said when a setting is wrong.
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::harness::{Node, Plugins, Setup, guest, port_known_beforehand, until, wait_for_mesh};
 
@@ -59,6 +59,7 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
         ("--node-id", "a b", ["node_id", "a b", "letters"]),
         ("--bind", "0.0.0.0", ["bind", "0.0.0.0", "advertise"]),
         ("--log", "!?", ["log", "!?", "info"]),
+        ("--log", "warning", ["log", "warning", "warn, info"]),
     ] {
         let (code, said) = wrong(flag, value).await;
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -90,9 +91,16 @@ async fn a_port_that_is_taken_is_named() {
         let setup = ports.iter().fold(Setup::new(Plugins::empty()).own_ports(), |setup, other| {
             setup.flag(other, if *other == flag { &port } else { "0" })
         });
-        check_refusal(setup.fail().await, 1, &[name, &taken.to_string(), "Choose a free port"]);
+        check_refusal(setup.fail().await, 1, &[name, &taken.to_string(), "the port is taken"]);
     }
     drop(listener);
+    // Free for TCP is not enough for the cluster port.
+    let taken = UdpSocket::bind(("127.0.0.1", port_known_beforehand())).await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let setup = Setup::new(Plugins::empty()).own_ports().flag("--http-port", "0").flag("--cluster-port", &port);
+    check_refusal(setup.fail().await, 1, &["cluster_port", &port, "the port is taken"]);
+    let elsewhere = Setup::new(Plugins::empty()).flag("--bind", "192.0.2.1").fail().await;
+    check_refusal(elsewhere, 1, &["192.0.2.1", "this host has no such address"]);
 }
 
 #[tokio::test]
@@ -135,7 +143,6 @@ async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
             (func (export "run") (result u32) (canon lift (core func $i "run"))))"#,
     )
     .unwrap();
-    let missing_import = wat::parse_str(r#"(component (import "example:other/thing@1.0.0" (instance)))"#).unwrap();
     let truncated = &std::fs::read(guest("echo")).unwrap()[..5_000];
     let plugins = Plugins::usual()
         .with_file("text.wasm", "hello")
@@ -144,7 +151,7 @@ async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
         .with_file("core.wasm", core_module)
         .with_file("bare.wasm", empty_component)
         .with_file("world.wasm", other_world)
-        .with_file("import.wasm", missing_import)
+        .with("import", "alien")
         .with("broadcast", "echo")
         .with("bad name", "echo")
         .with("manifest", "echo")
@@ -157,7 +164,7 @@ async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
         ("core", ["core WebAssembly module", "wasm32-wasip2"]),
         ("bare", ["meshage:mesh/message-handler@0.1.0", "exports nothing"]),
         ("world", ["meshage:mesh/message-handler@0.1.0", "`run`"]),
-        ("import", ["meshage:mesh/message-handler@0.1.0", "import.wasm"]),
+        ("import", ["does not fit this host", "example:other/thing@1.0.0"]),
         ("broadcast", ["reserved", "rename the file"]),
         ("bad name", ["bad name", "rename the file"]),
         ("manifest", ["manifest.toml", "timeout_ms"]),

@@ -11,7 +11,7 @@ use crate::setup::{self, GUEST_TARGET, cargo, root};
 const PLUGINS: [&str; 2] = ["echo", "orders"];
 
 /// The guests of the tests: they stay where cargo puts them.
-const TEST_GUESTS: [&str; 1] = ["fickle"];
+const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 
 /// The host and the example plugins.
 pub(crate) fn everything() -> Result<()> {

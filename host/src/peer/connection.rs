@@ -305,3 +305,29 @@ fn check_hello(frame: Frame, own: &Hello, expected: &NodeId) -> Result<(), Conne
         other => unexpected(format!("it began with {other:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(cluster_id: &str, node_id: &str) -> Hello {
+        Hello::new(cluster_id, NodeId::try_from(node_id).unwrap(), 1)
+    }
+
+    #[track_caller]
+    fn check_refused(frame: Frame, expected: &str) {
+        let error = check_hello(frame, &hello("c", "n1"), &NodeId::try_from("n2").unwrap()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn only_the_expected_node_is_talked_to() {
+        let expected = NodeId::try_from("n2").unwrap();
+        assert!(check_hello(Frame::Hello(hello("c", "n2")), &hello("c", "n1"), &expected).is_ok());
+        check_refused(Frame::Hello(hello("other", "n2")), "it is of cluster \"other\"");
+        check_refused(Frame::Hello(hello("c", "n3")), "it is node \"n3\", expected \"n2\"");
+        check_refused(Frame::Hello(Hello { version: 9, ..hello("c", "n2") }), "protocol version 9");
+        check_refused(Frame::Reject("because".into()), "refused the connection: because");
+        check_refused(Frame::Ping, "it began with Ping");
+    }
+}

@@ -146,23 +146,13 @@ impl<S: Serve> Server<S> {
             return Err(ConnectError::Unexpected("it did not begin with a hello".into()));
         };
         let mut buffer = BytesMut::new();
-        let problem = self.problem_with(&hello);
+        let problem = problem_with(&hello, &self.own);
         match &problem {
             None => wire::put_hello(&mut buffer, &self.own),
             Some(reason) => wire::put_reject(&mut buffer, reason),
         }
         writer.write_all(&buffer).await?;
         problem.map_or(Ok(()), |reason| Err(ConnectError::Unexpected(reason)))
-    }
-
-    fn problem_with(&self, hello: &Hello) -> Option<String> {
-        if hello.version != PROTOCOL_VERSION {
-            return Some(format!("protocol version {} met version {PROTOCOL_VERSION}", hello.version));
-        }
-        if hello.cluster_id != self.own.cluster_id {
-            return Some(format!("cluster {:?} met cluster {:?}", hello.cluster_id, self.own.cluster_id));
-        }
-        None
     }
 
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
@@ -254,6 +244,17 @@ impl<S: Serve> Server<S> {
     }
 }
 
+/// Why a node that says this cannot be a peer.
+fn problem_with(hello: &Hello, own: &Hello) -> Option<String> {
+    if hello.version != PROTOCOL_VERSION {
+        return Some(format!("protocol version {} met version {PROTOCOL_VERSION}", hello.version));
+    }
+    if hello.cluster_id != own.cluster_id {
+        return Some(format!("cluster {:?} met cluster {:?}", hello.cluster_id, own.cluster_id));
+    }
+    None
+}
+
 /// A call of which not the whole body is here yet.
 struct Arriving {
     message: Box<Message>,
@@ -313,5 +314,21 @@ impl Session {
             task.abort();
         }
         self.outbox.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::NodeId;
+
+    #[test]
+    fn strangers_are_told_why_they_are_refused() {
+        let hello = |cluster_id| Hello::new(cluster_id, NodeId::try_from("n1").unwrap(), 1);
+        let own = hello("c");
+        assert_eq!(problem_with(&hello("c"), &own), None);
+        assert_eq!(problem_with(&hello("other"), &own).unwrap(), "cluster \"other\" met cluster \"c\"");
+        let newer = Hello { version: 9, ..hello("c") };
+        assert_eq!(problem_with(&newer, &own).unwrap(), "protocol version 9 met version 1");
     }
 }

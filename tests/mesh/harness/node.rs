@@ -143,6 +143,10 @@ impl Node {
         self.request(Method::POST, path)
     }
 
+    pub(crate) fn put(&self, path: &str) -> Request<'_> {
+        self.request(Method::PUT, path)
+    }
+
     pub(crate) fn get(&self, path: &str) -> Request<'_> {
         self.request(Method::GET, path)
     }
@@ -183,6 +187,11 @@ impl Node {
             owner["ranking"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
         assert_eq!(owner["owner"], ranking[0]);
         ranking
+    }
+
+    /// Waits until `/metrics` has this line.
+    pub(crate) async fn wait_for_metric(&self, line: &str) {
+        until(|| async { self.admin("/metrics").await.text().lines().any(|found| found == line) }).await;
     }
 
     /// A key that this node believes that one to own.

@@ -31,6 +31,11 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
             let body = vec![b'x'; number()? as usize];
             return Ok(Reply::new(200).with_body("application/octet-stream", body));
         }
+        "fail_bytes" => return Err(Failure::conflict("é".repeat(number()? as usize / 2))),
+        "header_count" => {
+            let count = number()?;
+            return Ok((0..count).fold(Reply::new(200), |reply, _| reply.with_header("a", "")));
+        }
         "headers" => {
             let seen: Vec<String> = message.headers().map(|(name, value)| format!("{name}: {value}")).collect();
             return Ok(Reply::new(200).with_body("text/plain", seen.join("\n")));
