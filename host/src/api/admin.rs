@@ -27,7 +27,6 @@ use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Plugin};
-use crate::runtime::Handler;
 use crate::telemetry::{Metrics, names};
 
 /// What a node has to go through before it is ready, and whether it still is.
@@ -106,7 +105,7 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
     for plugin in admin.catalog.plugins().values() {
         let Some(handler) = plugin.handler() else { continue };
         let stream = || plugin.name.clone();
-        counter!(names::CALLS, "stream" => stream()).absolute(handler.calls());
+        counter!(names::CALLS, "stream" => stream()).absolute(plugin.calls());
         gauge!(names::INSTANCES, "stream" => stream(), "state" => "idle").set(handler.idle_instances() as f64);
         gauge!(names::INSTANCES, "stream" => stream(), "state" => "running").set(handler.running() as f64);
     }
@@ -167,7 +166,7 @@ fn describe(plugin: &Plugin) -> Value {
         "state": plugin.state_name(),
         "error": plugin.error(),
         "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
-        "calls": plugin.handler().map_or(0, Handler::calls),
+        "calls": plugin.calls(),
         "limits": limits,
     })
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod connection;
+mod headers;
 mod outbox;
 mod server;
 mod wire;

@@ -6,17 +6,14 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use postcard::ser_flavors::Flavor;
-use serde::de::{SeqAccess, Visitor};
-use serde::ser::SerializeSeq;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 use uuid::Uuid;
 
-use crate::message::{
-    BODY_BYTES_MAX, CONNECTION_HEADERS, Fault, Message, Method, NodeId, PartitionKey, Reply, StreamName,
-};
+use super::headers;
+use crate::message::{BODY_BYTES_MAX, Fault, Message, Method, NodeId, PartitionKey, Reply, StreamName};
 
 /// What both sides must speak. It changes when a frame of an older version would be misread.
 pub(super) const PROTOCOL_VERSION: u16 = 1;
@@ -365,55 +362,9 @@ impl Body {
     }
 }
 
-/// Headers as a sequence of (name, value), without those of a connection.
-mod headers {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
-        let end_to_end = || headers.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(name));
-        let mut sequence = serializer.serialize_seq(Some(end_to_end().count()))?;
-        for (name, value) in end_to_end() {
-            sequence.serialize_element(&(name.as_str(), Octets(value.as_bytes())))?;
-        }
-        sequence.end()
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, HeaderMap>, D::Error> {
-        struct Headers;
-
-        impl<'de> Visitor<'de> for Headers {
-            type Value = HeaderMap;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("headers")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<HeaderMap, A::Error> {
-                let mut headers = HeaderMap::new();
-                while let Some((name, value)) = sequence.next_element::<(&str, &[u8])>()? {
-                    let name = HeaderName::from_bytes(name.as_bytes()).map_err(serde::de::Error::custom)?;
-                    let value = HeaderValue::from_bytes(value).map_err(serde::de::Error::custom)?;
-                    headers.try_append(name, value).map_err(serde::de::Error::custom)?;
-                }
-                Ok(headers)
-            }
-        }
-
-        deserializer.deserialize_seq(Headers).map(Cow::Owned)
-    }
-
-    /// Written in one piece, not byte by byte as slices are.
-    struct Octets<'a>(&'a [u8]);
-
-    impl Serialize for Octets<'_> {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_bytes(self.0)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use tokio_util::codec::Decoder;
 
     use super::*;

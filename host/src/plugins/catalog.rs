@@ -56,6 +56,11 @@ impl Plugin {
         }
     }
 
+    /// Messages that have begun to run on this version, ever.
+    pub fn calls(&self) -> u64 {
+        self.handler().map_or(0, Handler::calls)
+    }
+
     pub fn handler(&self) -> Option<&Handler> {
         match &self.state {
             PluginState::Ready(_, handler) => Some(handler),
