@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -59,122 +59,157 @@ pub enum NodeError {
 /// # Errors
 /// Why it could not start, or had to end.
 pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeError> {
-    let metrics = Metrics::install()?;
-    let sockets = Sockets::bind(&config).await?;
-    let http_addr = sockets.http.local_addr()?;
-    let admin_addr = sockets.admin.local_addr()?;
-    let cluster_addr = sockets.peers.local_addr()?;
-    let own = Node {
-        node_id: node_id(&config, cluster_addr.port())?,
-        generation: generation(),
-        state: NodeState::Starting,
-        http_addr: SocketAddr::new(config.advertise, http_addr.port()),
-        cluster_addr: SocketAddr::new(config.advertise, cluster_addr.port()),
-        streams: Default::default(),
-    };
-    info!(
-        node_id = %own.node_id,
-        http = %http_addr,
-        cluster = %cluster_addr,
-        admin = %admin_addr,
-        plugins = %config.plugins.display(),
-        cluster_id = config.cluster_id,
-        version = env!("CARGO_PKG_VERSION"),
-        "meshage-host starts"
-    );
-
-    let hello = Hello::new(&config.cluster_id, own.node_id.clone(), own.generation);
-    let catalog = Arc::new(Catalog::default());
-    let dispatcher = Arc::new(Dispatcher::new(own.node_id.clone(), catalog.clone(), Peers::new(hello.clone())));
-    let readiness = Arc::new(Readiness::default());
-    let node_id = own.node_id.clone();
-    let gossip_config = GossipConfig {
-        cluster_id: config.cluster_id.as_str().into(),
-        bound_addr: cluster_addr,
-        seeds: config.seeds.clone(),
-    };
-    let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
-    follow_view(&gossip, dispatcher.clone());
-
-    let leaving = Arc::new(AtomicBool::new(false));
-    let inbound = Inbound { catalog: catalog.clone(), leaving: leaving.clone() };
-    let server = Server::new(hello, inbound);
-    let peer_server = tokio::spawn(server.clone().run(sockets.peers));
-
-    let stop_admin = CancellationToken::new();
-    let admin = Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
-    let admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
-
-    let public_config = PublicConfig {
-        node_id,
-        body_bytes_max: config.body_bytes_max,
-        request_timeout: config.request_timeout,
-        timeout: config.timeout,
-    };
-    let stop_public = CancellationToken::new();
-    let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()));
-    let public = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
-
-    let run = async {
-        start_offering(&config, &gossip, &catalog, &dispatcher, &readiness).await?;
-        leave.cancelled().await;
-        Ok::<(), NodeError>(())
-    };
+    let node = Running::start(&config).await?;
     tokio::select! {
         // A signal during the start is no error either: it is left through the same door.
         () = leave.cancelled() => {}
-        started = run => started?,
-        ended = gossip.ended() => return Err(ended.into()),
+        ended = node.gossip.ended() => return Err(ended.into()),
+        offering = node.offer_until(&config, &leave) => offering?,
     }
-
-    info!("leaving: telling the others, then finishing what is under way");
-    readiness.leaving();
-    gossip.say(|own| own.state = NodeState::Leaving).await;
-    dispatcher.follow(&gossip.view());
-    let has_others = gossip.view().borrow().others().next().is_some();
-    if has_others {
-        sleep(LEAVE_NOTICE).await;
-    }
-    leaving.store(true, Ordering::Relaxed);
-    stop_public.cancel();
-    let drain_max = config.timeout + DRAIN_MARGIN;
-    let drained = timeout(drain_max, async { tokio::join!(public, server.drain()) });
-    if drained.await.is_err() {
-        warn!("messages were still running after {drain_max:?}; they are cut off");
-    }
-    server.stop().await;
-    let _ = peer_server.await;
-    gossip.stop().await;
-    stop_admin.cancel();
-    let _ = timeout(LEAVE_NOTICE, admin).await;
-    info!("left");
+    node.leave(&config).await;
     Ok(())
 }
 
-/// Loads the plugins, joins the mesh, and only then says that it is ready.
-async fn start_offering(
-    config: &Config,
-    gossip: &Gossip,
-    catalog: &Catalog,
-    dispatcher: &Dispatcher,
-    readiness: &Readiness,
-) -> Result<(), NodeError> {
-    let cache = cache_dir(&config.data_dir);
-    let engine = tokio::task::spawn_blocking(move || Engine::new(&cache)).await??;
-    catalog.replace(load_directory(&config.plugins, &engine, config.timeout).await?);
-    readiness.plugins_loaded();
-    gossip.first_round().await;
-    gossip
-        .say(|own| {
-            own.streams = catalog.streams();
-            own.state = NodeState::Ready;
+/// A node with everything that it is made of.
+struct Running {
+    gossip: Gossip,
+    catalog: Arc<Catalog>,
+    dispatcher: Arc<Dispatcher>,
+    readiness: Arc<Readiness>,
+    /// Messages of peers are refused.
+    refusing: Arc<AtomicBool>,
+    server: Arc<Server<Inbound>>,
+    serving_peers: JoinHandle<()>,
+    stop_public: CancellationToken,
+    serving_clients: JoinHandle<()>,
+    stop_admin: CancellationToken,
+    serving_admin: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    /// Binds, gossips, and answers; without plugins yet.
+    async fn start(config: &Config) -> Result<Self, NodeError> {
+        let metrics = Metrics::install()?;
+        let sockets = Sockets::bind(config).await?;
+        let own = own_node(config, &sockets)?;
+        info!(
+            node_id = %own.node_id,
+            http = %sockets.http.local_addr()?,
+            cluster = %sockets.peers.local_addr()?,
+            admin = %sockets.admin.local_addr()?,
+            plugins = %config.plugins.display(),
+            cluster_id = config.cluster_id,
+            version = env!("CARGO_PKG_VERSION"),
+            "meshage-host starts"
+        );
+        let node_id = own.node_id.clone();
+        let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
+        let catalog = Arc::new(Catalog::default());
+        let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), catalog.clone(), Peers::new(hello.clone())));
+        let readiness = Arc::new(Readiness::default());
+
+        let gossip_config = GossipConfig {
+            cluster_id: config.cluster_id.as_str().into(),
+            bound_addr: sockets.peers.local_addr()?,
+            seeds: config.seeds.clone(),
+        };
+        let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
+        follow_view(&gossip, dispatcher.clone());
+
+        let refusing = Arc::new(AtomicBool::new(false));
+        let server = Server::new(hello, Inbound { catalog: catalog.clone(), refusing: refusing.clone() });
+        let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
+
+        let stop_admin = CancellationToken::new();
+        let admin = Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
+        let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
+
+        let stop_public = CancellationToken::new();
+        let public_config = PublicConfig {
+            node_id,
+            body_bytes_max: config.body_bytes_max,
+            request_timeout: config.request_timeout,
+            timeout: config.timeout,
+        };
+        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()));
+        let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
+
+        Ok(Self {
+            gossip,
+            catalog,
+            dispatcher,
+            readiness,
+            refusing,
+            server,
+            serving_peers,
+            stop_public,
+            serving_clients,
+            stop_admin,
+            serving_admin,
         })
-        .await;
-    // Routed before it is said, so that ready means ready.
-    dispatcher.follow(&gossip.view());
-    readiness.joined();
-    info!(streams = catalog.streams().len(), "ready");
-    Ok(())
+    }
+
+    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it goes on.
+    async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
+        let cache = cache_dir(&config.data_dir);
+        let engine = tokio::task::spawn_blocking(move || Engine::new(&cache)).await??;
+        self.catalog.replace(load_directory(&config.plugins, &engine, config.timeout).await?);
+        self.readiness.plugins_loaded();
+        self.gossip.first_round().await;
+        let streams = self.catalog.streams();
+        let offered = streams.len();
+        self.gossip
+            .say(|own| {
+                own.streams = streams;
+                own.state = NodeState::Ready;
+            })
+            .await;
+        // Routed before it is said, so that ready means ready.
+        self.dispatcher.follow(&self.gossip.view());
+        self.readiness.joined();
+        info!(streams = offered, "ready");
+        leave.cancelled().await;
+        Ok(())
+    }
+
+    /// Leaves so that no request fails: tells the others, goes on until they know, finishes, goes.
+    async fn leave(self, config: &Config) {
+        info!("leaving: telling the others, then finishing what is under way");
+        self.readiness.leaving();
+        self.gossip.say(|own| own.state = NodeState::Leaving).await;
+        self.dispatcher.follow(&self.gossip.view());
+        let has_others = self.gossip.view().borrow().others().next().is_some();
+        if has_others {
+            sleep(LEAVE_NOTICE).await;
+        }
+        self.refusing.store(true, Ordering::Relaxed);
+        self.stop_public.cancel();
+        let drain_max = config.timeout + DRAIN_MARGIN;
+        let drained = timeout(drain_max, async { tokio::join!(self.serving_clients, self.server.drain()) });
+        if drained.await.is_err() {
+            warn!("messages were still running after {drain_max:?}; they are cut off");
+        }
+        self.server.stop().await;
+        let _ = self.serving_peers.await;
+        self.gossip.stop().await;
+        self.stop_admin.cancel();
+        let _ = timeout(LEAVE_NOTICE, self.serving_admin).await;
+        info!("left");
+    }
+}
+
+/// What this node says of itself at its start.
+fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
+    let http_port = sockets.http.local_addr()?.port();
+    let cluster_port = sockets.peers.local_addr()?.port();
+    Ok(Node {
+        node_id: node_id(config, cluster_port)?,
+        generation: generation(),
+        state: NodeState::Starting,
+        http_addr: SocketAddr::new(config.advertise, http_port),
+        cluster_addr: SocketAddr::new(config.advertise, cluster_port),
+        streams: Default::default(),
+    })
 }
 
 fn follow_view(gossip: &Gossip, dispatcher: Arc<Dispatcher>) {
@@ -193,12 +228,12 @@ fn follow_view(gossip: &Gossip, dispatcher: Arc<Dispatcher>) {
 /// Runs what the peers send, on this node's plugins.
 struct Inbound {
     catalog: Arc<Catalog>,
-    leaving: Arc<AtomicBool>,
+    refusing: Arc<AtomicBool>,
 }
 
 impl Serve for Inbound {
     async fn serve(&self, message: &Message, deadline: Instant) -> Outcome {
-        if self.leaving.load(Ordering::Relaxed) {
+        if self.refusing.load(Ordering::Relaxed) {
             return Err(Fault::Refused(Refusal::Leaving));
         }
         self.catalog.run(message, deadline).await

@@ -272,10 +272,12 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if self.connection.lock().remove(&self.id).is_some() {
+        let mut calls = self.connection.lock();
+        if calls.remove(&self.id).is_some() {
             self.connection.outbox.forget_body(self.id);
             // On a closed connection there is nothing left to cancel.
             let _ = self.connection.outbox.push(|buffer| wire::put_cancel(buffer, self.id));
+            self.connection.close_if_done(&calls);
         }
     }
 }
