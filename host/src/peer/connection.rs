@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -163,10 +163,17 @@ impl Connection {
         let mut unanswered = 0;
         loop {
             tokio::select! {
-                frame = frames.next() => {
-                    let Some(frame) = frame else { return Ok(()) };
+                mut frame = frames.next() => {
                     unanswered = 0;
-                    self.receive(wire::decode(frame?.freeze())?)?;
+                    // Frames mostly come many at a time: the others of this read need no waiting.
+                    loop {
+                        let Some(received) = frame else { return Ok(()) };
+                        self.receive(wire::decode(received?.freeze())?)?;
+                        match frames.next().now_or_never() {
+                            Some(next) => frame = next,
+                            None => break,
+                        }
+                    }
                 }
                 _ = ticks.tick() => {
                     if unanswered >= PINGS_UNANSWERED_MAX {

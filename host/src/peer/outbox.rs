@@ -43,6 +43,13 @@ struct Waiting {
     closed: bool,
 }
 
+/// What became of an attempt to add; it is given back when there was no room.
+enum Added<F> {
+    Done,
+    Closed,
+    Full(F),
+}
+
 struct WaitingBody {
     id: CallId,
     rest: Bytes,
@@ -59,52 +66,55 @@ impl Outbox {
         }
     }
 
-    /// Appends what `encode` writes.
+    /// Appends what `encode` writes: frames that are small and must not wait.
     pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
-        self.push_locked(|waiting| encode(&mut waiting.buffer))
+        match self.add(|waiting| encode(&mut waiting.buffer), usize::MAX) {
+            Added::Done => Ok(()),
+            Added::Closed | Added::Full(_) => Err(Closed),
+        }
     }
 
     /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
-    /// bytes; that follows chunk by chunk. Waits while too many long bodies do.
+    /// bytes; that follows chunk by chunk. Waits while too much else does; callers that find room together may
+    /// exceed the limit by a chunk each.
     pub(super) async fn push_with_body(
         &self,
         id: CallId,
         body_bytes: usize,
         encode: impl FnOnce(&mut BytesMut) -> Bytes,
     ) -> Result<(), Closed> {
-        self.wait_for_room().await;
-        if body_bytes <= CHUNK_BYTES_MAX {
-            return self.push(|buffer| {
-                encode(buffer);
-            });
+        let mut room = None;
+        if body_bytes > CHUNK_BYTES_MAX {
+            let kib = u32::try_from(body_bytes.min(WAITING_BODY_BYTES_MAX) / 1024).unwrap_or(u32::MAX);
+            room = Some(self.body_kib.clone().acquire_many_owned(kib).await.map_err(|_| Closed)?);
         }
-        let kib = u32::try_from(body_bytes.min(WAITING_BODY_BYTES_MAX) / 1024).unwrap_or(u32::MAX);
-        let room = self.body_kib.clone().acquire_many_owned(kib).await.map_err(|_| Closed)?;
-        self.push_locked(|waiting| {
+        let mut add = |waiting: &mut Waiting| {
             let rest = encode(&mut waiting.buffer);
-            waiting.bodies.push_back(WaitingBody { id, rest, _room: room });
-        })
-    }
-
-    /// Returns at once unless the other side takes less than it is sent. Callers that pass together may
-    /// exceed the limit by a chunk each.
-    async fn wait_for_room(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            {
-                let waiting = self.lock();
-                if waiting.closed || waiting.buffer.len() < BUFFER_BYTES_MAX {
-                    return;
-                }
+            if let Some(room) = room {
+                waiting.bodies.push_back(WaitingBody { id, rest, _room: room });
             }
+        };
+        loop {
+            // Asked for before looking, so that no emptying is missed in between.
+            let emptied = self.emptied.notified();
+            match self.add(add, BUFFER_BYTES_MAX) {
+                Added::Done => return Ok(()),
+                Added::Closed => return Err(Closed),
+                Added::Full(back) => add = back,
+            }
+            // The other side takes less than it is sent.
             emptied.await;
         }
     }
 
-    fn push_locked(&self, add: impl FnOnce(&mut Waiting)) -> Result<(), Closed> {
+    /// Lets `add` add, unless so many bytes wait already.
+    fn add<F: FnOnce(&mut Waiting)>(&self, add: F, buffer_bytes_max: usize) -> Added<F> {
         let mut waiting = self.lock();
         if waiting.closed {
-            return Err(Closed);
+            return Added::Closed;
+        }
+        if waiting.buffer.len() >= buffer_bytes_max {
+            return Added::Full(add);
         }
         let writer_may_sleep = waiting.buffer.is_empty();
         add(&mut waiting);
@@ -112,7 +122,7 @@ impl Outbox {
         if writer_may_sleep {
             self.wake.notify_one();
         }
-        Ok(())
+        Added::Done
     }
 
     /// Drops what is left of a body whose call has ended.
@@ -173,6 +183,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
     use tokio_util::codec::Decoder;
 
@@ -218,6 +229,19 @@ mod tests {
             })
             .collect();
         assert_eq!(turns, [1, 2, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_comes_with_a_body_waits_while_the_buffer_is_full() {
+        let outbox = Outbox::new();
+        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
+        let reply = reply(1);
+        let mut pushing = Box::pin(outbox.push_with_body(1, 1, |buffer| put_reply(buffer, 1, &reply)));
+        assert!(pushing.as_mut().now_or_never().is_none(), "there is no room");
+        outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
+        let mut batch = BytesMut::new();
+        outbox.take(&mut batch);
+        pushing.await.unwrap();
     }
 
     #[tokio::test]

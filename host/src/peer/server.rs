@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -170,9 +170,16 @@ impl<S: Serve> Server<S> {
                 }
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
-                    let Ok(frame) = frame else { return Err(LinkError::Silent) };
-                    let Some(frame) = frame else { return Ok(()) };
-                    self.receive(session, &mut arriving, wire::decode(frame?.freeze())?)?;
+                    let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
+                    // Frames mostly come many at a time: the others of this read need no waiting.
+                    loop {
+                        let Some(received) = frame else { return Ok(()) };
+                        self.receive(session, &mut arriving, wire::decode(received?.freeze())?)?;
+                        match frames.next().now_or_never() {
+                            Some(next) => frame = next,
+                            None => break,
+                        }
+                    }
                 }
             }
         }
