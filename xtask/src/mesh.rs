@@ -78,9 +78,11 @@ impl Mesh {
     fn run(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_MAX;
         for (_, _, admin_port) in NODES {
-            while !sees_everyone(admin_port) {
+            // Events first: where a node could not start, another mesh may be answering.
+            loop {
                 match self.happened.recv_timeout(Duration::from_millis(50)) {
                     Ok(event) => return self.take(event),
+                    Err(_) if sees_everyone(admin_port) => break,
                     Err(_) if Instant::now() > deadline => bail!("the nodes were not ready after {READY_MAX:?}"),
                     Err(_) => {}
                 }
