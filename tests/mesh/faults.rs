@@ -162,13 +162,20 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
     let key = nodes[0].key_owned_by("fickle", "n2").await;
     let mut victim = nodes.pop().unwrap();
     let survivor = &nodes[0];
-    let path = format!("/api/fickle/{key}?sleep_ms=20000");
+    let path = format!("/api/fickle/{key}?sleep_ms=3000");
     let running = survivor.post(&path).send();
+    // The same, but from clients that say that it may be done twice.
+    let put = survivor.put(&path).send();
+    let with_key = survivor.post(&path).header("idempotency-key", "a1").send();
     let killed = async {
-        victim.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
+        victim.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 3"#).await;
         victim.kill().await;
     };
-    let (lost, ()) = tokio::join!(running, killed);
+    let (lost, put, with_key, ()) = tokio::join!(running, put, with_key, killed);
+    for answer in [put, with_key] {
+        answer.ok();
+        assert_eq!(answer.node(), "n1");
+    }
     assert_eq!(lost.problem(502, "lost")["retryable"], false);
     // Nobody waits for gossip: the port refuses, and the next in rank answers.
     for _ in 0..20 {

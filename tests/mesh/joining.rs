@@ -42,3 +42,27 @@ async fn a_node_gets_its_keys_back_when_it_returns_under_its_id() {
     wait_for_mesh(&[&nodes[0], &back]).await;
     assert_eq!(owners(&nodes[0]).await, before);
 }
+
+#[tokio::test]
+async fn a_node_that_is_killed_and_comes_back_at_once_is_taken_for_itself() {
+    let mut nodes = mesh(3).await;
+    for _ in 0..3 {
+        let mut gone = nodes.pop().unwrap();
+        gone.kill().await;
+        let back = Setup::new(Plugins::usual()).id("n3").seeds(&[&nodes[0], &nodes[1]]).start().await;
+        nodes.push(back);
+        wait_for_mesh(&nodes.iter().collect::<Vec<_>>()).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_live_nodes_with_one_id_the_later_ends_and_says_why() {
+    let nodes = mesh(2).await;
+    // It does not even have to meet its elder itself.
+    let mut late = Setup::new(Plugins::usual()).id("n1").seeds(&[&nodes[1]]).start().await;
+    assert_eq!(late.ended().await.code(), Some(1));
+    let said = late.log_line("another live node has the id n1").await;
+    assert!(said.contains(&nodes[0].cluster) && said.contains("--node-id"), "{said}");
+    // The elder goes on, and is seen again.
+    wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
+}

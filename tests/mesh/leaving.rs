@@ -32,7 +32,8 @@ async fn what_peers_have_sent_is_finished_too() {
     let mut nodes = mesh(2).await;
     let key = nodes[0].key_owned_by("fickle", "n2").await;
     let mut leaver = nodes.pop().unwrap();
-    let path = format!("/api/fickle/{key}?sleep_ms=2000");
+    // For longer than a leaving node waits for anything else.
+    let path = format!("/api/fickle/{key}?sleep_ms=4000");
     // Large enough to be on its way for more than one write.
     let body = vec![b'x'; 1 << 20];
     let request = nodes[0].post(&path).body(body.clone());

@@ -177,7 +177,7 @@ async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
     }
     // The others run, and only they are offered.
     node.post("/api/echo/1").send().await.ok();
-    assert_eq!(node.view().await[&node.id].1, ["echo", "fickle"]);
+    assert_eq!(node.view().await[&node.id].streams, ["echo", "fickle"]);
     node.post("/api/core/1").send().await.problem(404, "no-candidate");
     until(|| async { state_of(&node, "echo").await.0 == "ready" }).await;
 }

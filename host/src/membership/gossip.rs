@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::info;
@@ -15,7 +15,8 @@ use tracing::info;
 use super::advert;
 use super::seeds::{Seeds, resolve_again_and_again};
 use super::transport::BoundTransport;
-use super::view::{Node, View};
+use super::view::{self, Node, View};
+use crate::message::NodeId;
 
 /// Three nodes see each other after about three rounds of this.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
@@ -31,6 +32,10 @@ const SAMPLING_WINDOW: usize = 5;
 
 /// How long a dead node's traces stay, so that old gossip cannot bring it back.
 const DEAD_NODE_GRACE: Duration = Duration::from_secs(600);
+
+/// How long an older node of this one's id may seem to live. It does for a moment when a node is killed
+/// and comes back at once: the others still tell of its last heartbeats.
+const ELDER_MAX: Duration = Duration::from_secs(4);
 
 /// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a
 /// mesh that was stopped as a whole must be able to start again.
@@ -50,12 +55,19 @@ pub enum GossipError {
     Start(String),
     #[error("gossip ended: {0}")]
     Ended(String),
+    #[error(
+        "another live node has the id {node_id} already, at {cluster_addr}: give this one an id of its own (--node-id)"
+    )]
+    Duplicate { node_id: NodeId, cluster_addr: SocketAddr },
 }
 
 /// A running membership. Dropping it stops it.
 pub struct Gossip {
     own: watch::Sender<Node>,
     view: watch::Receiver<Arc<View>>,
+    /// Held while something is said, until it is seen: of two at once the first would never see its own.
+    saying: Mutex<()>,
+    elder: watch::Receiver<Option<SocketAddr>>,
     has_seeds: bool,
     chitchat: Arc<ChitchatHandle>,
     driver: JoinHandle<()>,
@@ -96,10 +108,16 @@ impl Gossip {
         let alone = View::merge(config.cluster_id.clone(), own.clone(), []);
         let (view_sender, view) = watch::channel(Arc::new(alone));
         let (own, own_changes) = watch::channel(own);
-        let driver =
-            Driver { cluster_id: config.cluster_id, chitchat: chitchat.clone(), own_changes, view: view_sender };
+        let (elder_sender, elder) = watch::channel(None);
+        let driver = Driver {
+            cluster_id: config.cluster_id,
+            chitchat: chitchat.clone(),
+            own_changes,
+            view: view_sender,
+            elder: elder_sender,
+        };
         let driver = tokio::spawn(driver.run(seeds.names, own_addrs));
-        Ok(Self { own, view, has_seeds, chitchat, driver })
+        Ok(Self { own, view, saying: Mutex::default(), elder, has_seeds, chitchat, driver })
     }
 
     /// The view, now and whenever it changes.
@@ -109,6 +127,7 @@ impl Gossip {
 
     /// Changes what this node says of itself, and waits until its own view shows it.
     pub async fn say(&self, change: impl FnOnce(&mut Node)) {
+        let _saying = self.saying.lock().await;
         self.own.send_modify(change);
         let own = self.own.borrow().clone();
         let mut view = self.view();
@@ -116,11 +135,17 @@ impl Gossip {
         let _ = view.wait_for(|view| view.nodes.get(&own.node_id) == Some(&own)).await;
     }
 
-    /// Waits until this node has heard of another, or has no one to hear from.
+    /// Waits until this node has heard of another, or has no one to hear from; and until its own earlier
+    /// life, if it was short ago, is over for the others too.
     pub async fn first_round(&self) {
         if !self.has_seeds {
             return;
         }
+        self.hear_of_another().await;
+        let _ = self.elder.clone().wait_for(Option::is_none).await;
+    }
+
+    async fn hear_of_another(&self) {
         let mut view = self.view();
         let heard = timeout(FIRST_ROUND_MAX, view.wait_for(|view| view.others().next().is_some())).await.is_ok();
         if !heard {
@@ -128,13 +153,33 @@ impl Gossip {
         }
     }
 
-    /// Resolves when gossip has ended by itself: the node is then blind and must end too.
+    /// Resolves when this node must end: because gossip has ended, so that it is blind, or because an
+    /// older node of the same id lives.
     pub async fn ended(&self) -> GossipError {
-        let cause = match self.chitchat.termination_watcher().await {
-            Ok(()) => "it was stopped".to_owned(),
-            Err(error) => format!("{error:#}"),
-        };
-        GossipError::Ended(cause)
+        tokio::select! {
+            ended = self.chitchat.termination_watcher() => GossipError::Ended(match ended {
+                Ok(()) => "it was stopped".to_owned(),
+                Err(error) => format!("{error:#}"),
+            }),
+            Some(cluster_addr) = self.lasting_elder() => {
+                GossipError::Duplicate { node_id: self.own.borrow().node_id.clone(), cluster_addr }
+            }
+        }
+    }
+
+    /// The cluster address of an elder that stays.
+    async fn lasting_elder(&self) -> Option<SocketAddr> {
+        let mut elder = self.elder.clone();
+        // Errors mean that the driver has ended, and chitchat with it.
+        loop {
+            let cluster_addr = *elder.wait_for(Option::is_some).await.ok()?;
+            match timeout(ELDER_MAX, elder.wait_for(Option::is_none)).await {
+                Ok(gone) => {
+                    gone.ok()?;
+                }
+                Err(_) => return cluster_addr,
+            }
+        }
     }
 
     /// Ends gossip for good.
@@ -159,6 +204,8 @@ struct Driver {
     chitchat: Arc<ChitchatHandle>,
     own_changes: watch::Receiver<Node>,
     view: watch::Sender<Arc<View>>,
+    /// The cluster address of an older live node that has this one's id.
+    elder: watch::Sender<Option<SocketAddr>>,
 }
 
 impl Driver {
@@ -211,6 +258,8 @@ impl Driver {
 
     fn publish(&self, heard: Vec<Node>) {
         let own = self.own_changes.borrow().clone();
+        let elder = view::elder(&own, &heard).map(|elder| elder.cluster_addr);
+        self.elder.send_if_modified(|known| std::mem::replace(known, elder) != elder);
         let view = View::merge(self.cluster_id.clone(), own, heard);
         self.view.send_if_modified(|published| {
             if **published == view {

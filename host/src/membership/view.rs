@@ -81,6 +81,12 @@ impl View {
     }
 }
 
+/// A node that has this one's id and was there before it: another node, or what the others still tell of
+/// this one's own earlier life.
+pub(super) fn elder<'a>(own: &Node, heard: &'a [Node]) -> Option<&'a Node> {
+    heard.iter().find(|node| node.node_id == own.node_id && node.generation < own.generation)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -115,6 +121,14 @@ pub(crate) mod tests {
         assert_eq!(view.nodes.len(), 2);
         assert_eq!(view.nodes["a"], own);
         assert!(view.nodes["b"].streams.contains_key("new"));
+    }
+
+    #[test]
+    fn of_two_nodes_with_one_id_the_later_has_an_elder() {
+        let (early, late) = (node("a", 1, NodeState::Ready, &[]), node("a", 2, NodeState::Ready, &[]));
+        assert_eq!(elder(&late, std::slice::from_ref(&early)), Some(&early));
+        assert_eq!(elder(&early, &[late]), None);
+        assert_eq!(elder(&early, &[node("b", 0, NodeState::Ready, &[])]), None);
     }
 
     #[test]

@@ -247,11 +247,18 @@ impl Connection {
         }
     }
 
-    /// Takes no more calls, and ends those that wait: dropping their senders tells them.
+    /// Takes no more calls, and ends those that wait. Those that never went out as a whole did not run; of
+    /// the others nobody knows, which dropping their senders tells them.
     fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
-        self.outbox.close();
-        self.lock().clear();
+        let unsent = self.outbox.close_unsent();
+        let mut calls = self.lock();
+        for id in unsent {
+            if let Some(waiting) = calls.remove(&id) {
+                let _ = waiting.done.send(Err(Fault::Unreachable));
+            }
+        }
+        calls.clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<CallId, Waiting>> {

@@ -138,6 +138,16 @@ impl Outbox {
         self.emptied.notify_waiters();
     }
 
+    /// Closes at once, and returns the calls that have not gone out as a whole: the other side cannot have
+    /// begun them.
+    pub(super) fn close_unsent(&self) -> Vec<CallId> {
+        self.close();
+        let mut waiting = self.lock();
+        let buffer = std::mem::take(&mut waiting.buffer);
+        let bodies = std::mem::take(&mut waiting.bodies);
+        wire::calls_in(&buffer).into_iter().chain(bodies.into_iter().map(|body| body.id)).collect()
+    }
+
     /// Writes whatever is pushed, until the outbox is closed or the socket fails. What was pushed
     /// before it was closed is still written.
     pub(super) async fn write_to(&self, mut socket: impl AsyncWrite + Unpin) -> io::Result<()> {
@@ -242,6 +252,19 @@ mod tests {
         let mut batch = BytesMut::new();
         outbox.take(&mut batch);
         pushing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_that_have_not_gone_out_as_a_whole_are_known() {
+        let outbox = Outbox::new();
+        let large = reply(20 * CHUNK_BYTES_MAX);
+        outbox.push_with_body(1, large.body.len(), |buffer| put_reply(buffer, 1, &large)).await.unwrap();
+        let mut batch = BytesMut::new();
+        outbox.take(&mut batch);
+        outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
+        // The rest of the large one is still here.
+        assert_eq!(outbox.close_unsent(), [1]);
+        assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
     }
 
     #[tokio::test]

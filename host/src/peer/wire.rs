@@ -285,6 +285,19 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
     })
 }
 
+/// The calls that begin in a buffer of whole frames.
+pub(super) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
+    let mut calls = Vec::new();
+    while let Some((length, rest)) = buffer.split_first_chunk::<4>() {
+        let (frame, next) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).unwrap_or((rest, &[]));
+        if let Some((&[kind::CALL, a, b, c, d], _)) = frame.split_first_chunk::<5>() {
+            calls.push(CallId::from_be_bytes([a, b, c, d]));
+        }
+        buffer = next;
+    }
+    calls
+}
+
 fn take_id(frame: &mut Bytes) -> Result<CallId, WireError> {
     frame.try_get_u32().map_err(|_| WireError::Short)
 }
@@ -420,6 +433,17 @@ mod tests {
             assert_eq!(message.headers.get_all("x-a").iter().count(), 2);
             assert!(!message.headers.contains_key("connection"));
         }
+    }
+
+    #[test]
+    fn calls_are_found_in_a_buffer() {
+        let mut buffer = BytesMut::new();
+        put_ping(&mut buffer);
+        let _ = put_call(&mut buffer, 7, &message(100), Duration::from_secs(1));
+        put_cancel(&mut buffer, 3);
+        let _ = put_call(&mut buffer, 8, &message(0), Duration::from_secs(1));
+        assert_eq!(calls_in(&buffer), [7, 8]);
+        assert_eq!(calls_in(&[]), [] as [CallId; 0]);
     }
 
     #[test]

@@ -41,8 +41,12 @@ pub(crate) struct Node {
     log: Arc<Log>,
 }
 
-/// What `/cluster` says: the state and the streams of each node.
-type View = BTreeMap<String, (String, Vec<String>)>;
+/// What `/cluster` says of a node.
+pub(crate) struct Seen {
+    pub(crate) state: String,
+    pub(crate) http: String,
+    pub(crate) streams: Vec<String>,
+}
 
 #[derive(Default)]
 struct Log {
@@ -165,17 +169,16 @@ impl Node {
         .await;
     }
 
-    pub(crate) async fn view(&self) -> View {
+    /// What this node believes of each live node, by node id.
+    pub(crate) async fn view(&self) -> BTreeMap<String, Seen> {
         let cluster = self.admin("/cluster").await.json();
-        let nodes = cluster["nodes"].as_array().unwrap();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        nodes
-            .iter()
-            .map(|node| {
-                let streams = node["streams"].as_object().unwrap().keys().cloned().collect();
-                (text(&node["nodeId"]), (text(&node["state"]), streams))
-            })
-            .collect()
+        let see = |node: &Value| Seen {
+            state: text(&node["state"]),
+            http: text(&node["httpAddr"]),
+            streams: node["streams"].as_object().unwrap().keys().cloned().collect(),
+        };
+        cluster["nodes"].as_array().unwrap().iter().map(|node| (text(&node["nodeId"]), see(node))).collect()
     }
 
     /// The owner of a key, and who comes behind it.
@@ -257,12 +260,15 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F
 
 /// Waits until each of these nodes is ready and sees exactly these, all ready.
 pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
-    let ids: Vec<&str> = nodes.iter().map(|node| node.id.as_str()).collect();
     for node in nodes {
         node.wait_until_ready().await;
         until(|| async {
             let view = node.view().await;
-            view.len() == ids.len() && ids.iter().all(|id| view.get(*id).is_some_and(|(state, _)| state == "ready"))
+            // The address tells a node that has come back from what it was before.
+            let is_seen = |other: &&Node| {
+                view.get(&other.id).is_some_and(|seen| seen.state == "ready" && seen.http == other.http)
+            };
+            view.len() == nodes.len() && nodes.iter().all(is_seen)
         })
         .await;
     }
