@@ -11,6 +11,7 @@ use wasmtime::{
 
 use super::bindings::logging;
 use super::instance::HostState;
+use super::limits::TABLE_ELEMENTS_MAX;
 
 /// How often a running guest is looked at: the precision of time limits in a guest's loop, and the
 /// longest that a busy guest keeps other work of its thread waiting.
@@ -25,9 +26,6 @@ const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 /// Memory that a pool slot keeps when its instance goes: what a small guest touches, so that its
 /// successor takes no page faults.
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
-
-/// Large interpreters have tables of some ten thousand functions.
-pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// One for each node. Cheap to clone.
 #[derive(Clone)]

@@ -9,8 +9,7 @@ use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::bindings::{self, HandlerPre, cut, logging, wit};
-use super::engine::TABLE_ELEMENTS_MAX;
-use super::limits::Limits;
+use super::limits::{Limits, TABLE_ELEMENTS_MAX};
 use super::output::Output;
 use crate::message::{Message, StreamName};
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+/// Elements of one table: large interpreters have some ten thousand functions.
+pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
+
 /// Limits and grants of one plugin.
 #[derive(Debug, Clone)]
 pub struct Limits {
