@@ -24,7 +24,7 @@ use super::problem::{ApiError, Subject};
 use super::stream::ClientStream;
 use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
-use crate::message::{Message, Method, NodeId};
+use crate::message::{Answer, Message, Method, NodeId};
 
 /// A request's line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -146,7 +146,7 @@ impl PublicApi {
             Ok(answers) => answer::broadcast(&message, &answers, &self.config.node_id),
             Err(fault) => {
                 let node = self.config.node_id.clone();
-                answer::send(&message, crate::message::Answer { node, outcome: Err(fault) })
+                answer::send(&message, Answer { node, outcome: Err(fault) })
             }
         }
     }

@@ -76,10 +76,6 @@ impl Peers {
 }
 
 impl Peer {
-    pub fn node_id(&self) -> &NodeId {
-        &self.node_id
-    }
-
     /// Runs a message on the peer. Dropping the call cancels it there.
     pub async fn call(self: &Arc<Self>, message: &Message, deadline: Instant) -> Outcome {
         for _ in 0..CONNECTIONS_TRIED_MAX {
