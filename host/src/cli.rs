@@ -1,6 +1,8 @@
 //! The command line, as it is written: what flags and variables there are. `config` makes sense of it.
 
-use clap::Parser;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
 
 /// A node of a meshage mesh: serves each WebAssembly component of a directory as a stream.
 ///
@@ -9,6 +11,9 @@ use clap::Parser;
 #[derive(Debug, Default, Parser)]
 #[command(name = "meshage-host", version)]
 pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Port of the public API, HTTP/1.1 and HTTP/2 [default: 8080]
     #[arg(long, env = "HTTP_PORT", value_name = "PORT")]
     pub http_port: Option<String>,
@@ -81,4 +86,17 @@ pub struct Cli {
     /// A TOML file with any of these settings
     #[arg(long, env = "MESHAGE_CONFIG", value_name = "FILE")]
     pub config: Option<String>,
+}
+
+/// What else there is to do than to be a node.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether these plugins would load, and if not, why; exit code 1 if any would not
+    ///
+    /// Looks at each component and at the manifest beside it, makes a first instance, and needs no mesh.
+    Check {
+        /// Components: <stream>.wasm
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }

@@ -206,6 +206,14 @@ impl Config {
     }
 }
 
+/// The longest time for a message, which bounds what a plugin's manifest may say.
+///
+/// # Errors
+/// If it is no duration.
+pub fn plugin_timeout(mut cli: Cli) -> Result<Duration, ConfigError> {
+    duration("timeout", &mut Settings(&mut cli))
+}
+
 /// What was written, and the way to say that it is wrong.
 struct Settings<'a>(&'a mut Cli);
 

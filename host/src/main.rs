@@ -1,10 +1,12 @@
 //! Start, signals, stop.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use meshage_host::cli::Cli;
-use meshage_host::config::{Config, ConfigError};
+use meshage_host::cli::{Cli, Command};
+use meshage_host::config::{Config, ConfigError, plugin_timeout};
 use meshage_host::{node, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -17,30 +19,48 @@ const WRONG_SETTING: u8 = 2;
 const ENDED_AT_ONCE: i32 = 130;
 
 fn main() -> ExitCode {
-    let config = match configure() {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("meshage-host: {error}");
-            return ExitCode::from(WRONG_SETTING);
-        }
+    let mut cli = Cli::parse();
+    let done = match cli.command.take() {
+        Some(Command::Check { files }) => plugin_timeout(cli).map(|timeout| check(&files, timeout)),
+        None => configure(cli).map(run),
     };
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    match done {
+        Ok(Ok(exit_code)) => exit_code,
+        Ok(Err(error)) => {
             eprintln!("meshage-host: {error:#}");
             ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("meshage-host: {error}");
+            ExitCode::from(WRONG_SETTING)
         }
     }
 }
 
-fn configure() -> Result<Config, ConfigError> {
-    let config = Config::new(Cli::parse())?;
+/// Says of each plugin whether it would load.
+#[tokio::main]
+async fn check(files: &[PathBuf], timeout: Duration) -> anyhow::Result<ExitCode> {
+    let mut all_are_good = true;
+    for verdict in node::check(files, timeout).await? {
+        match verdict {
+            Ok(good) => println!("{good}"),
+            Err(bad) => {
+                all_are_good = false;
+                println!("{bad}");
+            }
+        }
+    }
+    Ok(if all_are_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn configure(cli: Cli) -> Result<Config, ConfigError> {
+    let config = Config::new(cli)?;
     telemetry::init_logs(config.log_format, &config.log_filter).map_err(|_| config.log_filter_error())?;
     Ok(config)
 }
 
 #[tokio::main]
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let leave = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let on_signal = leave.clone();
@@ -58,5 +78,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    Ok(node::run(config, leave).await?)
+    node::run(config, leave).await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -271,9 +271,13 @@ pub enum FailureKind {
 pub enum Fault {
     #[error("the handler refused: {}", .0.text)]
     Failure(Failure),
-    /// It trapped, ran out of memory, or replied with something that is no HTTP.
+    /// It trapped, or replied with something that is no HTTP.
     #[error("the handler crashed")]
     Crashed,
+    /// It was stopped because it wanted more than its plugin may take.
+    #[error("the handler was stopped at its limit of {0}")]
+    LimitExceeded(Limit),
+    /// The time that the message had was over; it may have run.
     #[error("the deadline passed")]
     DeadlineExceeded,
     #[error("refused: {0}")]
@@ -288,6 +292,47 @@ pub enum Fault {
     NoCandidate,
 }
 
+/// A limit of one call, and how much it allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub kind: LimitKind,
+    pub max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitKind {
+    /// In milliseconds.
+    Time,
+    /// In bytes, as all that follow which say so.
+    MemoryBytes,
+    TableElements,
+    StackBytes,
+    /// What the host holds for one instance: streams, pollables, requests.
+    Resources,
+    /// What goes from the guest to the host at once.
+    TransferBytes,
+    ReplyBodyBytes,
+    ReplyHeaders,
+    ReplyHeaderBytes,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = self.max;
+        match self.kind {
+            LimitKind::Time => write!(f, "{max} ms (timeout_ms)"),
+            LimitKind::MemoryBytes => write!(f, "{} MiB of memory (memory_mb)", max >> 20),
+            LimitKind::TableElements => write!(f, "{max} table elements"),
+            LimitKind::StackBytes => write!(f, "{} KiB of stack", max >> 10),
+            LimitKind::Resources => write!(f, "{max} open resources"),
+            LimitKind::TransferBytes => write!(f, "{} MiB handed to the host at once", max >> 20),
+            LimitKind::ReplyBodyBytes => write!(f, "{} MiB in the body of a reply", max >> 20),
+            LimitKind::ReplyHeaders => write!(f, "{max} headers in a reply"),
+            LimitKind::ReplyHeaderBytes => write!(f, "{} KiB of headers in a reply", max >> 10),
+        }
+    }
+}
+
 /// Why a node did not run a message that it was given. Nothing ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
@@ -299,6 +344,8 @@ pub enum Refusal {
     Leaving,
     #[error("the node is overloaded")]
     Overloaded,
+    #[error("it waited for its turn until its time was over")]
+    WaitedTooLong,
 }
 
 impl Fault {
@@ -307,7 +354,7 @@ impl Fault {
         match self {
             Self::Refused(_) | Self::Unreachable | Self::NoCandidate => true,
             Self::Failure(failure) => failure.kind == FailureKind::Unavailable,
-            Self::Crashed | Self::DeadlineExceeded | Self::Lost => false,
+            Self::Crashed | Self::LimitExceeded(_) | Self::DeadlineExceeded | Self::Lost => false,
         }
     }
 }

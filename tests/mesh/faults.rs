@@ -50,14 +50,7 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
     let local = nodes[0].key_owned_by("fickle", "n1").await;
     let remote = nodes[0].key_owned_by("fickle", "n2").await;
     for (key, node) in [(local, &nodes[0]), (remote, &nodes[1])] {
-        for act in [
-            "panic=the-reason",
-            "memory_mb=200",
-            "status=99",
-            "header=(no-name):x",
-            "header_count=30000",
-            "bytes=20000000",
-        ] {
+        for act in ["panic=the-reason", "status=99", "header=(no-name):x"] {
             let problem = nodes[0].post(&format!("/api/fickle/{key}?{act}")).send().await.problem(500, "crashed");
             assert!(!problem.to_string().contains("the-reason"), "a caller learns too much: {problem}");
             assert_eq!(problem["node"], node.id);

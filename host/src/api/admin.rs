@@ -9,6 +9,7 @@
 //! | `GET /cluster/owner/{stream}/{partitionKey}` | the owner of a key, and the ranking behind it |
 //! | `GET /plugins` | every plugin: its state, version and limits |
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,7 +19,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics::{counter, gauge};
+use metrics::gauge;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -26,7 +27,8 @@ use tokio::sync::watch;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
 use crate::placement::{self, Seed};
-use crate::plugins::{Catalog, Plugin};
+use crate::plugins::{Catalog, Failed, Plugin, PluginState};
+use crate::runtime::{Instances, Limits};
 use crate::telemetry::{Metrics, names};
 
 /// What a node has to go through before it is ready, and whether it still is.
@@ -102,12 +104,16 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
 
 async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
     gauge!(names::PEERS).set(admin.view.borrow().others().count() as f64);
-    for plugin in admin.catalog.plugins().values() {
-        let Some(handler) = plugin.handler() else { continue };
-        let stream = || plugin.name.clone();
-        counter!(names::CALLS, "stream" => stream()).absolute(plugin.calls());
-        gauge!(names::INSTANCES, "stream" => stream(), "state" => "idle").set(handler.idle_instances() as f64);
-        gauge!(names::INSTANCES, "stream" => stream(), "state" => "running").set(handler.running() as f64);
+    let mut instances: BTreeMap<StreamName, [usize; 2]> = BTreeMap::new();
+    for (_, plugin) in admin.catalog.plugins() {
+        let [idle, running] = instances.entry(plugin.stream.clone()).or_default();
+        *idle += plugin.handler.idle_instances();
+        *running += plugin.handler.running();
+    }
+    for (stream, counts) in instances {
+        for (state, count) in ["idle", "running"].into_iter().zip(counts) {
+            gauge!(names::INSTANCES, "stream" => stream.to_string(), "state" => state).set(count as f64);
+        }
     }
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
 }
@@ -143,30 +149,57 @@ fn bad_request(error: String) -> Response {
 }
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {
-    let plugins = admin.catalog.plugins();
-    let plugins: Vec<Value> = plugins.values().map(|plugin| describe(plugin)).collect();
-    Json(json!({ "plugins": plugins }))
+    let versions = admin.catalog.plugins();
+    let versions = versions.iter().map(|(state, plugin)| (plugin.stream.as_str(), describe(*state, plugin)));
+    let failed = admin.catalog.failed();
+    let failed = failed.iter().map(|failed| (failed.name.as_str(), describe_failed(failed)));
+    let mut all: Vec<(&str, Value)> = versions.chain(failed).collect();
+    // Stable: what runs stands before what failed to replace it.
+    all.sort_by_key(|(name, _)| *name);
+    Json(json!({ "plugins": all.into_iter().map(|(_, plugin)| plugin).collect::<Vec<_>>() }))
 }
 
-fn describe(plugin: &Plugin) -> Value {
-    let limits = plugin.handler().map(|handler| {
-        let limits = handler.limits();
-        json!({
-            "headers": limits.headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-            "timeoutMs": limits.timeout.as_millis() as u64,
-            "memoryMb": limits.memory_bytes_max >> 20,
-            "concurrency": limits.concurrency,
-            "queue": limits.queue,
-        })
-    });
+fn describe(state: PluginState, plugin: &Plugin) -> Value {
     json!({
-        "stream": plugin.name,
+        "stream": plugin.stream,
         "file": plugin.file.display().to_string(),
         "digest": plugin.digest,
-        "state": plugin.state_name(),
-        "error": plugin.error(),
+        "state": state,
+        "error": null,
         "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
-        "calls": plugin.calls(),
-        "limits": limits,
+        "calls": plugin.handler.calls(),
+        "limits": describe_limits(plugin.handler.limits()),
+    })
+}
+
+fn describe_failed(failed: &Failed) -> Value {
+    json!({
+        "stream": failed.name,
+        "file": failed.file.display().to_string(),
+        "digest": failed.digest,
+        "state": PluginState::Failed,
+        "error": failed.error,
+        "loadedAt": humantime::format_rfc3339_millis(failed.failed_at).to_string(),
+        "calls": 0,
+        "limits": null,
+    })
+}
+
+fn describe_limits(limits: &Limits) -> Value {
+    let (instances, calls_max) = match limits.instances {
+        Instances::Fresh => ("fresh", 1),
+        Instances::Reuse { calls_max } => ("reuse", calls_max),
+    };
+    json!({
+        "headers": limits.headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "timeoutMs": limits.timeout.as_millis() as u64,
+        "memoryMb": limits.memory_bytes_max >> 20,
+        "concurrency": limits.concurrency,
+        "queue": limits.queue,
+        "instances": instances,
+        "maxCallsPerInstance": calls_max,
+        // Names only: values may be secrets.
+        "env": limits.env.iter().map(|(name, _)| name).collect::<Vec<_>>(),
+        "allowedHosts": limits.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

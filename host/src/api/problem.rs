@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::body::BodyError;
 use super::target::TargetError;
-use crate::message::{FailureKind, Fault, Method, NodeId, Refusal};
+use crate::message::{FailureKind, Fault, LimitKind, Method, NodeId, Refusal};
 
 /// What `Retry-After` says, in seconds: nothing ran, and a moment is enough for a view to settle.
 pub(super) const RETRY_AFTER_SECONDS: &str = "1";
@@ -87,6 +87,7 @@ impl ApiError {
                 // Nothing ran; but nobody will be there to run it next time either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
+                Fault::LimitExceeded(limit) => limit.kind == LimitKind::Time && *may_run_twice,
                 other => other.nothing_ran(),
             },
             Self::Body(BodyError::Late(_) | BodyError::Broken(_)) => true,
@@ -101,6 +102,7 @@ impl ApiError {
             Fault::Failure(failure) => failure.text.clone(),
             Fault::NoCandidate => format!("no node offers the stream {stream:?}"),
             Fault::Crashed => "the handler crashed; the node's log says how".into(),
+            Fault::LimitExceeded(limit) => format!("the handler was stopped at its limit of {limit}"),
             Fault::DeadlineExceeded => "the handler did not answer before the deadline".into(),
             Fault::Lost => "the node that had the message was lost; whether it ran is not known".into(),
             Fault::Unreachable => format!("no node that offers the stream {stream:?} could be reached"),
@@ -131,6 +133,7 @@ impl ApiError {
 }
 
 const NO_CANDIDATE: Row = Row("no-candidate", "No node offers the stream", StatusCode::NOT_FOUND);
+const DEADLINE_EXCEEDED: Row = Row("deadline-exceeded", "The deadline passed", StatusCode::GATEWAY_TIMEOUT);
 
 fn fault_row(fault: &Fault) -> Row {
     match fault {
@@ -144,7 +147,11 @@ fn fault_row(fault: &Fault) -> Row {
             FailureKind::Internal => Row("internal", "The handler failed", StatusCode::INTERNAL_SERVER_ERROR),
         },
         Fault::Crashed => Row("crashed", "The handler crashed", StatusCode::INTERNAL_SERVER_ERROR),
-        Fault::DeadlineExceeded => Row("deadline-exceeded", "The deadline passed", StatusCode::GATEWAY_TIMEOUT),
+        Fault::LimitExceeded(limit) if limit.kind == LimitKind::Time => DEADLINE_EXCEEDED,
+        Fault::LimitExceeded(_) => {
+            Row("limit-exceeded", "The handler exceeded a limit", StatusCode::INTERNAL_SERVER_ERROR)
+        }
+        Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => DEADLINE_EXCEEDED,
         Fault::Refused(Refusal::Overloaded) => {
             Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE)
         }
@@ -164,10 +171,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::message::Failure;
+    use crate::message::{Failure, Limit};
 
     fn fault(fault: Fault) -> ApiError {
         ApiError::Fault { fault, may_run_twice: false }
+    }
+
+    fn limit(kind: LimitKind, may_run_twice: bool) -> ApiError {
+        ApiError::Fault { fault: Fault::LimitExceeded(Limit { kind, max: 1 }), may_run_twice }
     }
 
     fn failure(kind: FailureKind) -> ApiError {
@@ -203,5 +214,9 @@ mod tests {
         check(&fault(Fault::Lost), 502, "lost", false);
         check(&ApiError::Fault { fault: Fault::Lost, may_run_twice: true }, 502, "lost", true);
         check(&fault(Fault::DeadlineExceeded), 504, "deadline-exceeded", false);
+        check(&fault(Fault::Refused(Refusal::WaitedTooLong)), 504, "deadline-exceeded", true);
+        check(&limit(LimitKind::Time, false), 504, "deadline-exceeded", false);
+        check(&limit(LimitKind::Time, true), 504, "deadline-exceeded", true);
+        check(&limit(LimitKind::MemoryBytes, true), 500, "limit-exceeded", false);
     }
 }

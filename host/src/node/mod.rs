@@ -1,5 +1,6 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
+mod check;
 mod sockets;
 
 use std::io;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +21,12 @@ use crate::dispatch::Dispatcher;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
 use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
-use crate::plugins::{Catalog, DirectoryError, load_directory};
+use crate::plugins::{Catalog, DirectoryError, Keeper, Offers};
 use crate::runtime::{Engine, EngineError};
 use crate::telemetry::{Metrics, MetricsError};
 use sockets::Sockets;
 
+pub use check::check;
 pub use sockets::BindError;
 
 /// How long a leaving node goes on as before, so that the others learn of it first: five rounds of
@@ -149,14 +152,17 @@ impl Running {
         })
     }
 
-    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it goes on.
+    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps offering what the
+    /// plugins directory has.
     async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
         let cache = cache_dir(&config.data_dir);
         let engine = tokio::task::spawn_blocking(move || Engine::new(&cache)).await??;
-        self.catalog.replace(load_directory(&config.plugins, &engine, config.timeout).await?);
+        let mut keeper = Keeper::new(config.plugins.clone(), engine, self.catalog.clone(), config.timeout);
+        keeper.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
-        let streams = self.catalog.streams();
+        let mut offers = self.catalog.offers();
+        let streams = offers.borrow_and_update().clone();
         let offered = streams.len();
         self.gossip
             .say(|own| {
@@ -168,8 +174,21 @@ impl Running {
         self.dispatcher.follow(&self.gossip.view());
         self.readiness.joined();
         info!(streams = offered, "ready");
-        leave.cancelled().await;
+        tokio::select! {
+            () = leave.cancelled() => {}
+            () = keeper.keep() => {}
+            () = self.say_offers(&mut offers) => {}
+        }
         Ok(())
+    }
+
+    /// Tells the mesh whenever this node offers something else.
+    async fn say_offers(&self, offers: &mut watch::Receiver<Offers>) {
+        // The sender is in the catalog, which outlives this.
+        while offers.changed().await.is_ok() {
+            let streams = offers.borrow_and_update().clone();
+            self.gossip.say(|own| own.streams = streams).await;
+        }
     }
 
     /// Leaves so that no request fails: tells the others, goes on until they know, finishes, goes.

@@ -1,104 +1,188 @@
 //! The catalog: the plugins of this node, as an immutable snapshot that is swapped atomically.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::message::{Digest, Fault, Message, Outcome, Refusal, StreamName};
 use crate::runtime::Handler;
 
-/// Every plugin of the node, those that failed included, by the name their file gives them.
-#[derive(Default)]
+/// Every plugin of the node, and what failed to become one.
 pub struct Catalog {
-    plugins: ArcSwap<BTreeMap<String, Arc<Plugin>>>,
+    snapshot: ArcSwap<Snapshot>,
+    offers: watch::Sender<Offers>,
+    /// Held while the snapshot changes. In it, the replaced versions, some of which may still run.
+    replaced: Mutex<Vec<Weak<Plugin>>>,
 }
 
-/// What became of one file of the plugins directory.
+/// The streams that this node offers, with the version of each.
+pub type Offers = BTreeMap<StreamName, Digest>;
+
+#[derive(Default, Clone)]
+struct Snapshot {
+    /// What messages run on.
+    plugins: BTreeMap<StreamName, Arc<Plugin>>,
+    /// Those of them that are not offered any more: they run what still arrives.
+    withdrawn: BTreeSet<StreamName>,
+    failed: BTreeMap<String, Arc<Failed>>,
+}
+
+/// One version of a plugin, ready to run.
 pub struct Plugin {
+    pub stream: StreamName,
+    pub file: PathBuf,
+    pub digest: Digest,
+    /// The text of its manifest; empty if it has none.
+    pub manifest: String,
+    pub loaded_at: SystemTime,
+    pub handler: Handler,
+}
+
+/// A file that did not become a plugin. An older version of it may run on.
+pub struct Failed {
     /// The file's name without `.wasm`: the stream, unless it cannot be one.
     pub name: String,
     pub file: PathBuf,
     pub digest: Digest,
-    pub loaded_at: SystemTime,
-    pub state: PluginState,
+    pub failed_at: SystemTime,
+    pub error: String,
 }
 
-pub enum PluginState {
-    Ready(StreamName, Box<Handler>),
-    /// Why it does not run.
-    Failed(String),
-}
-
-/// The names of plugin states in the admin API.
+/// The states of plugins in the admin API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum StateName {
+pub enum PluginState {
+    /// Messages run on it.
     Ready,
+    /// It was replaced or removed, and finishes what it is running.
+    Draining,
+    /// It could not be loaded.
     Failed,
 }
 
-impl Plugin {
-    pub fn state_name(&self) -> StateName {
-        match self.state {
-            PluginState::Ready(..) => StateName::Ready,
-            PluginState::Failed(_) => StateName::Failed,
-        }
-    }
-
-    pub fn error(&self) -> Option<&str> {
-        match &self.state {
-            PluginState::Ready(..) => None,
-            PluginState::Failed(error) => Some(error),
-        }
-    }
-
-    /// Messages that have begun to run on this version, ever.
-    pub fn calls(&self) -> u64 {
-        self.handler().map_or(0, Handler::calls)
-    }
-
-    pub fn handler(&self) -> Option<&Handler> {
-        match &self.state {
-            PluginState::Ready(_, handler) => Some(handler),
-            PluginState::Failed(_) => None,
-        }
+impl Default for Catalog {
+    fn default() -> Self {
+        Self { snapshot: ArcSwap::default(), offers: watch::Sender::new(Offers::new()), replaced: Mutex::default() }
     }
 }
 
 impl Catalog {
-    /// Makes these the plugins of the node. Messages that run on replaced ones run to their end.
-    pub fn replace(&self, plugins: impl IntoIterator<Item = Plugin>) {
-        let plugins = plugins.into_iter().map(|plugin| (plugin.name.clone(), Arc::new(plugin))).collect();
-        self.plugins.store(Arc::new(plugins));
+    /// Offers a plugin, instead of an older version if there is one. Messages that run on that one run to
+    /// their end.
+    pub fn offer(&self, plugin: Plugin) {
+        let mut replaced = self.lock();
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        let stream = plugin.stream.clone();
+        snapshot.failed.remove(stream.as_str());
+        snapshot.withdrawn.remove(&stream);
+        if let Some(old) = snapshot.plugins.insert(stream, Arc::new(plugin)) {
+            replaced.push(Arc::downgrade(&old));
+        }
+        self.publish(&mut replaced, snapshot);
     }
 
-    /// Every plugin, by name.
-    pub fn plugins(&self) -> Arc<BTreeMap<String, Arc<Plugin>>> {
-        self.plugins.load_full()
+    /// The files are again those of the version that runs.
+    pub fn offer_again(&self, name: &str) {
+        self.change(|snapshot| {
+            snapshot.failed.remove(name);
+            snapshot.withdrawn.remove(name);
+        });
     }
 
-    /// The streams that this node offers, with the version of each.
-    pub fn streams(&self) -> BTreeMap<StreamName, Digest> {
-        let plugins = self.plugins.load();
+    pub fn fail(&self, failed: Failed) {
+        self.change(|snapshot| {
+            snapshot.failed.insert(failed.name.clone(), Arc::new(failed));
+        });
+    }
+
+    /// Offers a stream no longer, but runs what still arrives for it.
+    pub fn withdraw(&self, name: &str) {
+        self.change(|snapshot| {
+            snapshot.failed.remove(name);
+            if let Some((stream, _)) = snapshot.plugins.get_key_value(name) {
+                snapshot.withdrawn.insert(stream.clone());
+            }
+        });
+    }
+
+    /// Forgets a plugin that was withdrawn, unless it has been offered again since.
+    pub fn remove_withdrawn(&self, name: &str) {
+        let mut replaced = self.lock();
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        if snapshot.withdrawn.remove(name)
+            && let Some(old) = snapshot.plugins.remove(name)
+        {
+            replaced.push(Arc::downgrade(&old));
+        }
+        self.publish(&mut replaced, snapshot);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut replaced = self.lock();
+        let mut snapshot = Snapshot::clone(&self.snapshot.load());
+        change(&mut snapshot);
+        self.publish(&mut replaced, snapshot);
+    }
+
+    fn publish(&self, replaced: &mut Vec<Weak<Plugin>>, snapshot: Snapshot) {
+        let offers: Offers = snapshot
+            .plugins
+            .iter()
+            .filter(|(stream, _)| !snapshot.withdrawn.contains(*stream))
+            .map(|(stream, plugin)| (stream.clone(), plugin.digest.clone()))
+            .collect();
+        self.snapshot.store(Arc::new(snapshot));
+        self.offers.send_if_modified(|published| {
+            let is_news = *published != offers;
+            *published = offers;
+            is_news
+        });
+        replaced.retain(|old| old.strong_count() > 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Plugin>>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this node offers, now and whenever it changes.
+    pub fn offers(&self) -> watch::Receiver<Offers> {
+        self.offers.subscribe()
+    }
+
+    /// The version that runs the messages of a stream.
+    pub fn plugin(&self, name: &str) -> Option<Arc<Plugin>> {
+        self.snapshot.load().plugins.get(name).cloned()
+    }
+
+    /// Every version that is in memory, by stream, the one that messages run on first.
+    pub fn plugins(&self) -> Vec<(PluginState, Arc<Plugin>)> {
+        let replaced: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        let snapshot = self.snapshot.load();
+        let state = |stream: &StreamName| {
+            if snapshot.withdrawn.contains(stream) { PluginState::Draining } else { PluginState::Ready }
+        };
+        let mut plugins: Vec<_> =
+            snapshot.plugins.iter().map(|(stream, plugin)| (state(stream), plugin.clone())).collect();
+        plugins.extend(replaced.into_iter().map(|plugin| (PluginState::Draining, plugin)));
+        plugins.sort_by(|(_, one), (_, other)| one.stream.cmp(&other.stream));
         plugins
-            .values()
-            .filter_map(|plugin| match &plugin.state {
-                PluginState::Ready(stream, _) => Some((stream.clone(), plugin.digest.clone())),
-                PluginState::Failed(_) => None,
-            })
-            .collect()
+    }
+
+    /// What could not be loaded, by name.
+    pub fn failed(&self) -> Vec<Arc<Failed>> {
+        self.snapshot.load().failed.values().cloned().collect()
     }
 
     /// Runs a message on this node's plugin, or refuses it if there is none.
     pub async fn run(&self, message: &Message, deadline: Instant) -> Outcome {
-        let plugin = self.plugins.load().get(message.stream.as_str()).cloned();
-        match plugin.as_deref() {
-            Some(Plugin { state: PluginState::Ready(_, handler), .. }) => handler.invoke(message, deadline).await,
-            _ => Err(Fault::Refused(Refusal::NotOffered)),
+        match self.plugin(message.stream.as_str()) {
+            Some(plugin) => plugin.handler.invoke(message, deadline).await,
+            None => Err(Fault::Refused(Refusal::NotOffered)),
         }
     }
 }

@@ -1,100 +1,154 @@
-//! A plugin's manifest, `<stream>.toml`: what it may see and how much it may take.
+//! A plugin's manifest, `<stream>.toml`: what it may see and how much it may take. Each key has its type and
+//! its bounds here, and an error for everything else.
 
 use std::time::Duration;
 
 use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
-use serde::Deserialize;
+use toml::Value;
 
 use crate::message::CONNECTION_HEADERS;
-use crate::runtime::Limits;
+use crate::runtime::{Instances, Limits};
 
-/// The manifest as it is written. Absent keys mean the defaults of [`Limits`].
-#[derive(Debug, Default, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Request headers that the handler may see, besides `content-type`.
-    #[serde(default)]
-    headers: Vec<String>,
-    /// Longest duration of one call.
-    timeout_ms: Option<u64>,
-    /// Largest linear memory of one instance.
-    memory_mb: Option<usize>,
-    /// Calls that run at once.
-    concurrency: Option<usize>,
-    /// Calls that wait; the next is refused.
-    queue: Option<usize>,
-}
+/// What 32-bit memory can be.
+const MEMORY_MB_MAX: u64 = 4_096;
+
+/// Calls of one plugin that run at once; the node's instances are for all of its plugins.
+const CONCURRENCY_MAX: u64 = 1_000;
+
+/// A longer queue than this only keeps callers waiting for a refusal.
+const QUEUE_MAX: u64 = 1_000_000;
+
+/// More than any limit of TOML's integers needs to be: in effect, for ever.
+const CALLS_PER_INSTANCE_MAX: u64 = 1_000_000_000_000;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Not TOML, an unknown key, or a value of another type. The text names place and key.
-    #[error("{0}")]
+    /// Not TOML. The text names the place.
+    #[error("it is not TOML: {0}")]
     Toml(String),
-    #[error("{key} = {value}: {expected}")]
-    Value { key: &'static str, value: String, expected: &'static str },
+    #[error("unknown key {0:?}; the keys are {KEYS}")]
+    Key(String),
+    #[error("{key} = {value}: expected {expected}")]
+    Value { key: String, value: String, expected: String },
 }
 
-/// What 32-bit memory can be.
-const MEMORY_MB_MAX: usize = 4_096;
+const KEYS: &str = "headers, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
 
-/// More than this and the node's own limit on instances comes first.
-const CONCURRENCY_MAX: usize = 1_000;
-
-/// A longer queue than this only keeps callers waiting for a refusal.
-const QUEUE_MAX: usize = 1_000_000;
-
-impl Manifest {
-    /// Reads a manifest and says what it allows; `default_timeout` is the node's,
-    /// which no plugin exceeds: the node that was asked waits no longer.
-    ///
-    /// # Errors
-    /// Names the key, its value, and what would be right.
-    pub fn read(text: &str, default_timeout: Duration) -> Result<Limits, ManifestError> {
-        let manifest: Self =
-            toml::from_str(text).map_err(|error| ManifestError::Toml(error.to_string().trim_end().to_owned()))?;
-        let timeout_ms_max = u64::try_from(default_timeout.as_millis()).unwrap_or(u64::MAX);
-        let timeout_ms = check(
-            "timeout_ms",
-            manifest.timeout_ms,
-            1,
-            timeout_ms_max,
-            "1 or more milliseconds, and at most the node's --timeout",
-        )?;
-        let memory_mb = check("memory_mb", manifest.memory_mb, 1, MEMORY_MB_MAX, "1 to 4096 MiB")?;
-        let concurrency = check("concurrency", manifest.concurrency, 1, CONCURRENCY_MAX, "1 to 1000 calls")?;
-        let queue = check("queue", manifest.queue, 0, QUEUE_MAX, "0 to 1000000 calls")?;
-        Ok(Limits {
-            headers: manifest.headers.iter().map(|name| header_name(name)).collect::<Result<_, _>>()?,
-            timeout: timeout_ms.map_or(default_timeout, Duration::from_millis),
-            memory_bytes_max: memory_mb.map_or(Limits::MEMORY_BYTES_MAX, |mb| mb << 20),
-            concurrency: concurrency.unwrap_or(Limits::CONCURRENCY),
-            queue: queue.unwrap_or(Limits::QUEUE),
-        })
-    }
-}
-
-fn check<T: PartialOrd + Copy + ToString>(
-    key: &'static str,
-    value: Option<T>,
-    min: T,
-    max: T,
-    expected: &'static str,
-) -> Result<Option<T>, ManifestError> {
-    match value {
-        Some(found) if found < min || found > max => {
-            Err(ManifestError::Value { key, value: found.to_string(), expected })
+/// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was asked waits
+/// no longer.
+///
+/// # Errors
+/// Names the key, its value, and what would be right.
+pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, ManifestError> {
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| ManifestError::Toml(error.to_string().trim_end().replace('\n', " ")))?;
+    let mut limits = Limits::with_timeout(timeout_max);
+    let mut calls_max = None;
+    let mut fresh = false;
+    for (key, value) in &table {
+        let entry = Entry { key, value };
+        match key.as_str() {
+            "headers" => limits.headers = entry.list("a list of names, such as [\"authorization\"]", header_name)?,
+            "timeout_ms" => limits.timeout = entry.timeout(timeout_max)?,
+            "memory_mb" => limits.memory_bytes_max = (entry.integer(1, MEMORY_MB_MAX, "MiB")? as usize) << 20,
+            "concurrency" => limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize,
+            "queue" => limits.queue = entry.integer(0, QUEUE_MAX, "calls")? as usize,
+            "instances" => fresh = entry.is_fresh()?,
+            "max_calls_per_instance" => calls_max = Some(entry.integer(1, CALLS_PER_INSTANCE_MAX, "calls")?),
+            "env" => limits.env = entry.environment()?,
+            "allowed_hosts" => {
+                let expected = "a list of hosts with their ports, such as [\"api.example.com:443\"]";
+                limits.allowed_hosts = entry.list(expected, |host| host.parse().map_err(|_| expected.to_owned()))?;
+            }
+            _ => return Err(ManifestError::Key(key.clone())),
         }
-        _ => Ok(value),
+    }
+    limits.instances = match (fresh, calls_max) {
+        (true, None) => Instances::Fresh,
+        (true, Some(calls)) => {
+            let expected = "no such key beside instances = \"fresh\", which runs one call on each".to_owned();
+            return Err(ManifestError::Value {
+                key: "max_calls_per_instance".into(),
+                value: calls.to_string(),
+                expected,
+            });
+        }
+        (false, calls_max) => Instances::Reuse { calls_max: calls_max.unwrap_or(Limits::CALLS_PER_INSTANCE_MAX) },
+    };
+    Ok(limits)
+}
+
+/// One key with its value.
+struct Entry<'a> {
+    key: &'a str,
+    value: &'a Value,
+}
+
+impl Entry<'_> {
+    fn error(&self, value: &Value, expected: impl Into<String>) -> ManifestError {
+        ManifestError::Value { key: self.key.to_owned(), value: value.to_string(), expected: expected.into() }
+    }
+
+    fn integer(&self, min: u64, max: u64, unit: &str) -> Result<u64, ManifestError> {
+        self.value
+            .as_integer()
+            .and_then(|number| u64::try_from(number).ok())
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| self.error(self.value, format!("a whole number of {unit}, from {min} to {max}")))
+    }
+
+    fn timeout(&self, max: Duration) -> Result<Duration, ManifestError> {
+        let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = self.integer(1, max_ms, "milliseconds (at most the node's --timeout)")?;
+        Ok(Duration::from_millis(timeout_ms))
+    }
+
+    fn is_fresh(&self) -> Result<bool, ManifestError> {
+        match self.value.as_str() {
+            Some("fresh") => Ok(true),
+            Some("reuse") => Ok(false),
+            _ => Err(self.error(self.value, "\"reuse\" or \"fresh\"")),
+        }
+    }
+
+    /// A list of texts, each of which is read by a function that says what it expected.
+    fn list<T>(&self, expected: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ManifestError> {
+        let values = self.value.as_array().ok_or_else(|| self.error(self.value, expected))?;
+        values
+            .iter()
+            .map(|value| {
+                let text = value.as_str().ok_or_else(|| self.error(value, expected))?;
+                read(text).map_err(|expected| self.error(value, expected))
+            })
+            .collect()
+    }
+
+    fn environment(&self) -> Result<Vec<(String, String)>, ManifestError> {
+        let expected = "a table of texts, such as { GREETING = \"hello\" }";
+        let table = self.value.as_table().ok_or_else(|| self.error(self.value, expected))?;
+        table
+            .iter()
+            .map(|(name, value)| {
+                let named = Entry { key: &format!("env.{name}"), value };
+                let text = value.as_str().filter(|text| !text.contains('\0'));
+                let text = text.ok_or_else(|| named.error(value, "a text, such as \"hello\""))?;
+                if name.is_empty() || name.contains(['=', '\0']) {
+                    return Err(named.error(value, "a name that is not empty and without '='"));
+                }
+                Ok((name.clone(), text.to_owned()))
+            })
+            .collect()
     }
 }
 
-fn header_name(name: &str) -> Result<HeaderName, ManifestError> {
-    let wrong = |expected| ManifestError::Value { key: "headers", value: format!("{name:?}"), expected };
+fn header_name(name: &str) -> Result<HeaderName, String> {
     match HeaderName::from_bytes(name.as_bytes()) {
-        Err(_) => Err(wrong("expected the name of a header, such as \"authorization\"")),
-        Ok(name) if CONNECTION_HEADERS.contains(&name) => Err(wrong("it speaks of a connection, not of the message")),
-        Ok(name) if name == CONTENT_TYPE => Err(wrong("every handler sees it; leave it out")),
+        Err(_) => Err("the name of a header, such as \"authorization\"".into()),
+        Ok(name) if CONNECTION_HEADERS.contains(&name) => {
+            Err("a header of the message; this one speaks of a connection".into())
+        }
+        Ok(name) if name == CONTENT_TYPE => Err("other headers than this, which every handler sees".into()),
         Ok(name) => Ok(name),
     }
 }
@@ -109,45 +163,76 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Limits, ManifestError> {
-        Manifest::read(text, Duration::from_secs(30))
+        read_manifest(text, Duration::from_secs(30))
     }
 
     #[track_caller]
-    fn check_error(text: &str, expected: &[&str]) {
-        let error = read(text).unwrap_err().to_string();
-        for part in expected {
-            assert!(error.contains(part), "{part:?} is not in: {error}");
-        }
+    fn check_error(text: &str, expected: &str) {
+        assert_eq!(read(text).unwrap_err().to_string(), expected);
     }
 
     #[test]
     fn an_empty_manifest_means_the_defaults() {
-        let limits = read("").unwrap();
-        assert_eq!(limits.timeout, Duration::from_secs(30));
-        assert_eq!(limits.memory_bytes_max, 64 << 20);
-        assert_eq!((limits.concurrency, limits.queue), (64, 1024));
+        assert_eq!(read("").unwrap(), Limits::with_timeout(Duration::from_secs(30)));
     }
 
     #[test]
     fn every_key_is_read() {
-        let limits =
-            read("headers = [\"Authorization\"]\ntimeout_ms = 5000\nmemory_mb = 8\nconcurrency = 2\nqueue = 0\n")
-                .unwrap();
-        assert_eq!(limits.headers, [AUTHORIZATION]);
-        assert_eq!(limits.timeout, Duration::from_secs(5));
-        assert_eq!(limits.memory_bytes_max, 8 << 20);
-        assert_eq!((limits.concurrency, limits.queue), (2, 0));
+        let limits = read(
+            r#"
+            headers = ["Authorization"]
+            timeout_ms = 5000
+            memory_mb = 8
+            concurrency = 2
+            queue = 0
+            instances = "reuse"
+            max_calls_per_instance = 7
+            env = { GREETING = "hello" }
+            allowed_hosts = ["api.example.com:443"]
+            "#,
+        );
+        let expected = Limits {
+            headers: vec![AUTHORIZATION],
+            timeout: Duration::from_secs(5),
+            memory_bytes_max: 8 << 20,
+            concurrency: 2,
+            queue: 0,
+            instances: Instances::Reuse { calls_max: 7 },
+            env: vec![("GREETING".into(), "hello".into())],
+            allowed_hosts: vec!["api.example.com:443".parse().unwrap()],
+        };
+        assert_eq!(limits.unwrap(), expected);
+        assert_eq!(read("instances = \"fresh\"").unwrap().instances, Instances::Fresh);
     }
 
     #[test]
     fn errors_name_key_value_and_what_is_right() {
-        check_error("timeout = 5", &["timeout", "timeout_ms", "unknown field"]);
-        check_error("timeout_ms = 0", &["timeout_ms = 0", "1 or more"]);
-        check_error("timeout_ms = 30001", &["timeout_ms = 30001", "at most the node's --timeout"]);
-        check_error("memory_mb = 5000", &["memory_mb = 5000", "1 to 4096"]);
-        check_error("queue = \"many\"", &["queue", "invalid type"]);
-        check_error("headers = [\"a b\"]", &["headers", "a b", "authorization"]);
-        check_error("headers = [\"Connection\"]", &["speaks of a connection"]);
-        check_error("headers = [\"Content-Type\"]", &["every handler sees it"]);
+        check_error("timeout = 5", &format!("unknown key \"timeout\"; the keys are {KEYS}"));
+        let expected = "a whole number of milliseconds (at most the node's --timeout), from 1 to 30000";
+        check_error("timeout_ms = 0", &format!("timeout_ms = 0: expected {expected}"));
+        check_error("timeout_ms = 30001", &format!("timeout_ms = 30001: expected {expected}"));
+        check_error("memory_mb = 5000", "memory_mb = 5000: expected a whole number of MiB, from 1 to 4096");
+        check_error("queue = \"many\"", "queue = \"many\": expected a whole number of calls, from 0 to 1000000");
+        check_error("queue = -1", "queue = -1: expected a whole number of calls, from 0 to 1000000");
+        check_error("headers = \"a\"", "headers = \"a\": expected a list of names, such as [\"authorization\"]");
+        check_error("headers = [\"a b\"]", "headers = \"a b\": expected the name of a header, such as \"authorization\"");
+        check_error(
+            "headers = [\"Connection\"]",
+            "headers = \"Connection\": expected a header of the message; this one speaks of a connection",
+        );
+        check_error(
+            "headers = [\"Content-Type\"]",
+            "headers = \"Content-Type\": expected other headers than this, which every handler sees",
+        );
+        check_error("instances = \"new\"", "instances = \"new\": expected \"reuse\" or \"fresh\"");
+        check_error(
+            "instances = \"fresh\"\nmax_calls_per_instance = 2",
+            "max_calls_per_instance = 2: expected no such key beside instances = \"fresh\", which runs one call on each",
+        );
+        check_error("env = { A = 1 }", "env.A = 1: expected a text, such as \"hello\"");
+        check_error(
+            "allowed_hosts = [\"example.com\"]",
+            "allowed_hosts = \"example.com\": expected a list of hosts with their ports, such as [\"api.example.com:443\"]",
+        );
     }
 }

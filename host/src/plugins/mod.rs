@@ -1,9 +1,13 @@
 //! Plugins: what is in the plugins directory, and what of it can run.
 
 mod catalog;
+mod keeper;
 mod load;
 mod manifest;
+mod scan;
+mod settle;
 
-pub use catalog::{Catalog, Plugin, PluginState};
-pub use load::{DirectoryError, load_directory};
-pub use manifest::{Manifest, ManifestError};
+pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
+pub use keeper::{DirectoryError, Keeper};
+pub use load::load_file;
+pub use manifest::{ManifestError, read_manifest};

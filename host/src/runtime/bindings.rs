@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Message, Reply};
+use super::limits::REPLY_BODY_BYTES_MAX;
+use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, Reply};
 
 wasmtime::component::bindgen!({
     path: "../wit",
@@ -38,36 +39,27 @@ const REPLY_HEADERS_MAX: usize = 256;
 /// The text of a failure: it is for a person to read. The rest is cut off.
 const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// Why what a handler returned is no HTTP reply. For the log; the caller learns only that it failed.
+/// Why what a handler returned is no HTTP reply. For the log; the caller learns of a limit, or only that
+/// it failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadReply {
     #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
     Status(u16),
     #[error("the handler replied with the header {0:?}, which is no header name with a value")]
     Header(String),
-    #[error("the handler replied with {0} headers; the limit is {REPLY_HEADERS_MAX}")]
-    HeaderCount(usize),
-    #[error("the handler replied with {0} bytes of headers; the limit is {REPLY_HEADER_BYTES_MAX}")]
-    HeaderBytes(usize),
-    #[error("the handler replied with a body of {0} bytes; the limit is {1}")]
-    BodyBytes(usize, usize),
+    #[error("the handler exceeded its limit of {0}")]
+    Limit(Limit),
 }
 
-pub(super) fn check_reply(reply: wit::Reply, body_bytes_max: usize) -> Result<Reply, BadReply> {
+pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     let status = match StatusCode::from_u16(reply.status) {
         Ok(status) if (200..600).contains(&reply.status) => status,
         _ => return Err(BadReply::Status(reply.status)),
     };
-    if reply.body.len() > body_bytes_max {
-        return Err(BadReply::BodyBytes(reply.body.len(), body_bytes_max));
-    }
-    if reply.headers.len() > REPLY_HEADERS_MAX {
-        return Err(BadReply::HeaderCount(reply.headers.len()));
-    }
+    check_size(LimitKind::ReplyBodyBytes, reply.body.len(), REPLY_BODY_BYTES_MAX)?;
+    check_size(LimitKind::ReplyHeaders, reply.headers.len(), REPLY_HEADERS_MAX)?;
     let header_bytes = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if header_bytes > REPLY_HEADER_BYTES_MAX {
-        return Err(BadReply::HeaderBytes(header_bytes));
-    }
+    check_size(LimitKind::ReplyHeaderBytes, header_bytes, REPLY_HEADER_BYTES_MAX)?;
     let mut headers = HeaderMap::with_capacity(reply.headers.len());
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) else {
@@ -78,6 +70,10 @@ pub(super) fn check_reply(reply: wit::Reply, body_bytes_max: usize) -> Result<Re
         }
     }
     Ok(Reply { status, headers, body: Bytes::from(reply.body) })
+}
+
+fn check_size(kind: LimitKind, size: usize, max: usize) -> Result<(), BadReply> {
+    if size > max { Err(BadReply::Limit(Limit { kind, max: max as u64 })) } else { Ok(()) }
 }
 
 impl From<wit::Failure> for Failure {

@@ -1,6 +1,7 @@
 //! The engine: one wasmtime for the whole node, its instance pool, its compile cache, its clock.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
@@ -10,8 +11,10 @@ use wasmtime::{
 };
 
 use super::bindings::logging;
+use super::compile::Compiler;
 use super::instance::HostState;
-use super::limits::TABLE_ELEMENTS_MAX;
+use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use super::pool::Pools;
 
 /// How often a running guest is looked at: the precision of time limits in a guest's loop, and the
 /// longest that a busy guest keeps other work of its thread waiting.
@@ -32,6 +35,8 @@ const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Linker<HostState>,
+    pub(super) compiler: Arc<Compiler>,
+    pub(super) pools: Pools,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,18 @@ impl Engine {
             directory: cache_dir.display().to_string(),
             cause: format!("{error:#}"),
         })?;
+        Self::start(Some(cache))
+    }
+
+    /// An engine that compiles everything anew and leaves nothing behind.
+    ///
+    /// # Errors
+    /// If the machine cannot run compiled code.
+    pub fn without_cache() -> Result<Self, EngineError> {
+        Self::start(None)
+    }
+
+    fn start(cache: Option<Cache>) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
 
         // The pool reserves terabytes of address space. Where those are not to be had (a limit on
@@ -69,18 +86,23 @@ impl Engine {
         };
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(start_error)?;
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
-        tick(wasmtime.weak()).map_err(|error| EngineError::Start(error.to_string()))?;
-        Ok(Self { wasmtime, linker })
+        let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
+        tick(wasmtime.weak()).map_err(|error| thread_error(&error))?;
+        let compiler = Arc::new(Compiler::start().map_err(|error| thread_error(&error))?);
+        let pools = Pools::start().map_err(|error| thread_error(&error))?;
+        Ok(Self { wasmtime, linker, compiler, pools })
     }
 }
 
-fn config(cache: Cache, strategy: InstanceAllocationStrategy) -> Config {
+fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config {
     let mut config = Config::new();
     config
-        .cache(Some(cache))
+        .cache(cache)
         .allocation_strategy(strategy)
         .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES_MAX)
         // Components of WASI 0.2 need none of WASI 0.3's bookkeeping.
         .concurrency_support(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Enable);

@@ -1,42 +1,23 @@
 //! A loaded handler: its compiled component, its warm instances, and the limits in front of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 use wasmtime::PoolConcurrencyLimitError;
-use wasmtime::component::Component;
 
-use super::bindings::{self, EXPORT, HandlerPre};
+use super::bindings::{self, BadReply, HandlerPre, wit};
+use super::compile::{LoadError, one_line};
 use super::engine::Engine;
-use super::instance::{HostState, Instance, Interrupted};
+use super::instance::{HostState, Instance, Interrupted, Stopped};
 use super::limits::Limits;
-use crate::message::{Fault, Message, Outcome, Refusal, StreamName};
-
-/// The largest body of a reply. A reply is held in memory on the node that runs the handler and on
-/// the one that was asked.
-const REPLY_BODY_BYTES_MAX: usize = 16 << 20;
-
-/// Why a component cannot be a handler.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(
-        "it is a core WebAssembly module, not a component: build it with `--target wasm32-wasip2`, or wrap it with \
-         `wasm-tools component new`"
-    )]
-    CoreModule,
-    #[error("it is not a WebAssembly component: {0}")]
-    NotAComponent(String),
-    #[error("it does not export `{EXPORT}`, which makes a handler; it exports {found}")]
-    MissingExport { found: String },
-    #[error("it does not fit this host: {0}")]
-    Mismatch(String),
-    #[error("a trial instance could not be made: {0}")]
-    Trial(String),
-}
+use super::outbound::Grant;
+use super::pool::Pool;
+use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName};
+use crate::telemetry::PluginMetrics;
 
 /// Runs the messages of one version of one stream.
 pub struct Handler {
@@ -44,10 +25,12 @@ pub struct Handler {
     stream: StreamName,
     limits: Limits,
     pre: HandlerPre<HostState>,
-    warm: Mutex<Vec<Instance>>,
+    grant: Arc<Grant>,
+    pool: Arc<Pool>,
     running: Semaphore,
     waiting: AtomicUsize,
     calls: AtomicU64,
+    metrics: PluginMetrics,
 }
 
 impl Handler {
@@ -61,26 +44,21 @@ impl Handler {
         component: Vec<u8>,
         limits: Limits,
     ) -> Result<Self, LoadError> {
-        let compiling = engine.clone();
-        let pre = tokio::task::spawn_blocking(move || compile(&compiling, &component))
-            .await
-            .map_err(|error| LoadError::NotAComponent(format!("the compiler failed: {error}")))??;
+        let pre = engine.compiler.compile(engine.clone(), component).await?;
         let handler = Self {
             engine: engine.clone(),
+            metrics: PluginMetrics::new(&stream),
             stream,
             pre,
-            warm: Mutex::default(),
+            grant: Arc::new(Grant::new(limits.allowed_hosts.clone())),
+            pool: engine.pools.new_pool(),
             running: Semaphore::new(limits.concurrency),
             waiting: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             limits,
         };
-        let deadline = Instant::now() + handler.limits.timeout;
-        let trial = timeout_at(deadline.into(), handler.instantiate(deadline))
-            .await
-            .map_err(|_| LoadError::Trial(format!("it took longer than {:?}", handler.limits.timeout)))?
-            .map_err(|error| LoadError::Trial(format!("{error:#}")))?;
-        handler.put_back(trial);
+        let trial = handler.trial().await?;
+        handler.pool.put(trial);
         Ok(handler)
     }
 
@@ -90,7 +68,7 @@ impl Handler {
 
     /// Warm instances that wait for a message.
     pub fn idle_instances(&self) -> usize {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.pool.len()
     }
 
     /// Messages that have begun to run, ever.
@@ -106,28 +84,51 @@ impl Handler {
     /// Runs a message: on a warm instance if there is one, and until the deadline or the plugin's own
     /// timeout, whichever is first. Dropping the call stops the guest.
     pub async fn invoke(&self, message: &Message, deadline: Instant) -> Outcome {
-        let deadline = deadline.min(Instant::now() + self.limits.timeout);
+        let own_deadline = Instant::now() + self.limits.timeout;
+        let (deadline, late) = if own_deadline < deadline {
+            (own_deadline, Fault::LimitExceeded(self.time_limit()))
+        } else {
+            (deadline, Fault::DeadlineExceeded)
+        };
+        let _running = match timeout_at(deadline.into(), self.admit()).await {
+            Ok(admitted) => admitted?,
+            Err(_) => return Err(Fault::Refused(Refusal::WaitedTooLong)),
+        };
         match timeout_at(deadline.into(), self.run(message, deadline)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Fault::DeadlineExceeded),
+            Ok(Err(Ended::Interrupted)) => Err(late),
+            Ok(Err(Ended::Fault(fault))) => Err(fault),
+            Ok(Ok(reply)) => Ok(reply),
+            Err(_) => {
+                let (stream, message) = (&self.stream, message.id);
+                warn!(%stream, message_id = %message, "stopped a handler that waited for the host past its deadline");
+                Err(late)
+            }
         }
     }
 
-    async fn run(&self, message: &Message, deadline: Instant) -> Outcome {
-        let _running = self.admit().await?;
+    async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let taken = self.warm.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut instance = match taken {
+        self.metrics.calls.increment(1);
+        let mut instance = match self.pool.take() {
             Some(instance) => instance,
-            None => self.instantiate(deadline).await.map_err(|error| self.fault(message, &error))?,
+            None => self.instance(deadline).await.map_err(|stopped| self.ended(message, &stopped))?,
         };
         let result = instance.call(message, &self.limits, deadline).await;
-        let result = result.map_err(|error| self.fault(message, &error))?;
-        self.put_back(instance);
+        let result = result.map_err(|stopped| self.ended(message, &stopped))?;
+        if !instance.is_worn(&self.limits) {
+            self.pool.put(instance);
+        }
+        self.reply(message, result).map_err(Ended::Fault)
+    }
+
+    fn reply(&self, message: &Message, result: Result<wit::Reply, wit::Failure>) -> Outcome {
         let reply = result.map_err(|failure| Fault::Failure(failure.into()))?;
-        bindings::check_reply(reply, REPLY_BODY_BYTES_MAX).map_err(|error| {
+        bindings::check_reply(reply).map_err(|error| {
             error!(stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
-            Fault::Crashed
+            match error {
+                BadReply::Limit(limit) => Fault::LimitExceeded(limit),
+                BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
+            }
         })
     }
 
@@ -143,28 +144,64 @@ impl Handler {
         permit.map_err(|_| Fault::Refused(Refusal::Leaving))
     }
 
-    async fn instantiate(&self, deadline: Instant) -> wasmtime::Result<Instance> {
-        Instance::new(&self.engine.wasmtime, &self.pre, &self.stream, &self.limits, deadline).await
-    }
-
-    fn put_back(&self, instance: Instance) {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).push(instance);
-    }
-
-    /// What an error of wasmtime means to the caller; everything else about it goes to the log.
-    fn fault(&self, message: &Message, error: &wasmtime::Error) -> Fault {
-        let (stream, message) = (&self.stream, message.id);
-        if error.is::<Interrupted>() {
-            warn!(%stream, message_id = %message, "stopped a handler that ran into its deadline");
-            return Fault::DeadlineExceeded;
+    /// Makes an instance. When the node has no more of them, those that wait in vain are given up first.
+    async fn instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
+        match self.make_instance(deadline).await {
+            Err(stopped) if stopped.error.is::<PoolConcurrencyLimitError>() && self.engine.pools.reclaim() => {
+                self.make_instance(deadline).await
+            }
+            made => made,
         }
-        if error.is::<PoolConcurrencyLimitError>() {
+    }
+
+    async fn make_instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
+        self.metrics.instances_made.increment(1);
+        let grant = self.grant.clone();
+        Instance::new(&self.engine.wasmtime, &self.pre, &self.stream, &self.limits, grant, deadline).await
+    }
+
+    /// The first instance, which shows that the component can be instantiated at all.
+    async fn trial(&self) -> Result<Instance, LoadError> {
+        let deadline = Instant::now() + self.limits.timeout;
+        let trial = timeout_at(deadline.into(), self.instance(deadline)).await;
+        trial.map_err(|_| LoadError::Limit(self.time_limit()))?.map_err(|stopped| match stopped.limit {
+            Some(limit) => LoadError::Limit(limit),
+            None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
+            None => LoadError::Trial(one_line(&stopped.error)),
+        })
+    }
+
+    fn time_limit(&self) -> Limit {
+        let timeout_ms = u64::try_from(self.limits.timeout.as_millis()).unwrap_or(u64::MAX);
+        Limit { kind: LimitKind::Time, max: timeout_ms }
+    }
+
+    /// What an instance's end means to the caller; everything else about it goes to the log, with the
+    /// guest's own backtrace.
+    fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
+        let (stream, message, error) = (&self.stream, message.id, format!("{:?}", stopped.error));
+        if stopped.error.is::<Interrupted>() {
+            warn!(%stream, message_id = %message, error, "stopped a handler that ran into its deadline");
+            return Ended::Interrupted;
+        }
+        if stopped.error.is::<PoolConcurrencyLimitError>() {
             warn!(%stream, message_id = %message, "refused a message: every instance of the node is in use");
-            return Fault::Refused(Refusal::Overloaded);
+            return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
-        error!(%stream, message_id = %message, error = format!("{error:?}"), "a handler crashed");
-        Fault::Crashed
+        if let Some(limit) = stopped.limit {
+            error!(%stream, message_id = %message, %limit, error, "a handler was stopped at a limit");
+            return Ended::Fault(Fault::LimitExceeded(limit));
+        }
+        error!(%stream, message_id = %message, error, "a handler crashed");
+        Ended::Fault(Fault::Crashed)
     }
+}
+
+/// Why a call brought no reply.
+enum Ended {
+    /// Its deadline passed while the guest ran.
+    Interrupted,
+    Fault(Fault),
 }
 
 /// A place in the queue, for as long as it is held.
@@ -182,24 +219,4 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn compile(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadError> {
-    // A module's header ends with its version, a component's with version and layer.
-    if bytes.starts_with(b"\0asm\x01\0\0\0") {
-        return Err(LoadError::CoreModule);
-    }
-    let component = Component::from_binary(&engine.wasmtime, bytes)
-        .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
-    if component.get_export_index(None, EXPORT).is_none() {
-        let ty = component.component_type();
-        let exports: Vec<String> = ty.exports(&engine.wasmtime).map(|(name, _)| format!("`{name}`")).collect();
-        let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-        return Err(LoadError::MissingExport { found });
-    }
-    engine
-        .linker
-        .instantiate_pre(&component)
-        .and_then(HandlerPre::new)
-        .map_err(|error| LoadError::Mismatch(format!("{error:#}")))
 }

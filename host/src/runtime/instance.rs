@@ -1,42 +1,55 @@
 //! One instance of a component, with everything that belongs to it alone.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use tracing::{debug, error, info, trace, warn};
 use uuid::Uuid;
-use wasmtime::component::ResourceTable;
-use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime::component::{ResourceTable, ResourceTableError};
+use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::bindings::{self, HandlerPre, cut, logging, wit};
-use super::limits::{Limits, TABLE_ELEMENTS_MAX};
-use super::output::Output;
-use crate::message::{Message, StreamName};
+use super::bindings::{self, HandlerPre, logging, wit};
+use super::budget::Budget;
+use super::guest_log::{GuestLog, Stdio};
+use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
+use super::outbound::{Grant, Outbound};
+use crate::message::{Limit, LimitKind, Message, StreamName};
 
-/// Handles (streams, pollables, clocks) that one instance may hold at once.
+/// Handles (streams, pollables, requests) that one instance may hold at once.
 const RESOURCES_MAX: usize = 1_000;
 
-/// Core instances, memories and tables of one component: far more than any toolchain makes.
-const PARTS_MAX: usize = 32;
+/// Random bytes that a guest may ask for at once.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// One log entry of a guest; the rest is cut off.
-const LOG_TEXT_BYTES_MAX: usize = 8 * 1024;
+/// How wasmtime says that a guest handed over more than [`TRANSFER_BYTES_MAX`]; its error has no public type.
+const TRANSFER_ERROR: &str = "too much data is being copied between the host and the guest";
 
 /// What the host keeps for one instance.
 pub(super) struct HostState {
     wasi: WasiCtx,
+    http: WasiHttpCtx,
+    outbound: Outbound,
     resources: ResourceTable,
-    limits: StoreLimits,
-    stream: StreamName,
-    message: Uuid,
+    budget: Budget,
+    log: GuestLog,
     deadline: Instant,
-    outputs: [Output; 2],
 }
 
 /// An instance, ready for the next message.
 pub(super) struct Instance {
     store: Store<HostState>,
     exports: bindings::Handler,
+    calls: u64,
+    memory_bytes_at_first: usize,
+}
+
+/// Why an instance could not be made, or its call did not come to its end.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// The limit that the guest ran into, if that was it.
+    pub(super) limit: Option<Limit>,
+    pub(super) error: wasmtime::Error,
 }
 
 /// A guest was stopped because its deadline passed.
@@ -50,10 +63,12 @@ impl Instance {
         pre: &HandlerPre<HostState>,
         stream: &StreamName,
         limits: &Limits,
+        grant: Arc<Grant>,
         deadline: Instant,
-    ) -> wasmtime::Result<Self> {
-        let mut store = Store::new(engine, HostState::new(stream.clone(), limits, deadline));
-        store.limiter(|state| &mut state.limits);
+    ) -> Result<Self, Stopped> {
+        let mut store = Store::new(engine, HostState::new(stream.clone(), limits, grant, deadline));
+        store.limiter(|state| &mut state.budget);
+        store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
         // At every tick a busy guest lets others run, until its time is over.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
@@ -64,8 +79,13 @@ impl Instance {
                 Err(Interrupted.into())
             }
         });
-        let exports = pre.instantiate_async(&mut store).await?;
-        Ok(Self { store, exports })
+        match pre.instantiate_async(&mut store).await {
+            Ok(exports) => {
+                let memory_bytes_at_first = store.data().budget.memory_bytes();
+                Ok(Self { store, exports, calls: 0, memory_bytes_at_first })
+            }
+            Err(error) => Err(stopped(&store, error)),
+        }
     }
 
     /// Runs one message. After an error, or when the call is dropped before its end, the instance is
@@ -75,13 +95,10 @@ impl Instance {
         message: &Message,
         limits: &Limits,
         deadline: Instant,
-    ) -> wasmtime::Result<Result<wit::Reply, wit::Failure>> {
+    ) -> Result<Result<wit::Reply, wit::Failure>, Stopped> {
+        self.calls += 1;
         let state = self.store.data_mut();
-        state.message = message.id;
-        state.deadline = deadline;
-        for output in &state.outputs {
-            output.begin(message.id);
-        }
+        state.begin(message.id, deadline);
         self.store.set_epoch_deadline(1);
 
         let headers = bindings::visible_headers(message, &limits.headers);
@@ -96,33 +113,67 @@ impl Instance {
             body: &message.body,
         };
         let result = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument).await;
-        for output in &self.store.data().outputs {
-            output.end();
-        }
-        result
+        self.store.data().log.end();
+        result.map_err(|error| stopped(&self.store, error))
+    }
+
+    /// Whether the instance has served its time: it has run as many messages as it may, or has grown, or
+    /// leaks what it takes from the host.
+    pub(super) fn is_worn(&mut self, limits: &Limits) -> bool {
+        let state = self.store.data_mut();
+        let room = limits.memory_bytes_max.saturating_sub(self.memory_bytes_at_first);
+        self.calls >= limits.instances.calls_max()
+            || state.budget.memory_bytes() > self.memory_bytes_at_first + room / 2
+            || state.resources.iter_mut().count() > RESOURCES_MAX / 2
     }
 }
 
+/// Puts together what is known of an instance's end.
+fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
+    let limit = |kind, max: usize| Limit { kind, max: max as u64 };
+    let limit = if error.downcast_ref::<Trap>() == Some(&Trap::StackOverflow) {
+        Some(limit(LimitKind::StackBytes, STACK_BYTES_MAX))
+    } else if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
+        Some(limit(LimitKind::Resources, RESOURCES_MAX))
+    } else if error.chain().any(|cause| cause.to_string().starts_with(TRANSFER_ERROR)) {
+        Some(limit(LimitKind::TransferBytes, TRANSFER_BYTES_MAX))
+    } else {
+        store.data().budget.refused()
+    };
+    Stopped { limit, error }
+}
+
 impl HostState {
-    fn new(stream: StreamName, limits: &Limits, deadline: Instant) -> Self {
-        let outputs = [Output::new(stream.clone(), "stdout"), Output::new(stream.clone(), "stderr")];
+    fn new(stream: StreamName, limits: &Limits, grant: Arc<Grant>, deadline: Instant) -> Self {
+        let log = GuestLog::new(stream);
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
-        // Deny by default: no files, no environment, no sockets, no name look-ups.
-        let wasi = WasiCtx::builder()
-            .stdout(outputs[0].clone())
-            .stderr(outputs[1].clone())
+        // Deny by default: no files, no sockets, no name look-ups, and only the environment of the manifest.
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(log.output(Stdio::Out))
+            .stderr(log.output(Stdio::Err))
             .allow_tcp(false)
             .allow_udp(false)
-            .build();
-        let limits = StoreLimitsBuilder::new()
-            .memory_size(limits.memory_bytes_max)
-            .table_elements(TABLE_ELEMENTS_MAX)
-            .instances(PARTS_MAX)
-            .memories(PARTS_MAX)
-            .tables(PARTS_MAX)
-            .build();
-        Self { wasi, resources, limits, stream, message: Uuid::nil(), deadline, outputs }
+            .max_random_size(RANDOM_BYTES_MAX);
+        for (name, value) in &limits.env {
+            wasi.env(name, value);
+        }
+        Self {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            outbound: Outbound::new(grant, deadline),
+            resources,
+            budget: Budget::new(limits.memory_bytes_max),
+            log,
+            deadline,
+        }
+    }
+
+    fn begin(&mut self, message: Uuid, deadline: Instant) {
+        self.deadline = deadline;
+        self.outbound.deadline = deadline;
+        self.budget.begin();
+        self.log.begin(message);
     }
 }
 
@@ -132,16 +183,14 @@ impl WasiView for HostState {
     }
 }
 
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.resources, ctx: &mut self.http }
+    }
+}
+
 impl logging::Host for HostState {
     fn log(&mut self, level: logging::Level, text: String) {
-        let text = cut(text, LOG_TEXT_BYTES_MAX);
-        let (stream, message) = (&self.stream, self.message);
-        match level {
-            logging::Level::Trace => trace!(target: "guest", %stream, message_id = %message, "{text}"),
-            logging::Level::Debug => debug!(target: "guest", %stream, message_id = %message, "{text}"),
-            logging::Level::Info => info!(target: "guest", %stream, message_id = %message, "{text}"),
-            logging::Level::Warn => warn!(target: "guest", %stream, message_id = %message, "{text}"),
-            logging::Level::Error => error!(target: "guest", %stream, message_id = %message, "{text}"),
-        }
+        self.log.entry(level, text);
     }
 }

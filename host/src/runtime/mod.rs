@@ -2,12 +2,18 @@
 //! The only user of wasmtime; knows nothing of HTTP, peers or placement.
 
 mod bindings;
+mod budget;
+mod compile;
 mod engine;
+mod guest_log;
 mod handler;
 mod instance;
 mod limits;
-mod output;
+mod outbound;
+mod pool;
 
+pub use compile::{COMPONENT_BYTES_MAX, LoadError};
 pub use engine::{Engine, EngineError};
-pub use handler::{Handler, LoadError};
-pub use limits::Limits;
+pub use handler::Handler;
+pub use limits::{Instances, Limits};
+pub use outbound::AllowedHost;

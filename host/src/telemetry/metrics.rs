@@ -4,11 +4,13 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::names;
-use crate::message::{FailureKind, Fault, Outcome, Refusal, StreamName};
+use crate::message::{FailureKind, Fault, LimitKind, Outcome, Refusal, StreamName};
 
 /// Upper bounds of the latency histogram, in seconds: from a local echo to the default timeout.
 const SECONDS_BUCKETS: [f64; 14] =
@@ -63,6 +65,8 @@ fn describe() {
     describe_gauge!(names::PEERS, "Live nodes in this node's view, itself not counted.");
     describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
     describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");
+    describe_counter!(names::INSTANCES_MADE, "Component instances that were made, the first of each version included.");
+    describe_gauge!(names::PLUGIN_VERSIONS, "Versions of plugins in memory, those that only finish what they run included.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }
 
@@ -74,7 +78,7 @@ pub enum Route {
 }
 
 /// Names of outcomes, as the metrics have them.
-const OUTCOMES: [&str; 12] = [
+const OUTCOMES: [&str; 13] = [
     "ok",
     "invalid",
     "not_found",
@@ -87,6 +91,7 @@ const OUTCOMES: [&str; 12] = [
     "overloaded",
     "unreachable",
     "lost",
+    "limit",
 ];
 
 fn outcome_index(outcome: &Outcome) -> usize {
@@ -100,11 +105,39 @@ fn outcome_index(outcome: &Outcome) -> usize {
             FailureKind::Internal => 5,
         },
         Err(Fault::Crashed) => 6,
-        Err(Fault::DeadlineExceeded) => 7,
+        Err(Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong)) => 7,
+        Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::Time => 7,
+        Err(Fault::LimitExceeded(_)) => 12,
         Err(Fault::Refused(Refusal::Overloaded)) => 9,
         Err(Fault::Refused(_)) => 8,
         Err(Fault::Unreachable | Fault::NoCandidate) => 10,
         Err(Fault::Lost) => 11,
+    }
+}
+
+/// The metrics of one version of a plugin, which are those of its stream.
+pub struct PluginMetrics {
+    pub calls: Counter,
+    pub instances_made: Counter,
+    versions: Gauge,
+}
+
+impl PluginMetrics {
+    pub fn new(stream: &StreamName) -> Self {
+        let stream = || stream.as_str().to_owned();
+        let versions = gauge!(names::PLUGIN_VERSIONS, "stream" => stream());
+        versions.increment(1);
+        Self {
+            calls: counter!(names::CALLS, "stream" => stream()),
+            instances_made: counter!(names::INSTANCES_MADE, "stream" => stream()),
+            versions,
+        }
+    }
+}
+
+impl Drop for PluginMetrics {
+    fn drop(&mut self) {
+        self.versions.decrement(1);
     }
 }
 

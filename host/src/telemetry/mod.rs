@@ -5,4 +5,4 @@ mod metrics;
 pub mod names;
 
 pub use logs::{BadFilter, LogFormat, init_logs};
-pub use metrics::{Metrics, MetricsError, Route, StreamMetrics};
+pub use metrics::{Metrics, MetricsError, PluginMetrics, Route, StreamMetrics};

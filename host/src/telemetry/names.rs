@@ -14,3 +14,7 @@ pub const INSTANCES: &str = "meshage_instances";
 pub const PROBLEMS: &str = "meshage_problems_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";
+/// Counter by `stream`: instances that were made, the first one of each version included.
+pub const INSTANCES_MADE: &str = "meshage_instances_made_total";
+/// Gauge by `stream`: versions in memory; one while nothing is being replaced.
+pub const PLUGIN_VERSIONS: &str = "meshage_plugin_versions";

@@ -3,12 +3,20 @@
 // Handlers may forbid what the bindings need: it is not theirs.
 #![forbid(unsafe_code)]
 
+mod fetch;
+
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use meshage_sdk::{Failure, Message, Reply, log};
+use wasip2::clocks::monotonic_clock::subscribe_duration;
+
+/// Messages that this instance has seen.
+static CALLS: AtomicU64 = AtomicU64::new(0);
 
 #[meshage_sdk::handler]
 fn fickle(message: Message) -> Result<Reply, Failure> {
+    let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
     let (act, argument) = message.query().split_once('=').unwrap_or((message.query(), ""));
     let number = || argument.parse::<u64>().map_err(Failure::invalid);
     match act {
@@ -20,7 +28,20 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         "memory_mb" => {
             std::hint::black_box(vec![1u8; (number()? << 20) as usize]);
         }
+        "recurse" => return text(&recurse(1).to_string()),
+        "leak" => {
+            for _ in 0..number()? {
+                std::mem::forget(subscribe_duration(u64::MAX));
+            }
+        }
+        "calls" => return text(&calls.to_string()),
         "log" => log::warn!("told to log: {argument}"),
+        "log_lines" => {
+            for line in 0..number()? {
+                log::info!("told to log line {line}");
+                println!("told to print line {line}");
+            }
+        }
         "print" => println!("told to print: {argument}"),
         "status" => return Ok(Reply::new(number()? as u16).with_body("text/plain", "as told")),
         "header" => {
@@ -38,19 +59,32 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         }
         "headers" => {
             let seen: Vec<String> = message.headers().map(|(name, value)| format!("{name}: {value}")).collect();
-            return Ok(Reply::new(200).with_body("text/plain", seen.join("\n")));
+            return text(&seen.join("\n"));
         }
         "environment" => {
             let seen: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
-            return Ok(Reply::new(200).with_body("text/plain", seen.join("\n")));
+            return text(&seen.join("\n"));
         }
+        "read" => return text(&format!("{:?}", std::fs::read_dir(argument).err())),
+        "connect" => return text(&format!("{:?}", std::net::TcpStream::connect(argument).err())),
+        "send" => return text(&format!("{:?}", std::net::UdpSocket::bind(argument).err())),
+        "fetch" => return Ok(fetch::get(argument)),
         "describe" => {
             let text = format!("{} {} {}", message.method(), message.partition_key(), message.body().len());
-            return Ok(Reply::new(200).with_body("text/plain", text));
+            return self::text(&text);
         }
         _ => {}
     }
     // What came in goes out, as bytes.
     let content_type = message.header("content-type").unwrap_or("application/octet-stream").to_owned();
     Ok(Reply::new(200).with_body(&content_type, message.into_body()))
+}
+
+fn text(text: &str) -> Result<Reply, Failure> {
+    Ok(Reply::new(200).with_body("text/plain", text))
+}
+
+#[allow(unconditional_recursion, reason = "it ends at the limit of the stack")]
+fn recurse(depth: u64) -> u64 {
+    std::hint::black_box(recurse(std::hint::black_box(depth + 1))) + 1
 }

@@ -1,0 +1,82 @@
+//! Scanning: which plugins there are in the directory, and by what their files can be told from what they
+//! were before.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What a directory holds: the file of each plugin by its name without `.wasm`, with its stamp. What is
+/// hidden is not looked at: Kubernetes keeps its mounts there, and tools what they have not finished.
+pub(super) type Found = BTreeMap<String, (PathBuf, Stamp)>;
+
+/// The state of a plugin's two files. When a file is written or replaced, however, its stamp differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    component: FileStamp,
+    manifest: Option<FileStamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of a component and of the manifest beside it; `None` if there is no such file. Links are
+    /// followed.
+    pub(super) fn of(component: &Path) -> Option<Self> {
+        let manifest = FileStamp::of(&component.with_extension("toml"));
+        Some(Self { component: FileStamp::of(component)?, manifest })
+    }
+}
+
+impl FileStamp {
+    fn of(file: &Path) -> Option<Self> {
+        let metadata = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+pub(super) fn scan(directory: &Path) -> io::Result<Found> {
+    let mut found = Found::new();
+    for entry in fs::read_dir(directory)? {
+        let file = entry?.path();
+        if file.extension() != Some(OsStr::new("wasm")) {
+            continue;
+        }
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        if let Some(stamp) = Stamp::of(&file) {
+            found.insert(name, (file, stamp));
+        }
+    }
+    Ok(found)
+}
+
+/// Which directory a path leads to: another one when it was replaced, or a link on the way was.
+pub(super) fn identity(directory: &Path) -> Option<(u64, u64)> {
+    fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+impl Stamp {
+    pub(super) fn test(bytes: u64) -> Self {
+        let component = FileStamp { device: 1, inode: 1, bytes, modified: (0, 0), changed: (0, 0) };
+        Self { component, manifest: None }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a guest logs, and what it writes to stdout and stderr: entries of the node's log, with the stream
+//! and the message that was running, and bounded for each call.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use tracing::{debug, error, info, trace, warn};
+use uuid::Uuid;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::bindings::{cut, logging::Level};
+use crate::message::StreamName;
+
+/// What one call may log, all together. The rest is dropped, and the log says so.
+const CALL_BYTES_MAX: usize = 64 * 1024;
+
+/// What an entry takes beside its text: time, level, stream and message id.
+const ENTRY_BYTES: usize = 128;
+
+/// One log entry of a guest; the rest is cut off.
+const ENTRY_TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// A longer line of an output is cut into several.
+const LINE_BYTES_MAX: usize = 4 * 1024;
+
+/// What one write may bring; the guest's library splits larger ones.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// The log of one instance. Clones are the same log.
+#[derive(Clone)]
+pub(super) struct GuestLog(Arc<Mutex<Entries>>);
+
+#[derive(Clone, Copy)]
+pub(super) enum Stdio {
+    Out,
+    Err,
+}
+
+/// One of an instance's two outputs.
+#[derive(Clone)]
+pub(super) struct Output {
+    log: GuestLog,
+    stdio: Stdio,
+}
+
+struct Entries {
+    stream: StreamName,
+    message: Uuid,
+    /// The unfinished lines of stdout and stderr.
+    lines: [Vec<u8>; 2],
+    /// What the running call may still log, in bytes.
+    left: usize,
+}
+
+impl GuestLog {
+    pub(super) fn new(stream: StreamName) -> Self {
+        let entries = Entries { stream, message: Uuid::nil(), lines: Default::default(), left: CALL_BYTES_MAX };
+        Self(Arc::new(Mutex::new(entries)))
+    }
+
+    /// A call begins: says which message the coming entries belong to.
+    pub(super) fn begin(&self, message: Uuid) {
+        let mut entries = self.entries();
+        entries.message = message;
+        entries.left = CALL_BYTES_MAX;
+    }
+
+    /// The call has ended: writes last lines that have no newline.
+    pub(super) fn end(&self) {
+        let mut entries = self.entries();
+        entries.flush(Stdio::Out);
+        entries.flush(Stdio::Err);
+    }
+
+    pub(super) fn output(&self, stdio: Stdio) -> Output {
+        Output { log: self.clone(), stdio }
+    }
+
+    pub(super) fn entry(&self, level: Level, text: String) {
+        let text = cut(text, ENTRY_TEXT_BYTES_MAX);
+        let mut entries = self.entries();
+        if !entries.admits(text.len()) {
+            return;
+        }
+        let (stream, message) = (&entries.stream, entries.message);
+        match level {
+            Level::Trace => trace!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::Debug => debug!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::Info => info!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::Warn => warn!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::Error => error!(target: "guest", %stream, message_id = %message, "{text}"),
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// Whether the call may log another entry of so many bytes. Says so once when it may not.
+    fn admits(&mut self, text_bytes: usize) -> bool {
+        let bytes = text_bytes + ENTRY_BYTES;
+        if bytes <= self.left {
+            self.left -= bytes;
+            return true;
+        }
+        if self.left > 0 {
+            self.left = 0;
+            let (stream, message) = (&self.stream, self.message);
+            warn!(%stream, message_id = %message, "a handler logged more than {CALL_BYTES_MAX} bytes in one call; the rest is dropped");
+        }
+        false
+    }
+
+    fn write(&mut self, stdio: Stdio, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            for piece in part.chunks(LINE_BYTES_MAX) {
+                if self.left == 0 {
+                    return;
+                }
+                let line = &mut self.lines[stdio as usize];
+                line.extend_from_slice(piece);
+                if piece.ends_with(b"\n") || line.len() >= LINE_BYTES_MAX {
+                    self.flush(stdio);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, stdio: Stdio) {
+        let line = std::mem::take(&mut self.lines[stdio as usize]);
+        if line.is_empty() || !self.admits(line.len()) {
+            return;
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\n', '\r']);
+        let output = match stdio {
+            Stdio::Out => "stdout",
+            Stdio::Err => "stderr",
+        };
+        info!(target: "guest", stream = %self.stream, message_id = %self.message, output, "{text}");
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.log.entries().write(self.stdio, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        self.log.entries().write(self.stdio, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,167 @@
+//! Outbound HTTP of guests: to the hosts that the manifest allows, and within limits of time, size and
+//! number. Everything else is denied.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Uri, uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
+
+/// Requests of one plugin under way at once; a further one is refused.
+const REQUESTS_MAX: usize = 64;
+
+/// The body of a request, and that of its response.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// How long a connection may take to be made. No guest needs to learn later that a host is down.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// A host that a plugin may send requests to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost {
+    /// In lower case; an IPv6 address in brackets.
+    name: String,
+    port: u16,
+}
+
+/// The text is not `host:port`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a host and its port")]
+pub struct NotAHost;
+
+impl FromStr for AllowedHost {
+    type Err = NotAHost;
+
+    fn from_str(text: &str) -> Result<Self, NotAHost> {
+        let authority: uri::Authority = text.parse().map_err(|_| NotAHost)?;
+        match authority.port_u16() {
+            Some(port) if port > 0 && !text.contains(['@', '*']) && !authority.host().is_empty() => {
+                Ok(Self { name: authority.host().to_ascii_lowercase(), port })
+            }
+            _ => Err(NotAHost),
+        }
+    }
+}
+
+impl std::fmt::Display for AllowedHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.name, self.port)
+    }
+}
+
+/// What the instances of one plugin share.
+pub(super) struct Grant {
+    allowed: Vec<AllowedHost>,
+    running: Arc<Semaphore>,
+}
+
+impl Grant {
+    pub(super) fn new(allowed: Vec<AllowedHost>) -> Self {
+        Self { allowed, running: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    }
+
+    fn allows(&self, uri: &Uri) -> bool {
+        let Some(authority) = uri.authority() else { return false };
+        let default_port = if uri.scheme() == Some(&uri::Scheme::HTTPS) { 443 } else { 80 };
+        let port = authority.port_u16().unwrap_or(default_port);
+        // Who names a user in an address wants to deceive someone.
+        !authority.as_str().contains('@')
+            && self.allowed.iter().any(|host| host.port == port && host.name.eq_ignore_ascii_case(authority.host()))
+    }
+}
+
+/// The outbound side of one instance.
+pub(super) struct Outbound {
+    grant: Arc<Grant>,
+    /// That of the running call: what it begins does not outlive it.
+    pub(super) deadline: Instant,
+}
+
+impl Outbound {
+    pub(super) fn new(grant: Arc<Grant>, deadline: Instant) -> Self {
+        Self { grant, deadline }
+    }
+}
+
+type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Outbound {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Connection,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send> {
+        let deadline = self.deadline.into();
+        if !self.grant.allows(request.uri()) {
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        }
+        let Ok(place) = self.grant.running.clone().try_acquire_owned() else {
+            return Box::new(async { Err(Error::ConnectionLimitReached) });
+        };
+        let mut options = options.unwrap_or_default();
+        options.connect_timeout = Some(options.connect_timeout.unwrap_or(CONNECT_MAX).min(CONNECT_MAX));
+        let request = request.map(|body| bounded(body, || Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))));
+        Box::new(async move {
+            let sent = timeout_at(deadline, default_send_request(request, Some(options)));
+            let (response, connection) = sent.await.map_err(|_| Error::HttpResponseTimeout)??;
+            let connection: Connection = Box::new(async move {
+                let _place = place;
+                timeout_at(deadline, connection).await.map_err(|_| Error::HttpResponseTimeout)?
+            });
+            let response =
+                response.map(|body| bounded(body, || Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64))));
+            Ok((response, connection))
+        })
+    }
+}
+
+/// A body that ends with an error past its limit.
+fn bounded<B>(body: B, too_large: impl Fn() -> Error + Send + 'static) -> WasiBody
+where
+    B: Body<Data = Bytes, Error = Error> + Send + 'static,
+{
+    Limited::new(body, BODY_BYTES_MAX)
+        .map_err(move |error| error.downcast::<Error>().map_or_else(|_| too_large(), |error| *error))
+        .boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(allowed: &str, uri: &str, expected: bool) {
+        let grant = Grant::new(vec![allowed.parse().unwrap()]);
+        assert_eq!(grant.allows(&uri.parse().unwrap()), expected, "{allowed} {uri}");
+    }
+
+    #[test]
+    fn only_the_named_host_and_port_are_allowed() {
+        check("api.example.com:443", "https://api.example.com/a?b", true);
+        check("api.example.com:443", "https://API.example.com:443/", true);
+        check("api.example.com:443", "http://api.example.com/", false);
+        check("api.example.com:80", "http://api.example.com/", true);
+        check("api.example.com:443", "https://api.example.com:8443/", false);
+        check("api.example.com:443", "https://api.example.com.evil.org/", false);
+        check("api.example.com:443", "https://evil.api.example.com/", false);
+        check("api.example.com:443", "https://api.example.com@evil.org/", false);
+        check("api.example.com:443", "https://evil.org@api.example.com/", false);
+        check("[::1]:8080", "http://[::1]:8080/", true);
+    }
+
+    #[test]
+    fn a_host_has_a_port() {
+        for wrong in ["", "api.example.com", "api.example.com:0", "*.example.com:443", "a@b:443", "http://a:443", ":443"] {
+            assert_eq!(wrong.parse::<AllowedHost>(), Err(NotAHost), "{wrong}");
+        }
+        assert_eq!("API.example.com:443".parse::<AllowedHost>().unwrap().to_string(), "api.example.com:443");
+    }
+}

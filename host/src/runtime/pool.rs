@@ -1,0 +1,105 @@
+//! Warm instances: those of each plugin wait in a pool of its own, and all pools give back what they
+//! have not needed for a while, or at once when the node is short of instances.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::instance::Instance;
+
+/// How long an instance stays in its pool without being needed: up to twice this.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Instances that stay however long they are not needed: the next message finds one.
+const KEPT: usize = 1;
+
+/// The warm instances of one plugin.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// The last one back is the first to go: its memory is warm, and those at the bottom are not needed.
+    instances: Vec<Instance>,
+    /// How many were left when the fewest were, since the pool was last shrunk.
+    unneeded: usize,
+}
+
+/// The pools of all plugins.
+#[derive(Clone, Default)]
+pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
+
+impl Pool {
+    pub(super) fn take(&self) -> Option<Instance> {
+        let mut waiting = self.waiting();
+        let instance = waiting.instances.pop();
+        waiting.unneeded = waiting.unneeded.min(waiting.instances.len());
+        instance
+    }
+
+    pub(super) fn put(&self, instance: Instance) {
+        self.waiting().instances.push(instance);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting().instances.len()
+    }
+
+    /// Drops the instances that were not needed since this was last called.
+    fn shrink(&self) {
+        let mut waiting = self.waiting();
+        let surplus = waiting.unneeded.min(waiting.instances.len().saturating_sub(KEPT));
+        let dropped: Vec<Instance> = waiting.instances.drain(..surplus).collect();
+        waiting.unneeded = waiting.instances.len();
+        drop(waiting);
+        drop(dropped);
+    }
+
+    fn clear(&self) -> usize {
+        let dropped = std::mem::take(&mut self.waiting().instances);
+        dropped.len()
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pools {
+    /// Starts the thread that shrinks the pools, for as long as they live.
+    pub(super) fn start() -> std::io::Result<Self> {
+        let pools = Self::default();
+        let shrunk = Arc::downgrade(&pools.0);
+        thread::Builder::new().name("pools".into()).spawn(move || {
+            loop {
+                thread::sleep(IDLE);
+                let Some(pools) = shrunk.upgrade() else { return };
+                for pool in Self(pools).living() {
+                    pool.shrink();
+                }
+            }
+        })?;
+        Ok(pools)
+    }
+
+    pub(super) fn new_pool(&self) -> Arc<Pool> {
+        let pool = Arc::new(Pool::default());
+        self.pools().push(Arc::downgrade(&pool));
+        pool
+    }
+
+    /// Drops every waiting instance of the node. Returns whether there were any.
+    pub(super) fn reclaim(&self) -> bool {
+        self.living().iter().map(|pool| pool.clear()).sum::<usize>() > 0
+    }
+
+    fn living(&self) -> Vec<Arc<Pool>> {
+        let mut pools = self.pools();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

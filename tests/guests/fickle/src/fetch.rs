@@ -1,0 +1,45 @@
+//! A request of the guest's own, by `wasi:http`.
+
+use meshage_sdk::Reply;
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{ErrorCode, Fields, IncomingResponse, OutgoingRequest, Scheme};
+use wasip2::io::streams::StreamError;
+
+/// What came of a GET of `host:port/path`: status and body as they came, or 599 and the error.
+pub(crate) fn get(target: &str) -> Reply {
+    match try_get(target) {
+        Ok((status, body)) => Reply::new(status).with_body("application/octet-stream", body),
+        Err(error) => Reply::new(599).with_body("text/plain", error),
+    }
+}
+
+fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
+    let (authority, path) = target.split_once('/').unwrap_or((target, ""));
+    let request = OutgoingRequest::new(Fields::new());
+    let set = request
+        .set_scheme(Some(&Scheme::Http))
+        .and_then(|()| request.set_authority(Some(authority)))
+        .and_then(|()| request.set_path_with_query(Some(&format!("/{path}"))));
+    set.map_err(|()| "it is no target".to_owned())?;
+    let coming = outgoing_handler::handle(request, None).map_err(show)?;
+    coming.subscribe().block();
+    let response = coming.get().expect("it is ready").expect("it is taken once").map_err(show)?;
+    Ok((response.status(), read(&response)?))
+}
+
+fn read(response: &IncomingResponse) -> Result<Vec<u8>, String> {
+    let body = response.consume().expect("it is consumed once");
+    let stream = body.stream().expect("it is taken once");
+    let mut bytes = Vec::new();
+    loop {
+        match stream.blocking_read(64 * 1024) {
+            Ok(chunk) => bytes.extend(chunk),
+            Err(StreamError::Closed) => return Ok(bytes),
+            Err(StreamError::LastOperationFailed(error)) => return Err(error.to_debug_string()),
+        }
+    }
+}
+
+fn show(error: ErrorCode) -> String {
+    format!("{error:?}")
+}
