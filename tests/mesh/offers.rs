@@ -16,8 +16,8 @@ async fn a_stream_runs_only_where_it_is_offered() {
     }
     assert_eq!(second.ranking("only-here", "1").await, ["n1"]);
     let view = second.view().await;
-    assert_eq!(view["n1"].streams, ["echo", "only-here"]);
-    assert_eq!(view["n2"].streams, ["echo"]);
+    assert_eq!(view["n1"].streams(), ["echo", "only-here"]);
+    assert_eq!(view["n2"].streams(), ["echo"]);
 }
 
 #[tokio::test]

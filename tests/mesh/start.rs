@@ -2,7 +2,7 @@
 
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::harness::{Node, Plugins, Setup, guest, port_known_beforehand, until, wait_for_mesh};
+use crate::harness::{Plugins, Setup, port_known_beforehand, wait_for_mesh};
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
@@ -122,62 +122,4 @@ async fn a_file_configures_and_is_overridden_by_variable_and_flag() {
     let plugins = Plugins::empty().with_file("wrong.toml", "http_prot = 1\n");
     let file = plugins.path().join("wrong.toml").to_str().unwrap().to_owned();
     check_refusal(Setup::new(plugins).flag("--config", &file).fail().await, 2, &["http_prot", "http_port"]);
-}
-
-/// The state and the error of a plugin, as `/plugins` has them.
-async fn state_of(node: &Node, name: &str) -> (String, String) {
-    let listed = node.admin("/plugins").await.json();
-    let plugin = listed["plugins"].as_array().unwrap().iter().find(|plugin| plugin["stream"] == name).unwrap().clone();
-    let text = |member: &str| plugin[member].as_str().unwrap_or_default().to_owned();
-    (text("state"), text("error"))
-}
-
-#[tokio::test]
-async fn a_file_that_is_no_handler_fails_alone_and_says_why() {
-    let core_module = wat::parse_str("(module)").unwrap();
-    let empty_component = wat::parse_str("(component)").unwrap();
-    let other_world = wat::parse_str(
-        r#"(component
-            (core module $m (func (export "run") (result i32) i32.const 0))
-            (core instance $i (instantiate $m))
-            (func (export "run") (result u32) (canon lift (core func $i "run"))))"#,
-    )
-    .unwrap();
-    let truncated = &std::fs::read(guest("echo")).unwrap()[..5_000];
-    let plugins = Plugins::usual()
-        .with_file("text.wasm", "hello")
-        .with_file("empty.wasm", "")
-        .with_file("truncated.wasm", truncated)
-        .with_file("core.wasm", core_module)
-        .with_file("bare.wasm", empty_component)
-        .with_file("world.wasm", other_world)
-        .with("import", "alien")
-        .with("broadcast", "echo")
-        .with("bad name", "echo")
-        .with("manifest", "echo")
-        .with_file("manifest.toml", "timeout = 5\n");
-    let node = Setup::new(plugins).ready().await;
-    for (name, parts) in [
-        ("text", ["text.wasm", "not a WebAssembly component"]),
-        ("empty", ["empty.wasm", "not a WebAssembly component"]),
-        ("truncated", ["truncated.wasm", "not a WebAssembly component"]),
-        ("core", ["core WebAssembly module", "wasm32-wasip2"]),
-        ("bare", ["meshage:mesh/message-handler@0.1.0", "exports nothing"]),
-        ("world", ["meshage:mesh/message-handler@0.1.0", "`run`"]),
-        ("import", ["does not fit this host", "example:other/thing@1.0.0"]),
-        ("broadcast", ["reserved", "rename the file"]),
-        ("bad name", ["bad name", "rename the file"]),
-        ("manifest", ["manifest.toml", "timeout_ms"]),
-    ] {
-        let (state, error) = state_of(&node, name).await;
-        assert_eq!(state, "failed", "{name}");
-        for part in parts {
-            assert!(error.contains(part), "{part:?} is not in {error:?}");
-        }
-    }
-    // The others run, and only they are offered.
-    node.post("/api/echo/1").send().await.ok();
-    assert_eq!(node.view().await[&node.id].streams, ["echo", "fickle"]);
-    node.post("/api/core/1").send().await.problem(404, "no-candidate");
-    until(|| async { state_of(&node, "echo").await.0 == "ready" }).await;
 }

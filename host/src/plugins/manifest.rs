@@ -24,9 +24,8 @@ const CALLS_PER_INSTANCE_MAX: u64 = 1_000_000_000_000;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Not TOML. The text names the place.
-    #[error("it is not TOML: {0}")]
-    Toml(String),
+    #[error("it is not TOML: line {line}: {problem}")]
+    Toml { line: usize, problem: String },
     #[error("unknown key {0:?}; the keys are {KEYS}")]
     Key(String),
     #[error("{key} = {value}: expected {expected}")]
@@ -41,8 +40,10 @@ const KEYS: &str = "headers, timeout_ms, memory_mb, concurrency, queue, instance
 /// # Errors
 /// Names the key, its value, and what would be right.
 pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, ManifestError> {
-    let table: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| ManifestError::Toml(error.to_string().trim_end().replace('\n', " ")))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        ManifestError::Toml { line: before.matches('\n').count() + 1, problem: error.message().to_owned() }
+    })?;
     let mut limits = Limits::with_timeout(timeout_max);
     let mut calls_max = None;
     let mut fresh = false;

@@ -27,7 +27,7 @@ const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
 /// Packages that this host offers, and the version of each.
 static OFFERED: [(&str, &str, Version); 8] = [
-    ("meshage:mesh", "logging types message-handler", Version::new(0, 1, 0)),
+    (MESH, "logging types message-handler", MESH_VERSION),
     (
         "wasi:cli",
         "environment exit stdin stdout stderr terminal-input terminal-output terminal-stdin terminal-stdout terminal-stderr",
@@ -45,6 +45,8 @@ static OFFERED: [(&str, &str, Version); 8] = [
     ),
 ];
 
+const MESH: &str = "meshage:mesh";
+const MESH_VERSION: Version = Version::new(0, 1, 0);
 const WASI: Version = Version::new(0, 2, 0);
 
 /// Why a component cannot be a handler. Each says what is wrong, what was expected, and what to do.
@@ -53,7 +55,7 @@ pub enum LoadError {
     #[error("it is empty: it may still be being written; if not, copy it again")]
     Empty,
     #[error(
-        "it is not WebAssembly: it begins with {begins:?}, where a component begins with {:?}; build one with \
+        "it is not WebAssembly: it begins with \"{begins}\", where a component begins with \"{}\"; build one with \
          `cargo build --release --target wasm32-wasip2`",
         show(MAGIC)
     )]
@@ -83,11 +85,14 @@ pub enum LoadError {
         if .0.len() == 1 { "it" } else { "them" }
     )]
     MissingImport(Vec<String>),
-    #[error("it does not fit this host: {0}; build it against the wit/mesh.wit of this host's version")]
-    Mismatch(String),
+    #[error("it was built against meshage:mesh {found}, and does not fit this host's {offered}: {problem}; {advice}")]
+    Mismatch { found: Version, offered: Version, problem: String, advice: &'static str },
     #[error("its first instance ran into its limit of {limit}; {advice}", limit = .0, advice = limit_advice(.0))]
     Limit(Limit),
-    #[error("its first instance could not be made: {0}; see that it starts without what a handler is not given")]
+    #[error(
+        "its first instance could not be made: {0}; a handler must start without files and sockets, and with no more \
+         environment than its manifest has"
+    )]
     Trial(String),
     #[error("the compiler failed: {0}")]
     Compiler(String),
@@ -165,7 +170,18 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadE
         .linker
         .instantiate_pre(&component)
         .and_then(HandlerPre::new)
-        .map_err(|error| LoadError::Mismatch(one_line(&error)))
+        .map_err(|error| mismatch(engine, &component, &error))
+}
+
+/// The error for a component whose names are right, but not what they stand for.
+pub(super) fn mismatch(engine: &Engine, component: &Component, error: &wasmtime::Error) -> LoadError {
+    let ty = component.component_type();
+    let (imports, exports) = (ty.imports(&engine.wasmtime), ty.exports(&engine.wasmtime));
+    let names = imports.map(|(name, _)| name).chain(exports.map(|(name, _)| name));
+    let versions = names.map(split).filter(|(name, _)| package(name) == MESH).filter_map(|(_, version)| version);
+    let found = versions.max().unwrap_or(MESH_VERSION);
+    let advice = advice(MESH, found > MESH_VERSION);
+    LoadError::Mismatch { found, offered: MESH_VERSION, problem: one_line(error), advice }
 }
 
 fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
@@ -223,18 +239,22 @@ fn is_offered(name: &str) -> bool {
 
 fn check_version(relation: Relation, name: &str) -> Result<(), LoadError> {
     let (interface, Some(found)) = split(name) else { return Ok(()) };
-    let package = interface.split('/').next().unwrap_or(interface);
+    let package = package(interface);
     let Some((_, _, offered)) = OFFERED.iter().find(|(name, ..)| *name == package) else { return Ok(()) };
     if are_compatible(&found, offered) {
         return Ok(());
     }
-    let advice = match (package, found > *offered) {
-        ("meshage:mesh", true) => "run a newer meshage-host, or build the plugin with an older meshage-sdk",
-        ("meshage:mesh", false) => "build the plugin again with the meshage-sdk of this host's version",
+    let advice = advice(package, found > *offered);
+    Err(LoadError::Version { relation, name: interface.to_owned(), found, offered: offered.clone(), advice })
+}
+
+fn advice(package: &str, is_newer: bool) -> &'static str {
+    match (package, is_newer) {
+        (MESH, true) => "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version",
+        (MESH, false) => "build the plugin again with the meshage-sdk of this host's version",
         (_, true) => "build the plugin for WASI 0.2, such as with `--target wasm32-wasip2`",
         (_, false) => "build the plugin again with newer tools, for WASI 0.2",
-    };
-    Err(LoadError::Version { relation, name: interface.to_owned(), found, offered: offered.clone(), advice })
+    }
 }
 
 /// Whether what was built against the one version runs with the other: as Cargo and the component model
@@ -254,6 +274,10 @@ fn split(name: &str) -> (&str, Option<Version>) {
         Some((name, version)) => (name, Version::parse(version).ok()),
         None => (name, None),
     }
+}
+
+fn package(interface: &str) -> &str {
+    interface.split('/').next().unwrap_or(interface)
 }
 
 fn limit_advice(limit: &Limit) -> &'static str {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
-use wasmtime::PoolConcurrencyLimitError;
+use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
 
 use super::bindings::{self, BadReply, HandlerPre, wit};
-use super::compile::{LoadError, one_line};
+use super::compile::{LoadError, mismatch, one_line};
 use super::engine::Engine;
 use super::instance::{HostState, Instance, Interrupted, Stopped};
 use super::limits::Limits;
@@ -167,6 +167,10 @@ impl Handler {
         trial.map_err(|_| LoadError::Limit(self.time_limit()))?.map_err(|stopped| match stopped.limit {
             Some(limit) => LoadError::Limit(limit),
             None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
+            // Nothing has run yet: it is what is exported that is wrong.
+            None if !stopped.error.is::<WasmBacktrace>() => {
+                mismatch(&self.engine, self.pre.instance_pre().component(), &stopped.error)
+            }
             None => LoadError::Trial(one_line(&stopped.error)),
         })
     }

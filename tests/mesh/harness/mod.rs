@@ -3,10 +3,12 @@
 mod client;
 mod node;
 mod plugins;
+mod traffic;
 
 pub(crate) use client::{Answer, Client, Request};
-pub(crate) use node::{Node, Setup, mesh, port_known_beforehand, until, wait_for_mesh};
+pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest};
+pub(crate) use traffic::Traffic;
 
 /// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.
 pub(crate) const HANG: std::time::Duration = std::time::Duration::from_secs(60);

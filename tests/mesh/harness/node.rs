@@ -45,7 +45,8 @@ pub(crate) struct Node {
 pub(crate) struct Seen {
     pub(crate) state: String,
     pub(crate) http: String,
-    pub(crate) streams: Vec<String>,
+    /// The streams that it offers, with the digest of each.
+    pub(crate) offers: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -138,6 +139,12 @@ impl Setup {
     }
 }
 
+impl Seen {
+    pub(crate) fn streams(&self) -> Vec<&str> {
+        self.offers.keys().map(String::as_str).collect()
+    }
+}
+
 impl Node {
     pub(crate) fn request(&self, method: Method, path: &str) -> Request<'_> {
         self.client.request(method, &format!("http://{}{path}", self.http))
@@ -176,7 +183,7 @@ impl Node {
         let see = |node: &Value| Seen {
             state: text(&node["state"]),
             http: text(&node["httpAddr"]),
-            streams: node["streams"].as_object().unwrap().keys().cloned().collect(),
+            offers: serde_json::from_value(node["streams"].clone()).unwrap(),
         };
         cluster["nodes"].as_array().unwrap().iter().map(|node| (text(&node["nodeId"]), see(node))).collect()
     }
@@ -301,7 +308,7 @@ pub(crate) fn port_known_beforehand() -> u16 {
 }
 
 /// The binary that `cargo xtask test` has built, beside the tests' own.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let binary = tests.ancestors().nth(2).map(|directory| directory.join("meshage-host")).unwrap();
     assert!(binary.exists(), "{} is missing: run the tests with `cargo xtask test`", binary.display());

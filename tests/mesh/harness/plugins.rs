@@ -1,15 +1,21 @@
-//! A plugins directory for one node, made of the guests that were built for the tests.
+//! A plugins directory for a node or several, made of the guests that were built for the tests.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-/// A directory that goes with the value.
-pub(crate) struct Plugins(TempDir);
+/// A directory that goes with the last clone of the value.
+#[derive(Clone)]
+pub(crate) struct Plugins {
+    directory: Arc<TempDir>,
+    path: PathBuf,
+}
 
 impl Plugins {
     pub(crate) fn empty() -> Self {
-        Self(TempDir::new().unwrap())
+        let directory = TempDir::new().unwrap();
+        Self { path: directory.path().to_owned(), directory: Arc::new(directory) }
     }
 
     /// `echo` and `fickle`.
@@ -30,7 +36,12 @@ impl Plugins {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.0.path()
+        &self.path
+    }
+
+    /// A place within it, for a test that does things to the directory itself.
+    pub(crate) fn subdirectory(&self, name: &str) -> Self {
+        Self { directory: self.directory.clone(), path: self.path.join(name) }
     }
 }
 

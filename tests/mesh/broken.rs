@@ -1,0 +1,116 @@
+//! A plugin that cannot run says what is wrong, what was expected and what to do: in the words of
+//! `tests/broken/*/error.txt`, from `meshage-host check` as from a node.
+//!
+//! Each of those folders is one broken plugin: `plugin.wat` (text format), `plugin.txt` (as it is),
+//! `plugin.guest` (a guest, and how many of its bytes) or `plugin.size` (a file of so many bytes), and
+//! perhaps its manifest. When words change on purpose: `BLESS=1 cargo xtask test broken`, and read the
+//! difference.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::harness::{Plugins, Setup, binary, guest};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("broken")
+}
+
+/// Every broken plugin by its name, and what is expected to be said of it.
+fn write_all(plugins: &Plugins) -> BTreeMap<String, String> {
+    let cases = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    cases
+        .map(|case| {
+            let name = case.file_name().unwrap().to_str().unwrap().to_owned();
+            write(&case, &plugins.path().join(format!("{name}.wasm")));
+            if case.join("plugin.toml").exists() {
+                fs::copy(case.join("plugin.toml"), plugins.path().join(format!("{name}.toml"))).unwrap();
+            }
+            let expected = fs::read_to_string(case.join("error.txt")).unwrap_or_default();
+            (name, expected)
+        })
+        .collect()
+}
+
+fn write(case: &Path, to: &Path) {
+    let read = |name: &str| fs::read_to_string(case.join(name)).ok();
+    if let Some(text) = read("plugin.wat") {
+        fs::write(to, wat::parse_str(text).unwrap()).unwrap();
+    } else if let Some(text) = read("plugin.guest") {
+        let mut words = text.split_whitespace();
+        let mut bytes = fs::read(guest(words.next().unwrap())).unwrap();
+        if let Some(length) = words.next() {
+            bytes.truncate(length.parse().unwrap());
+        }
+        fs::write(to, bytes).unwrap();
+    } else if let Some(text) = read("plugin.size") {
+        fs::File::create(to).unwrap().set_len(text.trim().parse().unwrap()).unwrap();
+    } else {
+        fs::copy(case.join("plugin.txt"), to).unwrap();
+    }
+}
+
+/// What was said, without what differs from run to run, one sentence a line.
+fn shown(said: &str, plugins: &Plugins) -> String {
+    let said = said.replace(plugins.path().to_str().unwrap(), "PLUGINS");
+    format!("{}\n", said.trim())
+}
+
+#[tokio::test]
+async fn a_broken_plugin_says_what_is_wrong_and_what_to_do() {
+    let plugins = Plugins::empty();
+    let expected = write_all(&plugins);
+    assert!(expected.len() > 20);
+    let mut differences = String::new();
+    for (name, expected) in &expected {
+        let file = plugins.path().join(format!("{name}.wasm"));
+        let output = Command::new(binary()).arg("check").arg(&file).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+        let said = shown(std::str::from_utf8(&output.stdout).unwrap(), &plugins);
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(folder().join(name).join("error.txt"), &said).unwrap();
+        } else if said != *expected {
+            differences += &format!("{name}\n  expected: {expected}  found:    {said}");
+        }
+    }
+    assert!(differences.is_empty(), "{differences}");
+}
+
+#[tokio::test]
+async fn a_node_says_the_same_and_runs_the_others() {
+    let plugins = Plugins::usual();
+    let expected = write_all(&plugins);
+    let node = Setup::new(plugins.clone()).ready().await;
+    let listed = node.admin("/plugins").await.json();
+    for (name, expected) in &expected {
+        let is_it = |plugin: &&serde_json::Value| plugin["stream"] == name.as_str();
+        let plugin = listed["plugins"].as_array().unwrap().iter().find(is_it).unwrap();
+        assert_eq!(plugin["state"], "failed", "{plugin}");
+        assert_eq!(shown(plugin["error"].as_str().unwrap(), &plugins), *expected, "{name}");
+    }
+    // The others run, and only they are offered.
+    node.post("/api/echo/1").send().await.ok();
+    assert_eq!(node.view().await[&node.id].streams(), ["echo", "fickle"]);
+    node.post("/api/core-module/1").send().await.problem(404, "no-candidate");
+}
+
+#[tokio::test]
+async fn check_is_content_with_what_is_good() {
+    let good = guest("echo");
+    let output = Command::new(binary()).arg("check").args([&good, &guest("fickle")]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with(&format!("{}: good; it is the stream echo\n", good.display())), "{said}");
+    // One that is bad is enough.
+    let output = Command::new(binary()).arg("check").args([&good, &guest("alien")]).output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[tokio::test]
+async fn what_was_built_against_any_0_1_runs() {
+    let later = handwritten::handler_against("0.1.7", handwritten::NOTHING).unwrap();
+    let node = Setup::new(Plugins::empty().with_file("later.wasm", later)).ready().await;
+    assert_eq!(node.post("/api/later/1").send().await.ok(), "");
+}

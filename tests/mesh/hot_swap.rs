@@ -1,0 +1,306 @@
+//! Whatever happens to the plugins directory takes effect by itself, and costs no request.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::harness::{Node, Plugins, Setup, Traffic, guest, until, wait_for_mesh};
+
+/// A version of a component of its own: the same code, with a custom section that says which it is.
+fn version(guest_name: &str, number: u8) -> Vec<u8> {
+    let mut component = fs::read(guest(guest_name)).unwrap();
+    component.extend([0, 9, 7]);
+    component.extend(b"version");
+    component.push(number);
+    component
+}
+
+fn digest(component: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(component))
+}
+
+/// Puts a file in its place in one step, as careful tools do.
+fn put(plugins: &Plugins, name: &str, content: &[u8]) {
+    let beside = plugins.path().join(format!("{name}.new"));
+    fs::write(&beside, content).unwrap();
+    fs::rename(beside, plugins.path().join(name)).unwrap();
+}
+
+/// What `/plugins` says of each version of a stream: its state, its digest and its error.
+async fn versions(node: &Node, stream: &str) -> Vec<(String, String, String)> {
+    let listed = node.admin("/plugins").await.json();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of_stream = listed["plugins"].as_array().unwrap().iter().filter(|plugin| plugin["stream"] == stream);
+    of_stream.map(|plugin| (text(&plugin["state"]), text(&plugin["digest"]), text(&plugin["error"]))).collect()
+}
+
+/// Waits until the node runs this component for the stream, and nothing is wrong with its file.
+async fn wait_until_serving(nodes: &[&Node], stream: &str, component: &[u8]) {
+    let digest = digest(component);
+    for node in nodes {
+        until(|| async {
+            let versions = versions(node, stream).await;
+            let is_failed = versions.iter().any(|(state, ..)| state == "failed");
+            versions.iter().any(|(state, found, _)| state == "ready" && *found == digest) && !is_failed
+        })
+        .await;
+        // The others have heard of it.
+        for other in nodes {
+            until(|| async { node.view().await[&other.id].offers.get(stream) == Some(&digest) }).await;
+        }
+    }
+}
+
+async fn wait_until_failed(node: &Node, stream: &str, error: &str) {
+    until(|| async {
+        versions(node, stream).await.iter().any(|(state, _, found)| state == "failed" && found.contains(error))
+    })
+    .await;
+}
+
+async fn wait_until_gone(nodes: &[&Node], stream: &str) {
+    for node in nodes {
+        until(|| async { versions(node, stream).await.is_empty() }).await;
+        for other in nodes {
+            until(|| async { !node.view().await[&other.id].offers.contains_key(stream) }).await;
+        }
+    }
+}
+
+/// Two nodes with one plugins directory.
+async fn pair(plugins: &Plugins) -> [Node; 2] {
+    let first = Setup::new(plugins.clone()).id("n1").start().await;
+    let second = Setup::new(plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    [first, second]
+}
+
+#[tokio::test]
+async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
+    let plugins = Plugins::empty().with_file("echo.wasm", version("echo", 0));
+    let nodes = pair(&plugins).await;
+    let nodes = [&nodes[0], &nodes[1]];
+    let traffic = Traffic::start("echo", &nodes);
+
+    // Replaced.
+    put(&plugins, "echo.wasm", &version("echo", 1));
+    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    // Broken, and the last good version runs on.
+    put(&plugins, "echo.wasm", b"broken");
+    for node in nodes {
+        wait_until_failed(node, "echo", "not WebAssembly").await;
+    }
+    assert_eq!(versions(nodes[0], "echo").await[0].0, "ready");
+    // Repaired, by what runs already.
+    put(&plugins, "echo.wasm", &version("echo", 1));
+    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    // Another one is added, used, and removed.
+    put(&plugins, "other.wasm", &version("echo", 2));
+    wait_until_serving(&nodes, "other", &version("echo", 2)).await;
+    let others = Traffic::start("other", &nodes);
+    nodes[0].post("/api/other/1").send().await.ok();
+    others.none_failed().await;
+    fs::remove_file(plugins.path().join("other.wasm")).unwrap();
+    wait_until_gone(&nodes, "other").await;
+    nodes[0].post("/api/other/1").send().await.problem(404, "no-candidate");
+    // A storm: twenty changes in two seconds, the last of which counts.
+    let mut changes = tokio::time::interval(std::time::Duration::from_millis(100));
+    for number in 10..30 {
+        changes.tick().await;
+        put(&plugins, "echo.wasm", &version("echo", number));
+    }
+    wait_until_serving(&nodes, "echo", &version("echo", 29)).await;
+
+    let sent = traffic.none_failed().await;
+    assert!(sent > 1_000, "{sent} are few");
+    // Of all those versions one is in memory.
+    for node in nodes {
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#).await;
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="other"} 0"#).await;
+    }
+}
+
+#[tokio::test]
+async fn removed_on_one_node_the_other_takes_over_and_no_request_fails() {
+    let plugins = || Plugins::empty().with("echo", "echo");
+    let second_plugins = plugins();
+    let first = Setup::new(plugins()).id("n1").start().await;
+    let second = Setup::new(second_plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    let nodes = [&first, &second];
+    wait_for_mesh(&nodes).await;
+    let traffic = Traffic::start("echo", &nodes);
+    for _ in 0..2 {
+        fs::remove_file(second_plugins.path().join("echo.wasm")).unwrap();
+        until(|| async { versions(&second, "echo").await.is_empty() }).await;
+        assert_eq!(first.ranking("echo", "1").await, ["n1"]);
+        second_plugins.clone().with("echo", "echo");
+        until(|| async { first.ranking("echo", "1").await.len() == 2 }).await;
+    }
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
+    let plugins = Plugins::empty().with_file("fickle.wasm", version("fickle", 0));
+    let node = Setup::new(plugins.clone()).ready().await;
+    let running = node.post("/api/fickle/1?sleep_ms=2000").send();
+    let replaced = async {
+        node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
+        put(&plugins, "fickle.wasm", &version("fickle", 1));
+        wait_until_serving(&[&node], "fickle", &version("fickle", 1)).await;
+        let states = versions(&node, "fickle").await.into_iter().map(|(state, found, _)| (state, found));
+        let expected = [("ready", 1), ("draining", 0)];
+        let expected = expected.map(|(state, number)| (state.to_owned(), digest(&version("fickle", number))));
+        assert_eq!(states.collect::<Vec<_>>(), expected);
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#).await;
+    };
+    let (answer, ()) = tokio::join!(running, replaced);
+    answer.ok();
+    node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 1"#).await;
+    assert_eq!(versions(&node, "fickle").await.len(), 1);
+    // Counted through all versions.
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 1"#).await;
+}
+
+#[tokio::test]
+async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
+    let plugins = Plugins::empty().with_file("echo.wasm", version("echo", 0));
+    let nodes = pair(&plugins).await;
+    let nodes = [&nodes[0], &nodes[1]];
+    let traffic = Traffic::start("echo", &nodes);
+    // In one go, over the old content.
+    fs::write(plugins.path().join("echo.wasm"), version("echo", 1)).unwrap();
+    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    // Torn: the second half comes when the first has been found wanting.
+    let whole = version("echo", 2);
+    fs::write(plugins.path().join("echo.wasm"), &whole[..whole.len() / 2]).unwrap();
+    for node in nodes {
+        wait_until_failed(node, "echo", "cut off").await;
+    }
+    fs::write(plugins.path().join("echo.wasm"), &whole).unwrap();
+    wait_until_serving(&nodes, "echo", &whole).await;
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn links_are_followed_wherever_they_lead() {
+    // As Kubernetes mounts files: the names lead through `..data`, and that link is flipped.
+    let plugins = Plugins::empty();
+    let at = |name: &str| plugins.path().join(name);
+    let mount = |number: u8| {
+        fs::create_dir(at(&format!("..version_{number}"))).unwrap();
+        fs::write(at(&format!("..version_{number}/echo.wasm")), version("echo", number)).unwrap();
+        std::os::unix::fs::symlink(format!("..version_{number}"), at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    };
+    mount(0);
+    std::os::unix::fs::symlink("..data/echo.wasm", at("echo.wasm")).unwrap();
+    // And a link to a file elsewhere, whose changes make no event here.
+    let elsewhere = Plugins::empty().with_file("target.wasm", version("echo", 10));
+    std::os::unix::fs::symlink(elsewhere.path().join("target.wasm"), at("far.wasm")).unwrap();
+
+    let nodes = pair(&plugins).await;
+    let nodes = [&nodes[0], &nodes[1]];
+    wait_until_serving(&nodes, "echo", &version("echo", 0)).await;
+    wait_until_serving(&nodes, "far", &version("echo", 10)).await;
+    let traffic = Traffic::start("echo", &nodes);
+    for number in 1..4 {
+        mount(number);
+        fs::remove_dir_all(at(&format!("..version_{}", number - 1))).unwrap();
+        wait_until_serving(&nodes, "echo", &version("echo", number)).await;
+    }
+    put(&elsewhere, "target.wasm", &version("echo", 11));
+    wait_until_serving(&nodes, "far", &version("echo", 11)).await;
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_directory_that_vanishes_takes_nothing_with_it() {
+    let parent = Plugins::empty();
+    let directory = parent.path().join("plugins");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("echo.wasm"), version("echo", 0)).unwrap();
+    fs::write(directory.join("other.wasm"), version("echo", 0)).unwrap();
+    let node = Setup::new(parent.subdirectory("plugins")).ready().await;
+    let traffic = Traffic::start("echo", &[&node]);
+    fs::rename(&directory, parent.path().join("away")).unwrap();
+    node.log_line("the plugins directory cannot be read").await;
+    node.post("/api/other/1").send().await.ok();
+    // Another one comes in its place; it is watched, and what is not in it goes.
+    fs::create_dir(parent.path().join("new")).unwrap();
+    fs::write(parent.path().join("new/echo.wasm"), version("echo", 1)).unwrap();
+    fs::rename(parent.path().join("new"), &directory).unwrap();
+    wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
+    wait_until_gone(&[&node], "other").await;
+    fs::write(directory.join("echo.wasm"), version("echo", 2)).unwrap();
+    wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_manifest_takes_effect_without_its_component() {
+    let plugins = Plugins::empty().with("fickle", "fickle");
+    let node = Setup::new(plugins.clone()).ready().await;
+    let traffic = Traffic::start("fickle", &[&node]);
+    let seen = async || node.post("/api/fickle/1?headers").header("x-tenant", "a").send().await;
+    assert_eq!(seen().await.ok(), "");
+    put(&plugins, "fickle.toml", b"headers = [\"x-tenant\"]\n");
+    until(|| async { seen().await.ok() == "x-tenant: a" }).await;
+    // A wrong one is told, and changes nothing.
+    put(&plugins, "fickle.toml", b"header = []\n");
+    wait_until_failed(&node, "fickle", "unknown key \"header\"").await;
+    assert_eq!(seen().await.ok(), "x-tenant: a");
+    fs::remove_file(plugins.path().join("fickle.toml")).unwrap();
+    until(|| async { seen().await.ok().is_empty() }).await;
+    assert_eq!(versions(&node, "fickle").await.len(), 1);
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_hundred_plugins_at_once_are_all_there_soon() {
+    let plugins = Plugins::empty().with("echo", "echo");
+    let nodes = pair(&plugins).await;
+    let nodes = [&nodes[0], &nodes[1]];
+    let traffic = Traffic::start("echo", &nodes);
+    let component = version("echo", 1);
+    let streams: Vec<String> = (0..100).map(|number| format!("stream-{number}")).collect();
+    for stream in &streams {
+        put(&plugins, &format!("{stream}.wasm"), &component);
+    }
+    for stream in &streams {
+        wait_until_serving(&nodes, stream, &component).await;
+        nodes[0].post(&format!("/api/{stream}/1")).send().await.ok();
+    }
+    for stream in &streams {
+        fs::remove_file(plugins.path().join(format!("{stream}.wasm"))).unwrap();
+    }
+    for stream in &streams {
+        wait_until_gone(&nodes, stream).await;
+    }
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
+    let parent = Plugins::empty();
+    let at = |name: &str| parent.path().join(name);
+    let release = |number: u8| {
+        let name = format!("release-{number}");
+        fs::create_dir(at(&name)).unwrap();
+        fs::write(at(&name).join("echo.wasm"), version("echo", number)).unwrap();
+        std::os::unix::fs::symlink(&name, at("tmp")).unwrap();
+        fs::rename(at("tmp"), at("current")).unwrap();
+    };
+    release(0);
+    let node = Setup::new(parent.subdirectory("current")).ready().await;
+    let traffic = Traffic::start("echo", &[&node]);
+    release(1);
+    wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
+    // The new one is watched.
+    let in_place: &Path = &at("release-1/echo.wasm");
+    fs::write(in_place, version("echo", 2)).unwrap();
+    wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
+    traffic.none_failed().await;
+}
