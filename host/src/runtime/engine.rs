@@ -2,23 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+    Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use super::bindings::logging;
+use super::clock::Clock;
 use super::compile::Compiler;
 use super::instance::HostState;
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use super::pool::Pools;
-
-/// How often a running guest is looked at: the precision of time limits in a guest's loop, and the
-/// longest that a busy guest keeps other work of its thread waiting.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+use super::turns::Turns;
 
 /// Instances of all plugins together; each takes address space, but no memory until it is used.
 const INSTANCES_MAX: u32 = 1_000;
@@ -37,6 +34,8 @@ pub struct Engine {
     pub(super) linker: Linker<HostState>,
     pub(super) compiler: Arc<Compiler>,
     pub(super) pools: Pools,
+    pub(super) clock: Clock,
+    pub(super) turns: Turns,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +88,10 @@ impl Engine {
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(start_error)?;
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
         let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
-        tick(wasmtime.weak()).map_err(|error| thread_error(&error))?;
+        let clock = Clock::start(wasmtime.weak()).map_err(|error| thread_error(&error))?;
         let compiler = Arc::new(Compiler::start().map_err(|error| thread_error(&error))?);
         let pools = Pools::start().map_err(|error| thread_error(&error))?;
-        Ok(Self { wasmtime, linker, compiler, pools })
+        Ok(Self { wasmtime, linker, compiler, pools, clock, turns: Turns::new() })
     }
 }
 
@@ -120,17 +119,4 @@ fn pool() -> InstanceAllocationStrategy {
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES);
     InstanceAllocationStrategy::Pooling(pool)
-}
-
-/// Advances the engine's epoch from a plain thread, which no busy runtime can hold up, for as long
-/// as the engine lives.
-fn tick(engine: EngineWeak) -> std::io::Result<()> {
-    std::thread::Builder::new().name("epoch".into()).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(TICK);
-        }
-    })?;
-    Ok(())
 }

@@ -91,8 +91,10 @@ impl Handler {
             (deadline, Fault::DeadlineExceeded)
         };
         let _running = match timeout_at(deadline.into(), self.admit()).await {
-            Ok(admitted) => admitted?,
-            Err(_) => return Err(Fault::Refused(Refusal::WaitedTooLong)),
+            // A place that comes with the deadline of the one who had it comes too late.
+            Ok(Ok(place)) if Instant::now() < deadline => place,
+            Ok(Err(refused)) => return Err(refused),
+            Ok(Ok(_)) | Err(_) => return Err(Fault::Refused(Refusal::WaitedTooLong)),
         };
         match timeout_at(deadline.into(), self.run(message, deadline)).await {
             Ok(Err(Ended::Interrupted)) => Err(late),
@@ -109,11 +111,12 @@ impl Handler {
     async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.metrics.calls.increment(1);
+        self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
             None => self.instance(deadline).await.map_err(|stopped| self.ended(message, &stopped))?,
         };
-        let result = instance.call(message, &self.limits, deadline).await;
+        let result = instance.call(&self.engine, message, &self.limits, deadline).await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.is_worn(&self.limits) {
             self.pool.put(instance);
@@ -157,7 +160,7 @@ impl Handler {
     async fn make_instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         self.metrics.instances_made.increment(1);
         let grant = self.grant.clone();
-        Instance::new(&self.engine.wasmtime, &self.pre, &self.stream, &self.limits, grant, deadline).await
+        Instance::new(&self.engine, &self.pre, &self.stream, &self.limits, grant, deadline).await
     }
 
     /// The first instance, which shows that the component can be instantiated at all.

@@ -11,9 +11,11 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::{self, HandlerPre, logging, wit};
 use super::budget::Budget;
+use super::engine::Engine;
 use super::guest_log::{GuestLog, Stdio};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
 use super::outbound::{Grant, Outbound};
+use super::turns::TurnOver;
 use crate::message::{Limit, LimitKind, Message, StreamName};
 
 /// Handles (streams, pollables, requests) that one instance may hold at once.
@@ -34,6 +36,7 @@ pub(super) struct HostState {
     budget: Budget,
     log: GuestLog,
     deadline: Instant,
+    turn_over: TurnOver,
 }
 
 /// An instance, ready for the next message.
@@ -59,27 +62,30 @@ pub(super) struct Interrupted;
 
 impl Instance {
     pub(super) async fn new(
-        engine: &wasmtime::Engine,
+        engine: &Engine,
         pre: &HandlerPre<HostState>,
         stream: &StreamName,
         limits: &Limits,
         grant: Arc<Grant>,
         deadline: Instant,
     ) -> Result<Self, Stopped> {
-        let mut store = Store::new(engine, HostState::new(stream.clone(), limits, grant, deadline));
+        let mut store = Store::new(&engine.wasmtime, HostState::new(stream.clone(), limits, grant, deadline));
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
-        // At every tick a busy guest lets others run, until its time is over.
+        // At every tick a busy guest's turn is over, until its time is.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
+        let clock = engine.clock.clone();
+        store.epoch_deadline_callback(move |context| {
             if Instant::now() < context.data().deadline {
-                // Tokio's own yield lets its I/O and timers run before this guest goes on.
+                context.data().turn_over.set();
+                clock.note_call();
                 Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
             } else {
                 Err(Interrupted.into())
             }
         });
-        match pre.instantiate_async(&mut store).await {
+        let turn_over = store.data().turn_over.clone();
+        match engine.turns.run(pre.instantiate_async(&mut store), &turn_over).await {
             Ok(exports) => {
                 let memory_bytes_at_first = store.data().budget.memory_bytes();
                 Ok(Self { store, exports, calls: 0, memory_bytes_at_first })
@@ -92,6 +98,7 @@ impl Instance {
     /// in an unknown state and must be dropped too.
     pub(super) async fn call(
         &mut self,
+        engine: &Engine,
         message: &Message,
         limits: &Limits,
         deadline: Instant,
@@ -112,7 +119,9 @@ impl Instance {
             headers: &headers,
             body: &message.body,
         };
-        let result = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument).await;
+        let turn_over = self.store.data().turn_over.clone();
+        let guest = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument);
+        let result = engine.turns.run(guest, &turn_over).await;
         self.store.data().log.end();
         result.map_err(|error| stopped(&self.store, error))
     }
@@ -166,6 +175,7 @@ impl HostState {
             budget: Budget::new(limits.memory_bytes_max),
             log,
             deadline,
+            turn_over: TurnOver::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod bindings;
 mod budget;
+mod clock;
 mod compile;
 mod engine;
 mod guest_log;
@@ -11,6 +12,7 @@ mod instance;
 mod limits;
 mod outbound;
 mod pool;
+mod turns;
 
 pub use compile::{COMPONENT_BYTES_MAX, LoadError};
 pub use engine::{Engine, EngineError};

@@ -220,6 +220,11 @@ impl Node {
         self.log.wait_for(text).await
     }
 
+    /// How many lines of the log have this text in them, so far.
+    pub(crate) fn log_lines(&self, text: &str) -> usize {
+        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         kill_process(pid, signal).unwrap();

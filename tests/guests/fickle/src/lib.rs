@@ -57,6 +57,7 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
             let count = number()?;
             return Ok((0..count).fold(Reply::new(200), |reply, _| reply.with_header("a", "")));
         }
+        "header_bytes" => return Ok(Reply::new(200).with_header("a", "x".repeat(number()? as usize))),
         "headers" => {
             let seen: Vec<String> = message.headers().map(|(name, value)| format!("{name}: {value}")).collect();
             return text(&seen.join("\n"));

@@ -1,0 +1,127 @@
+//! A hostile guest takes no more than its limits: its caller learns which one it ran into, in time, and
+//! nobody else notices.
+
+use std::time::Instant;
+
+use crate::harness::{HANG, Node, Plugins, Setup, Traffic, mesh};
+
+/// What a guest does, and what its caller is told: status, problem, and a part of the detail.
+type Case = (&'static str, u16, &'static str, &'static str);
+
+const HOSTILE: [Case; 10] = [
+    ("spin", 504, "deadline-exceeded", "700 ms (timeout_ms)"),
+    ("sleep_ms=600000", 504, "deadline-exceeded", "700 ms (timeout_ms)"),
+    ("panic=on-purpose", 500, "crashed", "the node's log"),
+    ("memory_mb=400", 500, "limit-exceeded", "300 MiB of memory (memory_mb)"),
+    ("recurse", 500, "limit-exceeded", "512 KiB of stack"),
+    ("leak=2000", 500, "limit-exceeded", "1000 open resources"),
+    ("bytes=100000000", 500, "limit-exceeded", "17 MiB handed to the host at once"),
+    ("bytes=17000000", 500, "limit-exceeded", "16 MiB in the body of a reply"),
+    ("header_count=300", 500, "limit-exceeded", "256 headers in a reply"),
+    ("header_bytes=70000", 500, "limit-exceeded", "64 KiB of headers in a reply"),
+];
+
+/// A node with the guest that does it, with a neighbour, and with one that bombs its table.
+async fn start(id: &str, seeds: &[&Node]) -> Node {
+    let plugins = Plugins::usual()
+        .with_file("fickle.toml", "timeout_ms = 700\nmemory_mb = 300\n")
+        .with_file("bomb.wasm", handwritten::handler(handwritten::TABLE_BOMB).unwrap());
+    Setup::new(plugins).id(id).seeds(seeds).ready().await
+}
+
+#[tokio::test]
+async fn each_limit_is_named_and_hurts_nobody_else() {
+    let first = start("n1", &[]).await;
+    let second = start("n2", &[&first]).await;
+    crate::harness::wait_for_mesh(&[&first, &second]).await;
+    let neighbours = Traffic::start("echo", &[&first, &second]);
+    for owner in [&first, &second] {
+        let key = first.key_owned_by("fickle", &owner.id).await;
+        for (act, status, kind, detail) in HOSTILE {
+            let began = Instant::now();
+            let problem = first.post(&format!("/api/fickle/{key}?{act}")).send().await.problem(status, kind);
+            assert!(problem["detail"].as_str().unwrap().contains(detail), "{act}: {problem}");
+            assert!(began.elapsed() < HANG / 4, "{act} took {:?}", began.elapsed());
+            first.post(&format!("/api/fickle/{key}")).send().await.ok();
+        }
+        let problem = first.post(&format!("/api/bomb/{key}")).send().await.problem(500, "limit-exceeded");
+        assert!(problem["detail"].as_str().unwrap().contains("100000 table elements"), "{problem}");
+    }
+    neighbours.none_failed().await;
+}
+
+#[tokio::test]
+async fn what_it_was_doing_is_in_the_log_by_the_names_of_its_functions() {
+    let node = start("n1", &[]).await;
+    for (act, line) in [
+        ("spin", "stopped a handler that ran into its deadline"),
+        ("memory_mb=400", "a handler was stopped at a limit"),
+        ("panic=on-purpose", "a handler crashed"),
+    ] {
+        node.post(&format!("/api/fickle/1?{act}")).send().await;
+        let logged = node.log_line(line).await;
+        assert!(logged.contains("message-handler@0.1.0#handle"), "no backtrace: {logged}");
+        assert!(logged.contains(r#""stream":"fickle""#) && logged.contains("message_id"), "{logged}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_whose_turn_does_not_come_did_not_run() {
+    let plugins = Plugins::usual().with_file("fickle.toml", "concurrency = 1\n");
+    let node = Setup::new(plugins).flag("--timeout", "1s").ready().await;
+    // Each in turn holds the only place; the last of them wait until their time is over.
+    let calls = futures_util::future::join_all((0..8).map(|_| node.post("/api/fickle/1?sleep_ms=400").send()));
+    let answers = calls.await;
+    let waited = answers.iter().filter(|answer| answer.status == 504 && answer.json()["retryable"] == true).count();
+    assert!(waited >= 4, "{answers:?}");
+    assert!(answers.iter().any(|answer| answer.status == 200), "{answers:?}");
+    node.post("/api/fickle/1").send().await.ok();
+}
+
+#[tokio::test]
+async fn a_flood_of_log_entries_is_cut_off_and_the_log_says_so() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    node.post("/api/fickle/1?log_lines=100000").send().await.ok();
+    node.log_line("a handler logged more than 65536 bytes in one call").await;
+    node.post("/api/fickle/1?log=the-next-call").send().await.ok();
+    node.log_line("told to log: the-next-call").await;
+    let lines = node.log_lines("told to log line");
+    assert!((10..1_000).contains(&lines), "{lines} lines were logged");
+    assert!(node.log_lines("told to print line") >= 10);
+}
+
+#[tokio::test]
+async fn what_is_not_granted_is_denied() {
+    let nodes = mesh(1).await;
+    for (act, denied) in [
+        ("read=/", "Some"),
+        ("read=.", "Some"),
+        ("connect=127.0.0.1:1", "PermissionDenied"),
+        ("send=127.0.0.1:0", "PermissionDenied"),
+        ("connect=localhost:1", "Some"),
+        ("fetch=127.0.0.1:1/", "HttpRequestDenied"),
+    ] {
+        let answer = nodes[0].post(&format!("/api/fickle/1?{act}")).send().await;
+        assert!(answer.text().contains(denied), "{act}: {} {}", answer.status, answer.text());
+    }
+    assert_eq!(nodes[0].post("/api/fickle/1?environment").send().await.ok(), "");
+}
+
+#[tokio::test]
+async fn one_plugins_flood_leaves_room_for_the_others() {
+    let node = Setup::new(Plugins::usual()).flag("--timeout", "1h").ready().await;
+    // As many endless loops as may run at once, and as many again that wait.
+    let flood = futures_util::future::join_all((0..128).map(|_| node.post("/api/fickle/1?spin").send()));
+    let neighbours = async {
+        node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 64"#).await;
+        for _ in 0..50 {
+            node.post("/api/echo/1").send().await.ok();
+        }
+    };
+    tokio::select! {
+        _ = flood => panic!("the flood should go on"),
+        () = neighbours => {}
+    }
+    // The clients of the flood are gone, and so is it.
+    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
+}

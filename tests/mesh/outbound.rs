@@ -1,0 +1,77 @@
+//! A handler reaches the hosts that its manifest allows by `wasi:http`, within limits, and has the
+//! environment that it gives.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::harness::{Node, Plugins, Setup};
+
+/// A server that answers every request with so many bytes, or never.
+async fn server(body_bytes: Option<usize>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 1024];
+                let read = stream.read(&mut head).await.unwrap();
+                assert!(head[..read].starts_with(b"GET /path HTTP/1.1\r\n"));
+                match body_bytes {
+                    Some(bytes) => {
+                        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
+                        // A client that has had enough closes the connection.
+                        let _ = stream.write_all(head.as_bytes()).await;
+                        let _ = stream.write_all(&vec![b'x'; bytes]).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            });
+        }
+    });
+    addr
+}
+
+async fn node(manifest: &str) -> Node {
+    Setup::new(Plugins::usual().with_file("fickle.toml", manifest)).ready().await
+}
+
+#[tokio::test]
+async fn an_allowed_host_answers_and_no_other() {
+    let (allowed, other) = (server(Some(5)).await, server(Some(5)).await);
+    let node = node(&format!("allowed_hosts = [\"{allowed}\"]\n")).await;
+    assert_eq!(node.post(&format!("/api/fickle/1?fetch={allowed}/path")).send().await.ok(), "xxxxx");
+    let denied = node.post(&format!("/api/fickle/1?fetch={other}/path")).send().await;
+    assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+    let named_otherwise = allowed.replace("127.0.0.1", "localhost");
+    let denied = node.post(&format!("/api/fickle/1?fetch={named_otherwise}/path")).send().await;
+    assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+}
+
+#[tokio::test]
+async fn a_response_that_is_too_large_ends_with_an_error() {
+    let large = server(Some(17 << 20)).await;
+    let node = node(&format!("allowed_hosts = [\"{large}\"]\n")).await;
+    let answer = node.post(&format!("/api/fickle/1?fetch={large}/path")).send().await;
+    assert_eq!(answer.status, 599, "{} bytes", answer.body.len());
+    assert!(answer.text().contains("body size exceeds limit"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_host_that_never_answers_holds_nobody_past_the_deadline() {
+    let silent = server(None).await;
+    let node = node(&format!("timeout_ms = 300\nallowed_hosts = [\"{silent}\"]\n")).await;
+    let path = format!("/api/fickle/1?fetch={silent}/path");
+    node.post(&path).send().await.problem(504, "deadline-exceeded");
+    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
+    // Those that were given up hold no place either.
+    futures_util::future::join_all((0..70).map(|_| node.post(&path).send())).await;
+    let answer = node.post(&path).send().await;
+    answer.problem(504, "deadline-exceeded");
+}
+
+#[tokio::test]
+async fn the_environment_is_what_the_manifest_says() {
+    let plugins = Plugins::usual().with_file("fickle.toml", "env = { GREETING = \"hello\" }\n");
+    let node = Setup::new(plugins).variable("SECRET", "of the node").ready().await;
+    assert_eq!(node.post("/api/fickle/1?environment").send().await.ok(), "GREETING=hello");
+}
