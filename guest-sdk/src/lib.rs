@@ -38,7 +38,12 @@
 //!     r#"{"echoed":{"stream":"echo","partitionKey":"4985","hello":"world"}}"#
 //! );
 //! ```
+//!
+//! **Memory**: handlers get an allocator that is quick for small blocks. One that brings its own
+//! turns off the default feature `allocator`.
 
+#[cfg(all(target_family = "wasm", feature = "allocator", not(target_feature = "atomics")))]
+mod allocator;
 mod extract;
 mod failure;
 #[cfg(target_family = "wasm")]

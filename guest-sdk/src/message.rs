@@ -126,21 +126,21 @@ impl Message {
     /// # Errors
     /// [`Failure::Invalid`] if there is a body and it is no JSON.
     pub fn merged(&self) -> Result<Value, Failure> {
-        let mut merged = Map::new();
+        let body = if self.body.is_empty() { None } else { Some(crate::extract::parse_json(&self.body)?) };
+        let fields = body.as_ref().and_then(Value::as_object).map_or(1, Map::len);
+        let mut merged = Map::with_capacity(2 + fields);
         merged.insert("stream".into(), self.stream.as_str().into());
         merged.insert("partitionKey".into(), self.partition_key.as_str().into());
-        if self.body.is_empty() {
-            return Ok(Value::Object(merged));
-        }
-        match crate::extract::parse_json(&self.body)? {
-            Value::Object(body) => {
+        match body {
+            Some(Value::Object(body)) => {
                 for (name, value) in body {
                     merged.entry(name).or_insert(value);
                 }
             }
-            other => {
+            Some(other) => {
                 merged.insert("body".into(), other);
             }
+            None => {}
         }
         Ok(Value::Object(merged))
     }

@@ -32,7 +32,8 @@ pub enum ManifestError {
     Value { key: String, value: String, expected: String },
 }
 
-const KEYS: &str = "headers, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
+const KEYS: &str =
+    "headers, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
 
 /// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was asked waits
 /// no longer.
@@ -216,7 +217,10 @@ mod tests {
         check_error("queue = \"many\"", "queue = \"many\": expected a whole number of calls, from 0 to 1000000");
         check_error("queue = -1", "queue = -1: expected a whole number of calls, from 0 to 1000000");
         check_error("headers = \"a\"", "headers = \"a\": expected a list of names, such as [\"authorization\"]");
-        check_error("headers = [\"a b\"]", "headers = \"a b\": expected the name of a header, such as \"authorization\"");
+        check_error(
+            "headers = [\"a b\"]",
+            "headers = \"a b\": expected the name of a header, such as \"authorization\"",
+        );
         check_error(
             "headers = [\"Connection\"]",
             "headers = \"Connection\": expected a header of the message; this one speaks of a connection",

@@ -38,11 +38,7 @@ static OFFERED: [(&str, &str, Version); 8] = [
     ("wasi:http", "types outgoing-handler", WASI),
     ("wasi:io", "error poll streams", WASI),
     ("wasi:random", "random insecure insecure-seed", WASI),
-    (
-        "wasi:sockets",
-        "network instance-network ip-name-lookup tcp tcp-create-socket udp udp-create-socket",
-        WASI,
-    ),
+    ("wasi:sockets", "network instance-network ip-name-lookup tcp tcp-create-socket udp udp-create-socket", WASI),
 ];
 
 const MESH: &str = "meshage:mesh";
@@ -65,7 +61,9 @@ pub enum LoadError {
          with `wasm-tools component new`"
     )]
     CoreModule,
-    #[error("it has {bytes} bytes; the limit is {COMPONENT_BYTES_MAX}; leave out what it does not need, such as debug information")]
+    #[error(
+        "it has {bytes} bytes; the limit is {COMPONENT_BYTES_MAX}; leave out what it does not need, such as debug information"
+    )]
     TooLarge { bytes: u64 },
     #[error("it is not a valid component: {0}; it may be cut off or damaged, so build or copy it again")]
     Invalid(String),
@@ -74,9 +72,7 @@ pub enum LoadError {
          `handler` of wit/mesh.wit{hint}"
     )]
     MissingExport { found: String, hint: &'static str },
-    #[error(
-        "it {relation} `{name}` in version {found}, but this host has {offered}; {advice}"
-    )]
+    #[error("it {relation} `{name}` in version {found}, but this host has {offered}; {advice}")]
     Version { relation: Relation, name: String, found: Version, offered: Version, advice: &'static str },
     #[error(
         "it imports {}, which this host does not offer; it offers meshage:mesh 0.1 and, of WASI 0.2, cli, clocks, filesystem, \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+    Cache, CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 use super::bindings::logging;
@@ -116,6 +116,8 @@ fn pool() -> InstanceAllocationStrategy {
         .total_tables(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
         .total_stacks(INSTANCES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
+        // Where the kernel can say which pages were written to (Linux 6.7), only those are set back.
+        .pagemap_scan(Enabled::Auto)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES);
     InstanceAllocationStrategy::Pooling(pool)

@@ -90,11 +90,9 @@ impl Handler {
         } else {
             (deadline, Fault::DeadlineExceeded)
         };
-        let _running = match timeout_at(deadline.into(), self.admit()).await {
-            // A place that comes with the deadline of the one who had it comes too late.
-            Ok(Ok(place)) if Instant::now() < deadline => place,
-            Ok(Err(refused)) => return Err(refused),
-            Ok(Ok(_)) | Err(_) => return Err(Fault::Refused(Refusal::WaitedTooLong)),
+        let _running = match self.running.try_acquire() {
+            Ok(place) => place,
+            Err(_) => self.wait_for_place(deadline).await?,
         };
         match timeout_at(deadline.into(), self.run(message, deadline)).await {
             Ok(Err(Ended::Interrupted)) => Err(late),
@@ -135,16 +133,15 @@ impl Handler {
         })
     }
 
-    /// Takes a place among the running calls, or waits for one in a bounded, fair queue.
-    async fn admit(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        if let Ok(permit) = self.running.try_acquire() {
-            return Ok(permit);
+    /// Waits for a place among the running calls, in a bounded, fair queue.
+    async fn wait_for_place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Fault> {
+        let _waiting = Waiting::join(&self.waiting, self.limits.queue).ok_or(Fault::Refused(Refusal::Overloaded))?;
+        match timeout_at(deadline.into(), self.running.acquire()).await {
+            // A place that comes with the deadline of the one who had it comes too late.
+            Ok(Ok(place)) if Instant::now() < deadline => Ok(place),
+            // The semaphore is never closed.
+            _ => Err(Fault::Refused(Refusal::WaitedTooLong)),
         }
-        let waiting = Waiting::join(&self.waiting, self.limits.queue).ok_or(Fault::Refused(Refusal::Overloaded))?;
-        let permit = self.running.acquire().await;
-        drop(waiting);
-        // The semaphore is never closed.
-        permit.map_err(|_| Fault::Refused(Refusal::Leaving))
     }
 
     /// Makes an instance. When the node has no more of them, those that wait in vain are given up first.

@@ -43,6 +43,7 @@ pub(super) struct HostState {
 pub(super) struct Instance {
     store: Store<HostState>,
     exports: bindings::Handler,
+    turn_over: TurnOver,
     calls: u64,
     memory_bytes_at_first: usize,
 }
@@ -88,7 +89,7 @@ impl Instance {
         match engine.turns.run(pre.instantiate_async(&mut store), &turn_over).await {
             Ok(exports) => {
                 let memory_bytes_at_first = store.data().budget.memory_bytes();
-                Ok(Self { store, exports, calls: 0, memory_bytes_at_first })
+                Ok(Self { store, exports, turn_over, calls: 0, memory_bytes_at_first })
             }
             Err(error) => Err(stopped(&store, error)),
         }
@@ -119,9 +120,8 @@ impl Instance {
             headers: &headers,
             body: &message.body,
         };
-        let turn_over = self.store.data().turn_over.clone();
         let guest = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument);
-        let result = engine.turns.run(guest, &turn_over).await;
+        let result = engine.turns.run(guest, &self.turn_over).await;
         self.store.data().log.end();
         result.map_err(|error| stopped(&self.store, error))
     }

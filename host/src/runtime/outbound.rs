@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn a_host_has_a_port() {
-        for wrong in ["", "api.example.com", "api.example.com:0", "*.example.com:443", "a@b:443", "http://a:443", ":443"] {
+        for wrong in
+            ["", "api.example.com", "api.example.com:0", "*.example.com:443", "a@b:443", "http://a:443", ":443"]
+        {
             assert_eq!(wrong.parse::<AllowedHost>(), Err(NotAHost), "{wrong}");
         }
         assert_eq!("API.example.com:443".parse::<AllowedHost>().unwrap().to_string(), "api.example.com:443");

@@ -66,7 +66,10 @@ fn describe() {
     describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
     describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");
     describe_counter!(names::INSTANCES_MADE, "Component instances that were made, the first of each version included.");
-    describe_gauge!(names::PLUGIN_VERSIONS, "Versions of plugins in memory, those that only finish what they run included.");
+    describe_gauge!(
+        names::PLUGIN_VERSIONS,
+        "Versions of plugins in memory, those that only finish what they run included."
+    );
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }
 

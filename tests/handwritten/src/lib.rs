@@ -40,7 +40,8 @@ pub fn handler(fields: &str) -> Result<Vec<u8>> {
 /// What is wrong with the fields.
 pub fn handler_against(version: &str, fields: &str) -> Result<Vec<u8>> {
     let fields = fields.replace("VERSION", version);
-    let contract = include_str!("../../../wit/mesh.wit").replace("meshage:mesh@0.1.0", &format!("meshage:mesh@{version}"));
+    let contract =
+        include_str!("../../../wit/mesh.wit").replace("meshage:mesh@0.1.0", &format!("meshage:mesh@{version}"));
     let module = format!(
         r#"(module
             (memory (export "memory") 1)
