@@ -344,7 +344,9 @@ pub enum Refusal {
     Leaving,
     #[error("the node is overloaded")]
     Overloaded,
-    #[error("it waited for its turn until its time was over")]
+    #[error("as many messages wait for the handler already as may (queue)")]
+    QueueFull,
+    #[error("it waited for the handler until its time was over, and did not run")]
     WaitedTooLong,
 }
 

@@ -1,9 +1,9 @@
 //! A plugin that cannot run says what is wrong, what was expected and what to do: in the words of
 //! `tests/broken/*/error.txt`, from `meshage-host check` as from a node.
 //!
-//! Each of those folders is one broken plugin: `plugin.wat` (text format), `plugin.txt` (as it is),
-//! `plugin.guest` (a guest, and how many of its bytes) or `plugin.size` (a file of so many bytes), and
-//! perhaps its manifest. When words change on purpose: `BLESS=1 cargo xtask test broken`, and read the
+//! Each of those folders is one broken plugin: `plugin.wat` (text format; cut off at `plugin.length`, if there
+//! is one), `plugin.txt` (as it is), `plugin.guest` (the name of a guest) or `plugin.size` (a file of so many
+//! bytes), and perhaps its manifest. When words change on purpose: `BLESS=1 cargo xtask test broken`, and read the
 //! difference.
 
 use std::collections::BTreeMap;
@@ -37,14 +37,13 @@ fn write_all(plugins: &Plugins) -> BTreeMap<String, String> {
 fn write(case: &Path, to: &Path) {
     let read = |name: &str| fs::read_to_string(case.join(name)).ok();
     if let Some(text) = read("plugin.wat") {
-        fs::write(to, wat::parse_str(text).unwrap()).unwrap();
-    } else if let Some(text) = read("plugin.guest") {
-        let mut words = text.split_whitespace();
-        let mut bytes = fs::read(guest(words.next().unwrap())).unwrap();
-        if let Some(length) = words.next() {
-            bytes.truncate(length.parse().unwrap());
+        let mut bytes = wat::parse_str(text).unwrap();
+        if let Some(length) = read("plugin.length") {
+            bytes.truncate(length.trim().parse().unwrap());
         }
         fs::write(to, bytes).unwrap();
+    } else if let Some(text) = read("plugin.guest") {
+        fs::copy(guest(text.trim()), to).unwrap();
     } else if let Some(text) = read("plugin.size") {
         fs::File::create(to).unwrap().set_len(text.trim().parse().unwrap()).unwrap();
     } else {
@@ -106,6 +105,21 @@ async fn check_is_content_with_what_is_good() {
     // One that is bad is enough.
     let output = Command::new(binary()).arg("check").args([&good, &guest("alien")]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[tokio::test]
+async fn check_says_what_is_no_plugin_file() {
+    let plugins = Plugins::empty().with_file("notes.txt", "hello");
+    std::fs::create_dir(plugins.path().join("folder.wasm")).unwrap();
+    for (name, expected) in [
+        ("notes.txt", "PLUGINS/notes.txt: expected a component, <stream>.wasm\n"),
+        ("missing.wasm", "PLUGINS/missing.wasm cannot be read: No such file or directory (os error 2)\n"),
+        ("folder.wasm", "PLUGINS/folder.wasm is no regular file; a plugin is one, or a link to one\n"),
+    ] {
+        let output = Command::new(binary()).arg("check").arg(plugins.path().join(name)).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(shown(std::str::from_utf8(&output.stdout).unwrap(), &plugins), expected);
+    }
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
             let path = format!("/api/fickle/{key}?{act}");
             let problem = first.get(&path).send().await.problem(504, "deadline-exceeded");
             assert_eq!(problem["retryable"], true, "a GET may run twice");
-            owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
+            owner.wait_until_running("fickle", 0).await;
         }
         first.post(&format!("/api/fickle/{key}")).send().await.ok();
     }
@@ -109,7 +109,7 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
     wait_for_mesh(&[&first, &second]).await;
     let slow = || first.post("/api/fickle/1?sleep_ms=3000").send();
     let refused = async {
-        first.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
+        first.wait_until_running("fickle", 1).await;
         // One runs and one waits; of five more none finds room, local or forwarded.
         let mut overloaded = 0;
         let late = futures_util::future::join_all((0..6).map(|number| {
@@ -123,6 +123,8 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
             }
         }
         assert_eq!(overloaded, 5);
+        let count = r#"meshage_messages_total{stream="fickle",outcome="overloaded",route="local"}"#;
+        assert!(first.admin("/metrics").await.text().contains(count));
         // The neighbour is not touched.
         first.post("/api/echo/1").send().await.ok();
     };
@@ -142,10 +144,10 @@ async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
         let path = format!("/api/fickle/{key}?spin");
         tokio::select! {
             answer = first.post(&path).send() => panic!("it should spin: {answer:?}"),
-            () = owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#) => {}
+            () = owner.wait_until_running("fickle", 1) => {}
         }
         // The request was dropped, and its connection with it.
-        owner.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
+        owner.wait_until_running("fickle", 0).await;
     }
 }
 
@@ -161,7 +163,7 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
     let put = survivor.put(&path).send();
     let with_key = survivor.post(&path).header("idempotency-key", "a1").send();
     let killed = async {
-        victim.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 3"#).await;
+        victim.wait_until_running("fickle", 3).await;
         victim.kill().await;
     };
     let (lost, put, with_key, ()) = tokio::join!(running, put, with_key, killed);

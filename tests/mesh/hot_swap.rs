@@ -1,12 +1,11 @@
 //! Whatever happens to the plugins directory takes effect by itself, and costs no request.
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Node, Plugins, Setup, Traffic, guest, until, wait_for_mesh};
+use crate::harness::{Gate, Node, Plugins, Setup, Traffic, guest, until, wait_for_mesh};
 
 /// A version of a component of its own: the same code, with a custom section that says which it is.
 fn version(guest_name: &str, number: u8) -> Vec<u8> {
@@ -68,6 +67,9 @@ async fn wait_until_gone(nodes: &[&Node], stream: &str) {
         }
     }
 }
+
+/// What a node logs when the system tells it of a change, so that it need not wait for its next look.
+const EVENT: &str = "the plugins directory has changed";
 
 /// Two nodes with one plugins directory.
 async fn pair(plugins: &Plugins) -> [Node; 2] {
@@ -134,7 +136,7 @@ async fn removed_on_one_node_the_other_takes_over_and_no_request_fails() {
     for _ in 0..2 {
         fs::remove_file(second_plugins.path().join("echo.wasm")).unwrap();
         until(|| async { versions(&second, "echo").await.is_empty() }).await;
-        assert_eq!(first.ranking("echo", "1").await, ["n1"]);
+        until(|| async { first.ranking("echo", "1").await == ["n1"] }).await;
         second_plugins.clone().with("echo", "echo");
         until(|| async { first.ranking("echo", "1").await.len() == 2 }).await;
     }
@@ -143,11 +145,15 @@ async fn removed_on_one_node_the_other_takes_over_and_no_request_fails() {
 
 #[tokio::test]
 async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
+    let gate = Gate::new().await;
     let plugins = Plugins::empty().with_file("fickle.wasm", version("fickle", 0));
+    let plugins = plugins.with_file("fickle.toml", gate.manifest());
     let node = Setup::new(plugins.clone()).ready().await;
-    let running = node.post("/api/fickle/1?sleep_ms=2000").send();
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
+    let path = format!("/api/fickle/1?fetch={}/", gate.addr);
+    let running = node.post(&path).send();
     let replaced = async {
-        node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 1"#).await;
+        node.wait_until_running("fickle", 1).await;
         put(&plugins, "fickle.wasm", &version("fickle", 1));
         wait_until_serving(&[&node], "fickle", &version("fickle", 1)).await;
         let states = versions(&node, "fickle").await.into_iter().map(|(state, found, _)| (state, found));
@@ -155,13 +161,17 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
         let expected = expected.map(|(state, number)| (state.to_owned(), digest(&version("fickle", number))));
         assert_eq!(states.collect::<Vec<_>>(), expected);
         node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#).await;
+        // Messages run on the new one.
+        assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
+        assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
+        gate.open();
     };
     let (answer, ()) = tokio::join!(running, replaced);
-    answer.ok();
+    assert_eq!(answer.ok(), "open");
     node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 1"#).await;
     assert_eq!(versions(&node, "fickle").await.len(), 1);
     // Counted through all versions.
-    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 1"#).await;
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 4"#).await;
 }
 
 #[tokio::test]
@@ -223,18 +233,28 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("echo.wasm"), version("echo", 0)).unwrap();
     fs::write(directory.join("other.wasm"), version("echo", 0)).unwrap();
-    let node = Setup::new(parent.subdirectory("plugins")).ready().await;
+    let debug = "info,meshage_host::plugins=debug";
+    let node = Setup::new(parent.subdirectory("plugins")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
     fs::rename(&directory, parent.path().join("away")).unwrap();
     node.log_line("the plugins directory cannot be read").await;
+    // It has been looked for again and again.
+    until(|| async { node.log_lines("the plugins directory still cannot be read") > 3 }).await;
     node.post("/api/other/1").send().await.ok();
+    // The same comes back, and goes again.
+    fs::rename(parent.path().join("away"), &directory).unwrap();
+    node.log_line("the plugins directory can be read again").await;
+    node.post("/api/other/1").send().await.ok();
+    fs::rename(&directory, parent.path().join("away")).unwrap();
     // Another one comes in its place; it is watched, and what is not in it goes.
     fs::create_dir(parent.path().join("new")).unwrap();
     fs::write(parent.path().join("new/echo.wasm"), version("echo", 1)).unwrap();
     fs::rename(parent.path().join("new"), &directory).unwrap();
     wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
     wait_until_gone(&[&node], "other").await;
+    let events = node.log_lines(EVENT);
     fs::write(directory.join("echo.wasm"), version("echo", 2)).unwrap();
+    until(|| async { node.log_lines(EVENT) > events }).await;
     wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
     traffic.none_failed().await;
 }
@@ -254,7 +274,7 @@ async fn a_manifest_takes_effect_without_its_component() {
     assert_eq!(seen().await.ok(), "x-tenant: a");
     fs::remove_file(plugins.path().join("fickle.toml")).unwrap();
     until(|| async { seen().await.ok().is_empty() }).await;
-    assert_eq!(versions(&node, "fickle").await.len(), 1);
+    until(|| async { versions(&node, "fickle").await.len() == 1 }).await;
     traffic.none_failed().await;
 }
 
@@ -294,13 +314,15 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
         fs::rename(at("tmp"), at("current")).unwrap();
     };
     release(0);
-    let node = Setup::new(parent.subdirectory("current")).ready().await;
+    let debug = "info,meshage_host::plugins=debug";
+    let node = Setup::new(parent.subdirectory("current")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
     release(1);
     wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
     // The new one is watched.
-    let in_place: &Path = &at("release-1/echo.wasm");
-    fs::write(in_place, version("echo", 2)).unwrap();
+    let events = node.log_lines(EVENT);
+    fs::write(at("release-1/echo.wasm"), version("echo", 2)).unwrap();
+    until(|| async { node.log_lines(EVENT) > events }).await;
     wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
     traffic.none_failed().await;
 }

@@ -62,11 +62,22 @@ async fn a_host_that_never_answers_holds_nobody_past_the_deadline() {
     let node = node(&format!("timeout_ms = 300\nallowed_hosts = [\"{silent}\"]\n")).await;
     let path = format!("/api/fickle/1?fetch={silent}/path");
     node.post(&path).send().await.problem(504, "deadline-exceeded");
-    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="running"} 0"#).await;
+    node.wait_until_running("fickle", 0).await;
     // Those that were given up hold no place either.
     futures_util::future::join_all((0..70).map(|_| node.post(&path).send())).await;
     let answer = node.post(&path).send().await;
     answer.problem(504, "deadline-exceeded");
+}
+
+#[tokio::test]
+async fn a_plugin_has_so_many_requests_under_way_and_no_more() {
+    let silent = server(None).await;
+    let node = node(&format!("allowed_hosts = [\"{silent}\"]\n")).await;
+    for _ in 0..2 {
+        // They end with the call that began them, and with its instance, which holds too much.
+        let refused = node.post(&format!("/api/fickle/1?fetch_many={silent}/path")).send().await;
+        assert_eq!(refused.ok(), "36");
+    }
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ fn fault_row(fault: &Fault) -> Row {
             Row("limit-exceeded", "The handler exceeded a limit", StatusCode::INTERNAL_SERVER_ERROR)
         }
         Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => DEADLINE_EXCEEDED,
-        Fault::Refused(Refusal::Overloaded) => {
+        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull) => {
             Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE)
         }
         Fault::Refused(Refusal::Leaving) => Row("leaving", "The node is leaving", StatusCode::SERVICE_UNAVAILABLE),
@@ -209,6 +209,7 @@ mod tests {
         check(&fault(Fault::Crashed), 500, "crashed", false);
         check(&fault(Fault::NoCandidate), 404, "no-candidate", false);
         check(&fault(Fault::Refused(Refusal::Overloaded)), 503, "overloaded", true);
+        check(&fault(Fault::Refused(Refusal::QueueFull)), 503, "overloaded", true);
         check(&fault(Fault::Refused(Refusal::Leaving)), 503, "leaving", true);
         check(&fault(Fault::Unreachable), 503, "unreachable", true);
         check(&fault(Fault::Lost), 502, "lost", false);

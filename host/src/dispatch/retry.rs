@@ -15,7 +15,7 @@ pub(super) fn after(outcome: &Outcome, message: &Message) -> Next {
         Err(Fault::Unreachable) => true,
         Err(Fault::Refused(Refusal::NotOffered | Refusal::Starting | Refusal::Leaving)) => true,
         Err(Fault::Lost) => message.may_run_twice(),
-        Err(Fault::Refused(Refusal::Overloaded | Refusal::WaitedTooLong)) => false,
+        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::WaitedTooLong)) => false,
         Err(Fault::Failure(_) | Fault::Crashed | Fault::LimitExceeded(_) | Fault::DeadlineExceeded) => false,
         Err(Fault::NoCandidate) | Ok(_) => false,
     };

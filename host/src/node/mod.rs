@@ -188,6 +188,7 @@ impl Running {
         while offers.changed().await.is_ok() {
             let streams = offers.borrow_and_update().clone();
             self.gossip.say(|own| own.streams = streams).await;
+            self.dispatcher.follow(&self.gossip.view());
         }
     }
 

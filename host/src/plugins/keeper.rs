@@ -11,7 +11,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::catalog::Catalog;
 use super::load::{Loaded, reload};
@@ -53,6 +53,8 @@ pub struct Keeper {
 enum Event {
     /// It is time to look at the directory.
     Look,
+    /// The system says that something has happened there.
+    Changed,
     Done(Done),
 }
 
@@ -104,7 +106,7 @@ impl Keeper {
             let due = self.settling.due().map(tokio::time::Instant::from_std);
             let event = tokio::select! {
                 _ = rescans.tick() => Event::Look,
-                () = self.watch.changed.notified() => Event::Look,
+                () = self.watch.changed.notified() => Event::Changed,
                 () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => Event::Look,
                 Some(done) = self.jobs.join_next() => match done {
                     Ok(done) => Event::Done(done),
@@ -113,6 +115,10 @@ impl Keeper {
             };
             match event {
                 Event::Look => self.look().await,
+                Event::Changed => {
+                    debug!("the plugins directory has changed");
+                    self.look().await;
+                }
                 Event::Done(done) => self.finish(Some(done)),
             }
         }
@@ -134,7 +140,7 @@ impl Keeper {
             Err(error) if std::mem::replace(&mut self.is_readable, false) => {
                 warn!(directory = %self.directory.display(), %error, "the plugins directory cannot be read; its plugins stay");
             }
-            Err(_) => {}
+            Err(error) => debug!(%error, "the plugins directory still cannot be read"),
         }
     }
 

@@ -24,6 +24,8 @@ enum PluginError {
     Name { file: PathBuf, name: String, problem: NameError },
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),
+    #[error("{} is no regular file; a plugin is one, or a link to one", .0.display())]
+    NotAFile(PathBuf),
     #[error("{} has {bytes} bytes; the limit of a manifest is {MANIFEST_BYTES_MAX}", .file.display())]
     ManifestSize { file: PathBuf, bytes: u64 },
     #[error("{}: {}", .0.display(), .1)]
@@ -98,13 +100,18 @@ fn read(file: &Path) -> Result<Files, PluginError> {
         let file = file.to_owned();
         move |error| PluginError::Read(file, error)
     };
-    let bytes = fs::metadata(file).map_err(read_error(file))?.len();
+    let metadata = fs::metadata(file).map_err(read_error(file))?;
+    if !metadata.is_file() {
+        return Err(PluginError::NotAFile(file.to_owned()));
+    }
+    let bytes = metadata.len();
     if bytes > COMPONENT_BYTES_MAX {
         return Err(PluginError::Component(file.to_owned(), LoadError::TooLarge { bytes }));
     }
     let component = fs::read(file).map_err(read_error(file))?;
     let manifest_file = file.with_extension("toml");
     let manifest = match fs::metadata(&manifest_file) {
+        Ok(metadata) if !metadata.is_file() => return Err(PluginError::NotAFile(manifest_file)),
         Ok(metadata) if metadata.len() > MANIFEST_BYTES_MAX => {
             return Err(PluginError::ManifestSize { file: manifest_file, bytes: metadata.len() });
         }

@@ -39,7 +39,7 @@ impl Stamp {
 
 impl FileStamp {
     fn of(file: &Path) -> Option<Self> {
-        let metadata = fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        let metadata = fs::metadata(file).ok().filter(|metadata| !metadata.is_dir())?;
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),

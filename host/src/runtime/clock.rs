@@ -9,14 +9,14 @@ use std::time::Duration;
 use wasmtime::EngineWeak;
 
 /// How long a busy guest's turn is while there are calls: what others wait for it at most, and the precision of
-/// time limits in a guest's loop. Going round costs some microseconds.
-const TURN: Duration = Duration::from_millis(1);
+/// time limits in a guest's loop. Each tick costs about 20 µs of a core.
+const TURN: Duration = Duration::from_millis(2);
 
 /// The same when there were none for a while: a thread that wakes up for nothing costs a little, too.
 const REST: Duration = Duration::from_millis(10);
 
 /// Turns without any call until the clock rests.
-const TURNS_TO_REST: u32 = 100;
+const TURNS_TO_REST: u32 = 50;
 
 #[derive(Clone, Default)]
 pub(super) struct Clock {

@@ -33,7 +33,7 @@ static OFFERED: [(&str, &str, Version); 8] = [
         "environment exit stdin stdout stderr terminal-input terminal-output terminal-stdin terminal-stdout terminal-stderr",
         WASI,
     ),
-    ("wasi:clocks", "monotonic-clock wall-clock timezone", WASI),
+    ("wasi:clocks", "monotonic-clock wall-clock", WASI),
     ("wasi:filesystem", "types preopens", WASI),
     ("wasi:http", "types outgoing-handler", WASI),
     ("wasi:io", "error poll streams", WASI),
@@ -81,8 +81,8 @@ pub enum LoadError {
         if .0.len() == 1 { "it" } else { "them" }
     )]
     MissingImport(Vec<String>),
-    #[error("it was built against meshage:mesh {found}, and does not fit this host's {offered}: {problem}; {advice}")]
-    Mismatch { found: Version, offered: Version, problem: String, advice: &'static str },
+    #[error("it was built against {package} {found}, and does not fit this host's {offered}: {problem}; {advice}")]
+    Mismatch { package: String, found: Version, offered: Version, problem: String, advice: &'static str },
     #[error("its first instance ran into its limit of {limit}; {advice}", limit = .0, advice = limit_advice(.0))]
     Limit(Limit),
     #[error(
@@ -171,13 +171,19 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadE
 
 /// The error for a component whose names are right, but not what they stand for.
 pub(super) fn mismatch(engine: &Engine, component: &Component, error: &wasmtime::Error) -> LoadError {
+    let problem = one_line(error);
     let ty = component.component_type();
     let (imports, exports) = (ty.imports(&engine.wasmtime), ty.exports(&engine.wasmtime));
+    // The one that is spoken of, or else the handler itself.
     let names = imports.map(|(name, _)| name).chain(exports.map(|(name, _)| name));
-    let versions = names.map(split).filter(|(name, _)| package(name) == MESH).filter_map(|(_, version)| version);
-    let found = versions.max().unwrap_or(MESH_VERSION);
-    let advice = advice(MESH, found > MESH_VERSION);
-    LoadError::Mismatch { found, offered: MESH_VERSION, problem: one_line(error), advice }
+    let name = names.filter(|name| problem.contains(*name)).last().unwrap_or(EXPORT);
+    let (interface, found) = split(name);
+    let package = package(interface);
+    let offered =
+        OFFERED.iter().find(|(name, ..)| *name == package).map_or(MESH_VERSION, |(.., version)| version.clone());
+    let found = found.unwrap_or_else(|| offered.clone());
+    let advice = advice(package, found > offered);
+    LoadError::Mismatch { package: package.to_owned(), found, offered, problem, advice }
 }
 
 fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
@@ -248,7 +254,9 @@ fn advice(package: &str, is_newer: bool) -> &'static str {
     match (package, is_newer) {
         (MESH, true) => "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version",
         (MESH, false) => "build the plugin again with the meshage-sdk of this host's version",
-        (_, true) => "build the plugin for WASI 0.2, such as with `--target wasm32-wasip2`",
+        (_, true) => {
+            "build the plugin for WASI 0.2.0, such as with `--target wasm32-wasip2`, or run a newer meshage-host"
+        }
         (_, false) => "build the plugin again with newer tools, for WASI 0.2",
     }
 }

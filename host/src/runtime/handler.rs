@@ -135,7 +135,7 @@ impl Handler {
 
     /// Waits for a place among the running calls, in a bounded, fair queue.
     async fn wait_for_place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Fault> {
-        let _waiting = Waiting::join(&self.waiting, self.limits.queue).ok_or(Fault::Refused(Refusal::Overloaded))?;
+        let _waiting = Waiting::join(&self.waiting, self.limits.queue).ok_or(Fault::Refused(Refusal::QueueFull))?;
         match timeout_at(deadline.into(), self.running.acquire()).await {
             // A place that comes with the deadline of the one who had it comes too late.
             Ok(Ok(place)) if Instant::now() < deadline => Ok(place),

@@ -111,7 +111,7 @@ fn outcome_index(outcome: &Outcome) -> usize {
         Err(Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong)) => 7,
         Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::Time => 7,
         Err(Fault::LimitExceeded(_)) => 12,
-        Err(Fault::Refused(Refusal::Overloaded)) => 9,
+        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull)) => 9,
         Err(Fault::Refused(_)) => 8,
         Err(Fault::Unreachable | Fault::NoCandidate) => 10,
         Err(Fault::Lost) => 11,

@@ -1,11 +1,13 @@
 //! What the tests start and ask: nodes as processes of their own, and an HTTP client.
 
 mod client;
+mod gate;
 mod node;
 mod plugins;
 mod traffic;
 
 pub(crate) use client::{Answer, Client, Request};
+pub(crate) use gate::Gate;
 pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest};
 pub(crate) use traffic::Traffic;

@@ -204,6 +204,11 @@ impl Node {
         until(|| async { self.admin("/metrics").await.text().lines().any(|found| found == line) }).await;
     }
 
+    /// Waits until so many messages of a stream run here.
+    pub(crate) async fn wait_until_running(&self, stream: &str, count: usize) {
+        self.wait_for_metric(&format!(r#"meshage_instances{{stream="{stream}",state="running"}} {count}"#)).await;
+    }
+
     /// A key that this node believes that one to own.
     pub(crate) async fn key_owned_by(&self, stream: &str, owner: &str) -> String {
         for key in 0..1_000 {

@@ -2,8 +2,11 @@
 
 use meshage_sdk::Reply;
 use wasip2::http::outgoing_handler;
-use wasip2::http::types::{ErrorCode, Fields, IncomingResponse, OutgoingRequest, Scheme};
+use wasip2::http::types::{ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, OutgoingRequest, Scheme};
 use wasip2::io::streams::StreamError;
+
+/// Requests that a plugin may have under way.
+const REQUESTS_MAX: usize = 64;
 
 /// What came of a GET of `host:port/path`: status and body as they came, or 599 and the error.
 pub(crate) fn get(target: &str) -> Reply {
@@ -13,7 +16,28 @@ pub(crate) fn get(target: &str) -> Reply {
     }
 }
 
+/// Begins a hundred requests to who never answers, and returns how many were refused as too many.
+pub(crate) fn begin_many(target: &str) -> usize {
+    let begun: Vec<_> = (0..100).map(|_| begin(target).expect("it is a target")).collect();
+    // The first of those that are too many says so at once, and all are waited for in their order.
+    let (allowed, refused) = begun.split_at(REQUESTS_MAX);
+    assert!(!allowed.iter().any(|coming| coming.subscribe().ready()));
+    let refused = refused.iter().filter(|coming| {
+        coming.subscribe().block();
+        let answer = coming.get().and_then(|answer| answer.expect("it is taken once").err());
+        matches!(answer, Some(ErrorCode::ConnectionLimitReached))
+    });
+    refused.count()
+}
+
 fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
+    let coming = begin(target)?;
+    coming.subscribe().block();
+    let response = coming.get().expect("it is ready").expect("it is taken once").map_err(show)?;
+    Ok((response.status(), read(&response)?))
+}
+
+fn begin(target: &str) -> Result<FutureIncomingResponse, String> {
     let (authority, path) = target.split_once('/').unwrap_or((target, ""));
     let request = OutgoingRequest::new(Fields::new());
     let set = request
@@ -21,10 +45,7 @@ fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
         .and_then(|()| request.set_authority(Some(authority)))
         .and_then(|()| request.set_path_with_query(Some(&format!("/{path}"))));
     set.map_err(|()| "it is no target".to_owned())?;
-    let coming = outgoing_handler::handle(request, None).map_err(show)?;
-    coming.subscribe().block();
-    let response = coming.get().expect("it is ready").expect("it is taken once").map_err(show)?;
-    Ok((response.status(), read(&response)?))
+    outgoing_handler::handle(request, None).map_err(show)
 }
 
 fn read(response: &IncomingResponse) -> Result<Vec<u8>, String> {

@@ -70,6 +70,9 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         "connect" => return text(&format!("{:?}", std::net::TcpStream::connect(argument).err())),
         "send" => return text(&format!("{:?}", std::net::UdpSocket::bind(argument).err())),
         "fetch" => return Ok(fetch::get(argument)),
+        "fetch_many" => return text(&fetch::begin_many(argument).to_string()),
+        "random" => return text(&format!("{:?}", wasip2::random::random::get_random_bytes(number()?))),
+        "now" => return text(&format!("{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH))),
         "describe" => {
             let text = format!("{} {} {}", message.method(), message.partition_key(), message.body().len());
             return self::text(&text);
