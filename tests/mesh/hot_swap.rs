@@ -5,26 +5,10 @@ use std::fs;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Gate, Node, Plugins, Setup, Traffic, guest, until, wait_for_mesh};
-
-/// A version of a component of its own: the same code, with a custom section that says which it is.
-fn version(guest_name: &str, number: u8) -> Vec<u8> {
-    let mut component = fs::read(guest(guest_name)).unwrap();
-    component.extend([0, 9, 7]);
-    component.extend(b"version");
-    component.push(number);
-    component
-}
+use crate::harness::{Gate, Node, Plugins, Setup, Traffic, stamped, until, wait_for_mesh};
 
 fn digest(component: &[u8]) -> String {
     format!("{:x}", Sha256::digest(component))
-}
-
-/// Puts a file in its place in one step, as careful tools do.
-fn put(plugins: &Plugins, name: &str, content: &[u8]) {
-    let beside = plugins.path().join(format!("{name}.new"));
-    fs::write(&beside, content).unwrap();
-    fs::rename(beside, plugins.path().join(name)).unwrap();
 }
 
 /// What `/plugins` says of each version of a stream: its state, its digest and its error.
@@ -81,26 +65,26 @@ async fn pair(plugins: &Plugins) -> [Node; 2] {
 
 #[tokio::test]
 async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
-    let plugins = Plugins::empty().with_file("echo.wasm", version("echo", 0));
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
     let nodes = pair(&plugins).await;
     let nodes = [&nodes[0], &nodes[1]];
     let traffic = Traffic::start("echo", &nodes);
 
     // Replaced.
-    put(&plugins, "echo.wasm", &version("echo", 1));
-    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    plugins.put("echo.wasm", &stamped("echo", 1));
+    wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
     // Broken, and the last good version runs on.
-    put(&plugins, "echo.wasm", b"broken");
+    plugins.put("echo.wasm", b"broken");
     for node in nodes {
         wait_until_failed(node, "echo", "not WebAssembly").await;
     }
     assert_eq!(versions(nodes[0], "echo").await[0].0, "ready");
     // Repaired, by what runs already.
-    put(&plugins, "echo.wasm", &version("echo", 1));
-    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    plugins.put("echo.wasm", &stamped("echo", 1));
+    wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
     // Another one is added, used, and removed.
-    put(&plugins, "other.wasm", &version("echo", 2));
-    wait_until_serving(&nodes, "other", &version("echo", 2)).await;
+    plugins.put("other.wasm", &stamped("echo", 2));
+    wait_until_serving(&nodes, "other", &stamped("echo", 2)).await;
     let others = Traffic::start("other", &nodes);
     nodes[0].post("/api/other/1").send().await.ok();
     others.none_failed().await;
@@ -111,9 +95,9 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
     let mut changes = tokio::time::interval(std::time::Duration::from_millis(100));
     for number in 10..30 {
         changes.tick().await;
-        put(&plugins, "echo.wasm", &version("echo", number));
+        plugins.put("echo.wasm", &stamped("echo", number));
     }
-    wait_until_serving(&nodes, "echo", &version("echo", 29)).await;
+    wait_until_serving(&nodes, "echo", &stamped("echo", 29)).await;
 
     let sent = traffic.none_failed().await;
     assert!(sent > 1_000, "{sent} are few");
@@ -146,7 +130,7 @@ async fn removed_on_one_node_the_other_takes_over_and_no_request_fails() {
 #[tokio::test]
 async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
     let gate = Gate::new().await;
-    let plugins = Plugins::empty().with_file("fickle.wasm", version("fickle", 0));
+    let plugins = Plugins::empty().with_file("fickle.wasm", stamped("fickle", 0));
     let plugins = plugins.with_file("fickle.toml", gate.manifest());
     let node = Setup::new(plugins.clone()).ready().await;
     assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
@@ -154,11 +138,11 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
     let running = node.post(&path).send();
     let replaced = async {
         node.wait_until_running("fickle", 1).await;
-        put(&plugins, "fickle.wasm", &version("fickle", 1));
-        wait_until_serving(&[&node], "fickle", &version("fickle", 1)).await;
+        plugins.put("fickle.wasm", &stamped("fickle", 1));
+        wait_until_serving(&[&node], "fickle", &stamped("fickle", 1)).await;
         let states = versions(&node, "fickle").await.into_iter().map(|(state, found, _)| (state, found));
         let expected = [("ready", 1), ("draining", 0)];
-        let expected = expected.map(|(state, number)| (state.to_owned(), digest(&version("fickle", number))));
+        let expected = expected.map(|(state, number)| (state.to_owned(), digest(&stamped("fickle", number))));
         assert_eq!(states.collect::<Vec<_>>(), expected);
         node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#).await;
         // Messages run on the new one.
@@ -176,15 +160,15 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
 
 #[tokio::test]
 async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
-    let plugins = Plugins::empty().with_file("echo.wasm", version("echo", 0));
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
     let nodes = pair(&plugins).await;
     let nodes = [&nodes[0], &nodes[1]];
     let traffic = Traffic::start("echo", &nodes);
     // In one go, over the old content.
-    fs::write(plugins.path().join("echo.wasm"), version("echo", 1)).unwrap();
-    wait_until_serving(&nodes, "echo", &version("echo", 1)).await;
+    fs::write(plugins.path().join("echo.wasm"), stamped("echo", 1)).unwrap();
+    wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
     // Torn: the second half comes when the first has been found wanting.
-    let whole = version("echo", 2);
+    let whole = stamped("echo", 2);
     fs::write(plugins.path().join("echo.wasm"), &whole[..whole.len() / 2]).unwrap();
     for node in nodes {
         wait_until_failed(node, "echo", "cut off").await;
@@ -201,28 +185,28 @@ async fn links_are_followed_wherever_they_lead() {
     let at = |name: &str| plugins.path().join(name);
     let mount = |number: u8| {
         fs::create_dir(at(&format!("..version_{number}"))).unwrap();
-        fs::write(at(&format!("..version_{number}/echo.wasm")), version("echo", number)).unwrap();
+        fs::write(at(&format!("..version_{number}/echo.wasm")), stamped("echo", number)).unwrap();
         std::os::unix::fs::symlink(format!("..version_{number}"), at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
     };
     mount(0);
     std::os::unix::fs::symlink("..data/echo.wasm", at("echo.wasm")).unwrap();
     // And a link to a file elsewhere, whose changes make no event here.
-    let elsewhere = Plugins::empty().with_file("target.wasm", version("echo", 10));
+    let elsewhere = Plugins::empty().with_file("target.wasm", stamped("echo", 10));
     std::os::unix::fs::symlink(elsewhere.path().join("target.wasm"), at("far.wasm")).unwrap();
 
     let nodes = pair(&plugins).await;
     let nodes = [&nodes[0], &nodes[1]];
-    wait_until_serving(&nodes, "echo", &version("echo", 0)).await;
-    wait_until_serving(&nodes, "far", &version("echo", 10)).await;
+    wait_until_serving(&nodes, "echo", &stamped("echo", 0)).await;
+    wait_until_serving(&nodes, "far", &stamped("echo", 10)).await;
     let traffic = Traffic::start("echo", &nodes);
     for number in 1..4 {
         mount(number);
         fs::remove_dir_all(at(&format!("..version_{}", number - 1))).unwrap();
-        wait_until_serving(&nodes, "echo", &version("echo", number)).await;
+        wait_until_serving(&nodes, "echo", &stamped("echo", number)).await;
     }
-    put(&elsewhere, "target.wasm", &version("echo", 11));
-    wait_until_serving(&nodes, "far", &version("echo", 11)).await;
+    elsewhere.put("target.wasm", &stamped("echo", 11));
+    wait_until_serving(&nodes, "far", &stamped("echo", 11)).await;
     traffic.none_failed().await;
 }
 
@@ -231,8 +215,8 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     let parent = Plugins::empty();
     let directory = parent.path().join("plugins");
     fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("echo.wasm"), version("echo", 0)).unwrap();
-    fs::write(directory.join("other.wasm"), version("echo", 0)).unwrap();
+    fs::write(directory.join("echo.wasm"), stamped("echo", 0)).unwrap();
+    fs::write(directory.join("other.wasm"), stamped("echo", 0)).unwrap();
     let debug = "info,meshage_host::plugins=debug";
     let node = Setup::new(parent.subdirectory("plugins")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
@@ -248,14 +232,14 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     fs::rename(&directory, parent.path().join("away")).unwrap();
     // Another one comes in its place; it is watched, and what is not in it goes.
     fs::create_dir(parent.path().join("new")).unwrap();
-    fs::write(parent.path().join("new/echo.wasm"), version("echo", 1)).unwrap();
+    fs::write(parent.path().join("new/echo.wasm"), stamped("echo", 1)).unwrap();
     fs::rename(parent.path().join("new"), &directory).unwrap();
-    wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
+    wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
     wait_until_gone(&[&node], "other").await;
     let events = node.log_lines(EVENT);
-    fs::write(directory.join("echo.wasm"), version("echo", 2)).unwrap();
+    fs::write(directory.join("echo.wasm"), stamped("echo", 2)).unwrap();
     until(|| async { node.log_lines(EVENT) > events }).await;
-    wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
+    wait_until_serving(&[&node], "echo", &stamped("echo", 2)).await;
     traffic.none_failed().await;
 }
 
@@ -266,10 +250,10 @@ async fn a_manifest_takes_effect_without_its_component() {
     let traffic = Traffic::start("fickle", &[&node]);
     let seen = async || node.post("/api/fickle/1?headers").header("x-tenant", "a").send().await;
     assert_eq!(seen().await.ok(), "");
-    put(&plugins, "fickle.toml", b"headers = [\"x-tenant\"]\n");
+    plugins.put("fickle.toml", b"headers = [\"x-tenant\"]\n");
     until(|| async { seen().await.ok() == "x-tenant: a" }).await;
     // A wrong one is told, and changes nothing.
-    put(&plugins, "fickle.toml", b"header = []\n");
+    plugins.put("fickle.toml", b"header = []\n");
     wait_until_failed(&node, "fickle", "unknown key \"header\"").await;
     assert_eq!(seen().await.ok(), "x-tenant: a");
     fs::remove_file(plugins.path().join("fickle.toml")).unwrap();
@@ -284,10 +268,10 @@ async fn a_hundred_plugins_at_once_are_all_there_soon() {
     let nodes = pair(&plugins).await;
     let nodes = [&nodes[0], &nodes[1]];
     let traffic = Traffic::start("echo", &nodes);
-    let component = version("echo", 1);
+    let component = stamped("echo", 1);
     let streams: Vec<String> = (0..100).map(|number| format!("stream-{number}")).collect();
     for stream in &streams {
-        put(&plugins, &format!("{stream}.wasm"), &component);
+        plugins.put(&format!("{stream}.wasm"), &component);
     }
     for stream in &streams {
         wait_until_serving(&nodes, stream, &component).await;
@@ -309,7 +293,7 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
     let release = |number: u8| {
         let name = format!("release-{number}");
         fs::create_dir(at(&name)).unwrap();
-        fs::write(at(&name).join("echo.wasm"), version("echo", number)).unwrap();
+        fs::write(at(&name).join("echo.wasm"), stamped("echo", number)).unwrap();
         std::os::unix::fs::symlink(&name, at("tmp")).unwrap();
         fs::rename(at("tmp"), at("current")).unwrap();
     };
@@ -318,11 +302,11 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
     let node = Setup::new(parent.subdirectory("current")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
     release(1);
-    wait_until_serving(&[&node], "echo", &version("echo", 1)).await;
+    wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
     // The new one is watched.
     let events = node.log_lines(EVENT);
-    fs::write(at("release-1/echo.wasm"), version("echo", 2)).unwrap();
+    fs::write(at("release-1/echo.wasm"), stamped("echo", 2)).unwrap();
     until(|| async { node.log_lines(EVENT) > events }).await;
-    wait_until_serving(&[&node], "echo", &version("echo", 2)).await;
+    wait_until_serving(&[&node], "echo", &stamped("echo", 2)).await;
     traffic.none_failed().await;
 }

@@ -21,4 +21,5 @@ mod peer_path;
 mod readme;
 mod sandbox;
 mod send;
+mod soak;
 mod start;

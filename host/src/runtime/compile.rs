@@ -43,7 +43,7 @@ static OFFERED: [(&str, &str, Version); 8] = [
 
 const MESH: &str = "meshage:mesh";
 const MESH_VERSION: Version = Version::new(0, 1, 0);
-const WASI: Version = Version::new(0, 2, 0);
+const WASI: Version = Version::new(0, 2, 12);
 
 /// Why a component cannot be a handler. Each says what is wrong, what was expected, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -255,7 +255,7 @@ fn advice(package: &str, is_newer: bool) -> &'static str {
         (MESH, true) => "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version",
         (MESH, false) => "build the plugin again with the meshage-sdk of this host's version",
         (_, true) => {
-            "build the plugin for WASI 0.2.0, such as with `--target wasm32-wasip2`, or run a newer meshage-host"
+            "build the plugin for an older WASI 0.2, such as with `--target wasm32-wasip2`, or run a newer meshage-host"
         }
         (_, false) => "build the plugin again with newer tools, for WASI 0.2",
     }

@@ -25,7 +25,7 @@ const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 
 /// Memory that a pool slot keeps when its instance goes: what a small guest touches, so that its
 /// successor takes no page faults.
-const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
 /// One for each node. Cheap to clone.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ mod traffic;
 pub(crate) use client::{Answer, Client, Request};
 pub(crate) use gate::Gate;
 pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, until, wait_for_mesh};
-pub(crate) use plugins::{Plugins, guest};
+pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use traffic::Traffic;
 
 /// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.

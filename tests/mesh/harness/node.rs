@@ -230,8 +230,12 @@ impl Node {
         self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        let pid = Pid::from_raw(self.process_id() as i32).unwrap();
         kill_process(pid, signal).unwrap();
     }
 

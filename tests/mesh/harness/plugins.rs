@@ -35,6 +35,13 @@ impl Plugins {
         self
     }
 
+    /// Puts a file in its place in one step, as careful tools do.
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
+        let beside = self.path.join(format!("{name}.new"));
+        std::fs::write(&beside, content).unwrap();
+        std::fs::rename(beside, self.path.join(name)).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -43,6 +50,15 @@ impl Plugins {
     pub(crate) fn subdirectory(&self, name: &str) -> Self {
         Self { directory: self.directory.clone(), path: self.path.join(name) }
     }
+}
+
+/// A version of its own of a guest: the same code, with a custom section that says which it is.
+pub(crate) fn stamped(guest_name: &str, version: u8) -> Vec<u8> {
+    let mut component = std::fs::read(guest(guest_name)).unwrap();
+    component.extend([0, 9, 7]);
+    component.extend(b"version");
+    component.push(version);
+    component
 }
 
 /// A component that `cargo xtask test` has built.

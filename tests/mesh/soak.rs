@@ -1,0 +1,108 @@
+//! A mixture of everything that wears a node out, for as long as `MESHAGE_SOAK_SECONDS` says (a few seconds
+//! by default): nothing grows, nothing is left over, and every error is one that was asked for.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Node, Plugins, Setup, Traffic, stamped, wait_for_mesh};
+
+/// What the mixture asks for, again and again, and the status that each must have.
+const MIXTURE: [(&str, u16); 8] = [
+    ("fickle?calls", 200),
+    ("fickle?panic", 500),
+    ("slow?spin", 504),
+    ("fickle?memory_mb=40", 200),
+    ("fickle?memory_mb=200", 500),
+    ("slow?sleep_ms=60000", 504),
+    ("fickle?leak=300", 200),
+    ("fresh?calls", 200),
+];
+
+/// What a node takes of the system.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    resident_mb: u64,
+    threads: usize,
+    files: usize,
+}
+
+fn taken(node: &Node) -> Taken {
+    let process = |file: &str| format!("/proc/{}/{file}", node.process_id());
+    let status = fs::read_to_string(process("status")).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident_kb: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    let count = |folder: &str| fs::read_dir(process(folder)).unwrap().count();
+    Taken { resident_mb: resident_kb / 1024, threads: count("task"), files: count("fd") }
+}
+
+#[tokio::test]
+async fn what_is_worn_out_again_and_again_stays_as_it_is() {
+    let seconds = std::env::var("MESHAGE_SOAK_SECONDS").map_or(6, |text| text.parse().unwrap());
+    let plugins = Plugins::usual()
+        .with("slow", "fickle")
+        .with_file("slow.toml", "timeout_ms = 50\n")
+        .with("fresh", "fickle")
+        .with_file("fresh.toml", "instances = \"fresh\"\n");
+    let first = Setup::new(plugins.clone()).id("n1").start().await;
+    let second = Setup::new(plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    let nodes = [&first, &second];
+    wait_for_mesh(&nodes).await;
+
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let traffic = Traffic::start("echo", &nodes);
+    let mixture = async {
+        let mut asked = 0;
+        while Instant::now() < end {
+            for (number, (act, status)) in MIXTURE.iter().enumerate() {
+                let (stream, act) = act.split_once('?').unwrap();
+                let node = nodes[(asked + number) % 2];
+                let answer = node.post(&format!("/api/{stream}/key-{asked}?{act}")).send().await;
+                assert_eq!(answer.status, *status, "{stream}?{act}: {}", answer.text());
+            }
+            asked += MIXTURE.len();
+        }
+        asked
+    };
+    let reloads = async {
+        let mut reloaded = 0;
+        let mut ticks = tokio::time::interval(Duration::from_millis(250));
+        while Instant::now() < end {
+            ticks.tick().await;
+            // A few versions, again and again: what they are compiled to is kept.
+            let guest = ["echo", "fickle"][reloaded % 2];
+            let component = stamped(guest, (reloaded / 2 % 4) as u8);
+            plugins.put(&format!("{guest}.wasm"), &component);
+            reloaded += 1;
+        }
+        reloaded
+    };
+    let samples = async {
+        let mut samples = Vec::new();
+        let mut ticks = tokio::time::interval(Duration::from_secs(seconds.div_ceil(10)));
+        while Instant::now() < end {
+            ticks.tick().await;
+            samples.push(nodes.map(taken));
+        }
+        samples
+    };
+    let (asked, reloaded, samples) = tokio::join!(mixture, reloads, samples);
+    let sent = traffic.none_failed().await;
+    println!("{sent} messages beside {asked} of the mixture and {reloaded} reloads");
+    for sample in &samples {
+        println!("{sample:?}");
+    }
+
+    for node in nodes {
+        for stream in ["echo", "fickle", "slow", "fresh"] {
+            node.wait_until_running(stream, 0).await;
+            node.wait_for_metric(&format!(r#"meshage_plugin_versions{{stream="{stream}"}} 1"#)).await;
+        }
+    }
+    // The first quarter warms everything up.
+    for node in 0..2 {
+        let (warm, last) = (samples[samples.len() / 4][node], samples[samples.len() - 1][node]);
+        assert!(last.resident_mb <= warm.resident_mb * 5 / 4 + 16, "memory grows: {samples:?}");
+        assert!(last.threads <= warm.threads + 8, "threads grow: {samples:?}");
+        assert!(last.files <= warm.files + 16, "open files grow: {samples:?}");
+    }
+}
