@@ -37,7 +37,7 @@ async fn an_instance_that_has_grown_or_leaks_is_not_used_again() {
     node.post("/api/fickle/1?memory_mb=10").send().await.ok();
     assert_eq!(calls(&node).await, 3);
     // Handles that it does not give back.
-    node.post("/api/fickle/1?leak=300").send().await.ok();
+    node.post("/api/fickle/1?leak=130").send().await.ok();
     assert_eq!(calls(&node).await, 1);
     node.post("/api/fickle/1?leak=10").send().await.ok();
     assert_eq!(calls(&node).await, 3);

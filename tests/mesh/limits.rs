@@ -19,7 +19,7 @@ const FATAL: [Case; 5] = [
     ("panic=on-purpose", 500, "crashed", "the node's log"),
     ("memory_mb=400", 500, "limit-exceeded", "300 MiB of memory (memory_mb)"),
     ("recurse", 500, "limit-exceeded", "512 KiB of stack"),
-    ("leak=2000", 500, "limit-exceeded", "1000 open resources"),
+    ("leak=2000", 500, "limit-exceeded", "500 open resources"),
     ("bytes=100000000", 500, "limit-exceeded", "17 MiB handed to the host at once"),
 ];
 

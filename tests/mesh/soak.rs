@@ -14,7 +14,7 @@ const MIXTURE: [(&str, u16); 8] = [
     ("fickle?memory_mb=40", 200),
     ("fickle?memory_mb=200", 500),
     ("slow?sleep_ms=60000", 504),
-    ("fickle?leak=300", 200),
+    ("fickle?leak=130", 200),
     ("fresh?calls", 200),
 ];
 

@@ -72,8 +72,9 @@ pub enum LoadError {
          `handler` of wit/mesh.wit{hint}"
     )]
     MissingExport { found: String, hint: &'static str },
-    #[error("it {relation} `{name}` in version {found}, but this host has {offered}; {advice}")]
-    Version { relation: Relation, name: String, found: Version, offered: Version, advice: &'static str },
+    #[error("it {0} `{name}` in version {found}, but this host has {offered}; {advice}", name = .1.name, found = .1.found,
+        offered = .1.offered, advice = .1.advice)]
+    Version(Relation, Box<Gap>),
     #[error(
         "it imports {}, which this host does not offer; it offers meshage:mesh 0.1 and, of WASI 0.2, cli, clocks, filesystem, \
          http (outgoing), io, random and sockets; leave out what imports {}",
@@ -81,8 +82,9 @@ pub enum LoadError {
         if .0.len() == 1 { "it" } else { "them" }
     )]
     MissingImport(Vec<String>),
-    #[error("it was built against {package} {found}, and does not fit this host's {offered}: {problem}; {advice}")]
-    Mismatch { package: String, found: Version, offered: Version, problem: String, advice: &'static str },
+    #[error("it was built against {name} {found}, and does not fit this host's {offered}: {1}; {advice}", name = .0.name,
+        found = .0.found, offered = .0.offered, advice = .0.advice)]
+    Mismatch(Box<Gap>, String),
     #[error("its first instance ran into its limit of {limit}; {advice}", limit = .0, advice = limit_advice(.0))]
     Limit(Limit),
     #[error(
@@ -92,6 +94,16 @@ pub enum LoadError {
     Trial(String),
     #[error("the compiler failed: {0}")]
     Compiler(String),
+}
+
+/// Two versions that do not fit.
+#[derive(Debug)]
+pub struct Gap {
+    /// Of an interface or a package.
+    name: String,
+    found: Version,
+    offered: Version,
+    advice: &'static str,
 }
 
 /// What a component has to do with an interface.
@@ -183,7 +195,7 @@ pub(super) fn mismatch(engine: &Engine, component: &Component, error: &wasmtime:
         OFFERED.iter().find(|(name, ..)| *name == package).map_or(MESH_VERSION, |(.., version)| version.clone());
     let found = found.unwrap_or_else(|| offered.clone());
     let advice = advice(package, found > offered);
-    LoadError::Mismatch { package: package.to_owned(), found, offered, problem, advice }
+    LoadError::Mismatch(Box::new(Gap { name: package.to_owned(), found, offered, advice }), problem)
 }
 
 fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
@@ -247,7 +259,8 @@ fn check_version(relation: Relation, name: &str) -> Result<(), LoadError> {
         return Ok(());
     }
     let advice = advice(package, found > *offered);
-    Err(LoadError::Version { relation, name: interface.to_owned(), found, offered: offered.clone(), advice })
+    let gap = Gap { name: interface.to_owned(), found, offered: offered.clone(), advice };
+    Err(LoadError::Version(relation, Box::new(gap)))
 }
 
 fn advice(package: &str, is_newer: bool) -> &'static str {

@@ -14,12 +14,13 @@ use super::budget::Budget;
 use super::engine::Engine;
 use super::guest_log::{GuestLog, Stdio};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
-use super::outbound::{Grant, Outbound};
+use super::outbound::{self, Grant, Outbound};
 use super::turns::TurnOver;
 use crate::message::{Limit, LimitKind, Message, StreamName};
 
-/// Handles (streams, pollables, requests) that one instance may hold at once.
-const RESOURCES_MAX: usize = 1_000;
+/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests with
+/// headers and a body under way, are some 128 KiB.
+const RESOURCES_MAX: usize = 500;
 
 /// Random bytes that a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
@@ -169,7 +170,7 @@ impl HostState {
         }
         Self {
             wasi: wasi.build(),
-            http: WasiHttpCtx::new(),
+            http: outbound::context(),
             outbound: Outbound::new(grant, deadline),
             resources,
             budget: Budget::new(limits.memory_bytes_max),

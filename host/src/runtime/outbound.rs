@@ -12,13 +12,17 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, default_send_request};
 
 /// Requests of one plugin under way at once; a further one is refused.
 const REQUESTS_MAX: usize = 64;
 
 /// The body of a request, and that of its response.
 const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// The headers of one request or response, and what it has of a body in memory.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// How long a connection may take to be made. No guest needs to learn later that a host is down.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -92,7 +96,18 @@ impl Outbound {
 
 type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
+/// What bounds the size of each resource of `wasi:http`.
+pub(super) fn context() -> WasiHttpCtx {
+    let mut context = WasiHttpCtx::new();
+    context.set_field_size_limit(FIELDS_BYTES_MAX);
+    context
+}
+
 impl WasiHttpHooks for Outbound {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK_BYTES_MAX
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

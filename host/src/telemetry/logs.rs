@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Libraries that are only heard when something is wrong.
-const QUIET: &str = "chitchat=error";
+const QUIET: &str = "chitchat=error,wasmtime_wasi_http=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

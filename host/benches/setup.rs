@@ -1,0 +1,32 @@
+//! What is called in benchmarks: a handler, and the message of the README.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use meshage_host::message::{Message, Method, PartitionKey, StreamName};
+use meshage_host::runtime::{Engine, Handler, Instances, Limits};
+use uuid::Uuid;
+
+/// No call ends by this.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(3_600);
+
+pub(crate) const REUSED: Instances = Instances::Reuse { calls_max: u64::MAX };
+
+pub(crate) fn message() -> Result<Message> {
+    Ok(Message {
+        id: Uuid::nil(),
+        stream: StreamName::try_from("echo")?,
+        partition_key: PartitionKey::try_from("4985")?,
+        method: Method::Post,
+        query: String::new(),
+        headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+        body: Bytes::from_static(br#"{"hello":"world"}"#),
+    })
+}
+
+pub(crate) async fn handler(engine: &Engine, component: Vec<u8>, instances: Instances) -> Result<Handler> {
+    let limits = Limits { instances, ..Limits::with_timeout(TIMEOUT) };
+    Ok(Handler::load(engine, StreamName::try_from("echo")?, component, limits).await?)
+}
