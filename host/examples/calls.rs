@@ -3,7 +3,7 @@
 //!
 //!     calls COMPONENT reused|fresh NUMBER
 
-#[path = "../benches/setup.rs"]
+#[path = "../benches/call/setup.rs"]
 mod setup;
 
 use std::time::Instant;

@@ -84,20 +84,8 @@ impl Config {
     ///
     /// # Errors
     /// The first setting that cannot be.
-    pub fn new(mut cli: Cli) -> Result<Self, ConfigError> {
-        if cli.http_port.as_deref().is_none_or(str::is_empty) {
-            cli.http_port = cli.service_port.take();
-        }
-        // An empty setting is one that is not set; but no seeds are a setting, too.
-        for (name, _, place) in SETTINGS {
-            place(&mut cli).take_if(|value| value.is_empty() && name != "seeds");
-        }
-        if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
-            let text = fs::read_to_string(&file)
-                .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
-            fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
-        }
-        Self::check(cli)
+    pub fn new(cli: Cli) -> Result<Self, ConfigError> {
+        Self::check(complete(cli)?)
     }
 
     fn check(mut cli: Cli) -> Result<Self, ConfigError> {
@@ -206,12 +194,29 @@ impl Config {
     }
 }
 
+/// Adds what the configuration file has, and takes what is empty for what is not set.
+fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
+    if cli.http_port.as_deref().is_none_or(str::is_empty) {
+        cli.http_port = cli.service_port.take();
+    }
+    // An empty setting is one that is not set; but no seeds are a setting, too.
+    for (name, _, place) in SETTINGS {
+        place(&mut cli).take_if(|value| value.is_empty() && name != "seeds");
+    }
+    if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
+        let text = fs::read_to_string(&file)
+            .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
+        fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
+    }
+    Ok(cli)
+}
+
 /// The longest time for a message, which bounds what a plugin's manifest may say.
 ///
 /// # Errors
-/// If it is no duration.
-pub fn plugin_timeout(mut cli: Cli) -> Result<Duration, ConfigError> {
-    duration("timeout", &mut Settings(&mut cli))
+/// If it is no duration, or the configuration file is none.
+pub fn plugin_timeout(cli: Cli) -> Result<Duration, ConfigError> {
+    duration("timeout", &mut Settings(&mut complete(cli)?))
 }
 
 /// What was written, and the way to say that it is wrong.

@@ -18,6 +18,9 @@ const WRONG_SETTING: u8 = 2;
 /// The exit code after a second signal: 128 + SIGINT, as shells have it.
 const ENDED_AT_ONCE: i32 = 130;
 
+/// What is left to do when the node has left: nothing that is worth more than this.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
@@ -59,8 +62,15 @@ fn configure(cli: Cli) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-#[tokio::main]
-async fn run(config: Config) -> anyhow::Result<ExitCode> {
+fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(run_until_signal(config));
+    // A file system that does not answer holds nobody who has left.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    ended
+}
+
+async fn run_until_signal(config: Config) -> anyhow::Result<ExitCode> {
     let leave = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let on_signal = leave.clone();

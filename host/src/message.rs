@@ -266,7 +266,7 @@ pub enum FailureKind {
     Internal,
 }
 
-/// Why there is no reply.
+/// Why there is no reply. Nodes tell each other by the number of the variant: new ones come last.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Fault {
     #[error("the handler refused: {}", .0.text)]
@@ -274,9 +274,6 @@ pub enum Fault {
     /// It trapped, or replied with something that is no HTTP.
     #[error("the handler crashed")]
     Crashed,
-    /// It was stopped because it wanted more than its plugin may take.
-    #[error("the handler was stopped at its limit of {0}")]
-    LimitExceeded(Limit),
     /// The time that the message had was over; it may have run.
     #[error("the deadline passed")]
     DeadlineExceeded,
@@ -290,6 +287,9 @@ pub enum Fault {
     Lost,
     #[error("no node offers the stream")]
     NoCandidate,
+    /// It was stopped because it wanted more than its plugin may take.
+    #[error("the handler was stopped at its limit of {0}")]
+    LimitExceeded(Limit),
 }
 
 /// A limit of one call, and how much it allows.
@@ -333,7 +333,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Why a node did not run a message that it was given. Nothing ran.
+/// Why a node did not run a message that it was given. Nothing ran. New variants come last, as above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
     #[error("the node does not offer the stream")]
@@ -359,6 +359,12 @@ impl Fault {
             Self::Crashed | Self::LimitExceeded(_) | Self::DeadlineExceeded | Self::Lost => false,
         }
     }
+}
+
+/// The beginning of a text, up to so many bytes.
+pub fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
 }
 
 /// How one message ended, and on which node.

@@ -310,3 +310,39 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
     wait_until_serving(&[&node], "echo", &stamped("echo", 2)).await;
     traffic.none_failed().await;
 }
+
+#[tokio::test]
+async fn a_plugin_that_is_removed_and_comes_back_the_same_is_there_again() {
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
+    let node = Setup::new(plugins.clone()).ready().await;
+    for round in 0..3 {
+        fs::remove_file(plugins.path().join("echo.wasm")).unwrap();
+        until(|| async { versions(&node, "echo").await.iter().all(|(state, ..)| state == "draining") }).await;
+        // It returns while it is being withdrawn, behind others that keep the loader busy.
+        for other in 0..6 {
+            plugins.put(&format!("other-{other}.wasm"), &stamped("fickle", 100 + round * 6 + other));
+        }
+        plugins.put("echo.wasm", &stamped("echo", 0));
+        wait_until_serving(&[&node], "echo", &stamped("echo", 0)).await;
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#).await;
+        node.post("/api/echo/1").send().await.ok();
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_told_and_holds_nobody_up() {
+    let plugins = Plugins::usual().with("piped", "echo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        plugins.path().join("piped.toml"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let mut node = Setup::new(plugins).ready().await;
+    wait_until_failed(&node, "piped", "piped.toml is no regular file").await;
+    node.post("/api/echo/1").send().await.ok();
+    node.signal(rustix::process::Signal::TERM);
+    assert!(node.ended().await.success());
+}

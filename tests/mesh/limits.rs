@@ -72,7 +72,7 @@ async fn what_it_was_doing_is_in_the_log_by_the_names_of_its_functions() {
     let node = start("n1", &[]).await;
     for (act, function, line) in [
         ("spin", "message-handler@0.1.0#handle", "stopped a handler that ran into its deadline"),
-        ("recurse", "fickle::recurse", "a handler was stopped at a limit"),
+        ("recurse", "recurse", "a handler was stopped at a limit"),
         ("panic=on-purpose", "rust_panic", "a handler crashed"),
     ] {
         let answer = node.post(&format!("/api/slow/1?{act}")).send().await;

@@ -81,6 +81,15 @@ async fn a_plugin_has_so_many_requests_under_way_and_no_more() {
 }
 
 #[tokio::test]
+async fn what_the_host_keeps_of_a_request_is_bounded() {
+    let node = node("").await;
+    for (bytes, is_taken) in [(100, "true"), (8 << 10, "true"), ((8 << 10) + 1, "false"), (10 << 20, "false")] {
+        let answer = node.post(&format!("/api/fickle/1?authority_bytes={bytes}")).send().await;
+        assert_eq!(answer.ok(), is_taken, "{bytes}");
+    }
+}
+
+#[tokio::test]
 async fn the_environment_is_what_the_manifest_says() {
     let plugins = Plugins::usual().with_file("fickle.toml", "env = { GREETING = \"hello\" }\n");
     let node = Setup::new(plugins).variable("SECRET", "of the node").ready().await;

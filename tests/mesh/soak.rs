@@ -98,10 +98,11 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
             node.wait_for_metric(&format!(r#"meshage_plugin_versions{{stream="{stream}"}} 1"#)).await;
         }
     }
-    // The first quarter warms everything up.
+    // The first quarter warms everything up; in a short run, everything is still warming up.
+    let slack_mb = if seconds < 300 { 64 } else { 8 };
     for node in 0..2 {
         let (warm, last) = (samples[samples.len() / 4][node], samples[samples.len() - 1][node]);
-        assert!(last.resident_mb <= warm.resident_mb * 5 / 4 + 16, "memory grows: {samples:?}");
+        assert!(last.resident_mb <= warm.resident_mb * 5 / 4 + slack_mb, "memory grows: {samples:?}");
         assert!(last.threads <= warm.threads + 8, "threads grow: {samples:?}");
         assert!(last.files <= warm.files + 16, "open files grow: {samples:?}");
     }

@@ -50,6 +50,8 @@ pub struct Failed {
     pub file: PathBuf,
     pub digest: Digest,
     pub failed_at: SystemTime,
+    /// Whether it stays so as long as the file is what it is.
+    pub is_lasting: bool,
     pub error: String,
 }
 
@@ -74,58 +76,50 @@ impl Default for Catalog {
 impl Catalog {
     /// Offers a plugin, instead of an older version if there is one. Messages that run on that one run to
     /// their end.
-    pub fn offer(&self, plugin: Plugin) {
-        let mut replaced = self.lock();
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        let stream = plugin.stream.clone();
-        snapshot.failed.remove(stream.as_str());
-        snapshot.withdrawn.remove(&stream);
-        if let Some(old) = snapshot.plugins.insert(stream, Arc::new(plugin)) {
-            replaced.push(Arc::downgrade(&old));
-        }
-        self.publish(&mut replaced, snapshot);
-    }
-
-    /// The files are again those of the version that runs.
-    pub fn offer_again(&self, name: &str) {
+    pub fn offer(&self, plugin: Arc<Plugin>) {
         self.change(|snapshot| {
-            snapshot.failed.remove(name);
-            snapshot.withdrawn.remove(name);
+            let stream = plugin.stream.clone();
+            snapshot.failed.remove(stream.as_str());
+            snapshot.withdrawn.remove(&stream);
+            snapshot.plugins.insert(stream, plugin)
         });
     }
 
     pub fn fail(&self, failed: Failed) {
         self.change(|snapshot| {
             snapshot.failed.insert(failed.name.clone(), Arc::new(failed));
+            None
         });
     }
 
-    /// Offers a stream no longer, but runs what still arrives for it.
-    pub fn withdraw(&self, name: &str) {
+    /// Offers a stream no longer, but runs what still arrives for it. Returns what is to be removed later.
+    pub fn withdraw(&self, name: &str) -> Option<Arc<Plugin>> {
         self.change(|snapshot| {
             snapshot.failed.remove(name);
             if let Some((stream, _)) = snapshot.plugins.get_key_value(name) {
                 snapshot.withdrawn.insert(stream.clone());
             }
+            None
+        });
+        self.plugin(name)
+    }
+
+    /// Forgets a plugin that was withdrawn, unless it, or another version, has been offered since.
+    pub fn remove_withdrawn(&self, plugin: &Arc<Plugin>) {
+        self.change(|snapshot| {
+            let stream = &plugin.stream;
+            let is_it = snapshot.plugins.get(stream).is_some_and(|current| Arc::ptr_eq(current, plugin));
+            if is_it && snapshot.withdrawn.remove(stream) { snapshot.plugins.remove(stream) } else { None }
         });
     }
 
-    /// Forgets a plugin that was withdrawn, unless it has been offered again since.
-    pub fn remove_withdrawn(&self, name: &str) {
+    /// Makes the next snapshot of the present one. What the change takes out of it may still run.
+    fn change(&self, change: impl FnOnce(&mut Snapshot) -> Option<Arc<Plugin>>) {
         let mut replaced = self.lock();
         let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        if snapshot.withdrawn.remove(name)
-            && let Some(old) = snapshot.plugins.remove(name)
-        {
+        if let Some(old) = change(&mut snapshot) {
             replaced.push(Arc::downgrade(&old));
         }
-        self.publish(&mut replaced, snapshot);
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Snapshot)) {
-        let mut replaced = self.lock();
-        let mut snapshot = Snapshot::clone(&self.snapshot.load());
-        change(&mut snapshot);
         self.publish(&mut replaced, snapshot);
     }
 

@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Plugin};
 use super::load::{Loaded, reload};
 use super::scan::{identity, scan};
-use super::settle::{Settling, Step};
+use super::settle::{Next, Settling, Step};
 use crate::runtime::Engine;
 
 /// How often the directory is looked at without any event: network and container file systems lose
@@ -25,6 +25,9 @@ const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a removed plugin still runs what arrives: until the other nodes know, five rounds of gossip.
 const REMOVAL_NOTICE: Duration = Duration::from_secs(1);
+
+/// When what failed for want of something (room, time, a file system that answers) is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Plugins that are read and compiled at once; each may take up the largest component's size. The
 /// compiler has its own bound.
@@ -60,8 +63,12 @@ enum Event {
 
 /// A job that has come to its end.
 enum Done {
-    Load { name: String, loaded: Loaded },
-    Notice { name: String },
+    Load {
+        name: String,
+        loaded: Loaded,
+    },
+    /// The others have had the time to learn that a plugin is withdrawn.
+    Notice(Arc<Plugin>),
 }
 
 impl Keeper {
@@ -103,7 +110,8 @@ impl Keeper {
         let mut rescans = interval(RESCAN_INTERVAL);
         rescans.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = self.settling.due().map(tokio::time::Instant::from_std);
+            // What is due needs a directory to look at; while there is none, the next rescan is soon enough.
+            let due = self.settling.due().filter(|_| self.is_readable).map(tokio::time::Instant::from_std);
             let event = tokio::select! {
                 _ = rescans.tick() => Event::Look,
                 () = self.watch.changed.notified() => Event::Changed,
@@ -131,12 +139,13 @@ impl Keeper {
             Ok(found) => {
                 if !std::mem::replace(&mut self.is_readable, true) {
                     info!(directory = %self.directory.display(), "the plugins directory can be read again");
+                    self.settling.look_anew(Instant::now());
                 }
                 for step in self.settling.observe(Instant::now(), &found) {
                     self.take(step);
                 }
             }
-            // Nobody empties a node by unmounting its plugins: they stay until the directory says otherwise.
+            // A directory that is gone says nothing of its plugins: they stay until it is back.
             Err(error) if std::mem::replace(&mut self.is_readable, false) => {
                 warn!(directory = %self.directory.display(), %error, "the plugins directory cannot be read; its plugins stay");
             }
@@ -158,11 +167,12 @@ impl Keeper {
             }
             Step::Remove { name } => {
                 info!(plugin = name, "plugin removed");
-                self.catalog.withdraw(&name);
-                self.jobs.spawn(async move {
-                    sleep(REMOVAL_NOTICE).await;
-                    Done::Notice { name }
-                });
+                if let Some(plugin) = self.catalog.withdraw(&name) {
+                    self.jobs.spawn(async move {
+                        sleep(REMOVAL_NOTICE).await;
+                        Done::Notice(plugin)
+                    });
+                }
             }
         }
     }
@@ -170,10 +180,15 @@ impl Keeper {
     fn finish(&mut self, done: Option<Done>) {
         match done {
             Some(Done::Load { name, loaded }) => {
-                self.settling.loaded(&name, !matches!(loaded, Loaded::Unsettled));
+                let next = match &loaded {
+                    Loaded::Unsettled => Next::AtOnce,
+                    Loaded::Failed(failed) if !failed.is_lasting => Next::After(RETRY_AFTER),
+                    Loaded::Plugin(_) | Loaded::Same(_) | Loaded::Failed(_) => Next::WhenChanged,
+                };
+                self.settling.loaded(&name, Instant::now(), next);
                 self.show(&name, loaded);
             }
-            Some(Done::Notice { name }) => self.catalog.remove_withdrawn(&name),
+            Some(Done::Notice(plugin)) => self.catalog.remove_withdrawn(&plugin),
             None => {}
         }
     }
@@ -182,14 +197,14 @@ impl Keeper {
         match loaded {
             Loaded::Plugin(plugin) => {
                 info!(stream = %plugin.stream, file = %plugin.file.display(), digest = plugin.digest.as_str(), "plugin ready");
-                self.catalog.offer(*plugin);
+                self.catalog.offer(Arc::from(plugin));
             }
             Loaded::Failed(failed) => {
                 let serving = self.catalog.plugin(name).map(|plugin| plugin.digest.as_str().to_owned());
                 error!(plugin = name, error = failed.error, serving, "plugin failed");
                 self.catalog.fail(failed);
             }
-            Loaded::Same => self.catalog.offer_again(name),
+            Loaded::Same(plugin) => self.catalog.offer(plugin),
             Loaded::Unsettled => {}
         }
     }

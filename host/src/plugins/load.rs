@@ -1,21 +1,27 @@
 //! Loading: from the files of one plugin to a version of it that can run.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 use super::catalog::{Failed, Plugin};
 use super::manifest::{ManifestError, is_credential, read_manifest};
 use super::scan::Stamp;
-use crate::message::{Digest, NameError, StreamName};
+use crate::message::{Digest, NameError, StreamName, cut};
 use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
 
 /// The largest manifest. A longer file is none.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// What is said of a plugin, at most: some of it comes from its file.
+const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 
 /// Why one plugin does not run; the operator reads it in the log and in the admin API.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,8 @@ enum PluginError {
     NotAFile(PathBuf),
     #[error("{} has {bytes} bytes; the limit of a manifest is {MANIFEST_BYTES_MAX}", .file.display())]
     ManifestSize { file: PathBuf, bytes: u64 },
+    #[error("{}: it is not UTF-8 text, as TOML is", .0.display())]
+    ManifestText(PathBuf),
     #[error("{}: {}", .0.display(), .1)]
     Manifest(PathBuf, ManifestError),
     #[error("{}: {}", .0.display(), .1)]
@@ -39,7 +47,7 @@ pub(super) enum Loaded {
     Plugin(Box<Plugin>),
     Failed(Failed),
     /// They are those of the version that runs.
-    Same,
+    Same(Arc<Plugin>),
     /// They changed while they were read: this attempt says nothing.
     Unsettled,
 }
@@ -69,7 +77,7 @@ pub async fn load_file(file: &Path, engine: &Engine, timeout_max: Duration) -> R
 pub(super) async fn reload(
     file: PathBuf,
     stamp: Stamp,
-    current: Option<std::sync::Arc<Plugin>>,
+    current: Option<Arc<Plugin>>,
     engine: &Engine,
     timeout_max: Duration,
 ) -> Loaded {
@@ -83,11 +91,11 @@ pub(super) async fn reload(
         Ok(None) => return Loaded::Unsettled,
         Err(error) => Err(PluginError::Read(file.clone(), error.into())),
     };
-    if let (Ok(files), Some(current)) = (&files, &current)
+    if let (Ok(files), Some(current)) = (&files, current)
         && digest(&files.component) == current.digest
         && files.manifest == current.manifest
     {
-        return Loaded::Same;
+        return Loaded::Same(current);
     }
     match prepare(file, files, engine, timeout_max).await {
         Ok(plugin) => Loaded::Plugin(Box::new(plugin)),
@@ -96,30 +104,48 @@ pub(super) async fn reload(
 }
 
 fn read(file: &Path) -> Result<Files, PluginError> {
-    let read_error = |file: &Path| {
-        let file = file.to_owned();
-        move |error| PluginError::Read(file, error)
-    };
-    let metadata = fs::metadata(file).map_err(read_error(file))?;
-    if !metadata.is_file() {
-        return Err(PluginError::NotAFile(file.to_owned()));
-    }
-    let bytes = metadata.len();
-    if bytes > COMPONENT_BYTES_MAX {
-        return Err(PluginError::Component(file.to_owned(), LoadError::TooLarge { bytes }));
-    }
-    let component = fs::read(file).map_err(read_error(file))?;
+    let too_large = |bytes| PluginError::Component(file.to_owned(), LoadError::TooLarge { bytes });
+    let component = read_up_to(COMPONENT_BYTES_MAX, file, too_large)?;
     let manifest_file = file.with_extension("toml");
-    let manifest = match fs::metadata(&manifest_file) {
-        Ok(metadata) if !metadata.is_file() => return Err(PluginError::NotAFile(manifest_file)),
-        Ok(metadata) if metadata.len() > MANIFEST_BYTES_MAX => {
-            return Err(PluginError::ManifestSize { file: manifest_file, bytes: metadata.len() });
-        }
-        Ok(_) => fs::read_to_string(&manifest_file).map_err(read_error(&manifest_file))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(PluginError::Read(manifest_file, error)),
+    let too_large = |bytes| PluginError::ManifestSize { file: manifest_file.clone(), bytes };
+    let manifest = match read_up_to(MANIFEST_BYTES_MAX, &manifest_file, too_large) {
+        Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => String::from_utf8(read?).map_err(|_| PluginError::ManifestText(manifest_file))?,
     };
     Ok(Files { component, manifest })
+}
+
+/// Reads a regular file of a limited size. Nothing else is waited for: what is no file may never end.
+fn read_up_to(bytes_max: u64, path: &Path, too_large: impl Fn(u64) -> PluginError) -> Result<Vec<u8>, PluginError> {
+    let read_error = |error| PluginError::Read(path.to_owned(), error);
+    let file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let file = file.map_err(read_error)?;
+    let metadata = file.metadata().map_err(read_error)?;
+    if !metadata.is_file() {
+        return Err(PluginError::NotAFile(path.to_owned()));
+    }
+    if metadata.len() > bytes_max {
+        return Err(too_large(metadata.len()));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+impl PluginError {
+    /// Whether it stays so as long as the files are what they are.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Read(_, error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            }
+            Self::Component(_, error) => error.is_lasting(),
+            _ => true,
+        }
+    }
 }
 
 async fn prepare(
@@ -137,7 +163,14 @@ async fn prepare(
         Ok((stream, manifest, handler)) => {
             Ok(Plugin { stream, file, digest, manifest, loaded_at: SystemTime::now(), handler })
         }
-        Err(error) => Err(Failed { name, file, digest, failed_at: SystemTime::now(), error: error.to_string() }),
+        Err(error) => Err(Failed {
+            name,
+            file,
+            digest,
+            failed_at: SystemTime::now(),
+            is_lasting: error.is_lasting(),
+            error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
+        }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::runtime::{Instances, Limits};
 const MEMORY_MB_MAX: u64 = 4_096;
 
 /// Calls of one plugin that run at once; the node's instances are for all of its plugins.
-const CONCURRENCY_MAX: u64 = 1_000;
+const CONCURRENCY_MAX: u64 = 500;
 
 /// A longer queue than this only keeps callers waiting for a refusal.
 const QUEUE_MAX: u64 = 1_000_000;

@@ -35,11 +35,23 @@ impl Stamp {
         let manifest = FileStamp::of(&component.with_extension("toml"));
         Some(Self { component: FileStamp::of(component)?, manifest })
     }
+
+    pub(super) fn has_manifest(&self) -> bool {
+        self.manifest.is_some()
+    }
 }
 
 impl FileStamp {
+    /// What cannot be looked at is there all the same: to load it fails, and says why.
+    const UNREADABLE: Self = Self { device: 0, inode: 0, bytes: 0, modified: (0, 0), changed: (0, 0) };
+
     fn of(file: &Path) -> Option<Self> {
-        let metadata = fs::metadata(file).ok().filter(|metadata| !metadata.is_dir())?;
+        let metadata = match fs::metadata(file) {
+            Ok(metadata) if metadata.is_dir() => return None,
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(_) => return Some(Self::UNREADABLE),
+        };
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),

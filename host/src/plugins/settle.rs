@@ -34,6 +34,14 @@ pub(super) enum Step {
     Remove { name: String },
 }
 
+/// When the same files are loaded again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    WhenChanged,
+    AtOnce,
+    After(Duration),
+}
+
 impl Settling {
     /// Takes what a scan has found, and says what to do now.
     pub(super) fn observe(&mut self, now: Instant, found: &Found) -> Vec<Step> {
@@ -84,13 +92,21 @@ impl Settling {
         steps
     }
 
-    /// A load has come to its end; `is_settled` says whether it was of what it was meant to be.
-    pub(super) fn loaded(&mut self, name: &str, is_settled: bool) {
-        if let Some(seen) = self.0.get_mut(name) {
-            seen.is_loading = false;
-            if !is_settled {
-                seen.loaded = None;
-            }
+    /// A load has come to its end.
+    pub(super) fn loaded(&mut self, name: &str, now: Instant, next: Next) {
+        let Some(seen) = self.0.get_mut(name) else { return };
+        seen.is_loading = false;
+        match next {
+            Next::WhenChanged => {}
+            Next::AtOnce => seen.loaded = None,
+            Next::After(pause) => (seen.loaded, seen.since) = (None, now + pause),
+        }
+    }
+
+    /// The directory was away, and so was what it says of missing files.
+    pub(super) fn look_anew(&mut self, now: Instant) {
+        for seen in self.0.values_mut().filter(|seen| seen.stamp.is_none()) {
+            seen.since = now;
         }
     }
 
@@ -105,6 +121,10 @@ impl Seen {
         match self.stamp {
             _ if self.is_loading => None,
             Some(stamp) if self.loaded == Some(stamp) => None,
+            // A manifest that is gone may be about to be written, too.
+            Some(stamp) if self.loaded.is_some_and(|loaded| loaded.has_manifest() && !stamp.has_manifest()) => {
+                Some(self.since + REMOVED)
+            }
             Some(_) => Some(self.since + SETTLED),
             None => Some(self.since + REMOVED),
         }
@@ -132,7 +152,7 @@ mod tests {
         assert_eq!(settling.due(), Some(at(90)));
         assert_eq!(settling.observe(at(89), &found(2)), []);
         assert_eq!(settling.observe(at(90), &found(2)), load(2));
-        settling.loaded("echo", true);
+        settling.loaded("echo", start, Next::WhenChanged);
         assert_eq!(settling.due(), None);
         assert_eq!(settling.observe(at(1000), &found(2)), []);
     }
@@ -144,7 +164,7 @@ mod tests {
         assert_eq!(settling.begin(at(0), &found(1)), load(1));
         assert_eq!(settling.observe(at(10), &found(2)), []);
         assert_eq!(settling.observe(at(100), &found(2)), [], "one load at a time");
-        settling.loaded("echo", true);
+        settling.loaded("echo", start, Next::WhenChanged);
         assert_eq!(settling.observe(at(101), &found(2)), load(2));
     }
 
@@ -152,8 +172,23 @@ mod tests {
     fn an_attempt_that_says_nothing_is_made_again() {
         let (mut settling, start) = (Settling::default(), Instant::now());
         assert_eq!(settling.begin(start, &found(1)), load(1));
-        settling.loaded("echo", false);
+        settling.loaded("echo", start, Next::AtOnce);
         assert_eq!(settling.observe(start + SETTLED, &found(1)), load(1));
+        settling.loaded("echo", start, Next::After(Duration::from_secs(5)));
+        assert_eq!(settling.observe(start + Duration::from_secs(5), &found(1)), []);
+        assert_eq!(settling.observe(start + Duration::from_secs(5) + SETTLED, &found(1)), load(1));
+    }
+
+    #[test]
+    fn what_was_missing_before_the_directory_was_away_gets_its_time() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        settling.begin(at(0), &found(1));
+        settling.loaded("echo", at(0), Next::WhenChanged);
+        assert_eq!(settling.observe(at(10), &Found::new()), []);
+        settling.look_anew(at(5_000));
+        assert_eq!(settling.observe(at(5_000), &Found::new()), []);
+        assert_eq!(settling.observe(at(5_400), &Found::new()), [Step::Remove { name: "echo".into() }]);
     }
 
     #[test]
@@ -161,7 +196,7 @@ mod tests {
         let (mut settling, start) = (Settling::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         settling.begin(at(0), &found(1));
-        settling.loaded("echo", true);
+        settling.loaded("echo", start, Next::WhenChanged);
         assert_eq!(settling.observe(at(10), &Found::new()), []);
         // It is replaced the way editors do, and it is the same: nothing happens.
         assert_eq!(settling.observe(at(100), &found(1)), []);

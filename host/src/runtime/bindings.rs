@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::limits::REPLY_BODY_BYTES_MAX;
-use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, Reply};
+use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, Reply, cut};
 
 wasmtime::component::bindgen!({
     path: "../wit",
@@ -63,7 +63,7 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     let mut headers = HeaderMap::with_capacity(reply.headers.len());
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) else {
-            return Err(BadReply::Header(name));
+            return Err(BadReply::Header(cut(name, FAILURE_TEXT_BYTES_MAX)));
         };
         if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
             headers.append(parsed, value);
@@ -87,10 +87,4 @@ impl From<wit::Failure> for Failure {
         };
         Self { kind, text: cut(text, FAILURE_TEXT_BYTES_MAX) }
     }
-}
-
-/// The beginning of a text, up to so many bytes.
-pub(super) fn cut(mut text: String, bytes_max: usize) -> String {
-    text.truncate(text.floor_char_boundary(bytes_max));
-    text
 }

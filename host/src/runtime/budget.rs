@@ -5,8 +5,11 @@ use wasmtime::ResourceLimiter;
 use super::limits::TABLE_ELEMENTS_MAX;
 use crate::message::{Limit, LimitKind};
 
-/// Core instances, memories and tables of one component: far more than any toolchain makes.
-const PARTS_MAX: usize = 32;
+/// Core instances, and tables, of one component: those of interpreters are made of a dozen.
+pub(super) const CORE_INSTANCES_MAX: usize = 32;
+
+/// Memories of one component. One is usual; each takes a place of the node's.
+pub(super) const MEMORIES_MAX: usize = 2;
 
 pub(super) struct Budget {
     memory_bytes: Account,
@@ -15,10 +18,10 @@ pub(super) struct Budget {
     refused: Option<Limit>,
 }
 
-/// What has been taken of one thing, and the last addition, in case it comes to nothing.
+/// What has been taken of one thing. What was granted stays taken, even if the growth then came to nothing:
+/// the instance is retired the sooner.
 struct Account {
     taken: usize,
-    last: usize,
     limit: Limit,
 }
 
@@ -47,58 +50,47 @@ impl Budget {
 
 impl Account {
     fn new(kind: LimitKind, max: usize) -> Self {
-        Self { taken: 0, last: 0, limit: Limit { kind, max: max as u64 } }
+        Self { taken: 0, limit: Limit { kind, max: max as u64 } }
     }
 
-    fn take(&mut self, amount: usize) -> Result<(), Limit> {
-        let taken = self.taken.saturating_add(amount);
+    /// Grants a growth, or returns the limit that it would exceed. What the part itself does not allow comes to
+    /// nothing anyway.
+    fn grow(&mut self, current: usize, desired: usize, own_maximum: Option<usize>) -> Result<bool, Limit> {
+        let taken = self.taken.saturating_add(desired.saturating_sub(current));
         if taken as u64 > self.limit.max {
             return Err(self.limit);
         }
-        (self.taken, self.last) = (taken, amount);
-        Ok(())
-    }
-
-    fn undo(&mut self) {
-        self.taken -= std::mem::take(&mut self.last);
+        if own_maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        self.taken = taken;
+        Ok(true)
     }
 }
 
 impl ResourceLimiter for Budget {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let own_maximum_allows = maximum.is_none_or(|maximum| desired <= maximum);
-        let granted = self.memory_bytes.take(desired.saturating_sub(current));
+        let granted = self.memory_bytes.grow(current, desired, maximum);
         self.refused = granted.err().or(self.refused);
-        Ok(granted.is_ok() && own_maximum_allows)
-    }
-
-    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory_bytes.undo();
-        Ok(())
+        Ok(granted.unwrap_or(false))
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let own_maximum_allows = maximum.is_none_or(|maximum| desired <= maximum);
-        let granted = self.table_elements.take(desired.saturating_sub(current));
+        let granted = self.table_elements.grow(current, desired, maximum);
         self.refused = granted.err().or(self.refused);
-        Ok(granted.is_ok() && own_maximum_allows)
-    }
-
-    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.table_elements.undo();
-        Ok(())
+        Ok(granted.unwrap_or(false))
     }
 
     fn instances(&self) -> usize {
-        PARTS_MAX
+        CORE_INSTANCES_MAX
     }
 
     fn tables(&self) -> usize {
-        PARTS_MAX
+        CORE_INSTANCES_MAX
     }
 
     fn memories(&self) -> usize {
-        PARTS_MAX
+        MEMORIES_MAX
     }
 }
 
@@ -118,14 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn a_growth_that_comes_to_nothing_is_given_back() {
+    fn what_a_memory_does_not_allow_itself_is_not_taken() {
         let mut budget = Budget::new(100);
-        assert!(budget.memory_growing(0, 10, None).unwrap());
-        assert!(budget.memory_growing(10, 90, None).unwrap());
-        budget.memory_grow_failed(wasmtime::format_err!("no memory")).unwrap();
-        assert_eq!(budget.memory_bytes(), 10);
-        // What the memory itself does not allow is not the budget's refusal.
-        assert!(!budget.memory_growing(10, 50, Some(20)).unwrap());
+        for _ in 0..10 {
+            assert!(!budget.memory_growing(10, 50, Some(20)).unwrap());
+        }
+        assert_eq!(budget.memory_bytes(), 0);
         assert_eq!(budget.refused(), None);
     }
 }

@@ -11,15 +11,22 @@ use wasmtime::component::Component;
 use super::bindings::{EXPORT, HandlerPre};
 use super::engine::Engine;
 use super::instance::HostState;
-use crate::message::{Limit, LimitKind};
+use crate::message::{Limit, LimitKind, cut};
 
 /// The largest component file. JavaScript and Python ones take 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
-/// How far the compiler stands behind the request path when both want a core: at 10, requests get about
-/// nine times as much (sched(7)).
+/// How far the compiler stands behind the request path when both want a core: at 5, requests get about
+/// three times as much (sched(7)). The more, the longer a change takes on a busy node.
 #[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 5;
+
+/// What wasmtime says of a component; some of it is the component's own.
+const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// Names that one error lists, and how much of each.
+const NAMES_MAX: usize = 10;
+const NAME_BYTES_MAX: usize = 128;
 
 /// What a WebAssembly file begins with, and then the version of a core module, or that of a component.
 const MAGIC: &[u8] = b"\0asm";
@@ -92,6 +99,8 @@ pub enum LoadError {
          environment than its manifest has"
     )]
     Trial(String),
+    #[error("this node has no room for it now: {0}; it is tried again")]
+    NoRoom(String),
     #[error("the compiler failed: {0}")]
     Compiler(String),
 }
@@ -113,6 +122,18 @@ pub enum Relation {
     Exports,
 }
 
+impl LoadError {
+    /// Whether it stays so as long as the component is what it is.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::NoRoom(_) => false,
+            // It may be the node that was slow.
+            Self::Limit(limit) => limit.kind != LimitKind::Time,
+            _ => true,
+        }
+    }
+}
+
 impl std::fmt::Display for Relation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -122,32 +143,30 @@ impl std::fmt::Display for Relation {
     }
 }
 
-/// The threads that compile: one for each core, but they give way to requests.
-pub(super) struct Compiler(rayon::ThreadPool);
+/// Starts the threads that wasmtime compiles functions on: one for each core, but they give way to requests.
+pub(super) fn start_threads() {
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads())
+        .thread_name(|_| "compile".into())
+        .start_handler(|_| give_way());
+    // An error means that this process has them already.
+    let _ = threads.build_global();
+}
 
-impl Compiler {
-    pub(super) fn start() -> Result<Self, rayon::ThreadPoolBuildError> {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads())
-            .thread_name(|_| "compile".into())
-            .start_handler(|_| give_way())
-            .build()
-            .map(Self)
-    }
-
-    /// Compiles and checks a component.
-    pub(super) async fn compile(&self, engine: Engine, bytes: Vec<u8>) -> Result<HandlerPre<HostState>, LoadError> {
-        let (sender, compiled) = oneshot::channel();
-        self.0.spawn(move || {
-            // What compiles is a stranger's; a bug that it finds must not end the node.
-            let result = catch_unwind(AssertUnwindSafe(|| compile(&engine, &bytes)));
-            // Nobody waits for it any more: then it is not needed.
-            let _ = sender.send(result);
-        });
-        match compiled.await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(LoadError::Compiler("it panicked".into())),
-        }
+/// Compiles and checks a component, on a thread of its own: what is small need not wait for what is large.
+pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<HandlerPre<HostState>, LoadError> {
+    let (sender, compiled) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
+        give_way();
+        // What compiles is a stranger's; a bug that it finds must not end the node.
+        let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
+        // Nobody waits for it any more: then it is not needed.
+        let _ = sender.send(result);
+    });
+    thread.map_err(|error| LoadError::NoRoom(error.to_string()))?;
+    match compiled.await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) | Err(_) => Err(LoadError::Compiler("it panicked".into())),
     }
 }
 
@@ -165,7 +184,7 @@ fn give_way() {
     }
 }
 
-fn compile(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadError> {
+fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadError> {
     check_beginning(bytes)?;
     let component =
         Component::from_binary(&engine.wasmtime, bytes).map_err(|error| LoadError::Invalid(one_line(&error)))?;
@@ -306,7 +325,12 @@ fn limit_advice(limit: &Limit) -> &'static str {
 }
 
 fn list(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let shown = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", cut(name.clone(), NAME_BYTES_MAX)));
+    let mut list = shown.collect::<Vec<_>>().join(", ");
+    if names.len() > NAMES_MAX {
+        list += &format!(" and {} more", names.len() - NAMES_MAX);
+    }
+    list
 }
 
 /// Bytes as text, for people.
@@ -316,7 +340,7 @@ fn show(bytes: &[u8]) -> String {
 
 /// The causes of an error, without the places in wasmtime's own code or the guest's.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    format!("{error:#}").lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    cut(format!("{error:#}"), ERROR_TEXT_BYTES_MAX).lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

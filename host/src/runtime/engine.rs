@@ -10,10 +10,12 @@ use wasmtime::{
 };
 
 use super::bindings::logging;
+use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
-use super::compile::Compiler;
+use super::compile;
 use super::instance::HostState;
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use super::outbound;
 use super::pool::Pools;
 use super::turns::Turns;
 
@@ -31,8 +33,7 @@ const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
-    pub(super) linker: Linker<HostState>,
-    pub(super) compiler: Arc<Compiler>,
+    pub(super) linker: Arc<Linker<HostState>>,
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
@@ -79,19 +80,21 @@ impl Engine {
         let wasmtime = match wasmtime::Engine::new(&config(cache.clone(), pool())) {
             Ok(engine) => engine,
             Err(error) => {
-                warn!(%error, "no address space for the instance pool: instances will be slower to make");
-                wasmtime::Engine::new(&config(cache, InstanceAllocationStrategy::OnDemand)).map_err(start_error)?
+                warn!(%error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
+                let mut config = config(cache, InstanceAllocationStrategy::OnDemand);
+                config.memory_reservation(0).memory_guard_size(0);
+                wasmtime::Engine::new(&config).map_err(start_error)?
             }
         };
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(start_error)?;
+        outbound::add_to_linker(&mut linker).map_err(start_error)?;
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
         let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
         let clock = Clock::start(wasmtime.weak()).map_err(|error| thread_error(&error))?;
-        let compiler = Arc::new(Compiler::start().map_err(|error| thread_error(&error))?);
+        compile::start_threads();
         let pools = Pools::start().map_err(|error| thread_error(&error))?;
-        Ok(Self { wasmtime, linker, compiler, pools, clock, turns: Turns::new() })
+        Ok(Self { wasmtime, linker: Arc::new(linker), pools, clock, turns: Turns::new() })
     }
 }
 
@@ -104,7 +107,9 @@ fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config 
         .max_wasm_stack(STACK_BYTES_MAX)
         // Components of WASI 0.2 need none of WASI 0.3's bookkeeping.
         .concurrency_support(false)
-        .wasm_backtrace_details(WasmBacktraceDetails::Enable);
+        // Backtraces have the functions' names as they are. Files and lines, and names made readable, would have
+        // wasmtime read what a stranger wrote, for minutes if he means ill, and where nothing can interrupt it.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
 
@@ -112,7 +117,10 @@ fn pool() -> InstanceAllocationStrategy {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES_MAX)
         .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
-        .total_memories(INSTANCES_MAX)
+        .total_memories(INSTANCES_MAX * MEMORIES_MAX as u32)
+        .max_memories_per_component(MEMORIES_MAX as u32)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX as u32)
+        .max_tables_per_component(CORE_INSTANCES_MAX as u32)
         .total_tables(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
         .total_stacks(INSTANCES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::bindings::{cut, logging::Level};
-use crate::message::StreamName;
+use super::bindings::logging::Level;
+use crate::message::{StreamName, cut};
 
 /// What one call may log, all together. The rest is dropped, and the log says so.
 const CALL_BYTES_MAX: usize = 64 * 1024;
@@ -81,7 +81,7 @@ impl GuestLog {
     }
 
     pub(super) fn entry(&self, level: Level, text: String) {
-        let text = cut(text, ENTRY_TEXT_BYTES_MAX);
+        let text = one_line(&cut(text, ENTRY_TEXT_BYTES_MAX));
         let mut entries = self.entries();
         if !entries.admits(text.len()) {
             return;
@@ -138,13 +138,18 @@ impl Entries {
             return;
         }
         let text = String::from_utf8_lossy(&line);
-        let text = text.trim_end_matches(['\n', '\r']);
+        let text = one_line(text.trim_end_matches(['\n', '\r']));
         let output = match stdio {
             Stdio::Out => "stdout",
             Stdio::Err => "stderr",
         };
         info!(target: "guest", stream = %self.stream, message_id = %self.message, output, "{text}");
     }
+}
+
+/// A text that cannot be taken for several entries.
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n").replace('\r', "\\r")
 }
 
 impl IsTerminal for Output {

@@ -7,17 +7,20 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
-use wasmtime::{PoolConcurrencyLimitError, WasmBacktrace};
+use wasmtime::WasmBacktrace;
 
 use super::bindings::{self, BadReply, HandlerPre, wit};
-use super::compile::{LoadError, mismatch, one_line};
+use super::compile::{LoadError, compile, mismatch, one_line};
 use super::engine::Engine;
 use super::instance::{HostState, Instance, Interrupted, Stopped};
 use super::limits::Limits;
 use super::outbound::Grant;
 use super::pool::Pool;
-use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName};
+use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, cut};
 use crate::telemetry::PluginMetrics;
+
+/// A guest's backtrace in the log: twenty frames, whose names are the guest's to choose.
+const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// Runs the messages of one version of one stream.
 pub struct Handler {
@@ -44,7 +47,7 @@ impl Handler {
         component: Vec<u8>,
         limits: Limits,
     ) -> Result<Self, LoadError> {
-        let pre = engine.compiler.compile(engine.clone(), component).await?;
+        let pre = compile(engine.clone(), component).await?;
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
@@ -100,7 +103,7 @@ impl Handler {
             Ok(Ok(reply)) => Ok(reply),
             Err(_) => {
                 let (stream, message) = (&self.stream, message.id);
-                warn!(%stream, message_id = %message, "stopped a handler that waited for the host past its deadline");
+                warn!(%stream, message_id = %message, "stopped a handler that waited, for the host or for its turn, past its deadline");
                 Err(late)
             }
         }
@@ -147,7 +150,7 @@ impl Handler {
     /// Makes an instance. When the node has no more of them, those that wait in vain are given up first.
     async fn instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         match self.make_instance(deadline).await {
-            Err(stopped) if stopped.error.is::<PoolConcurrencyLimitError>() && self.engine.pools.reclaim() => {
+            Err(stopped) if stopped.is_want_of_room() && self.engine.pools.reclaim() => {
                 self.make_instance(deadline).await
             }
             made => made,
@@ -167,6 +170,7 @@ impl Handler {
         trial.map_err(|_| LoadError::Limit(self.time_limit()))?.map_err(|stopped| match stopped.limit {
             Some(limit) => LoadError::Limit(limit),
             None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
+            None if stopped.is_want_of_room() => LoadError::NoRoom(one_line(&stopped.error)),
             // Nothing has run yet: it is what is exported that is wrong.
             None if !stopped.error.is::<WasmBacktrace>() => {
                 mismatch(&self.engine, self.pre.instance_pre().component(), &stopped.error)
@@ -183,13 +187,14 @@ impl Handler {
     /// What an instance's end means to the caller; everything else about it goes to the log, with the
     /// guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
-        let (stream, message, error) = (&self.stream, message.id, format!("{:?}", stopped.error));
+        let (stream, message) = (&self.stream, message.id);
+        let error = cut(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
         if stopped.error.is::<Interrupted>() {
             warn!(%stream, message_id = %message, error, "stopped a handler that ran into its deadline");
             return Ended::Interrupted;
         }
-        if stopped.error.is::<PoolConcurrencyLimitError>() {
-            warn!(%stream, message_id = %message, "refused a message: every instance of the node is in use");
+        if stopped.is_want_of_room() {
+            warn!(%stream, message_id = %message, error, "refused a message: the node has no room for another instance");
             return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
         if let Some(limit) = stopped.limit {

@@ -1,11 +1,12 @@
 //! One instance of a component, with everything that belongs to it alone.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use uuid::Uuid;
 use wasmtime::component::{ResourceTable, ResourceTableError};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -15,7 +16,7 @@ use super::engine::Engine;
 use super::guest_log::{GuestLog, Stdio};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
 use super::outbound::{self, Grant, Outbound};
-use super::turns::TurnOver;
+use super::turns::Turn;
 use crate::message::{Limit, LimitKind, Message, StreamName};
 
 /// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests with
@@ -37,14 +38,14 @@ pub(super) struct HostState {
     budget: Budget,
     log: GuestLog,
     deadline: Instant,
-    turn_over: TurnOver,
+    turn: Turn,
 }
 
 /// An instance, ready for the next message.
 pub(super) struct Instance {
     store: Store<HostState>,
     exports: bindings::Handler,
-    turn_over: TurnOver,
+    turn: Turn,
     calls: u64,
     memory_bytes_at_first: usize,
 }
@@ -55,6 +56,14 @@ pub(super) struct Stopped {
     /// The limit that the guest ran into, if that was it.
     pub(super) limit: Option<Limit>,
     pub(super) error: wasmtime::Error,
+}
+
+impl Stopped {
+    /// Whether there was no place in the pool, or no memory of the system's, for an instance: nothing of it ran.
+    pub(super) fn is_want_of_room(&self) -> bool {
+        let has_begun = self.error.is::<WasmBacktrace>();
+        !has_begun && (self.error.is::<PoolConcurrencyLimitError>() || self.error.root_cause().is::<io::Error>())
+    }
 }
 
 /// A guest was stopped because its deadline passed.
@@ -78,19 +87,21 @@ impl Instance {
         store.set_epoch_deadline(1);
         let clock = engine.clock.clone();
         store.epoch_deadline_callback(move |context| {
-            if Instant::now() < context.data().deadline {
-                context.data().turn_over.set();
-                clock.note_call();
-                Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-            } else {
-                Err(Interrupted.into())
+            if Instant::now() >= context.data().deadline {
+                return Err(Interrupted.into());
             }
+            clock.note_call();
+            Ok(if context.data().turn.tick() {
+                UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now()))
+            } else {
+                UpdateDeadline::Continue(1)
+            })
         });
-        let turn_over = store.data().turn_over.clone();
-        match engine.turns.run(pre.instantiate_async(&mut store), &turn_over).await {
+        let turn = store.data().turn.clone();
+        match engine.turns.run(pre.instantiate_async(&mut store), &turn).await {
             Ok(exports) => {
                 let memory_bytes_at_first = store.data().budget.memory_bytes();
-                Ok(Self { store, exports, turn_over, calls: 0, memory_bytes_at_first })
+                Ok(Self { store, exports, turn, calls: 0, memory_bytes_at_first })
             }
             Err(error) => Err(stopped(&store, error)),
         }
@@ -122,7 +133,7 @@ impl Instance {
             body: &message.body,
         };
         let guest = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument);
-        let result = engine.turns.run(guest, &self.turn_over).await;
+        let result = engine.turns.run(guest, &self.turn).await;
         self.store.data().log.end();
         result.map_err(|error| stopped(&self.store, error))
     }
@@ -145,7 +156,7 @@ fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
         Some(limit(LimitKind::StackBytes, STACK_BYTES_MAX))
     } else if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
         Some(limit(LimitKind::Resources, RESOURCES_MAX))
-    } else if error.chain().any(|cause| cause.to_string().starts_with(TRANSFER_ERROR)) {
+    } else if error.root_cause().to_string().starts_with(TRANSFER_ERROR) {
         Some(limit(LimitKind::TransferBytes, TRANSFER_BYTES_MAX))
     } else {
         store.data().budget.refused()
@@ -176,7 +187,7 @@ impl HostState {
             budget: Budget::new(limits.memory_bytes_max),
             log,
             deadline,
-            turn_over: TurnOver::default(),
+            turn: Turn::default(),
         }
     }
 

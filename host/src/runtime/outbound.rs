@@ -12,7 +12,13 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, default_send_request};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::{HostOutgoingRequest as _, Method, Scheme};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest as OutgoingRequest;
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, WasiHttpView, default_send_request,
+};
 
 /// Requests of one plugin under way at once; a further one is refused.
 const REQUESTS_MAX: usize = 64;
@@ -23,6 +29,12 @@ const BODY_BYTES_MAX: usize = 16 << 20;
 /// The headers of one request or response, and what it has of a body in memory.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
 const CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// A method, scheme or authority.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// The interface in the version of the linker's; it serves every 0.2.
+const TYPES: &str = "wasi:http/types@0.2.12";
 
 /// How long a connection may take to be made. No guest needs to learn later that a host is down.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -84,7 +96,7 @@ impl Grant {
 /// The outbound side of one instance.
 pub(super) struct Outbound {
     grant: Arc<Grant>,
-    /// That of the running call: what it begins does not outlive it.
+    /// That of the running call: what it begins ends by then.
     pub(super) deadline: Instant,
 }
 
@@ -95,6 +107,36 @@ impl Outbound {
 }
 
 type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+/// Puts `wasi:http` into a linker. What takes texts of any length takes shorter ones here.
+pub(super) fn add_to_linker<T: WasiHttpView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(TYPES)?;
+    types.func_wrap(
+        "[method]outgoing-request.set-method",
+        |mut store: StoreContextMut<'_, T>, (request, method): (Resource<OutgoingRequest>, Method)| {
+            let is_long = matches!(&method, Method::Other(text) if text.len() > TEXT_BYTES_MAX);
+            Ok((if is_long { Err(()) } else { store.data_mut().http().set_method(request, method)? },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-scheme",
+        |mut store: StoreContextMut<'_, T>, (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)| {
+            let is_long = matches!(&scheme, Some(Scheme::Other(text)) if text.len() > TEXT_BYTES_MAX);
+            Ok((if is_long { Err(()) } else { store.data_mut().http().set_scheme(request, scheme)? },))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-authority",
+        |mut store: StoreContextMut<'_, T>, (request, authority): (Resource<OutgoingRequest>, Option<String>)| {
+            let is_long = authority.as_ref().is_some_and(|text| text.len() > TEXT_BYTES_MAX);
+            Ok((if is_long { Err(()) } else { store.data_mut().http().set_authority(request, authority)? },))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
 
 /// What bounds the size of each resource of `wasi:http`.
 pub(super) fn context() -> WasiHttpCtx {

@@ -55,8 +55,12 @@ impl Pool {
         drop(dropped);
     }
 
-    fn clear(&self) -> usize {
-        let dropped = std::mem::take(&mut self.waiting().instances);
+    /// Drops all but those that stay, and returns how many that were.
+    fn give_up(&self) -> usize {
+        let mut waiting = self.waiting();
+        let surplus = waiting.instances.len().saturating_sub(KEPT);
+        let dropped: Vec<Instance> = waiting.instances.drain(..surplus).collect();
+        drop(waiting);
         dropped.len()
     }
 
@@ -88,9 +92,9 @@ impl Pools {
         pool
     }
 
-    /// Drops every waiting instance of the node. Returns whether there were any.
+    /// Drops the waiting instances of the node, but for one of each plugin. Returns whether there were any.
     pub(super) fn reclaim(&self) -> bool {
-        self.living().iter().map(|pool| pool.clear()).sum::<usize>() > 0
+        self.living().iter().map(|pool| pool.give_up()).sum::<usize>() > 0
     }
 
     fn living(&self) -> Vec<Arc<Pool>> {

@@ -5,7 +5,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
 use std::thread::available_parallelism;
 
@@ -16,17 +16,29 @@ use tokio::task::yield_now;
 #[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
 
-/// Whether a guest was found running when a tick came: its turn is over.
+/// Where a guest is in its turn. A turn is what lies between two polls: it begins with each, and is over when
+/// the second tick finds the guest still running.
 #[derive(Clone, Default)]
-pub(super) struct TurnOver(Arc<AtomicBool>);
+pub(super) struct Turn(Arc<AtomicU8>);
 
-impl TurnOver {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+const BEGUN: u8 = 0;
+const TICKED: u8 = 1;
+const OVER: u8 = 2;
+
+impl Turn {
+    /// A tick finds the guest running. Returns whether its turn is over.
+    pub(super) fn tick(&self) -> bool {
+        let is_over = self.0.load(Ordering::Relaxed) != BEGUN;
+        self.0.store(if is_over { OVER } else { TICKED }, Ordering::Relaxed);
+        is_over
     }
 
-    fn take(&self) -> bool {
-        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
+    fn begin(&self) {
+        self.0.store(BEGUN, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == OVER
     }
 }
 
@@ -35,30 +47,36 @@ impl Turns {
         Self(Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))))
     }
 
-    /// Runs a guest: freely until its first turn is over, and then in turns with the others.
-    pub(super) async fn run<G: Future>(&self, guest: G, turn_over: &TurnOver) -> G::Output {
+    /// Runs a guest: freely while it waits for the host again and again, and in turns with others while it keeps a
+    /// core busy.
+    pub(super) async fn run<G: Future>(&self, guest: G, turn: &Turn) -> G::Output {
         let mut guest = pin!(guest);
-        let first = poll_fn(|context| match guest.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if turn_over.take() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        if let Some(output) = first.await {
-            return output;
-        }
         loop {
-            // The semaphore is never closed.
-            let place = self.0.acquire().await;
-            // Tokio looks after I/O and timers before it comes back here.
-            yield_now().await;
-            let turn = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context))).await;
-            drop(place);
-            match turn {
-                Poll::Ready(output) => return output,
-                Poll::Pending if turn_over.take() => {}
-                // It waits for the host, which has this task's waker.
-                Poll::Pending => woken().await,
+            let free = poll_fn(|context| {
+                turn.begin();
+                match guest.as_mut().poll(context) {
+                    Poll::Ready(output) => Poll::Ready(Some(output)),
+                    Poll::Pending if turn.is_over() => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            if let Some(output) = free.await {
+                return output;
             }
+            while turn.is_over() {
+                // The semaphore is never closed.
+                let place = self.0.acquire().await;
+                // Tokio looks after I/O and timers before it comes back here.
+                yield_now().await;
+                turn.begin();
+                let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context))).await;
+                drop(place);
+                if let Poll::Ready(output) = polled {
+                    return output;
+                }
+            }
+            // It waits for the host, which has this task's waker.
+            woken().await;
         }
     }
 }
@@ -75,16 +93,23 @@ mod tests {
 
     use super::*;
 
+    /// What wasmtime's callback does at a tick.
+    async fn tick(turn: &Turn) {
+        if turn.tick() {
+            yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn a_guest_that_waits_for_the_host_holds_no_place() {
         let turns = Turns(Arc::new(Semaphore::new(1)));
-        let over = TurnOver::default();
+        let turn = Turn::default();
         let guest = async {
-            over.set();
-            yield_now().await;
+            tick(&turn).await;
+            tick(&turn).await;
             tokio::time::sleep(Duration::from_secs(3_600)).await;
         };
-        let mut waiting = pin!(turns.run(guest, &over));
+        let mut waiting = pin!(turns.run(guest, &turn));
         for _ in 0..10 {
             tokio::select! {
                 biased;
@@ -93,15 +118,28 @@ mod tests {
             }
         }
         assert_eq!(turns.0.available_permits(), 1);
-        let (other_over, mut turns_taken) = (TurnOver::default(), 0);
+        let (other_turn, mut turns_taken) = (Turn::default(), 0);
         let other = async {
-            for _ in 0..5 {
-                other_over.set();
-                yield_now().await;
+            for _ in 0..10 {
+                tick(&other_turn).await;
                 turns_taken += 1;
             }
         };
-        turns.run(other, &other_over).await;
-        assert_eq!(turns_taken, 5);
+        turns.run(other, &other_turn).await;
+        assert_eq!(turns_taken, 10);
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_runs_shortly_again_and_again_needs_no_place() {
+        // There is none.
+        let turns = Turns(Arc::new(Semaphore::new(0)));
+        let turn = Turn::default();
+        let guest = async {
+            for _ in 0..10 {
+                assert!(!turn.tick(), "its first tick is not the end of its turn");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        turns.run(guest, &turn).await;
     }
 }

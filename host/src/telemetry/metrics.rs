@@ -123,17 +123,19 @@ pub struct PluginMetrics {
     pub calls: Counter,
     pub instances_made: Counter,
     versions: Gauge,
+    stream: StreamName,
 }
 
 impl PluginMetrics {
     pub fn new(stream: &StreamName) -> Self {
-        let stream = || stream.as_str().to_owned();
-        let versions = gauge!(names::PLUGIN_VERSIONS, "stream" => stream());
+        let name = || stream.as_str().to_owned();
+        let versions = gauge!(names::PLUGIN_VERSIONS, "stream" => name());
         versions.increment(1);
         Self {
-            calls: counter!(names::CALLS, "stream" => stream()),
-            instances_made: counter!(names::INSTANCES_MADE, "stream" => stream()),
+            calls: counter!(names::CALLS, "stream" => name()),
+            instances_made: counter!(names::INSTANCES_MADE, "stream" => name()),
             versions,
+            stream: stream.clone(),
         }
     }
 }
@@ -141,6 +143,10 @@ impl PluginMetrics {
 impl Drop for PluginMetrics {
     fn drop(&mut self) {
         self.versions.decrement(1);
+        // What takes its place is counted the next time; what nothing replaces has none.
+        for state in ["idle", "running"] {
+            gauge!(names::INSTANCES, "stream" => self.stream.to_string(), "state" => state).set(0);
+        }
     }
 }
 

@@ -30,6 +30,11 @@ pub(crate) fn begin_many(target: &str) -> usize {
     refused.count()
 }
 
+/// Whether an address of so many bytes is taken.
+pub(crate) fn takes_authority(bytes: usize) -> bool {
+    OutgoingRequest::new(Fields::new()).set_authority(Some(&"a".repeat(bytes))).is_ok()
+}
+
 fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
     let coming = begin(target)?;
     coming.subscribe().block();

@@ -70,6 +70,7 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         "connect" => return text(&format!("{:?}", std::net::TcpStream::connect(argument).err())),
         "send" => return text(&format!("{:?}", std::net::UdpSocket::bind(argument).err())),
         "fetch" => return Ok(fetch::get(argument)),
+        "authority_bytes" => return text(&fetch::takes_authority(number()? as usize).to_string()),
         "fetch_many" => return text(&fetch::begin_many(argument).to_string()),
         "random" => return text(&format!("{:?}", wasip2::random::random::get_random_bytes(number()?))),
         "now" => return text(&format!("{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH))),
