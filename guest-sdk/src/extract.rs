@@ -1,8 +1,9 @@
 //! Typed arguments: what a handler can ask for instead of the whole message.
 
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::Value;
 
 use crate::{Failure, Message};
@@ -125,7 +126,13 @@ impl FromMessage for Vec<u8> {
 
 /// Tells bodies that are no JSON at all from those that are JSON of another shape.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
+    parse_json_with(body, PhantomData)
+}
+
+/// The same, for what is read into something that is there.
+pub(crate) fn parse_json_with<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> Result<S::Value, Failure> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value)).map_err(|error| {
         let is_json = error.is_data() && serde_json::from_slice::<Value>(body).is_ok();
         let problem = if is_json { "does not fit" } else { "is not JSON" };
         Failure::invalid(format_args!("the body {problem}: {error}"))

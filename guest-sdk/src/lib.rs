@@ -42,22 +42,33 @@
 //! **Memory**: handlers get an allocator that is quick for small blocks. One that brings its own
 //! turns off the default feature `allocator`.
 
+// The macros speak of this crate by its name.
+#[cfg(test)]
+extern crate self as meshage_sdk;
+
 #[cfg(all(target_family = "wasm", feature = "allocator", not(target_feature = "atomics")))]
 mod allocator;
 mod extract;
 mod failure;
 #[cfg(target_family = "wasm")]
 mod guest;
+mod json;
 mod message;
 mod reply;
 
 pub use extract::{FromMessage, Json, PartitionKey, Query};
 pub use failure::Failure;
 pub use log;
-pub use meshage_sdk_macros::handler;
+pub use meshage_sdk_macros::{handler, json};
 pub use message::Message;
 pub use reply::{IntoReply, Reply};
-pub use serde_json::{Value, json};
+pub use serde_json::Value;
+
+/// What the expansion of `json!` needs; not for use by hand, and free to change.
+#[doc(hidden)]
+pub mod __json {
+    pub use crate::json::{Copied, Map, Moved, Temporary, copied};
+}
 
 /// What the attribute's expansion needs; not for use by hand, and free to change.
 #[doc(hidden)]

@@ -1,9 +1,20 @@
 //! The message that a handler gets.
 
+use std::fmt;
+
 use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::Failure;
+use crate::extract::{parse_json, parse_json_with};
+
+/// The fields of a merged message that a body cannot set.
+const STREAM: &str = "stream";
+const PARTITION_KEY: &str = "partitionKey";
+
+/// Fields that a merged message has room for from the start.
+const FIELDS_USUAL: usize = 8;
 
 /// One message, addressed to the entity (`stream`, `partition_key`).
 ///
@@ -126,23 +137,44 @@ impl Message {
     /// # Errors
     /// [`Failure::Invalid`] if there is a body and it is no JSON.
     pub fn merged(&self) -> Result<Value, Failure> {
-        let body = if self.body.is_empty() { None } else { Some(crate::extract::parse_json(&self.body)?) };
-        let fields = body.as_ref().and_then(Value::as_object).map_or(1, Map::len);
-        let mut merged = Map::with_capacity(2 + fields);
-        merged.insert("stream".into(), self.stream.as_str().into());
-        merged.insert("partitionKey".into(), self.partition_key.as_str().into());
-        match body {
-            Some(Value::Object(body)) => {
-                for (name, value) in body {
-                    merged.entry(name).or_insert(value);
-                }
-            }
-            Some(other) => {
-                merged.insert("body".into(), other);
-            }
-            None => {}
+        let mut merged = Map::with_capacity(FIELDS_USUAL);
+        merged.insert(STREAM.into(), self.stream.as_str().into());
+        merged.insert(PARTITION_KEY.into(), self.partition_key.as_str().into());
+        if self.body.trim_ascii_start().starts_with(b"{") {
+            parse_json_with(&self.body, BodyFields(&mut merged))?;
+        } else if !self.body.is_empty() {
+            merged.insert("body".into(), parse_json(&self.body)?);
         }
         Ok(Value::Object(merged))
+    }
+}
+
+/// Reads an object's fields into a merged message, without making an object of their own of them.
+struct BodyFields<'a>(&'a mut Map<String, Value>);
+
+impl<'de> DeserializeSeed<'de> for BodyFields<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for BodyFields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = fields.next_entry::<String, Value>()? {
+            // Of fields with one name the last one counts, as everywhere in JSON.
+            if name != STREAM && name != PARTITION_KEY {
+                self.0.insert(name, value);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -164,6 +196,8 @@ mod tests {
         check_merged("[1,2]", r#"{"stream":"echo","partitionKey":"42","body":[1,2]}"#);
         check_merged(r#""text""#, r#"{"stream":"echo","partitionKey":"42","body":"text"}"#);
         check_merged("null", r#"{"stream":"echo","partitionKey":"42","body":null}"#);
+        check_merged("\n {\"a\":{\"b\":[]}} ", r#"{"stream":"echo","partitionKey":"42","a":{"b":[]}}"#);
+        check_merged(r#"{"a":1,"b":2,"a":3}"#, r#"{"stream":"echo","partitionKey":"42","a":3,"b":2}"#);
     }
 
     #[test]
@@ -176,8 +210,10 @@ mod tests {
 
     #[test]
     fn a_body_that_is_no_json_is_invalid() {
-        let failure = Message::new("echo", "42").with_body("hello").merged().unwrap_err();
-        assert!(matches!(&failure, Failure::Invalid(text) if text.contains("not JSON")), "{failure}");
+        for body in ["hello", "{", "{}x", r#"{"a":1,}"#, "{1:2}", " "] {
+            let failure = Message::new("echo", "42").with_body(body).merged().unwrap_err();
+            assert!(matches!(&failure, Failure::Invalid(text) if text.contains("not JSON")), "{body}: {failure}");
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The `#[meshage_sdk::handler]` attribute. Use it through `meshage-sdk`, which documents it.
+//! The `#[meshage_sdk::handler]` attribute and `json!`. Use them through `meshage-sdk`, which documents them.
+
+mod json;
 
 use proc_macro::TokenStream;
 use proc_macro2::{Ident, Span, TokenStream as Tokens};
@@ -26,6 +28,22 @@ pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     };
     let glue = check_attribute(&attribute).and_then(|()| expand(&function)).unwrap_or_else(Error::into_compile_error);
     quote!(#function #glue).into()
+}
+
+/// Makes a `Value` of JSON that is written down, with expressions wherever a value can be.
+///
+/// It is what `serde_json::json!` is, but that a `Value` that an expression returns (a call, not a
+/// variable) is moved into place instead of copied.
+///
+/// ```ignore
+/// json!({ "echoed": message.merged()?, "at": [line, null], (name): { "nested": true } })
+/// ```
+#[proc_macro]
+pub fn json(tokens: TokenStream) -> TokenStream {
+    match syn::parse::<json::Json>(tokens) {
+        Ok(json) => json.expand().into(),
+        Err(error) => error.into_compile_error().into(),
+    }
 }
 
 fn check_attribute(attribute: &Tokens) -> Result<()> {

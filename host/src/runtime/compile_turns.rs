@@ -1,0 +1,82 @@
+//! Turns at the compiler: of the nodes on one host that share a compile cache, one compiles a component, and
+//! the others wait for it and find it in the cache.
+
+use std::fs::{File, OpenOptions, TryLockError, create_dir_all};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Files to lock, chosen by what is compiled. Two components with the same one wait for each other in vain,
+/// which costs time and nothing else.
+const LOCKS: u64 = 64;
+
+/// How often one who waits looks again: the system tells nobody that a lock is free within a limited time.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How long one waits for another node, which may hang; then it compiles by itself. The largest components take
+/// 5 s on an idle machine.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The turns of those that share a directory. Without one, nobody waits.
+#[derive(Clone, Default)]
+pub(super) struct CompileTurns(Option<Arc<Path>>);
+
+impl CompileTurns {
+    /// Turns with all who name the same directory, which is made if it is missing.
+    pub(super) fn in_directory(directory: PathBuf) -> io::Result<Self> {
+        create_dir_all(&directory)?;
+        Ok(Self(Some(directory.into())))
+    }
+
+    /// Waits for the turn to compile this component. It lasts until the value goes, or the process.
+    pub(super) fn take(&self, component: &[u8]) -> Option<File> {
+        let path = self.0.as_ref()?.join(format!("{:02}.lock", xxh3_64(component) % LOCKS));
+        // What cannot be locked (on some network file systems) is compiled without a turn.
+        let taken = OpenOptions::new().create(true).append(true).open(&path).and_then(lock);
+        taken.inspect_err(|error| debug!(path = %path.display(), %error, "compiling without a turn")).ok()
+    }
+}
+
+fn lock(file: File) -> io::Result<File> {
+    let until = Instant::now() + WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOOK_INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                warn!("another node has been compiling the same component for {WAIT_MAX:?}; not waiting for it");
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_component_is_compiled_by_one_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let turns = || CompileTurns::in_directory(directory.path().join("turns")).unwrap();
+        let held = turns().take(b"component").unwrap();
+        let waiting = turns();
+        let waiter = thread::spawn(move || waiting.take(b"component").is_some());
+        assert!(turns().take(b"another").is_some(), "another component does not wait");
+        assert!(!waiter.is_finished());
+        drop(held);
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn without_a_directory_nobody_waits() {
+        let turns = CompileTurns::default();
+        assert!(turns.take(b"component").is_none());
+    }
+}
