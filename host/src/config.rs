@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -325,11 +325,6 @@ fn written(value: &toml::Value) -> Option<String> {
 fn one_line(error: &toml::de::Error, text: &str) -> String {
     let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
     format!("line {line}: {}", error.message())
-}
-
-/// The compile cache's place in the data directory.
-pub fn cache_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join("compiled")
 }
 
 #[cfg(test)]

@@ -330,6 +330,23 @@ async fn a_plugin_that_is_removed_and_comes_back_the_same_is_there_again() {
 }
 
 #[tokio::test]
+async fn nodes_of_one_host_compile_a_component_once() {
+    let data = tempfile::tempdir().unwrap();
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
+    let node = |id: &str| Setup::new(plugins.clone()).id(id).flag("--data-dir", data.path().to_str().unwrap());
+    let first = node("n1").start().await;
+    let second = node("n2").seeds(&[&first]).start().await;
+    let nodes = [&first, &second];
+    wait_for_mesh(&nodes).await;
+    for version in 1..5 {
+        plugins.put("echo.wasm", &stamped("echo", version));
+        wait_until_serving(&nodes, "echo", &stamped("echo", version)).await;
+    }
+    let name = "meshage_components_compiled_total";
+    assert_eq!(first.metric(name).await + second.metric(name).await, 5);
+}
+
+#[tokio::test]
 async fn what_is_no_file_is_told_and_holds_nobody_up() {
     let plugins = Plugins::usual().with("piped", "echo");
     rustix::fs::mknodat(

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
-use crate::config::{Config, cache_dir};
+use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
 use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
@@ -155,8 +155,8 @@ impl Running {
     /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps offering what the
     /// plugins directory has.
     async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
-        let cache = cache_dir(&config.data_dir);
-        let engine = tokio::task::spawn_blocking(move || Engine::new(&cache)).await??;
+        let data_dir = config.data_dir.clone();
+        let engine = tokio::task::spawn_blocking(move || Engine::new(&data_dir)).await??;
         let mut keeper = Keeper::new(config.plugins.clone(), engine, self.catalog.clone(), config.timeout);
         keeper.load_all().await?;
         self.readiness.plugins_loaded();

@@ -186,8 +186,11 @@ fn give_way() {
 
 fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostState>, LoadError> {
     check_beginning(bytes)?;
-    let component =
-        Component::from_binary(&engine.wasmtime, bytes).map_err(|error| LoadError::Invalid(one_line(&error)))?;
+    let turn = engine.compile_turns.take(bytes);
+    let compiled = Component::from_binary(&engine.wasmtime, bytes);
+    drop(turn);
+    engine.note_compiled();
+    let component = compiled.map_err(|error| LoadError::Invalid(one_line(&error)))?;
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();
     let exports: Vec<String> = ty.exports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();

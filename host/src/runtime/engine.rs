@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use metrics::counter;
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
@@ -13,11 +14,13 @@ use super::bindings::logging;
 use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
 use super::compile;
+use super::compile_turns::CompileTurns;
 use super::instance::HostState;
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use super::outbound;
 use super::pool::Pools;
 use super::turns::Turns;
+use crate::telemetry::names;
 
 /// Instances of all plugins together; each takes address space, but no memory until it is used.
 const INSTANCES_MAX: u32 = 1_000;
@@ -34,6 +37,8 @@ const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Arc<Linker<HostState>>,
+    cache: Option<Cache>,
+    pub(super) compile_turns: CompileTurns,
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
@@ -50,18 +55,19 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// An engine with its compile cache in `cache_dir`, which is made if it is missing.
+    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may share it.
     ///
     /// # Errors
     /// If the directory cannot be written, or the machine cannot run compiled code.
-    pub fn new(cache_dir: &Path) -> Result<Self, EngineError> {
+    pub fn new(data_dir: &Path) -> Result<Self, EngineError> {
+        let cache_error = |cause: String| EngineError::Cache { directory: data_dir.display().to_string(), cause };
         let mut cache_config = CacheConfig::new();
-        cache_config.with_directory(cache_dir);
-        let cache = Cache::new(cache_config).map_err(|error| EngineError::Cache {
-            directory: cache_dir.display().to_string(),
-            cause: format!("{error:#}"),
-        })?;
-        Self::start(Some(cache))
+        cache_config.with_directory(data_dir.join("compiled"));
+        let cache = Cache::new(cache_config).map_err(|error| cache_error(format!("{error:#}")))?;
+        // Beside the cache, which removes what it does not know.
+        let turns = CompileTurns::in_directory(data_dir.join("compiling"));
+        let turns = turns.map_err(|error| cache_error(error.to_string()))?;
+        Self::start(Some(cache), turns)
     }
 
     /// An engine that compiles everything anew and leaves nothing behind.
@@ -69,10 +75,10 @@ impl Engine {
     /// # Errors
     /// If the machine cannot run compiled code.
     pub fn without_cache() -> Result<Self, EngineError> {
-        Self::start(None)
+        Self::start(None, CompileTurns::default())
     }
 
-    fn start(cache: Option<Cache>) -> Result<Self, EngineError> {
+    fn start(cache: Option<Cache>, compile_turns: CompileTurns) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
 
         // The pool reserves terabytes of address space. Where those are not to be had (a limit on
@@ -81,7 +87,7 @@ impl Engine {
             Ok(engine) => engine,
             Err(error) => {
                 warn!(%error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
-                let mut config = config(cache, InstanceAllocationStrategy::OnDemand);
+                let mut config = config(cache.clone(), InstanceAllocationStrategy::OnDemand);
                 config.memory_reservation(0).memory_guard_size(0);
                 wasmtime::Engine::new(&config).map_err(start_error)?
             }
@@ -94,7 +100,14 @@ impl Engine {
         let clock = Clock::start(wasmtime.weak()).map_err(|error| thread_error(&error))?;
         compile::start_threads();
         let pools = Pools::start().map_err(|error| thread_error(&error))?;
-        Ok(Self { wasmtime, linker: Arc::new(linker), pools, clock, turns: Turns::new() })
+        Ok(Self { wasmtime, linker: Arc::new(linker), cache, compile_turns, pools, clock, turns: Turns::new() })
+    }
+
+    /// Counts the components that the cache did not have.
+    pub(super) fn note_compiled(&self) {
+        if let Some(cache) = &self.cache {
+            counter!(names::COMPILED).absolute(cache.cache_misses() as u64);
+        }
     }
 }
 

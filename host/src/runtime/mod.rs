@@ -5,6 +5,7 @@ mod bindings;
 mod budget;
 mod clock;
 mod compile;
+mod compile_turns;
 mod engine;
 mod guest_log;
 mod handler;

@@ -70,6 +70,7 @@ fn describe() {
         names::PLUGIN_VERSIONS,
         "Versions of plugins in memory, those that only finish what they run included."
     );
+    describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }
 

@@ -14,6 +14,8 @@ pub const INSTANCES: &str = "meshage_instances";
 pub const PROBLEMS: &str = "meshage_problems_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";
+/// Counter: components that were compiled, as the compile cache did not have them.
+pub const COMPILED: &str = "meshage_components_compiled_total";
 /// Counter by `stream`: instances that were made, the first one of each version included.
 pub const INSTANCES_MADE: &str = "meshage_instances_made_total";
 /// Gauge by `stream`: versions in memory; one while nothing is being replaced.

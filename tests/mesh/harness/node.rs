@@ -89,7 +89,9 @@ impl Setup {
         let mut command = Command::new(binary());
         command.env_clear();
         command.args(["--plugins", self.plugins.path().to_str().unwrap(), "--log-format", "json"]);
-        command.args(["--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data")]);
+        if !self.arguments.iter().any(|argument| argument == "--data-dir") {
+            command.args(["--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data")]);
+        }
         if self.ports_are_any {
             command.args(["--http-port", "0", "--cluster-port", "0", "--admin-port", "0"]);
         }
@@ -202,6 +204,13 @@ impl Node {
     /// Waits until `/metrics` has this line.
     pub(crate) async fn wait_for_metric(&self, line: &str) {
         until(|| async { self.admin("/metrics").await.text().lines().any(|found| found == line) }).await;
+    }
+
+    /// What `/metrics` says of a metric without labels; zero if it does not have it.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let metrics = self.admin("/metrics").await.text();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// Waits until so many messages of a stream run here.
