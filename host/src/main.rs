@@ -8,9 +8,14 @@ use clap::Parser;
 use meshage_host::cli::{Cli, Command};
 use meshage_host::config::{Config, ConfigError, plugin_timeout};
 use meshage_host::{node, telemetry};
+use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+/// A request is some fifty small allocations, many of them freed on another core.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The exit code for a wrong setting.
 const WRONG_SETTING: u8 = 2;

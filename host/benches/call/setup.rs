@@ -7,7 +7,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use meshage_host::message::{Message, Method, PartitionKey, StreamName};
 use meshage_host::runtime::{Engine, Handler, Instances, Limits};
+use mimalloc::MiMalloc;
 use uuid::Uuid;
+
+/// As in the host.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// No call ends by this.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3_600);

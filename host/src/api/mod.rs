@@ -3,6 +3,7 @@
 mod admin;
 mod answer;
 mod body;
+mod lanes;
 mod problem;
 mod public;
 mod stream;

@@ -1,17 +1,20 @@
 //! The public API: takes messages over HTTP/1.1 and HTTP/2 on one port, and answers them.
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +23,7 @@ use uuid::Uuid;
 
 use super::answer::{self, HttpResponse};
 use super::body;
+use super::lanes::Lanes;
 use super::problem::{ApiError, Subject};
 use super::stream::ClientStream;
 use super::target::{self, Rejected, Target};
@@ -52,16 +56,30 @@ pub struct PublicConfig {
 pub struct PublicApi {
     config: PublicConfig,
     dispatcher: Arc<Dispatcher>,
+    lanes: Lanes,
+}
+
+/// Runs the requests of HTTP/2 connections on the node's main runtime: one such connection may bring enough of
+/// them for every core.
+#[derive(Clone)]
+struct OnRuntime(Handle);
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnRuntime {
+    fn execute(&self, request: F) {
+        self.0.spawn(request);
+    }
 }
 
 impl PublicApi {
-    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>) -> Self {
-        Self { config, dispatcher }
+    /// # Errors
+    /// If the system gives no threads for the lanes.
+    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>) -> io::Result<Self> {
+        Ok(Self { config, dispatcher, lanes: Lanes::start()? })
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
-        let mut builder = Builder::new(TokioExecutor::new());
+        let mut builder = Builder::new(OnRuntime(Handle::current()));
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -86,26 +104,19 @@ impl PublicApi {
                         continue;
                     }
                 };
-                if let Err(error) = stream.set_nodelay(true) {
-                    debug!(%error, "a client's connection broke");
-                    continue;
-                }
-                let api = self.clone();
-                let service = service_fn(move |request| {
-                    let api = api.clone();
-                    async move { Ok::<_, Infallible>(api.answer(request).await) }
-                });
-                let (stream, timed_out) = ClientStream::new(stream);
-                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                let connection = connections.watch(connection);
-                tokio::spawn(async move {
-                    // Pinned here, so that the stream is still there when its connection has ended.
-                    let connection = pin!(connection);
-                    if let Err(error) = connection.await {
-                        debug!(error = &*error, "a client's connection broke");
-                        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-                            timed_out.set();
-                        }
+                // A lane has an event loop of its own, which must get to know the stream.
+                let stream = match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        debug!(%error, "a client's connection broke");
+                        continue;
+                    }
+                };
+                let (api, builder, watcher) = (self.clone(), builder.clone(), connections.watcher());
+                self.lanes.next().spawn(async move {
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => api.serve_connection(stream, &builder, watcher).await,
+                        Err(error) => warn!(%error, "a client's connection was not accepted"),
                     }
                     drop(place);
                 });
@@ -114,6 +125,23 @@ impl PublicApi {
         stopping.run_until_cancelled(accepting).await;
         drop(listener);
         connections.shutdown().await;
+    }
+
+    async fn serve_connection(self: Arc<Self>, stream: TcpStream, builder: &Builder<OnRuntime>, watcher: Watcher) {
+        let service = service_fn(move |request| {
+            let api = self.clone();
+            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        });
+        let (stream, timed_out) = ClientStream::new(stream);
+        let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        // Pinned here, so that the stream is still there when its connection has ended.
+        let connection = pin!(connection);
+        if let Err(error) = connection.await {
+            debug!(error = &*error, "a client's connection broke");
+            if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+                timed_out.set();
+            }
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>) -> HttpResponse {

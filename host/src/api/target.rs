@@ -80,6 +80,9 @@ fn check_key(key: &str) -> Result<PartitionKey, TargetError> {
 /// Decodes a segment; unlike the library, it takes a `%` without two hexadecimal digits for the
 /// mistake that it is.
 fn decode(segment: &str) -> Result<Cow<'_, str>, TargetError> {
+    if !segment.contains('%') {
+        return Ok(Cow::Borrowed(segment));
+    }
     let wrong = || TargetError::Encoding(segment.to_owned());
     let mut escapes = segment.split('%').skip(1);
     let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());

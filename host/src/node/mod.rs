@@ -51,6 +51,8 @@ pub enum NodeError {
     Gossip(#[from] GossipError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    #[error("the system gives no threads for the public API")]
+    Threads(#[source] io::Error),
     #[error("a socket has no address")]
     Address(#[from] io::Error),
     #[error("the engine's start was cut off")]
@@ -134,7 +136,7 @@ impl Running {
             request_timeout: config.request_timeout,
             timeout: config.timeout,
         };
-        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()));
+        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()).map_err(NodeError::Threads)?);
         let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
 
         Ok(Self {
