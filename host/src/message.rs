@@ -334,7 +334,7 @@ impl fmt::Display for Limit {
 }
 
 /// Why a node did not run a message that it was given. Nothing ran. New variants come last, as above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
 pub enum Refusal {
     #[error("the node does not offer the stream")]
     NotOffered,
@@ -348,6 +348,20 @@ pub enum Refusal {
     QueueFull,
     #[error("it waited for the handler until its time was over, and did not run")]
     WaitedTooLong,
+}
+
+impl Refusal {
+    /// Its name in logs and metrics.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::NotOffered => "not-offered",
+            Self::Starting => "starting",
+            Self::Leaving => "leaving",
+            Self::Overloaded => "overloaded",
+            Self::QueueFull => "queue-full",
+            Self::WaitedTooLong => "waited-too-long",
+        }
+    }
 }
 
 impl Fault {

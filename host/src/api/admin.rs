@@ -20,12 +20,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics::gauge;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::dispatch::Dispatcher;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
+use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Instances, Limits};
@@ -68,6 +71,7 @@ impl Readiness {
 #[derive(Clone)]
 pub struct Admin {
     pub view: watch::Receiver<Arc<View>>,
+    pub dispatcher: Arc<Dispatcher>,
     pub catalog: Arc<Catalog>,
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
@@ -95,6 +99,15 @@ impl Admin {
     }
 }
 
+/// A node as this one sees it.
+#[derive(Serialize)]
+struct SeenNode<'a> {
+    #[serde(flatten)]
+    node: &'a Node,
+    /// Whether messages go to it; of the node itself there is none.
+    breaker: Option<BreakerState>,
+}
+
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     match admin.readiness.missing() {
         None => (StatusCode::OK, "ready\n".into()),
@@ -120,7 +133,9 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn cluster(State(admin): State<Admin>) -> Json<Value> {
     let view = admin.view.borrow().clone();
-    let nodes: Vec<&Node> = view.nodes.values().collect();
+    let breakers = admin.dispatcher.breakers();
+    let see = |node| SeenNode { node, breaker: breakers.get(&node.node_id).copied() };
+    let nodes: Vec<SeenNode<'_>> = view.nodes.values().map(see).collect();
     Json(json!({ "self": view.self_id, "clusterId": view.cluster_id, "nodes": nodes }))
 }
 

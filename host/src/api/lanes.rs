@@ -18,7 +18,8 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn start() -> io::Result<Self> {
         let stopped = CancellationToken::new();
-        let lanes = (0..available_parallelism()?.get()).map(|_| start_lane(stopped.clone())).collect::<io::Result<_>>()?;
+        let lanes =
+            (0..available_parallelism()?.get()).map(|_| start_lane(stopped.clone())).collect::<io::Result<_>>()?;
         Ok(Self { lanes, next: AtomicUsize::new(0), _stop: stopped.drop_guard() })
     }
 

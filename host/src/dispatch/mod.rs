@@ -2,21 +2,26 @@
 
 mod broadcast;
 mod retry;
+mod retry_budget;
 mod routes;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use metrics::counter;
 use tokio::sync::watch;
+use tracing::{debug, info};
 
 use crate::membership::{NodeState, View};
 use crate::message::{Answer, Fault, Message, NodeId, Outcome, Refusal};
-use crate::peer::Peers;
+use crate::peer::{BreakerState, Peers};
 use crate::placement;
 use crate::plugins::Catalog;
-use crate::telemetry::Route;
-use retry::{Next, after};
+use crate::telemetry::{Route, Throttle, names};
+use retry::{Next, after, cause, costs};
+use retry_budget::RetryBudget;
 use routes::{Candidate, Routes, StreamRoute, Target};
 
 /// Nodes that one message may be lost with. It is not replayed on the whole mesh: it may be what
@@ -29,23 +34,43 @@ pub struct Dispatcher {
     catalog: Arc<Catalog>,
     peers: Peers,
     routes: ArcSwap<Routes>,
+    retries: RetryBudget,
+    failovers: Throttle<(NodeId, &'static str)>,
     /// Held while routes are made, so that those of the newest view are stored last.
     following: Mutex<()>,
 }
 
 impl Dispatcher {
     pub fn new(self_id: NodeId, catalog: Arc<Catalog>, peers: Peers) -> Self {
-        Self { self_id, catalog, peers, routes: ArcSwap::default(), following: Mutex::default() }
+        Self {
+            self_id,
+            catalog,
+            peers,
+            routes: ArcSwap::default(),
+            retries: RetryBudget::default(),
+            failovers: Throttle::default(),
+            following: Mutex::default(),
+        }
     }
 
     /// Routes by the present view from now on. Messages under way keep the routes that they began with.
     pub fn follow(&self, view: &watch::Receiver<Arc<View>>) {
         let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
         let view = view.borrow().clone();
-        let others = view.others().map(|node| (node.node_id.clone(), node.cluster_addr));
+        let others = view.others().map(|node| (node.node_id.clone(), node.generation, node.cluster_addr));
         let peers = self.peers.update(others);
         let routes = Routes::new(&view, &peers, &self.routes.load());
         self.routes.store(Arc::new(routes));
+    }
+
+    /// Resolves when a peer has said goodbye, so that routes are to be made anew.
+    pub async fn departure(&self) {
+        self.peers.departure().await;
+    }
+
+    /// The breaker of each peer.
+    pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
+        self.peers.breakers()
     }
 
     /// Runs a message on the owner of its key, or on the next in rank if the owner cannot be reached.
@@ -54,6 +79,7 @@ impl Dispatcher {
             Ok(route) => route,
             Err(fault) => return Answer { node: self.self_id.clone(), outcome: Err(fault) },
         };
+        self.retries.earn();
         let key = message.partition_key.as_str();
         // There is an owner: a stream without candidates has no route.
         let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
@@ -78,6 +104,10 @@ impl Dispatcher {
         let mut lost: Option<Answer> = None;
         let mut times_lost = 0;
         for candidate in behind.chain(&route.last_resort) {
+            if costs(&answer.outcome) && !self.retries.spend() {
+                break;
+            }
+            self.tell_failover(message, &answer);
             if matches!(answer.outcome, Err(Fault::Lost)) {
                 times_lost += 1;
                 if times_lost >= LOST_MAX {
@@ -92,6 +122,17 @@ impl Dispatcher {
         }
         // That the later nodes did not run it does not make it certain that an earlier one did not.
         lost.unwrap_or(answer)
+    }
+
+    /// Tells that a message goes on from the node that gave this answer.
+    fn tell_failover(&self, message: &Message, answer: &Answer) {
+        let because = cause(&answer.outcome);
+        let Answer { node, .. } = answer;
+        counter!(names::FAILOVERS, "stream" => message.stream.to_string(), "because" => because).increment(1);
+        debug!(message_id = %message.id, stream = %message.stream, %node, because, "a message goes on to the next in rank");
+        if let Some(messages) = self.failovers.note((node.clone(), because), Instant::now()) {
+            info!(%node, because, messages, stream = %message.stream, "messages go on to the next in rank");
+        }
     }
 
     fn route(&self, message: &Message) -> Result<Arc<StreamRoute>, Fault> {

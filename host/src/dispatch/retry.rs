@@ -22,6 +22,21 @@ pub(super) fn after(outcome: &Outcome, message: &Message) -> Next {
     if goes_on { Next::TryNextInRank } else { Next::Stop }
 }
 
+/// Whether sending the message on is a retry, which the budget pays: it was sent over the network and came back
+/// for nothing. What never went out costs nobody anything.
+pub(super) fn costs(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(Fault::Refused(_) | Fault::Lost))
+}
+
+/// Why a message goes on, for logs and metrics.
+pub(super) fn cause(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Err(Fault::Lost) => "lost",
+        Err(Fault::Refused(refusal)) => refusal.kind(),
+        _ => "unreachable",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;

@@ -76,7 +76,11 @@ impl Routes {
 }
 
 fn candidate(node: &Node, view: &View, peers: &HashMap<NodeId, Arc<Peer>>) -> Option<Candidate> {
-    let target =
-        if node.node_id == view.self_id { Target::Local } else { Target::Peer(peers.get(&node.node_id)?.clone()) };
+    let target = if node.node_id == view.self_id {
+        Target::Local
+    } else {
+        // A goodbye comes sooner than gossip.
+        Target::Peer(peers.get(&node.node_id).filter(|peer| !peer.has_left())?.clone())
+    };
     Some(Candidate { node_id: node.node_id.clone(), seed: Seed::of(&node.node_id), target })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -17,6 +18,7 @@ use super::seeds::{Seeds, resolve_again_and_again};
 use super::transport::BoundTransport;
 use super::view::{self, Node, View};
 use crate::message::NodeId;
+use crate::telemetry::names;
 
 /// Three nodes see each other after about three rounds of this.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
@@ -279,9 +281,11 @@ fn log_changes(old: &View, new: &View) {
         if is_news {
             let Node { node_id, generation, state, cluster_addr, .. } = node;
             info!(%node_id, generation, ?state, %cluster_addr, nodes = new.nodes.len(), "node seen");
+            counter!(names::VIEW_CHANGES, "change" => "seen").increment(1);
         }
     }
     for node_id in old.nodes.keys().filter(|id| !new.nodes.contains_key(*id)) {
         info!(%node_id, nodes = new.nodes.len(), "node gone");
+        counter!(names::VIEW_CHANGES, "change" => "gone").increment(1);
     }
 }

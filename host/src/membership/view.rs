@@ -39,9 +39,17 @@ pub enum NodeState {
     Leaving,
 }
 
+impl Node {
+    /// Which of two lives of one node id counts. One that is only starting may never come to be (a second node that
+    /// claims the id ends while it starts), and takes no messages.
+    fn rank(&self) -> (bool, u64) {
+        (self.state != NodeState::Starting, self.generation)
+    }
+}
+
 impl View {
     /// Puts together what this node says of itself and what it heard of the others. Of several
-    /// generations of one node id the newest counts, and nobody speaks for this node but itself.
+    /// generations of one node id the newest counts that has started, and nobody speaks for this node but itself.
     pub fn merge(cluster_id: Arc<str>, own: Node, heard: impl IntoIterator<Item = Node>) -> Self {
         let self_id = own.node_id.clone();
         let mut nodes = BTreeMap::from([(self_id.clone(), own)]);
@@ -50,7 +58,7 @@ impl View {
                 continue;
             }
             match nodes.get(&node.node_id) {
-                Some(known) if known.generation >= node.generation => {}
+                Some(known) if known.rank() >= node.rank() => {}
                 _ => {
                     nodes.insert(node.node_id.clone(), node);
                 }
@@ -121,6 +129,16 @@ pub(crate) mod tests {
         assert_eq!(view.nodes.len(), 2);
         assert_eq!(view.nodes["a"], own);
         assert!(view.nodes["b"].streams.contains_key("new"));
+    }
+
+    #[test]
+    fn a_life_that_is_only_starting_supersedes_nobody() {
+        let own = node("a", 5, NodeState::Ready, &[]);
+        let (elder, late) = (node("b", 1, NodeState::Ready, &["echo"]), node("b", 2, NodeState::Starting, &[]));
+        assert_eq!(merge(own.clone(), vec![late.clone(), elder.clone()]).nodes["b"], elder);
+        assert_eq!(merge(own.clone(), vec![late.clone()]).nodes["b"], late);
+        let ready = Node { state: NodeState::Ready, ..late };
+        assert_eq!(merge(own, vec![elder, ready.clone()]).nodes["b"], ready);
     }
 
     #[test]

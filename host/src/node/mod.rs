@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use metrics::counter;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
@@ -23,15 +24,19 @@ use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Offers};
 use crate::runtime::{Engine, EngineError};
-use crate::telemetry::{Metrics, MetricsError};
+use crate::telemetry::{Metrics, MetricsError, Throttle, names};
 use sockets::Sockets;
 
 pub use check::check;
 pub use sockets::BindError;
 
-/// How long a leaving node goes on as before, so that the others learn of it first: five rounds of
-/// gossip.
+/// How long a leaving node goes on as before at least, so that clients (and what balances their load by
+/// `/readyz`) can turn to others.
 const LEAVE_NOTICE: Duration = Duration::from_secs(1);
+
+/// How long it goes on as before at most, until every peer has heard its goodbye and closed its connection. A peer that
+/// still waits for a reply has heard it, too.
+const PARTING_MAX: Duration = Duration::from_secs(3);
 
 /// What a leaving node waits beyond the longest time that a message may take.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
@@ -122,11 +127,20 @@ impl Running {
         follow_view(&gossip, dispatcher.clone());
 
         let refusing = Arc::new(AtomicBool::new(false));
-        let server = Server::new(hello, Inbound { catalog: catalog.clone(), refusing: refusing.clone() });
+        let server = Server::new(
+            hello,
+            Inbound { catalog: catalog.clone(), refusing: refusing.clone(), refused: Throttle::default() },
+        );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
 
         let stop_admin = CancellationToken::new();
-        let admin = Admin { view: gossip.view(), catalog: catalog.clone(), readiness: readiness.clone(), metrics };
+        let admin = Admin {
+            view: gossip.view(),
+            dispatcher: dispatcher.clone(),
+            catalog: catalog.clone(),
+            readiness: readiness.clone(),
+            metrics,
+        };
         let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
 
         let stop_public = CancellationToken::new();
@@ -200,9 +214,11 @@ impl Running {
         self.readiness.leaving();
         self.gossip.say(|own| own.state = NodeState::Leaving).await;
         self.dispatcher.follow(&self.gossip.view());
+        self.server.say_goodbye();
         let has_others = self.gossip.view().borrow().others().next().is_some();
         if has_others {
-            sleep(LEAVE_NOTICE).await;
+            let (_, parted) = tokio::join!(sleep(LEAVE_NOTICE), timeout(PARTING_MAX, self.server.parted()));
+            info!(all_peers_parted = parted.is_ok(), "refusing what is new");
         }
         self.refusing.store(true, Ordering::Relaxed);
         self.stop_public.cancel();
@@ -240,8 +256,11 @@ fn follow_view(gossip: &Gossip, dispatcher: Arc<Dispatcher>) {
         loop {
             view.mark_unchanged();
             dispatcher.follow(&view);
-            if view.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = view.changed() => if changed.is_err() {
+                    return;
+                },
+                () = dispatcher.departure() => {}
             }
         }
     });
@@ -251,14 +270,29 @@ fn follow_view(gossip: &Gossip, dispatcher: Arc<Dispatcher>) {
 struct Inbound {
     catalog: Arc<Catalog>,
     refusing: Arc<AtomicBool>,
+    refused: Throttle<Refusal>,
 }
 
 impl Serve for Inbound {
     async fn serve(&self, message: &Message, deadline: Instant) -> Outcome {
-        if self.refusing.load(Ordering::Relaxed) {
-            return Err(Fault::Refused(Refusal::Leaving));
+        let outcome = if self.refusing.load(Ordering::Relaxed) {
+            Err(Fault::Refused(Refusal::Leaving))
+        } else {
+            self.catalog.run(message, deadline).await
+        };
+        if let Err(Fault::Refused(refusal)) = &outcome {
+            self.tell_refused(message, *refusal);
         }
-        self.catalog.run(message, deadline).await
+        outcome
+    }
+}
+
+impl Inbound {
+    fn tell_refused(&self, message: &Message, because: Refusal) {
+        counter!(names::FORWARDS_REFUSED, "because" => because.kind()).increment(1);
+        if let Some(messages) = self.refused.note(because, Instant::now()) {
+            info!(stream = %message.stream, because = because.kind(), messages, "refused messages of peers");
+        }
     }
 }
 

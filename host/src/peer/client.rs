@@ -1,23 +1,28 @@
-//! The peers of a node: one connection to each, opened when the peer appears and again when it is
-//! needed.
+//! The peers of a node: one link to each, which is connected for as long as the peer is in the view. Messages
+//! use the link as it is; none of them is spent on finding out whether a peer is there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::task::JoinHandle;
-use tokio::time::timeout_at;
+use metrics::counter;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout_at};
 use tracing::{info, warn};
 
-use super::connection::{ConnectError, Connection};
+use super::breaker::{Breaker, BreakerState, Event};
+use super::connection::{ConnectError, Connection, Health};
 use super::outbox::Closed;
 use super::wire::Hello;
-use crate::message::{Fault, Message, NodeId, Outcome};
+use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
+use crate::telemetry::names;
 
-/// After a failed attempt, callers are told at once for this long instead of trying too.
-const CONNECT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a message waits for a peer that is being connected to. On one network it takes a millisecond; past
+/// this the next in rank answers sooner.
+const CONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// Connections that a call tries when one closes just before it is sent.
 const CONNECTIONS_TRIED_MAX: usize = 2;
@@ -26,33 +31,46 @@ const CONNECTIONS_TRIED_MAX: usize = 2;
 pub struct Peers {
     own: Arc<Hello>,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    departures: Arc<Notify>,
 }
 
-/// One other node, reachable or not.
+/// One other node, in one of its lives.
 pub struct Peer {
-    node_id: NodeId,
+    generation: u64,
     addr: SocketAddr,
-    own: Arc<Hello>,
+    link: Arc<Link>,
+    keeping: AbortHandle,
+}
+
+/// The way to a peer, as its keeper last left it.
+struct Link {
+    node_id: NodeId,
     connection: ArcSwapOption<Connection>,
-    /// Held by whoever connects; when the last attempt failed.
-    attempt: tokio::sync::Mutex<Option<Instant>>,
+    state: watch::Sender<LinkState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Breaker(BreakerState),
+    /// The peer has said goodbye; its next life is another peer.
+    Left,
 }
 
 impl Peers {
     pub fn new(own: Hello) -> Self {
-        Self { own: Arc::new(own), peers: Mutex::default() }
+        Self { own: Arc::new(own), peers: Mutex::default(), departures: Arc::default() }
     }
 
-    /// Takes on the nodes of a new view, and returns them. Those that stay keep their connections;
-    /// those that are gone lose theirs once the calls on them have ended.
-    pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, SocketAddr)>) -> HashMap<NodeId, Arc<Peer>> {
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those that
+    /// are gone, or live anew, lose theirs once the calls on them have ended.
+    pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, u64, SocketAddr)>) -> HashMap<NodeId, Arc<Peer>> {
+        let mut peers = self.lock();
         *peers = nodes
             .into_iter()
-            .map(|(node_id, addr)| {
+            .map(|(node_id, generation, addr)| {
                 let peer = match peers.get(&node_id) {
-                    Some(peer) if peer.addr == addr => peer.clone(),
-                    _ => self.meet(node_id.clone(), addr),
+                    Some(peer) if (peer.generation, peer.addr) == (generation, addr) => peer.clone(),
+                    _ => Arc::new(self.meet(node_id.clone(), generation, addr)),
                 };
                 (node_id, peer)
             })
@@ -61,89 +79,190 @@ impl Peers {
     }
 
     /// A new peer, to which a connection is under way.
-    fn meet(&self, node_id: NodeId, addr: SocketAddr) -> Arc<Peer> {
-        let peer = Arc::new(Peer {
-            node_id,
-            addr,
-            own: self.own.clone(),
-            connection: ArcSwapOption::empty(),
-            attempt: tokio::sync::Mutex::default(),
-        });
-        // Calls will try again, and say so when it matters.
-        drop(peer.connecting());
-        peer
+    fn meet(&self, node_id: NodeId, generation: u64, addr: SocketAddr) -> Peer {
+        let breaker = Breaker::new();
+        let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
+        let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state });
+        let (own, departures) = (self.own.clone(), self.departures.clone());
+        let keeper = Keeper { own, addr, link: link.clone(), breaker, departures };
+        Peer { generation, addr, link, keeping: tokio::spawn(keeper.keep()).abort_handle() }
+    }
+
+    /// Resolves when a peer has said goodbye, before gossip says so.
+    pub async fn departure(&self) {
+        self.departures.notified().await;
+    }
+
+    /// The breaker of each peer.
+    pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
+        self.lock().iter().map(|(node_id, peer)| (node_id.clone(), peer.breaker())).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Arc<Peer>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Peer {
     /// Runs a message on the peer. Dropping the call cancels it there.
-    pub async fn call(self: &Arc<Self>, message: &Message, deadline: Instant) -> Outcome {
+    pub async fn call(&self, message: &Message, deadline: Instant) -> Outcome {
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = match self.connection.load_full() {
-                Some(connection) => connection,
-                None => match timeout_at(deadline.into(), self.connecting()).await {
-                    Ok(Ok(Some(connection))) => connection,
-                    Ok(_) => return Err(Fault::Unreachable),
-                    // Nothing was sent yet, but there is no time left to send it elsewhere.
-                    Err(_) => return Err(Fault::DeadlineExceeded),
-                },
-            };
+            let connection = self.link.connection(deadline).await?;
             match connection.call(message, deadline).await {
                 Ok(outcome) => return outcome,
-                Err(Closed) => self.forget(&connection),
+                Err(Closed) => self.link.forget(&connection),
             }
         }
         Err(Fault::Unreachable)
     }
 
-    /// Connects in a task of its own: an attempt is made to its end, for those who come after, even if
-    /// the call that began it has no time left.
-    fn connecting(self: &Arc<Self>) -> JoinHandle<Option<Arc<Connection>>> {
-        let peer = self.clone();
-        tokio::spawn(async move { peer.connect().await })
+    /// Whether it has said goodbye: it takes no new messages.
+    pub fn has_left(&self) -> bool {
+        *self.link.state.borrow() == LinkState::Left
     }
 
-    /// Opens the connection, or joins the attempt that is under way.
-    async fn connect(&self) -> Option<Arc<Connection>> {
-        let mut failed_at = self.attempt.lock().await;
+    fn breaker(&self) -> BreakerState {
+        match *self.link.state.borrow() {
+            LinkState::Breaker(state) => state,
+            LinkState::Left => BreakerState::Open,
+        }
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.keeping.abort();
+        if let Some(connection) = self.link.connection.load_full() {
+            connection.close();
+        }
+        self.link.show(LinkState::Left);
+    }
+}
+
+impl Link {
+    /// The connection, if there is one that answers; waits a moment for one that is under way.
+    async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Fault> {
         if let Some(connection) = self.connection.load_full() {
-            return Some(connection);
+            return if connection.is_silent() { Err(Fault::Unreachable) } else { Ok(connection) };
         }
-        if failed_at.is_some_and(|at| at.elapsed() < CONNECT_BACKOFF) {
-            return None;
-        }
-        match Connection::open(self.addr, &self.own, &self.node_id).await {
-            Ok(connection) => {
-                info!(peer = %self.node_id, addr = %self.addr, "peer connected");
-                *failed_at = None;
-                self.connection.store(Some(connection.clone()));
-                Some(connection)
-            }
-            Err(error) => {
-                let cause = match &error {
-                    ConnectError::Io(cause) => Some(cause.to_string()),
-                    _ => None,
-                };
-                warn!(peer = %self.node_id, addr = %self.addr, %error, cause, "no connection to a peer");
-                *failed_at = Some(Instant::now());
-                None
-            }
+        let mut state = self.state.subscribe();
+        let is_decided = |state: &LinkState| match state {
+            LinkState::Breaker(BreakerState::Open) | LinkState::Left => true,
+            // Its keeper has not noticed yet that a connection has ended.
+            LinkState::Breaker(BreakerState::Closed) => self.connection.load().is_some(),
+            LinkState::Breaker(BreakerState::HalfOpen) => false,
+        };
+        let wait_until = deadline.min(Instant::now() + CONNECT_WAIT_MAX);
+        // Late or not, what counts is what there is then.
+        let _ = timeout_at(wait_until.into(), state.wait_for(is_decided)).await;
+        match self.connection.load_full() {
+            Some(connection) => Ok(connection),
+            None if *self.state.borrow() == LinkState::Left => Err(Fault::Refused(Refusal::Leaving)),
+            None => Err(Fault::Unreachable),
         }
     }
 
-    /// Stops using a closed connection, unless another has taken its place.
+    /// Stops using a closed connection, unless another has taken its place. Its keeper will say what follows.
     fn forget(&self, closed: &Arc<Connection>) {
         self.connection.rcu(|current| match current {
             Some(current) if Arc::ptr_eq(current, closed) => None,
             other => other.clone(),
         });
     }
+
+    /// Publishes a state, and tells of it if it is news.
+    fn show(&self, state: LinkState) {
+        self.state.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.load_full() {
-            connection.close();
+/// Keeps one link: connects, watches, and connects again, for as long as the peer is in the view.
+struct Keeper {
+    own: Arc<Hello>,
+    addr: SocketAddr,
+    link: Arc<Link>,
+    breaker: Breaker,
+    departures: Arc<Notify>,
+}
+
+/// How a connection ended.
+#[derive(PartialEq, Eq)]
+enum Parting {
+    /// The peer takes no new messages; it answers those that it has.
+    Goodbye,
+    Lost,
+}
+
+impl Keeper {
+    async fn keep(mut self) {
+        loop {
+            sleep(self.breaker.backoff()).await;
+            match Connection::open(self.addr, &self.own, &self.link.node_id).await {
+                Ok(connection) => {
+                    info!(peer = %self.link.node_id, addr = %self.addr, "peer connected");
+                    if self.watch(&connection).await == Parting::Goodbye {
+                        info!(peer = %self.link.node_id, "peer leaves");
+                        self.link.show(LinkState::Left);
+                        self.departures.notify_one();
+                        return;
+                    }
+                }
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Offers the connection to messages until it ends.
+    async fn watch(&mut self, connection: &Arc<Connection>) -> Parting {
+        let since = Instant::now();
+        self.link.connection.store(Some(connection.clone()));
+        self.note(Event::Connected, "connected");
+        let mut health = connection.health();
+        loop {
+            // An error means that its reader is gone, and with it the connection.
+            let ended = health.changed().await.is_err();
+            match *health.borrow_and_update() {
+                Health::Answering if !ended => self.note(Event::Heard, "it answers again"),
+                Health::Silent if !ended => self.note(Event::Silent, "it left pings unanswered"),
+                Health::Leaving => {
+                    self.link.forget(connection);
+                    return Parting::Goodbye;
+                }
+                Health::Answering | Health::Silent | Health::Ended => {
+                    self.link.forget(connection);
+                    self.note(Event::Lost(since.elapsed()), "its connection was lost");
+                    return Parting::Lost;
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &ConnectError) {
+        if self.breaker.backoff().is_zero() {
+            let cause = match error {
+                ConnectError::Io(cause) => Some(cause.to_string()),
+                _ => None,
+            };
+            warn!(peer = %self.link.node_id, addr = %self.addr, %error, cause, "no connection to a peer; trying again and again");
+        }
+        self.note(Event::AttemptFailed, "it cannot be connected to");
+    }
+
+    /// Takes in what has happened; a change of the breaker is told.
+    fn note(&mut self, event: Event, because: &'static str) {
+        let before = self.breaker.state();
+        self.breaker.note(event);
+        let state = self.breaker.state();
+        self.link.show(LinkState::Breaker(state));
+        if state != before {
+            let peer = &self.link.node_id;
+            info!(%peer, ?state, because, "breaker changed");
+            let name = match state {
+                BreakerState::Closed => "closed",
+                BreakerState::HalfOpen => "half-open",
+                BreakerState::Open => "open",
+            };
+            counter!(names::BREAKER_CHANGES, "state" => name).increment(1);
         }
     }
 }

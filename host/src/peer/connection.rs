@@ -13,7 +13,7 @@ use metrics::gauge;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tracing::{info, warn};
@@ -35,6 +35,10 @@ pub(super) const CALLS_MAX: usize = 8_192;
 
 /// How often the peer is asked for a sign of life. Each ping is one to the peer, too.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A peer that has not answered as many pings in a row gets no new messages until it does: after a second to a second
+/// and a half.
+const PINGS_UNANSWERED_SILENT: u32 = 2;
 
 /// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are counted, not
 /// time, so that a pause of this process is not taken for one of the peer.
@@ -68,8 +72,22 @@ pub(super) struct Connection {
     outbox: Outbox,
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
+    health: watch::Sender<Health>,
+    /// The same, for those who ask with every call.
+    is_silent: AtomicBool,
     peer_is_leaving: AtomicBool,
     has_ended: AtomicBool,
+}
+
+/// How a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    Answering,
+    /// The peer has left pings unanswered. It may be slow, or gone.
+    Silent,
+    /// The peer has said goodbye: it answers what it has, and takes no more.
+    Leaving,
+    Ended,
 }
 
 /// A call that waits for its reply, and what has arrived of it.
@@ -100,6 +118,8 @@ impl Connection {
             outbox: Outbox::new(),
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
+            health: watch::Sender::new(Health::Answering),
+            is_silent: AtomicBool::new(false),
             peer_is_leaving: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         });
@@ -151,6 +171,14 @@ impl Connection {
         })
     }
 
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
     /// Ends the connection once everything that waits has been written.
     pub(super) fn close(&self) {
         self.outbox.close();
@@ -165,6 +193,9 @@ impl Connection {
             tokio::select! {
                 mut frame = frames.next() => {
                     unanswered = 0;
+                    if self.is_silent() {
+                        self.set_silent(false);
+                    }
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
@@ -179,12 +210,26 @@ impl Connection {
                     if unanswered >= PINGS_UNANSWERED_MAX {
                         return Err(LinkError::Silent);
                     }
+                    if unanswered >= PINGS_UNANSWERED_SILENT {
+                        self.set_silent(true);
+                    }
                     unanswered += 1;
                     // Once it is closed, what remains is to hear the rest.
                     let _ = self.outbox.push(wire::put_ping);
                 }
             }
         }
+    }
+
+    fn set_silent(&self, is_silent: bool) {
+        self.is_silent.store(is_silent, Ordering::Relaxed);
+        self.become_if(if is_silent { Health::Silent } else { Health::Answering }, |health| {
+            matches!(health, Health::Answering | Health::Silent)
+        });
+    }
+
+    fn become_if(&self, health: Health, may: impl FnOnce(Health) -> bool) {
+        self.health.send_if_modified(|current| may(*current) && std::mem::replace(current, health) != health);
     }
 
     fn receive(&self, frame: Frame) -> Result<(), WireError> {
@@ -213,6 +258,7 @@ impl Connection {
             }
             Frame::Leaving => {
                 self.peer_is_leaving.store(true, Ordering::Relaxed);
+                self.become_if(Health::Leaving, |_| true);
                 self.close_if_done(&self.lock());
             }
             Frame::Pong => {}
@@ -251,6 +297,7 @@ impl Connection {
     /// the others nobody knows, which dropping their senders tells them.
     fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
+        self.become_if(Health::Ended, |health| health != Health::Leaving);
         let unsent = self.outbox.close_unsent();
         let mut calls = self.lock();
         for id in unsent {

@@ -1,6 +1,7 @@
 //! The peer path: messages between nodes, as frames multiplexed on long-lived TCP connections.
 //! The server runs what it gets or refuses it; nothing here can pass a message on to a third node.
 
+mod breaker;
 mod client;
 mod connection;
 mod headers;
@@ -8,6 +9,7 @@ mod outbox;
 mod server;
 mod wire;
 
+pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
 pub use server::{Serve, Server};
 pub use wire::Hello;

@@ -90,9 +90,19 @@ impl<S: Serve> Server<S> {
         self.stopped.run_until_cancelled(accepting).await;
     }
 
-    /// Tells the peers to send no more, and waits until what they have sent is done.
-    pub async fn drain(&self) {
+    /// Tells the peers to send no more. What they send all the same is served as before.
+    pub fn say_goodbye(&self) {
         self.leaving.cancel();
+    }
+
+    /// Waits until every peer has closed its connection: it has heard the goodbye, and has got its replies.
+    pub async fn parted(&self) {
+        self.connections.close();
+        self.connections.wait().await;
+    }
+
+    /// Waits until what the peers have sent is done.
+    pub async fn drain(&self) {
         self.calls.close();
         self.calls.wait().await;
     }

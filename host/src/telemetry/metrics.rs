@@ -70,6 +70,10 @@ fn describe() {
         names::PLUGIN_VERSIONS,
         "Versions of plugins in memory, those that only finish what they run included."
     );
+    describe_counter!(names::FAILOVERS, "Messages that went on to the next in rank, by stream and cause.");
+    describe_counter!(names::FORWARDS_REFUSED, "Messages of peers that this node refused, by cause.");
+    describe_counter!(names::BREAKER_CHANGES, "Changes of the peers' breakers, by the new state.");
+    describe_counter!(names::VIEW_CHANGES, "Nodes that came, changed or went in this node's view.");
     describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }

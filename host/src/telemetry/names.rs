@@ -12,6 +12,14 @@ pub const PEER_CONNECTIONS: &str = "meshage_peer_connections";
 pub const INSTANCES: &str = "meshage_instances";
 /// Counter by `type`: problems that this node answered.
 pub const PROBLEMS: &str = "meshage_problems_total";
+/// Counter by `stream` and `because`: messages that went on to the next in rank.
+pub const FAILOVERS: &str = "meshage_failovers_total";
+/// Counter by `because`: messages of peers that this node refused.
+pub const FORWARDS_REFUSED: &str = "meshage_forwards_refused_total";
+/// Counter by `state`: changes of the peers' breakers.
+pub const BREAKER_CHANGES: &str = "meshage_breaker_changes_total";
+/// Counter by `change` (`seen`, `gone`): changes of the view.
+pub const VIEW_CHANGES: &str = "meshage_view_changes_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";
 /// Counter: components that were compiled, as the compile cache did not have them.

@@ -208,8 +208,9 @@ impl Node {
 
     /// What `/metrics` says of a metric without labels; zero if it does not have it.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let metrics = self.admin("/metrics").await.text();
-        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let metrics = self.admin("/metrics").await;
+        let text = metrics.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
 
