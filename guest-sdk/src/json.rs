@@ -10,22 +10,22 @@ pub struct Temporary<T>(pub T);
 
 /// A temporary that is JSON already: it goes where it belongs.
 pub trait Moved {
-    fn into_json(self) -> Value;
+    fn json(self) -> Value;
 }
 
 /// Any other temporary. The compiler looks here only where there is nothing to move, as this takes a reference.
 pub trait Copied {
-    fn into_json(&self) -> Value;
+    fn json(&self) -> Value;
 }
 
 impl Moved for Temporary<Value> {
-    fn into_json(self) -> Value {
+    fn json(self) -> Value {
         self.0
     }
 }
 
 impl<T: Serialize> Copied for Temporary<T> {
-    fn into_json(&self) -> Value {
+    fn json(&self) -> Value {
         copied(&self.0)
     }
 }

@@ -9,6 +9,7 @@ mod bad_input;
 mod bodies;
 mod broadcast;
 mod broken;
+mod failover;
 mod faults;
 mod hot_swap;
 mod instances;

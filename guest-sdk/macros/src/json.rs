@@ -75,7 +75,7 @@ impl Json {
             }
             Self::Expression(expression) => quote!({
                 use ::meshage_sdk::__json::{Copied as _, Moved as _};
-                ::meshage_sdk::__json::Temporary(#expression).into_json()
+                ::meshage_sdk::__json::Temporary(#expression).json()
             }),
         }
     }

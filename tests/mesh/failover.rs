@@ -1,0 +1,77 @@
+//! What happens to a mesh under load when its nodes go: only what was in flight on a node that is lost is lost.
+
+use rustix::process::Signal;
+
+use crate::harness::{Node, Plugins, Setup, Traffic, mesh, until, wait_for_mesh};
+
+/// As many as there are clients: each has one request in flight.
+const IN_FLIGHT_MAX: usize = 8;
+
+fn refs(nodes: &[Node]) -> Vec<&Node> {
+    nodes.iter().collect()
+}
+
+#[tokio::test]
+async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
+    let mut nodes = mesh(3).await;
+    let mut victim = nodes.pop().unwrap();
+    // Clients of the survivors: a third of their keys is the victim's.
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(500).await;
+    victim.kill().await;
+    for node in &nodes {
+        until(|| async { node.view().await.len() == 2 }).await;
+    }
+    let (sent, failed) = traffic.stop().await;
+    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");
+    let told = nodes[0].log_line("messages go on to the next in rank").await;
+    assert!(told.contains(r#""node":"n3""#) && told.contains(r#""because":"#), "{told}");
+    nodes[0].log_line("breaker changed").await;
+}
+
+#[tokio::test]
+async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
+    let mut nodes = mesh(3).await;
+    let victim = nodes.pop().unwrap();
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(500).await;
+    victim.signal(Signal::STOP);
+    for node in &nodes {
+        until(|| async { node.view().await.len() == 2 }).await;
+    }
+    traffic.wait_for(500).await;
+    let (sent, failed) = traffic.stop().await;
+    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    victim.signal(Signal::CONT);
+    wait_for_mesh(&[&nodes[0], &nodes[1], &victim]).await;
+}
+
+#[tokio::test]
+async fn every_node_is_restarted_in_turn_and_no_request_fails() {
+    let mut nodes = mesh(3).await;
+    for number in 1..=3 {
+        // The oldest leaves; the clients are those of the others.
+        let mut leaver = nodes.remove(0);
+        let traffic = Traffic::start("echo", &refs(&nodes));
+        traffic.wait_for(200).await;
+        leaver.signal(Signal::TERM);
+        assert!(leaver.ended().await.success());
+        let id = format!("n{number}");
+        let back = Setup::new(Plugins::usual()).id(&id).seeds(&refs(&nodes)).start().await;
+        nodes.push(back);
+        wait_for_mesh(&refs(&nodes)).await;
+        traffic.wait_for(200).await;
+        traffic.none_failed().await;
+    }
+}
+
+#[tokio::test]
+async fn the_view_shows_the_breaker_of_each_peer() {
+    let nodes = mesh(2).await;
+    let breakers = async || -> Vec<String> {
+        let cluster = nodes[0].admin("/cluster").await.json();
+        cluster["nodes"].as_array().unwrap().iter().map(|node| node["breaker"].to_string()).collect()
+    };
+    until(|| async { breakers().await == ["null", "\"closed\""] }).await;
+}
