@@ -23,7 +23,10 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
         until(|| async { node.view().await.len() == 2 }).await;
     }
     let (sent, failed) = traffic.stop().await;
-    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    // The victim's connections end one after the other, a moment after it: a client that has lost a request on the one
+    // may yet lose another on the other.
+    let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
+    assert!(failed.len() <= in_flight_max, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
     assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");
     let told = nodes[0].log_line("messages go on to the next in rank").await;
     assert!(told.contains(r#""node":"n3""#) && told.contains(r#""because":"#), "{told}");
