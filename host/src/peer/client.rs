@@ -118,7 +118,7 @@ impl Peer {
 
     /// Whether it has said goodbye: it takes no new messages.
     pub fn has_left(&self) -> bool {
-        *self.link.state.borrow() == LinkState::Left
+        self.link.has_left()
     }
 
     fn breaker(&self) -> BreakerState {
@@ -132,10 +132,11 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.keeping.abort();
+        // In this order: a keeper that is just storing a connection sees that nobody wants it.
+        self.link.show(LinkState::Left);
         if let Some(connection) = self.link.connection.load_full() {
             connection.close();
         }
-        self.link.show(LinkState::Left);
     }
 }
 
@@ -157,7 +158,7 @@ impl Link {
         let _ = timeout_at(wait_until.into(), state.wait_for(is_decided)).await;
         match self.connection.load_full() {
             Some(connection) => Ok(connection),
-            None if *self.state.borrow() == LinkState::Left => Err(Fault::Refused(Refusal::Leaving)),
+            None if self.has_left() => Err(Fault::Refused(Refusal::Leaving)),
             None => Err(Fault::Unreachable),
         }
     }
@@ -170,9 +171,13 @@ impl Link {
         });
     }
 
-    /// Publishes a state, and tells of it if it is news.
+    /// Publishes a state. A peer that has left stays so.
     fn show(&self, state: LinkState) {
-        self.state.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+        self.state.send_if_modified(|shown| *shown != LinkState::Left && std::mem::replace(shown, state) != state);
+    }
+
+    fn has_left(&self) -> bool {
+        *self.state.borrow() == LinkState::Left
     }
 }
 
@@ -216,24 +221,30 @@ impl Keeper {
     async fn watch(&mut self, connection: &Arc<Connection>) -> Parting {
         let since = Instant::now();
         self.link.connection.store(Some(connection.clone()));
+        if self.link.has_left() {
+            connection.close();
+            return Parting::Goodbye;
+        }
         self.note(Event::Connected, "connected");
         let mut health = connection.health();
         loop {
-            // An error means that its reader is gone, and with it the connection.
-            let ended = health.changed().await.is_err();
-            match *health.borrow_and_update() {
-                Health::Answering if !ended => self.note(Event::Heard, "it answers again"),
-                Health::Silent if !ended => self.note(Event::Silent, "it left pings unanswered"),
+            // Looked at before it is waited for: a goodbye may have come with the hello.
+            let now = *health.borrow_and_update();
+            match now {
+                Health::Answering => self.note(Event::Heard, "it answers again"),
+                Health::Silent => self.note(Event::Silent, "it left pings unanswered"),
                 Health::Leaving => {
                     self.link.forget(connection);
                     return Parting::Goodbye;
                 }
-                Health::Answering | Health::Silent | Health::Ended => {
+                Health::Ended => {
                     self.link.forget(connection);
                     self.note(Event::Lost(since.elapsed()), "its connection was lost");
                     return Parting::Lost;
                 }
             }
+            // The connection holds the sender, and this function the connection.
+            let _ = health.changed().await;
         }
     }
 
