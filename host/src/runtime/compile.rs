@@ -2,7 +2,6 @@
 //! it imports and exports. What is wrong is said so that its author knows what to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::available_parallelism;
 
 use semver::Version;
 use tokio::sync::oneshot;
@@ -15,11 +14,6 @@ use crate::message::{Limit, LimitKind, cut};
 
 /// The largest component file. JavaScript and Python ones take 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
-
-/// How far the compiler stands behind the request path when both want a core: at 5, requests get about
-/// three times as much (sched(7)). The more, the longer a change takes on a busy node.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 5;
 
 /// What wasmtime says of a component; some of it is the component's own.
 const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
@@ -143,21 +137,10 @@ impl std::fmt::Display for Relation {
     }
 }
 
-/// Starts the threads that wasmtime compiles functions on: one for each core, but they give way to requests.
-pub(super) fn start_threads() {
-    let threads = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads())
-        .thread_name(|_| "compile".into())
-        .start_handler(|_| give_way());
-    // An error means that this process has them already.
-    let _ = threads.build_global();
-}
-
 /// Compiles and checks a component, on a thread of its own: what is small need not wait for what is large.
 pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<HandlerPre<HostState>, LoadError> {
     let (sender, compiled) = oneshot::channel();
     let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
-        give_way();
         // What compiles is a stranger's; a bug that it finds must not end the node.
         let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
         // Nobody waits for it any more: then it is not needed.
@@ -167,20 +150,6 @@ pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<HandlerPre
     match compiled.await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) | Err(_) => Err(LoadError::Compiler("it panicked".into())),
-    }
-}
-
-/// Where threads have no priority of their own, a core is left to requests.
-fn threads() -> usize {
-    let cores = available_parallelism().map_or(1, usize::from);
-    if cfg!(target_os = "linux") { cores } else { (cores - 1).max(1) }
-}
-
-/// Lowers the priority of this thread alone, which only Linux can.
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "the compiler has the priority of requests");
     }
 }
 

@@ -13,7 +13,6 @@ use wasmtime::{
 use super::bindings::logging;
 use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
-use super::compile;
 use super::compile_turns::CompileTurns;
 use super::instance::HostState;
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
@@ -98,7 +97,6 @@ impl Engine {
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
         let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
         let clock = Clock::start(wasmtime.weak()).map_err(|error| thread_error(&error))?;
-        compile::start_threads();
         let pools = Pools::start().map_err(|error| thread_error(&error))?;
         Ok(Self { wasmtime, linker: Arc::new(linker), cache, compile_turns, pools, clock, turns: Turns::new() })
     }
