@@ -18,6 +18,8 @@ mod leaving;
 mod limits;
 mod offers;
 mod outbound;
+#[cfg(target_os = "linux")]
+mod partitions;
 mod peer_path;
 mod readme;
 mod sandbox;

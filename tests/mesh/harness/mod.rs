@@ -5,12 +5,16 @@ mod gate;
 mod node;
 mod plugins;
 mod traffic;
+#[cfg(target_os = "linux")]
+mod wire;
 
 pub(crate) use client::{Answer, Client, Request};
 pub(crate) use gate::Gate;
 pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use traffic::Traffic;
+#[cfg(target_os = "linux")]
+pub(crate) use wire::{Path, Place, Wire};
 
 /// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.
 pub(crate) const HANG: std::time::Duration = std::time::Duration::from_secs(60);

@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{Answer, Client, HANG, Plugins, Request};
+#[cfg(target_os = "linux")]
+use super::{Place, Wire};
 
 /// How often a node is asked whether it is where a test waits for it to be.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
@@ -26,6 +28,8 @@ pub(crate) struct Setup {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     ports_are_any: bool,
+    #[cfg(target_os = "linux")]
+    place: Option<Arc<Place>>,
 }
 
 /// A running node. It is killed when the value goes.
@@ -57,7 +61,14 @@ struct Log {
 
 impl Setup {
     pub(crate) fn new(plugins: Plugins) -> Self {
-        Self { plugins, arguments: Vec::new(), variables: Vec::new(), ports_are_any: true }
+        Self {
+            plugins,
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            ports_are_any: true,
+            #[cfg(target_os = "linux")]
+            place: None,
+        }
     }
 
     pub(crate) fn id(self, id: &str) -> Self {
@@ -85,6 +96,24 @@ impl Setup {
         self
     }
 
+    /// Starts it on a wire, as the node of this number.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn on(mut self, wire: &Wire, number: usize) -> Self {
+        let place = wire.place(number);
+        let addr = place.addr.to_string();
+        self.place = Some(place);
+        self.id(&format!("n{number}")).flag("--bind", &addr).flag("--admin-bind", &addr)
+    }
+
+    fn spawn(&self) -> Child {
+        let mut command = self.command();
+        #[cfg(target_os = "linux")]
+        if let Some(place) = &self.place {
+            return place.enter(|| command.spawn().unwrap());
+        }
+        command.spawn().unwrap()
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command.env_clear();
@@ -102,7 +131,7 @@ impl Setup {
 
     /// Starts the node and waits until it says which ports it has.
     pub(crate) async fn start(self) -> Node {
-        let mut child = self.command().spawn().unwrap();
+        let mut child = self.spawn();
         let log = Arc::new(Log::default());
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let writer = log.clone();

@@ -1,0 +1,179 @@
+//! What happens to a mesh when its network fails: each side serves with the nodes that it sees, and when the
+//! network is well again, so is the mesh, by itself.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Node, Path, Plugins, Setup, Traffic, Wire, until, wait_for_mesh};
+
+/// As many as there are clients: each has one request in flight.
+const IN_FLIGHT_MAX: usize = 8;
+
+/// The kinds of failure that a network may cause: what is under way on it is lost, or late.
+const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-exceeded"];
+
+async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=size {
+        let setup = Setup::new(Plugins::usual()).on(wire, number).seeds(&nodes.iter().collect::<Vec<_>>());
+        nodes.push(setup.flag("--timeout", "10s").start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+fn refs(nodes: &[Node]) -> Vec<&Node> {
+    nodes.iter().collect()
+}
+
+async fn wait_until_seen(by: &Node, count: usize) {
+    until(|| async { by.view().await.len() == count }).await;
+}
+
+/// Each of these nodes answers whatever it is asked: messages of many keys, and a broadcast, of as many elements as there
+/// are nodes in its view.
+async fn serves(node: &Node, candidates: usize) {
+    for key in 0..30 {
+        node.post(&format!("/api/echo/key-{key}")).json("{}").send().await.ok();
+    }
+    let answer = node.post("/api/broadcast/echo/1").json("{}").send().await;
+    assert_eq!(answer.json().as_array().unwrap().len(), candidates, "{}", answer.text());
+    assert_eq!(answer.header("meshage-broadcast"), Some(format!("ok={candidates} failed=0").as_str()));
+}
+
+/// Nothing failed but what was under way over ways that were cut.
+async fn lost_only_what_was_under_way(traffic: Traffic) {
+    let (sent, failed) = traffic.stop().await;
+    println!("{} of {sent} failed", failed.len());
+    let is_excused = |failure: &String| LOST_OR_LATE.iter().any(|kind| failure.contains(kind));
+    assert!(failed.iter().all(is_excused), "{failed:?}");
+    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+}
+
+/// Opens all ways, and waits until every node sees every other as before.
+async fn heals(wire: &Wire, nodes: &[Node]) {
+    wire.heal();
+    let healed = Instant::now();
+    wait_for_mesh(&refs(nodes)).await;
+    println!("views agree {:?} after the network healed", healed.elapsed());
+    let ranking = nodes[0].ranking("echo", "a-key").await;
+    for node in nodes {
+        assert_eq!(node.ranking("echo", "a-key").await, ranking);
+        until(|| async { breakers(node).await.values().all(|breaker| breaker != "open") }).await;
+        serves(node, nodes.len()).await;
+    }
+}
+
+async fn breakers(node: &Node) -> BTreeMap<String, String> {
+    let cluster = node.admin("/cluster").await.json();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    cluster["nodes"].as_array().unwrap().iter().map(|node| (text(&node["nodeId"]), text(&node["breaker"]))).collect()
+}
+
+#[tokio::test]
+async fn both_sides_of_a_split_serve_and_agree_again() {
+    let wire = Wire::lay(4);
+    let nodes = mesh_on(&wire, 4).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(200).await;
+    wire.between(&[1, 2], &[3, 4], Path::Cut);
+    for node in &nodes {
+        wait_until_seen(node, 2).await;
+    }
+    traffic.wait_for(200).await;
+    for node in &nodes {
+        serves(node, 2).await;
+    }
+    heals(&wire, &nodes).await;
+    traffic.wait_for(200).await;
+    lost_only_what_was_under_way(traffic).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_alone_serves_and_finds_back() {
+    let wire = Wire::lay(3);
+    let nodes = mesh_on(&wire, 3).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(200).await;
+    wire.between(&[1], &[2, 3], Path::Cut);
+    for (node, seen) in nodes.iter().zip([1, 2, 2]) {
+        wait_until_seen(node, seen).await;
+        serves(node, seen).await;
+    }
+    heals(&wire, &nodes).await;
+    lost_only_what_was_under_way(traffic).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_heard_is_served_around() {
+    let wire = Wire::lay(3);
+    let nodes = mesh_on(&wire, 3).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(200).await;
+    // It hears the others, but they do not hear it.
+    wire.one_way(3, 1, Path::Cut);
+    wire.one_way(3, 2, Path::Cut);
+    for node in &nodes[..2] {
+        wait_until_seen(node, 2).await;
+        serves(node, 2).await;
+    }
+    // What it believes of them changes with what it hears; its messages find someone all the same.
+    for key in 0..30 {
+        nodes[2].put(&format!("/api/echo/key-{key}")).json("{}").send().await.ok();
+    }
+    heals(&wire, &nodes).await;
+    lost_only_what_was_under_way(traffic).await;
+}
+
+#[tokio::test]
+async fn a_bad_network_makes_answers_late_but_every_request_gets_one() {
+    let wire = Wire::lay(3);
+    let nodes = mesh_on(&wire, 3).await;
+    let bad = Path::Bad { percent_lost: 30, delay: Duration::from_millis(100) };
+    for one in 1..=3 {
+        wire.between(&[one], &[1, 2, 3], bad);
+    }
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    for number in 0..10 {
+        for node in &nodes {
+            let answer = node.post(&format!("/api/broadcast/echo/{number}")).json("{}").send().await;
+            // Every candidate has its element: its answer, or its problem.
+            for element in answer.json().as_array().unwrap() {
+                let kind = element["type"].as_str().unwrap_or_default();
+                let is_known = LOST_OR_LATE.contains(&kind) || kind == "urn:meshage:unreachable";
+                assert!(element["echoed"].is_object() || is_known, "{element}");
+            }
+        }
+    }
+    traffic.wait_for(500).await;
+    heals(&wire, &nodes).await;
+    let (sent, failed) = traffic.stop().await;
+    println!("{} of {sent} failed", failed.len());
+    let is_excused = |failure: &String| LOST_OR_LATE.iter().any(|kind| failure.contains(kind));
+    assert!(failed.iter().all(is_excused), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_gossips_but_takes_no_messages_is_served_around() {
+    let wire = Wire::lay(2);
+    let nodes = mesh_on(&wire, 2).await;
+    let key = nodes[0].key_owned_by("echo", "n2").await;
+    wire.between(&[1], &[2], Path::CutForTcp);
+    // What goes now is lost; an idempotent message goes on to the next in rank.
+    let put = nodes[0].put(&format!("/api/echo/{key}")).json("{}").send().await;
+    put.ok();
+    assert_eq!(put.node(), "n1");
+    until(|| async { breakers(&nodes[0]).await["n2"] == "open" }).await;
+    for _ in 0..20 {
+        let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{}").send().await;
+        answer.ok();
+        assert_eq!(answer.node(), "n1");
+    }
+    assert_eq!(nodes[0].view().await["n2"].state, "ready", "gossip is well");
+    nodes[0].log_line("breaker changed").await;
+    heals(&wire, &nodes).await;
+    let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{}").send().await;
+    assert_eq!((answer.ok(), answer.node()), (answer.text(), "n2"));
+}
