@@ -2,14 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Node, Plugins, Setup, Traffic, mesh, until, wait_for_mesh};
-
-/// As many as there are clients: each has one request in flight.
-const IN_FLIGHT_MAX: usize = 8;
-
-fn refs(nodes: &[Node]) -> Vec<&Node> {
-    nodes.iter().collect()
-}
+use crate::harness::{IN_FLIGHT_MAX, Plugins, Setup, Traffic, mesh, refs, until, wait_for_mesh};
 
 #[tokio::test]
 async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {

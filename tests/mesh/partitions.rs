@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Node, Path, Plugins, Setup, Traffic, Wire, until, wait_for_mesh};
-
-/// As many as there are clients: each has one request in flight.
-const IN_FLIGHT_MAX: usize = 8;
+use crate::harness::{IN_FLIGHT_MAX, Node, Path, Plugins, Setup, Traffic, Wire, refs, until, wait_for_mesh};
 
 /// The kinds of failure that a network may cause: what is under way on it is lost, or late.
 const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-exceeded"];
@@ -17,15 +14,11 @@ const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-excee
 async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=size {
-        let setup = Setup::new(Plugins::usual()).on(wire, number).seeds(&nodes.iter().collect::<Vec<_>>());
+        let setup = Setup::new(Plugins::usual()).on(wire, number).seeds(&refs(&nodes));
         nodes.push(setup.flag("--timeout", "10s").start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
     nodes
-}
-
-fn refs(nodes: &[Node]) -> Vec<&Node> {
-    nodes.iter().collect()
 }
 
 async fn wait_until_seen(by: &Node, count: usize) {
@@ -43,13 +36,13 @@ async fn serves(node: &Node, candidates: usize) {
     assert_eq!(answer.header("meshage-broadcast"), Some(format!("ok={candidates} failed=0").as_str()));
 }
 
-/// Nothing failed but what was under way over ways that were cut.
-async fn lost_only_what_was_under_way(traffic: Traffic) {
+/// Nothing failed but what was lost or late on its way. Returns how many did.
+async fn failed_on_the_way(traffic: Traffic) -> usize {
     let (sent, failed) = traffic.stop().await;
     println!("{} of {sent} failed", failed.len());
     let is_excused = |failure: &String| LOST_OR_LATE.iter().any(|kind| failure.contains(kind));
     assert!(failed.iter().all(is_excused), "{failed:?}");
-    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    failed.len()
 }
 
 /// Opens all ways, and waits until every node sees every other as before.
@@ -88,7 +81,8 @@ async fn both_sides_of_a_split_serve_and_agree_again() {
     }
     heals(&wire, &nodes).await;
     traffic.wait_for(200).await;
-    lost_only_what_was_under_way(traffic).await;
+    // What was under way when the ways were cut, and nothing else.
+    assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
 #[tokio::test]
@@ -103,7 +97,8 @@ async fn a_node_that_is_alone_serves_and_finds_back() {
         serves(node, seen).await;
     }
     heals(&wire, &nodes).await;
-    lost_only_what_was_under_way(traffic).await;
+    // What was under way when the ways were cut, and nothing else.
+    assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
 #[tokio::test]
@@ -124,7 +119,8 @@ async fn a_node_that_is_not_heard_is_served_around() {
         nodes[2].put(&format!("/api/echo/key-{key}")).json("{}").send().await.ok();
     }
     heals(&wire, &nodes).await;
-    lost_only_what_was_under_way(traffic).await;
+    // What was under way when the ways were cut, and nothing else.
+    assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
 #[tokio::test]
@@ -136,7 +132,7 @@ async fn a_bad_network_makes_answers_late_but_every_request_gets_one() {
         wire.between(&[one], &[1, 2, 3], bad);
     }
     let traffic = Traffic::start("echo", &refs(&nodes));
-    for number in 0..10 {
+    for number in 0..3 {
         for node in &nodes {
             let answer = node.post(&format!("/api/broadcast/echo/{number}")).json("{}").send().await;
             // Every candidate has its element: its answer, or its problem.
@@ -147,12 +143,9 @@ async fn a_bad_network_makes_answers_late_but_every_request_gets_one() {
             }
         }
     }
-    traffic.wait_for(500).await;
+    traffic.wait_for(200).await;
     heals(&wire, &nodes).await;
-    let (sent, failed) = traffic.stop().await;
-    println!("{} of {sent} failed", failed.len());
-    let is_excused = |failure: &String| LOST_OR_LATE.iter().any(|kind| failure.contains(kind));
-    assert!(failed.iter().all(is_excused), "{failed:?}");
+    failed_on_the_way(traffic).await;
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ mod wire;
 
 pub(crate) use client::{Answer, Client, Request};
 pub(crate) use gate::Gate;
-pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, until, wait_for_mesh};
+pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest, stamped};
-pub(crate) use traffic::Traffic;
+pub(crate) use traffic::{IN_FLIGHT_MAX, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
 

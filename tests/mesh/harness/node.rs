@@ -318,6 +318,10 @@ pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F
     }
 }
 
+pub(crate) fn refs(nodes: &[Node]) -> Vec<&Node> {
+    nodes.iter().collect()
+}
+
 /// Waits until each of these nodes is ready and sees exactly these, all ready.
 pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
     for node in nodes {
@@ -342,7 +346,7 @@ pub(crate) async fn mesh(size: usize) -> Vec<Node> {
         let node = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&seeds).start().await;
         nodes.push(node);
     }
-    wait_for_mesh(&nodes.iter().collect::<Vec<_>>()).await;
+    wait_for_mesh(&refs(&nodes)).await;
     nodes
 }
 

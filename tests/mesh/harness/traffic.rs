@@ -11,6 +11,9 @@ use super::{Client, Node, until};
 
 const CLIENTS: u64 = 8;
 
+/// Requests under way at one moment: each client has one.
+pub(crate) const IN_FLIGHT_MAX: usize = CLIENTS as usize;
+
 pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
