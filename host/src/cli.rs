@@ -66,6 +66,10 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,
 
+    /// Connections of clients at once; later ones wait [default: 10000]
+    #[arg(long, env = "MESHAGE_MAX_CONNECTIONS", value_name = "NUMBER")]
+    pub max_connections: Option<String>,
+
     /// Longest time for a request's head to arrive, and again for its body, and for a connection to be idle
     /// [default: 30s]
     #[arg(long, env = "MESHAGE_REQUEST_TIMEOUT", value_name = "DURATION")]

@@ -22,6 +22,10 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// No client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
+/// Connections of clients at once.
+const CONNECTIONS_DEFAULT: usize = 10_000;
+const CONNECTIONS_MAX: usize = 1_000_000;
+
 /// A checked configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -40,6 +44,8 @@ pub struct Config {
     pub plugins: PathBuf,
     pub data_dir: PathBuf,
     pub body_bytes_max: usize,
+    /// Connections of clients at once.
+    pub connections_max: usize,
     pub request_timeout: Duration,
     pub timeout: Duration,
     pub log_format: LogFormat,
@@ -60,7 +66,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 16] = [
+const SETTINGS: [Setting; 17] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -73,6 +79,7 @@ const SETTINGS: [Setting; 16] = [
     ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
     ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
+    ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
     ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
     ("timeout", "MESHAGE_TIMEOUT", |cli| &mut cli.timeout),
     ("log_format", "MESHAGE_LOG_FORMAT", |cli| &mut cli.log_format),
@@ -139,6 +146,11 @@ impl Config {
         if !(1..=BODY_BYTES_MAX).contains(&body_bytes_max) {
             return Err(settings.error("max_body", &body_bytes_max.to_string(), &max_body));
         }
+        let max_connections = format!("1 to {CONNECTIONS_MAX} connections");
+        let connections_max = settings.parse("max_connections", &max_connections)?.unwrap_or(CONNECTIONS_DEFAULT);
+        if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
+            return Err(settings.error("max_connections", &connections_max.to_string(), &max_connections));
+        }
         let config = Self {
             http_port,
             cluster_port,
@@ -152,6 +164,7 @@ impl Config {
             plugins,
             data_dir: data_dir(&mut settings)?,
             body_bytes_max,
+            connections_max,
             request_timeout: duration("request_timeout", &mut settings)?,
             timeout: duration("timeout", &mut settings)?,
             log_format: log_format(&mut settings)?,

@@ -1,5 +1,7 @@
 //! What happens to a mesh under load when its nodes go: only what was in flight on a node that is lost is lost.
 
+use std::time::Instant;
+
 use rustix::process::Signal;
 
 use crate::harness::{IN_FLIGHT_MAX, Plugins, Setup, Traffic, mesh, refs, until, wait_for_mesh};
@@ -56,6 +58,24 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails() {
         let id = format!("n{number}");
         let back = Setup::new(Plugins::usual()).id(&id).seeds(&refs(&nodes)).start().await;
         nodes.push(back);
+        wait_for_mesh(&refs(&nodes)).await;
+        traffic.wait_for(200).await;
+        traffic.none_failed().await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_join_get_their_share_and_no_request_fails() {
+    let mut nodes = mesh(2).await;
+    for number in 3..=4 {
+        // The clients are those of the nodes that are there.
+        let traffic = Traffic::start("echo", &refs(&nodes));
+        traffic.wait_for(200).await;
+        let began = Instant::now();
+        let joiner = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&refs(&nodes)).start().await;
+        until(|| async { joiner.served("echo").await > 0 }).await;
+        println!("n{number} serves {:?} after its start", began.elapsed());
+        nodes.push(joiner);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
         traffic.none_failed().await;

@@ -18,6 +18,7 @@ mod leaving;
 mod limits;
 mod offers;
 mod outbound;
+mod overload;
 #[cfg(target_os = "linux")]
 mod partitions;
 mod peer_path;

@@ -1,10 +1,9 @@
 //! A mixture of everything that wears a node out, for as long as `MESHAGE_SOAK_SECONDS` says (a few seconds
 //! by default): nothing grows, nothing is left over, and every error is one that was asked for.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Node, Plugins, Setup, Traffic, stamped, wait_for_mesh};
+use crate::harness::{Plugins, Setup, Traffic, stamped, taken, wait_for_mesh};
 
 /// What the mixture asks for, again and again, and the status that each must have.
 const MIXTURE: [(&str, u16); 8] = [
@@ -17,23 +16,6 @@ const MIXTURE: [(&str, u16); 8] = [
     ("fickle?leak=130", 200),
     ("fresh?calls", 200),
 ];
-
-/// What a node takes of the system.
-#[derive(Debug, Clone, Copy)]
-struct Taken {
-    resident_mb: u64,
-    threads: usize,
-    files: usize,
-}
-
-fn taken(node: &Node) -> Taken {
-    let process = |file: &str| format!("/proc/{}/{file}", node.process_id());
-    let status = fs::read_to_string(process("status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let resident_kb: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
-    let count = |folder: &str| fs::read_dir(process(folder)).unwrap().count();
-    Taken { resident_mb: resident_kb / 1024, threads: count("task"), files: count("fd") }
-}
 
 #[tokio::test]
 async fn what_is_worn_out_again_and_again_stays_as_it_is() {

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use metrics::gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -29,15 +30,13 @@ use super::stream::ClientStream;
 use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
 use crate::message::{Answer, Message, Method, NodeId};
+use crate::telemetry::{Throttle, names};
 
 /// A request's line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
-
-/// Connections of clients at once; later ones wait until one of these ends.
-const CONNECTIONS_MAX: usize = 10_000;
 
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,6 +45,8 @@ pub struct PublicConfig {
     pub node_id: NodeId,
     /// Longest body of a request.
     pub body_bytes_max: usize,
+    /// Connections at once; later ones wait until one of these ends.
+    pub connections_max: usize,
     /// For a request's head to arrive, and again for its body; also how long a connection may be idle.
     pub request_timeout: Duration,
     /// From a request's arrival to its answer.
@@ -92,9 +93,20 @@ impl PublicApi {
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .max_concurrent_streams(HTTP2_STREAMS_MAX);
         let connections = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Semaphore::new(self.config.connections_max));
+        let full = Throttle::default();
+        let open = gauge!(names::CLIENT_CONNECTIONS);
         let accepting = async {
             loop {
+                if room.available_permits() == 0
+                    && let Some(times) = full.note((), Instant::now())
+                {
+                    let connections = self.config.connections_max;
+                    warn!(
+                        connections,
+                        times, "there are as many connections of clients as may be (--max-connections): others wait"
+                    );
+                }
                 let Ok(place) = room.clone().acquire_owned().await else { return };
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
@@ -113,11 +125,14 @@ impl PublicApi {
                     }
                 };
                 let (api, builder, watcher) = (self.clone(), builder.clone(), connections.watcher());
+                let open = open.clone();
                 self.lanes.next().spawn(async move {
+                    open.increment(1);
                     match TcpStream::from_std(stream) {
                         Ok(stream) => api.serve_connection(stream, &builder, watcher).await,
                         Err(error) => warn!(%error, "a client's connection was not accepted"),
                     }
+                    open.decrement(1);
                     drop(place);
                 });
             }

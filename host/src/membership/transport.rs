@@ -9,8 +9,11 @@ use anyhow::Context;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
+use metrics::{Counter, counter};
 use tokio::net::UdpSocket;
 use tracing::debug;
+
+use crate::telemetry::names;
 
 /// The largest UDP payload over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -29,7 +32,13 @@ impl Transport for BoundTransport {
     async fn open(&self, _: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let socket = slot.take().context("the gossip socket can be opened only once")?;
-        Ok(Box::new(Datagrams { socket, received: vec![0; DATAGRAM_BYTES_MAX], to_send: Vec::new() }))
+        Ok(Box::new(Datagrams {
+            socket,
+            received: vec![0; DATAGRAM_BYTES_MAX],
+            to_send: Vec::new(),
+            bytes_sent: counter!(names::GOSSIP_BYTES, "direction" => "sent"),
+            bytes_received: counter!(names::GOSSIP_BYTES, "direction" => "received"),
+        }))
     }
 }
 
@@ -37,6 +46,8 @@ struct Datagrams {
     socket: UdpSocket,
     received: Vec<u8>,
     to_send: Vec<u8>,
+    bytes_sent: Counter,
+    bytes_received: Counter,
 }
 
 #[async_trait]
@@ -44,6 +55,7 @@ impl Socket for Datagrams {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         self.to_send.clear();
         message.serialize(&mut self.to_send);
+        self.bytes_sent.increment(self.to_send.len() as u64);
         // A peer that cannot be reached now is the failure detector's business, not an error here.
         if let Err(error) = self.socket.send_to(&self.to_send, to).await {
             debug!(%to, %error, "gossip was not sent");
@@ -58,6 +70,7 @@ impl Socket for Datagrams {
                 Err(error) if is_transient(&error) => continue,
                 Err(error) => return Err(error).context("the gossip socket is broken"),
             };
+            self.bytes_received.increment(bytes as u64);
             match ChitchatMessage::deserialize(&mut &self.received[..bytes]) {
                 Ok(message) => return Ok((from, message)),
                 Err(error) => debug!(%from, bytes, %error, "a datagram that is no gossip was dropped"),

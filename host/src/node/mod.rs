@@ -1,6 +1,7 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
 mod check;
+mod open_files;
 mod sockets;
 
 use std::io;
@@ -147,6 +148,7 @@ impl Running {
         let public_config = PublicConfig {
             node_id,
             body_bytes_max: config.body_bytes_max,
+            connections_max: open_files::room_for_clients(config.connections_max),
             request_timeout: config.request_timeout,
             timeout: config.timeout,
         };

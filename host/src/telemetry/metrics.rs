@@ -64,6 +64,7 @@ fn describe() {
     describe_counter!(names::PROBLEMS, "Problems that this node answered, by their type.");
     describe_gauge!(names::PEERS, "Live nodes in this node's view, itself not counted.");
     describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
+    describe_gauge!(names::CLIENT_CONNECTIONS, "Open connections of clients.");
     describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");
     describe_counter!(names::INSTANCES_MADE, "Component instances that were made, the first of each version included.");
     describe_gauge!(
@@ -74,6 +75,7 @@ fn describe() {
     describe_counter!(names::FORWARDS_REFUSED, "Messages of peers that this node refused, by cause.");
     describe_counter!(names::BREAKER_CHANGES, "Changes of the peers' breakers, by the new state.");
     describe_counter!(names::VIEW_CHANGES, "Nodes that came, changed or went in this node's view.");
+    describe_counter!(names::GOSSIP_BYTES, Unit::Bytes, "Payload of gossip's datagrams, by direction.");
     describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }

@@ -8,6 +8,8 @@ pub const MESSAGE_SECONDS: &str = "meshage_message_duration_seconds";
 pub const PEERS: &str = "meshage_peers";
 /// Gauge: open connections to peers.
 pub const PEER_CONNECTIONS: &str = "meshage_peer_connections";
+/// Gauge: open connections of clients.
+pub const CLIENT_CONNECTIONS: &str = "meshage_client_connections";
 /// Gauge by `stream` and `state` (`idle`, `running`).
 pub const INSTANCES: &str = "meshage_instances";
 /// Counter by `type`: problems that this node answered.
@@ -20,6 +22,8 @@ pub const FORWARDS_REFUSED: &str = "meshage_forwards_refused_total";
 pub const BREAKER_CHANGES: &str = "meshage_breaker_changes_total";
 /// Counter by `change` (`seen`, `gone`): changes of the view.
 pub const VIEW_CHANGES: &str = "meshage_view_changes_total";
+/// Counter by `direction` (`sent`, `received`): payload of gossip's datagrams.
+pub const GOSSIP_BYTES: &str = "meshage_gossip_bytes_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";
 /// Counter: components that were compiled, as the compile cache did not have them.

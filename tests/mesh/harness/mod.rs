@@ -4,14 +4,16 @@ mod client;
 mod gate;
 mod node;
 mod plugins;
+mod taken;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod wire;
 
 pub(crate) use client::{Answer, Client, Request};
 pub(crate) use gate::Gate;
-pub(crate) use node::{Node, Setup, binary, mesh, port_known_beforehand, refs, until, wait_for_mesh};
+pub(crate) use node::{Node, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest, stamped};
+pub(crate) use taken::taken;
 pub(crate) use traffic::{IN_FLIGHT_MAX, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};

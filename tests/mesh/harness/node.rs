@@ -235,12 +235,17 @@ impl Node {
         until(|| async { self.admin("/metrics").await.text().lines().any(|found| found == line) }).await;
     }
 
-    /// What `/metrics` says of a metric without labels; zero if it does not have it.
+    /// What `/metrics` says of a metric, its labels included; zero if it does not have it.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await;
         let text = metrics.text();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// How many messages of a stream have run here.
+    pub(crate) async fn served(&self, stream: &str) -> u64 {
+        self.metric(&format!(r#"meshage_calls_total{{stream="{stream}"}}"#)).await
     }
 
     /// Waits until so many messages of a stream run here.
@@ -340,11 +345,16 @@ pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
 
 /// A mesh of nodes `n1`, `n2`, … with the usual plugins, each in the view of each.
 pub(crate) async fn mesh(size: usize) -> Vec<Node> {
+    let plugins: Vec<Plugins> = (0..size).map(|_| Plugins::usual()).collect();
+    mesh_of(&plugins).await
+}
+
+/// The same, with a node for each of these plugins directories.
+pub(crate) async fn mesh_of(plugins: &[Plugins]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
-    for number in 1..=size {
-        let seeds: Vec<&Node> = nodes.iter().collect();
-        let node = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&seeds).start().await;
-        nodes.push(node);
+    for (number, plugins) in (1..).zip(plugins) {
+        let setup = Setup::new(plugins.clone()).id(&format!("n{number}")).seeds(&refs(&nodes));
+        nodes.push(setup.start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
     nodes

@@ -1,0 +1,47 @@
+//! Open files: each connection is one, and the system lets a process have so many.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::{debug, warn};
+
+/// What is not for clients: connections of peers (two for each), plugins, what the node keeps.
+const RESERVED: u64 = 512;
+
+/// Raises the limit as far as this process may, and returns how many of the wanted connections it leaves room for.
+pub(super) fn room_for_clients(wanted: usize) -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        debug!(%error, "the limit of open files stays as it is");
+    }
+    let limit = getrlimit(Resource::Nofile).current;
+    let room = room(wanted, limit);
+    if room < wanted {
+        warn!(
+            open_files = limit,
+            connections = room,
+            wanted,
+            "the system allows this process too few open files (ulimit -n) for --max-connections"
+        );
+    }
+    room
+}
+
+/// No limit is `None`. However low it is, half of it is for clients.
+fn room(wanted: usize, limit: Option<u64>) -> usize {
+    let Some(limit) = limit else { return wanted };
+    let room = limit.saturating_sub(RESERVED).max(limit / 2);
+    wanted.min(usize::try_from(room).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::room;
+
+    #[test]
+    fn what_is_not_for_clients_is_left_over() {
+        assert_eq!(room(10_000, None), 10_000);
+        assert_eq!(room(10_000, Some(1 << 20)), 10_000);
+        assert_eq!(room(10_000, Some(4_096)), 3_584);
+        assert_eq!(room(10_000, Some(256)), 128);
+        assert_eq!(room(100, Some(4_096)), 100);
+    }
+}
