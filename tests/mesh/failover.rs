@@ -4,7 +4,25 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::harness::{IN_FLIGHT_MAX, Plugins, Setup, Traffic, mesh, refs, until, wait_for_mesh};
+use crate::harness::{IN_FLIGHT_MAX, Node, Plugins, Sent, Setup, Traffic, mesh, refs, until, wait_for_mesh};
+
+/// Waits until these see each other and nobody else.
+async fn wait_until_gone(nodes: &[Node]) {
+    let began = Instant::now();
+    for node in nodes {
+        until(|| async { node.view().await.len() == nodes.len() }).await;
+    }
+    println!("views agree after {:?}", began.elapsed());
+}
+
+/// Starts a node, and waits until it serves its share of what the others are asked.
+async fn start_and_serve(id: &str, others: &[Node]) -> Node {
+    let began = Instant::now();
+    let node = Setup::new(Plugins::usual()).id(id).seeds(&refs(others)).start().await;
+    until(|| async { node.served("echo").await > 0 }).await;
+    println!("{id} serves {:?} after its start", began.elapsed());
+    node
+}
 
 #[tokio::test]
 async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
@@ -14,14 +32,12 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
     victim.kill().await;
-    for node in &nodes {
-        until(|| async { node.view().await.len() == 2 }).await;
-    }
-    let (sent, failed) = traffic.stop().await;
+    wait_until_gone(&nodes).await;
+    let Sent { requests, failed, .. } = traffic.stop().await;
     // The victim's connections end one after the other, a moment after it: a client that has lost a request on the one
     // may yet lose another on the other.
     let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
-    assert!(failed.len() <= in_flight_max, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    assert!(failed.len() <= in_flight_max, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
     assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");
     let told = nodes[0].log_line("messages go on to the next in rank").await;
     assert!(told.contains(r#""node":"n3""#) && told.contains(r#""because":"#), "{told}");
@@ -35,12 +51,10 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
     victim.signal(Signal::STOP);
-    for node in &nodes {
-        until(|| async { node.view().await.len() == 2 }).await;
-    }
+    wait_until_gone(&nodes).await;
     traffic.wait_for(500).await;
-    let (sent, failed) = traffic.stop().await;
-    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {sent} failed, such as {:?}", failed.len(), failed[0]);
+    let Sent { requests, failed, .. } = traffic.stop().await;
+    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
     victim.signal(Signal::CONT);
     wait_for_mesh(&[&nodes[0], &nodes[1], &victim]).await;
 }
@@ -55,8 +69,7 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails() {
         traffic.wait_for(200).await;
         leaver.signal(Signal::TERM);
         assert!(leaver.ended().await.success());
-        let id = format!("n{number}");
-        let back = Setup::new(Plugins::usual()).id(&id).seeds(&refs(&nodes)).start().await;
+        let back = start_and_serve(&format!("n{number}"), &nodes).await;
         nodes.push(back);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
@@ -71,15 +84,37 @@ async fn nodes_that_join_get_their_share_and_no_request_fails() {
         // The clients are those of the nodes that are there.
         let traffic = Traffic::start("echo", &refs(&nodes));
         traffic.wait_for(200).await;
-        let began = Instant::now();
-        let joiner = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&refs(&nodes)).start().await;
-        until(|| async { joiner.served("echo").await > 0 }).await;
-        println!("n{number} serves {:?} after its start", began.elapsed());
+        let joiner = start_and_serve(&format!("n{number}"), &nodes).await;
         nodes.push(joiner);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
         traffic.none_failed().await;
     }
+}
+
+#[tokio::test]
+async fn a_node_that_was_killed_gets_its_share_back_at_once() {
+    let mut nodes = mesh(3).await;
+    let mut victim = nodes.pop().unwrap();
+    victim.kill().await;
+    // The others may still believe in its earlier life.
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    let back = start_and_serve("n3", &nodes).await;
+    nodes.push(back);
+    wait_for_mesh(&refs(&nodes)).await;
+    traffic.wait_for(200).await;
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_second_node_that_claims_an_id_costs_no_request() {
+    let nodes = mesh(2).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    let mut late = Setup::new(Plugins::usual()).id("n2").seeds(&[&nodes[0]]).start().await;
+    assert_eq!(late.ended().await.code(), Some(1));
+    traffic.wait_for(200).await;
+    traffic.none_failed().await;
+    wait_for_mesh(&refs(&nodes)).await;
 }
 
 #[tokio::test]

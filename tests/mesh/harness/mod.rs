@@ -14,7 +14,7 @@ pub(crate) use gate::Gate;
 pub(crate) use node::{Node, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use taken::taken;
-pub(crate) use traffic::{IN_FLIGHT_MAX, Traffic};
+pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Method;
 use tokio::task::JoinSet;
@@ -17,7 +18,17 @@ pub(crate) const IN_FLIGHT_MAX: usize = CLIENTS as usize;
 pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    clients: JoinSet<(u64, Vec<String>)>,
+    clients: JoinSet<Sent>,
+}
+
+/// What became of the requests.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) requests: u64,
+    /// What was wrong with those that failed.
+    pub(crate) failed: Vec<String>,
+    /// How long the slowest took that did not fail.
+    pub(crate) slowest: Duration,
 }
 
 impl Traffic {
@@ -41,43 +52,48 @@ impl Traffic {
 
     /// Stops, and returns how many requests there were. None of them may have failed.
     pub(crate) async fn none_failed(self) -> u64 {
-        let (sent, failed) = self.stop().await;
-        assert!(failed.is_empty(), "{} of {sent} failed, such as {:?}", failed.len(), &failed[..failed.len().min(3)]);
-        assert!(sent > 0);
-        sent
+        let Sent { requests, failed, .. } = self.stop().await;
+        assert!(
+            failed.is_empty(),
+            "{} of {requests} failed, such as {:?}",
+            failed.len(),
+            &failed[..failed.len().min(3)]
+        );
+        assert!(requests > 0);
+        requests
     }
 
-    /// Stops, and returns how many requests there were, and what was wrong with those that failed.
-    pub(crate) async fn stop(self) -> (u64, Vec<String>) {
+    /// Stops, and returns what became of the requests; tells it, too.
+    pub(crate) async fn stop(self) -> Sent {
         self.is_over.store(true, Ordering::Relaxed);
-        self.clients.join_all().await.into_iter().fold(
-            (0, Vec::new()),
-            |(sent, mut failed), (more_sent, more_failed)| {
-                failed.extend(more_failed);
-                (sent + more_sent, failed)
-            },
-        )
+        let sent = self.clients.join_all().await.into_iter().fold(Sent::default(), Sent::and);
+        println!("{} requests, {} failed, the slowest other took {:?}", sent.requests, sent.failed.len(), sent.slowest);
+        sent
     }
 }
 
-async fn send(
-    number: u64,
-    urls: Vec<String>,
-    is_over: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-) -> (u64, Vec<String>) {
+impl Sent {
+    fn and(mut self, other: Self) -> Self {
+        self.requests += other.requests;
+        self.failed.extend(other.failed);
+        self.slowest = self.slowest.max(other.slowest);
+        self
+    }
+}
+
+async fn send(number: u64, urls: Vec<String>, is_over: Arc<AtomicBool>, answered: Arc<AtomicU64>) -> Sent {
     let client = Client::new();
-    let mut failed = Vec::new();
-    let mut sent = 0;
+    let mut sent = Sent::default();
     while !is_over.load(Ordering::Relaxed) {
-        let url = format!("{}/key-{number}-{sent}", urls[(number + sent) as usize % urls.len()]);
+        let url = format!("{}/key-{number}-{}", urls[(number + sent.requests) as usize % urls.len()], sent.requests);
+        let began = Instant::now();
         match client.request(Method::POST, &url).json("{}").try_send().await {
-            Ok(answer) if answer.status == 200 => {}
-            Ok(answer) => failed.push(format!("{} {}", answer.status, answer.text())),
-            Err(error) => failed.push(error),
+            Ok(answer) if answer.status == 200 => sent.slowest = sent.slowest.max(began.elapsed()),
+            Ok(answer) => sent.failed.push(format!("{} {}", answer.status, answer.text())),
+            Err(error) => sent.failed.push(error),
         }
-        sent += 1;
+        sent.requests += 1;
         answered.fetch_add(1, Ordering::Relaxed);
     }
-    (sent, failed)
+    sent
 }
