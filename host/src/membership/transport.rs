@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -11,9 +12,9 @@ use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use metrics::{Counter, counter};
 use tokio::net::UdpSocket;
-use tracing::debug;
+use tracing::{debug, error};
 
-use crate::telemetry::names;
+use crate::telemetry::{Throttle, names};
 
 /// The largest UDP payload over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -36,6 +37,7 @@ impl Transport for BoundTransport {
             socket,
             received: vec![0; DATAGRAM_BYTES_MAX],
             to_send: Vec::new(),
+            too_large: Throttle::default(),
             bytes_sent: counter!(names::GOSSIP_BYTES, "direction" => "sent"),
             bytes_received: counter!(names::GOSSIP_BYTES, "direction" => "received"),
         }))
@@ -46,6 +48,7 @@ struct Datagrams {
     socket: UdpSocket,
     received: Vec<u8>,
     to_send: Vec<u8>,
+    too_large: Throttle<()>,
     bytes_sent: Counter,
     bytes_received: Counter,
 }
@@ -55,7 +58,13 @@ impl Socket for Datagrams {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         self.to_send.clear();
         message.serialize(&mut self.to_send);
-        self.bytes_sent.increment(self.to_send.len() as u64);
+        let bytes = self.to_send.len();
+        if bytes > DATAGRAM_BYTES_MAX
+            && let Some(datagrams) = self.too_large.note((), Instant::now())
+        {
+            error!(bytes, datagrams, "what gossip says no longer fits into a datagram ({DATAGRAM_BYTES_MAX} bytes): the mesh has too many nodes, or offers too many streams");
+        }
+        self.bytes_sent.increment(bytes as u64);
         // A peer that cannot be reached now is the failure detector's business, not an error here.
         if let Err(error) = self.socket.send_to(&self.to_send, to).await {
             debug!(%to, %error, "gossip was not sent");

@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 /// Between two lines about the same.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What happens, by what it is; there should be few different ones.
+/// Different things that are remembered. When there are more, those are forgotten that have not been told for so long
+/// that they would be told anew at once.
+const REMEMBERED_MAX: usize = 256;
+
+/// What happens, by what it is; there should be few different ones at a time.
 pub struct Throttle<K>(Mutex<HashMap<K, Told>>);
 
 struct Told {
@@ -27,6 +31,9 @@ impl<K: Eq + Hash> Throttle<K> {
     pub fn note(&self, what: K, now: Instant) -> Option<u64> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(told) = all.get_mut(&what) else {
+            if all.len() >= REMEMBERED_MAX {
+                all.retain(|_, told| now.saturating_duration_since(told.at) < TELL_INTERVAL);
+            }
             all.insert(what, Told { at: now, since: 0 });
             return Some(1);
         };
@@ -54,5 +61,16 @@ mod tests {
         }
         assert_eq!(throttle.note("a", start + TELL_INTERVAL), Some(10));
         assert_eq!(throttle.note("a", start + TELL_INTERVAL), None);
+    }
+
+    #[test]
+    fn what_has_not_happened_for_long_is_forgotten() {
+        let throttle = Throttle::default();
+        let start = Instant::now();
+        for what in 0..REMEMBERED_MAX {
+            throttle.note(what, start);
+        }
+        assert_eq!(throttle.note(REMEMBERED_MAX, start + TELL_INTERVAL), Some(1));
+        assert_eq!(throttle.0.lock().unwrap().len(), 1);
     }
 }
