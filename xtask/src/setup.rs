@@ -14,7 +14,14 @@ pub(crate) fn root() -> &'static Path {
 
 /// Cargo, in the workspace's root.
 pub(crate) fn cargo() -> Command {
-    command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+    let mut cargo = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    // What cargo tells this program of itself would look like a change to build scripts that read it (that of `ring`, on
+    // which much depends), and they would run again after each cargo that was started by hand.
+    let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        cargo.env_remove(name);
+    }
+    cargo
 }
 
 /// Runs a command to its end.
