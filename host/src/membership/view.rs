@@ -40,16 +40,16 @@ pub enum NodeState {
 }
 
 impl Node {
-    /// Which of two lives of one node id counts. One that is only starting may never come to be (a second node that
-    /// claims the id ends while it starts), and takes no messages.
+    /// Which of two lives of one node id counts: the later one, but first of all one that takes messages. A second
+    /// node that claims an id may never come to be ready, and leaves when it has heard of the first.
     fn rank(&self) -> (bool, u64) {
-        (self.state != NodeState::Starting, self.generation)
+        (self.state == NodeState::Ready, self.generation)
     }
 }
 
 impl View {
     /// Puts together what this node says of itself and what it heard of the others. Of several
-    /// generations of one node id the newest counts that has started, and nobody speaks for this node but itself.
+    /// generations of one node id the newest counts that is ready, if one is, and nobody speaks for this node but itself.
     pub fn merge(cluster_id: Arc<str>, own: Node, heard: impl IntoIterator<Item = Node>) -> Self {
         let self_id = own.node_id.clone();
         let mut nodes = BTreeMap::from([(self_id.clone(), own)]);
@@ -132,11 +132,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_life_that_is_only_starting_supersedes_nobody() {
+    fn a_life_that_takes_no_messages_supersedes_none_that_does() {
         let own = node("a", 5, NodeState::Ready, &[]);
         let (elder, late) = (node("b", 1, NodeState::Ready, &["echo"]), node("b", 2, NodeState::Starting, &[]));
         assert_eq!(merge(own.clone(), vec![late.clone(), elder.clone()]).nodes["b"], elder);
         assert_eq!(merge(own.clone(), vec![late.clone()]).nodes["b"], late);
+        let leaving = Node { state: NodeState::Leaving, ..late.clone() };
+        assert_eq!(merge(own.clone(), vec![leaving, elder.clone()]).nodes["b"], elder);
         let ready = Node { state: NodeState::Ready, ..late };
         assert_eq!(merge(own, vec![elder, ready.clone()]).nodes["b"], ready);
     }

@@ -74,7 +74,13 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeErr
     tokio::select! {
         // A signal during the start is no error either: it is left through the same door.
         () = leave.cancelled() => {}
-        ended = node.gossip.ended() => return Err(ended.into()),
+        ended = node.gossip.ended() => {
+            // It may have been ready for a moment before it heard of its elder: what it was given it finishes.
+            if matches!(ended, GossipError::Duplicate { .. }) {
+                node.leave(&config).await;
+            }
+            return Err(ended.into());
+        }
         offering = node.offer_until(&config, &leave) => offering?,
     }
     node.leave(&config).await;
