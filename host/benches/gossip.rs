@@ -132,7 +132,7 @@ impl Mesh {
             streams,
         };
         let seeds = self.members.iter().take(SEEDS).map(|member| member.addr.to_string()).collect();
-        let config = GossipConfig { cluster_id: "bench".into(), bound_addr: addr, seeds };
+        let config = GossipConfig { cluster_id: "bench".into(), bound_addr: addr, seeds, keyring: None };
         let gossip = Gossip::start(config, own, socket).await?;
         self.members.push(Member { gossip, node_id: node_id.clone(), addr });
         Ok(node_id)

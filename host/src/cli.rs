@@ -62,6 +62,14 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<String>,
 
+    /// File with the secret of the mesh, one or several, the first of which is used; `meshage-host secret` makes one
+    #[arg(long, env = "MESHAGE_SECRET_FILE", value_name = "FILE")]
+    pub secret_file: Option<String>,
+
+    /// Go without a secret on a network: whoever reaches the cluster port can join, read and run anything
+    #[arg(long, env = "MESHAGE_INSECURE", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure: Option<String>,
+
     /// Longest body of a request, in bytes [default: 1048576]
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,
@@ -103,4 +111,6 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
+    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner can read
+    Secret,
 }

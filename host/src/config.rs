@@ -11,6 +11,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
+use crate::security::Keyring;
 use crate::telemetry::LogFormat;
 
 /// What is added to the public API's port to get the admin API's.
@@ -43,6 +44,8 @@ pub struct Config {
     pub cluster_id: String,
     pub plugins: PathBuf,
     pub data_dir: PathBuf,
+    /// `None`: the cluster port takes whoever reaches it.
+    pub secret: Option<SecretFile>,
     pub body_bytes_max: usize,
     /// Connections of clients at once.
     pub connections_max: usize,
@@ -50,6 +53,13 @@ pub struct Config {
     pub timeout: Duration,
     pub log_format: LogFormat,
     pub log_filter: String,
+}
+
+/// The secrets of the mesh, and where they are read from again when that changes.
+#[derive(Debug, Clone)]
+pub struct SecretFile {
+    pub file: PathBuf,
+    pub keyring: Keyring,
 }
 
 /// A setting that cannot be. One line: the setting, its value, what would be right.
@@ -66,7 +76,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 17] = [
+const SETTINGS: [Setting; 19] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -78,6 +88,8 @@ const SETTINGS: [Setting; 17] = [
     ("cluster_id", "MESHAGE_CLUSTER_ID", |cli| &mut cli.cluster_id),
     ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
     ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
+    ("secret_file", "MESHAGE_SECRET_FILE", |cli| &mut cli.secret_file),
+    ("insecure", "MESHAGE_INSECURE", |cli| &mut cli.insecure),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
     ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
     ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
@@ -136,6 +148,13 @@ impl Config {
                 })
             })
             .transpose()?;
+        let secret = secret(&mut settings)?;
+        let insecure = settings.parse("insecure", "true or false")?.unwrap_or(false);
+        if !bind.is_loopback() && secret.is_none() && !insecure {
+            let expected = "a loopback address, as there is no secret that keeps strangers out; for a network set secret_file \
+                            (`meshage-host secret` makes one), or insecure if strangers cannot reach the cluster port";
+            return Err(settings.error("bind", &bind.to_string(), expected));
+        }
         let plugins = PathBuf::from(settings.take("plugins").unwrap_or_else(|| "./plugins".into()));
         if !plugins.is_dir() {
             let expected = "a directory of .wasm files; there is none, so create it or name another";
@@ -163,6 +182,7 @@ impl Config {
             cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
             plugins,
             data_dir: data_dir(&mut settings)?,
+            secret,
             body_bytes_max,
             connections_max,
             request_timeout: duration("request_timeout", &mut settings)?,
@@ -280,6 +300,15 @@ fn is_host(host: &str) -> bool {
     }
 }
 
+fn secret(settings: &mut Settings<'_>) -> Result<Option<SecretFile>, ConfigError> {
+    let Some(text) = settings.take("secret_file") else { return Ok(None) };
+    let file = PathBuf::from(&text);
+    match Keyring::read(&file) {
+        Ok(keyring) => Ok(Some(SecretFile { file, keyring })),
+        Err(error) => Err(settings.error("secret_file", &text, &format!("a file of secrets, but {error}"))),
+    }
+}
+
 fn data_dir(settings: &mut Settings<'_>) -> Result<PathBuf, ConfigError> {
     match settings.take("data_dir") {
         Some(text) => std::path::absolute(&text)
@@ -315,8 +344,9 @@ fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
             let known: Vec<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
             return Err(format!("unknown key {key:?}; the keys are {}", known.join(", ")));
         };
-        let value = written(&value)
-            .ok_or_else(|| format!("{key} is a {}; expected a text, a number, or a list of texts", value.type_str()))?;
+        let value = written(&value).ok_or_else(|| {
+            format!("{key} is a {}; expected a text, a number, true or false, or a list of texts", value.type_str())
+        })?;
         place(cli).get_or_insert(value);
     }
     Ok(())
@@ -327,6 +357,7 @@ fn written(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(is_so) => Some(is_so.to_string()),
         toml::Value::Array(items) => {
             let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
             texts.map(|texts| texts.join(","))
@@ -345,7 +376,10 @@ mod tests {
     use clap::builder::Resettable;
     use clap::{CommandFactory, FromArgMatches};
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::security::new_secret;
 
     fn config(flags: &[&str]) -> Result<Config, ConfigError> {
         Config::new(cli(&[&["--plugins", "."], flags].concat()))
@@ -389,6 +423,9 @@ mod tests {
         check_error(&["--service-port", "abc"], &["http_port", "abc", "SERVICE_PORT"]);
         check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
         check_error(&["--bind", "0.0.0.0"], &["bind", "0.0.0.0", "advertise"]);
+        check_error(&["--bind", "192.0.2.1"], &["bind", "192.0.2.1", "secret_file", "meshage-host secret", "insecure"]);
+        check_error(&["--secret-file", "/missing"], &["secret_file", "/missing", "cannot be read"]);
+        check_error(&["--insecure", "maybe"], &["insecure", "maybe", "true or false"]);
         check_error(&["--node-id", "a b"], &["node_id", "a b", "' '"]);
         check_error(&["--max-body", "0"], &["max_body", "1 to 67108864 bytes"]);
         check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
@@ -396,6 +433,18 @@ mod tests {
         check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
         let error = Config::new(cli(&["--plugins", "/missing"])).unwrap_err().to_string();
         assert!(error.contains("/missing") && error.contains("create it"), "{error}");
+    }
+
+    #[test]
+    fn a_network_needs_a_secret_or_a_word_that_it_does_not() {
+        assert!(config(&["--bind", "192.0.2.1", "--insecure"]).is_ok());
+        assert!(config(&["--bind", "192.0.2.1", "--insecure", "false"]).is_err());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        fs::write(&file, new_secret()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let config = config(&["--bind", "192.0.2.1", "--secret-file", file.to_str().unwrap()]).unwrap();
+        assert_eq!(config.secret.unwrap().keyring.count(), 1);
     }
 
     #[test]
@@ -419,7 +468,7 @@ mod tests {
         let mut cli = Cli::default();
         let error = fill_from_file(&mut cli, "http-port = 1").unwrap_err();
         assert!(error.contains("http-port") && error.contains("http_port"), "{error}");
-        assert!(fill_from_file(&mut cli, "seeds = true").unwrap_err().contains("seeds"));
+        assert!(fill_from_file(&mut cli, "seeds = 1.5").unwrap_err().contains("seeds"));
         assert!(fill_from_file(&mut cli, "\n\nhttp_port 1").unwrap_err().contains("line 3"));
         assert!(fill_from_file(&mut cli, "log = 1\nlog = 2").unwrap_err().contains("line 2"));
     }

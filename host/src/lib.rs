@@ -11,4 +11,5 @@ pub mod peer;
 pub mod placement;
 pub mod plugins;
 pub mod runtime;
+pub mod security;
 pub mod telemetry;

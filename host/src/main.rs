@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use meshage_host::cli::{Cli, Command};
 use meshage_host::config::{Config, ConfigError, plugin_timeout};
+use meshage_host::security::new_secret;
 use meshage_host::{node, telemetry};
 use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
         Some(Command::Check { files }) => plugin_timeout(cli).map(|timeout| check(&files, timeout)),
+        Some(Command::Secret) => {
+            println!("{}", new_secret());
+            Ok(Ok(ExitCode::SUCCESS))
+        }
         None => configure(cli).map(run),
     };
     match done {

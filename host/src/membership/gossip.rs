@@ -15,9 +15,10 @@ use tracing::info;
 
 use super::advert;
 use super::seeds::{Seeds, resolve_again_and_again};
-use super::transport::BoundTransport;
+use super::transport::{BoundTransport, Seal};
 use super::view::{self, Node, View};
 use crate::message::NodeId;
+use crate::security::Keyring;
 use crate::telemetry::names;
 
 /// Three nodes see each other after about three rounds of this.
@@ -49,6 +50,8 @@ pub struct GossipConfig {
     pub bound_addr: SocketAddr,
     /// `host:port` of nodes to look for the mesh at.
     pub seeds: Vec<String>,
+    /// The secrets of the mesh, as they are now. Without them, whoever reaches the port can say anything.
+    pub keyring: Option<watch::Receiver<Arc<Keyring>>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +105,8 @@ impl Gossip {
             extra_liveness_predicate: None,
         };
         let key_values = advert::to_key_values(&own).into_iter().collect();
-        let chitchat = spawn_chitchat(chitchat_config, key_values, &BoundTransport::new(socket))
+        let seal = config.keyring.map(|keyring| Seal::new(config.cluster_id.clone(), keyring));
+        let chitchat = spawn_chitchat(chitchat_config, key_values, &BoundTransport::new(socket, seal))
             .await
             .map_err(|error| GossipError::Start(format!("{error:#}")))?;
         let chitchat = Arc::new(chitchat);

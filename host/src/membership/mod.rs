@@ -2,6 +2,7 @@
 
 mod advert;
 mod gossip;
+mod parts;
 mod seeds;
 mod transport;
 mod view;

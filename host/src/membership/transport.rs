@@ -1,10 +1,10 @@
 //! Gossip's datagrams over a UDP socket that is already bound, so that port 0 can mean the same
-//! number for UDP and TCP. It sees every byte: the place where datagrams will be sealed.
+//! number for UDP and TCP. With a cluster secret each is sealed, and what is not is dropped.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -12,19 +12,33 @@ use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use metrics::{Counter, counter};
 use tokio::net::UdpSocket;
-use tracing::{debug, error};
+use tokio::sync::watch;
+use tracing::{debug, error, warn};
 
+use super::parts::{Joiner, split};
+use crate::security::{Keyring, Opener, Rejected, SEAL_BYTES, Sealer};
 use crate::telemetry::{Throttle, names};
 
 /// The largest UDP payload over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 /// Hands its one socket to chitchat.
-pub(super) struct BoundTransport(Mutex<Option<UdpSocket>>);
+pub(super) struct BoundTransport(Mutex<Option<Datagrams>>);
 
 impl BoundTransport {
-    pub(super) fn new(socket: UdpSocket) -> Self {
-        Self(Mutex::new(Some(socket)))
+    pub(super) fn new(socket: UdpSocket, seal: Option<Seal>) -> Self {
+        Self(Mutex::new(Some(Datagrams {
+            socket,
+            seal,
+            received: vec![0; DATAGRAM_BYTES_MAX],
+            joiner: Joiner::default(),
+            message: Vec::new(),
+            messages_sent: 0,
+            bytes_sent: counter!(names::GOSSIP_BYTES, "direction" => "sent"),
+            bytes_received: counter!(names::GOSSIP_BYTES, "direction" => "received"),
+            too_large: Throttle::default(),
+            rejected: Throttle::default(),
+        })))
     }
 }
 
@@ -32,42 +46,87 @@ impl BoundTransport {
 impl Transport for BoundTransport {
     async fn open(&self, _: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let socket = slot.take().context("the gossip socket can be opened only once")?;
-        Ok(Box::new(Datagrams {
-            socket,
-            received: vec![0; DATAGRAM_BYTES_MAX],
-            to_send: Vec::new(),
-            too_large: Throttle::default(),
-            bytes_sent: counter!(names::GOSSIP_BYTES, "direction" => "sent"),
-            bytes_received: counter!(names::GOSSIP_BYTES, "direction" => "received"),
-        }))
+        Ok(Box::new(slot.take().context("the gossip socket can be opened only once")?))
     }
+}
+
+/// Seals what is sent, and opens what arrives, with the secrets as they are now.
+pub(super) struct Seal {
+    cluster_id: Arc<str>,
+    keyring: watch::Receiver<Arc<Keyring>>,
+    sealer: Sealer,
+    opener: Opener,
+}
+
+impl Seal {
+    pub(super) fn new(cluster_id: Arc<str>, mut keyring: watch::Receiver<Arc<Keyring>>) -> Self {
+        let current = keyring.borrow_and_update().clone();
+        let (sealer, opener) = (Sealer::new(&current, &cluster_id), Opener::new(&current, &cluster_id));
+        Self { cluster_id, keyring, sealer, opener }
+    }
+
+    fn seal(&mut self, part: &[u8]) -> Vec<u8> {
+        self.follow_keyring();
+        let mut datagram = Vec::with_capacity(part.len() + SEAL_BYTES);
+        self.sealer.seal(now_ms(), part, &mut datagram);
+        datagram
+    }
+
+    fn open<'a>(&mut self, datagram: &'a mut [u8]) -> Result<&'a [u8], Rejected> {
+        self.follow_keyring();
+        self.opener.open(now_ms(), datagram)
+    }
+
+    fn follow_keyring(&mut self) {
+        // An error means that the node ends.
+        if self.keyring.has_changed().unwrap_or(false) {
+            let current = self.keyring.borrow_and_update().clone();
+            self.sealer = Sealer::new(&current, &self.cluster_id);
+            self.opener.use_keys(&current, &self.cluster_id);
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Datagrams {
     socket: UdpSocket,
+    seal: Option<Seal>,
     received: Vec<u8>,
-    to_send: Vec<u8>,
-    too_large: Throttle<()>,
+    joiner: Joiner,
+    /// What is being sent.
+    message: Vec<u8>,
+    messages_sent: u32,
     bytes_sent: Counter,
     bytes_received: Counter,
+    too_large: Throttle<()>,
+    rejected: Throttle<Rejected>,
 }
 
 #[async_trait]
 impl Socket for Datagrams {
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        self.to_send.clear();
-        message.serialize(&mut self.to_send);
-        let bytes = self.to_send.len();
-        if bytes > DATAGRAM_BYTES_MAX
-            && let Some(datagrams) = self.too_large.note((), Instant::now())
-        {
-            error!(bytes, datagrams, "what gossip says no longer fits into a datagram ({DATAGRAM_BYTES_MAX} bytes): the mesh has too many nodes, or offers too many streams");
-        }
-        self.bytes_sent.increment(bytes as u64);
-        // A peer that cannot be reached now is the failure detector's business, not an error here.
-        if let Err(error) = self.socket.send_to(&self.to_send, to).await {
-            debug!(%to, %error, "gossip was not sent");
+        self.message.clear();
+        message.serialize(&mut self.message);
+        self.messages_sent = self.messages_sent.wrapping_add(1);
+        let part_bytes_max = DATAGRAM_BYTES_MAX - if self.seal.is_some() { SEAL_BYTES } else { 0 };
+        let Some(parts) = split(self.messages_sent, &self.message, part_bytes_max) else {
+            self.tell_too_large();
+            return Ok(());
+        };
+        for part in parts {
+            let datagram = match &mut self.seal {
+                Some(seal) => seal.seal(&part),
+                None => part,
+            };
+            self.bytes_sent.increment(datagram.len() as u64);
+            // A peer that cannot be reached now is the failure detector's business, not an error here.
+            if let Err(error) = self.socket.send_to(&datagram, to).await {
+                debug!(%to, %error, "gossip was not sent");
+            }
         }
         Ok(())
     }
@@ -80,11 +139,44 @@ impl Socket for Datagrams {
                 Err(error) => return Err(error).context("the gossip socket is broken"),
             };
             self.bytes_received.increment(bytes as u64);
-            match ChitchatMessage::deserialize(&mut &self.received[..bytes]) {
+            let datagram = &mut self.received[..bytes];
+            let opened = match &mut self.seal {
+                Some(seal) => seal.open(datagram),
+                None => Ok(&*datagram),
+            };
+            let part = match opened {
+                Ok(part) => part,
+                Err(rejected) => {
+                    tell_rejected(&self.rejected, rejected, from);
+                    continue;
+                }
+            };
+            let Some(message) = self.joiner.take(from, part) else { continue };
+            match ChitchatMessage::deserialize(&mut message.as_slice()) {
                 Ok(message) => return Ok((from, message)),
                 Err(error) => debug!(%from, bytes, %error, "a datagram that is no gossip was dropped"),
             }
         }
+    }
+}
+
+impl Datagrams {
+    fn tell_too_large(&self) {
+        if let Some(messages) = self.too_large.note((), Instant::now()) {
+            let bytes = self.message.len();
+            error!(
+                bytes,
+                messages,
+                "what gossip says has become too large to be sent: the mesh has too many nodes, or offers too many streams"
+            );
+        }
+    }
+}
+
+fn tell_rejected(rejected: &Throttle<Rejected>, because: Rejected, from: SocketAddr) {
+    counter!(names::GOSSIP_REJECTED, "because" => because.kind()).increment(1);
+    if let Some(datagrams) = rejected.note(because, Instant::now()) {
+        warn!(because = because.kind(), datagrams, %from, "dropped what is no gossip of this mesh: {because}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod open_files;
+mod secrets;
 mod sockets;
 
 use std::io;
@@ -119,6 +120,12 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             "meshage-host starts"
         );
+        let keyring = config.secret.as_ref().map(secrets::follow);
+        if keyring.is_none() && !config.bind.is_loopback() {
+            warn!(
+                "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
+            );
+        }
         let node_id = own.node_id.clone();
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
         let catalog = Arc::new(Catalog::default());
@@ -129,6 +136,7 @@ impl Running {
             cluster_id: config.cluster_id.as_str().into(),
             bound_addr: sockets.peers.local_addr()?,
             seeds: config.seeds.clone(),
+            keyring: keyring.clone(),
         };
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
         follow_view(&gossip, dispatcher.clone());

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{Answer, Client, HANG, Plugins, Request};
+use super::{Answer, Client, HANG, Plugins, Request, Secret};
 #[cfg(target_os = "linux")]
 use super::{Place, Wire};
 
@@ -102,7 +102,12 @@ impl Setup {
         let place = wire.place(number);
         let addr = place.addr.to_string();
         self.place = Some(place);
-        self.id(&format!("n{number}")).flag("--bind", &addr).flag("--admin-bind", &addr)
+        self.id(&format!("n{number}")).flag("--bind", &addr).flag("--admin-bind", &addr).secret(&Secret::shared())
+    }
+
+    /// Gives the node the secrets of a file.
+    pub(crate) fn secret(self, secret: &Secret) -> Self {
+        self.flag("--secret-file", secret.file())
     }
 
     fn spawn(&self) -> Child {

@@ -1,0 +1,180 @@
+//! The cluster secret: a file with one or several, so that they can be changed while the mesh runs.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chacha20poly1305::aead::OsRng;
+use chacha20poly1305::aead::rand_core::RngCore;
+use hkdf::Hkdf;
+use sha2::Sha256;
+
+const SECRET_BYTES: usize = 32;
+
+/// Secrets in one file: the one that is used, the one before, the one to come, and some.
+const SECRETS_MAX: usize = 8;
+
+/// A longer file is none of secrets.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Sets these keys apart from whatever else may be derived from the same secret.
+const SALT: &[u8] = b"meshage 1";
+
+/// The secrets of a mesh, at least one: the first seals, all open.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keyring(Vec<Secret>);
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret([u8; SECRET_BYTES]);
+
+/// Why a file has no secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    #[error("{} cannot be read: {}", .0.display(), .1)]
+    Read(PathBuf, io::Error),
+    #[error("{} can be read by others (mode {mode:03o}); a secret is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
+    Readable { file: PathBuf, mode: u32 },
+    #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
+    TooLarge(PathBuf),
+    #[error(
+        "{}, line {line}: expected a secret, {SECRET_BYTES} bytes in base64; `meshage-host secret` makes one", .file.display()
+    )]
+    Line { file: PathBuf, line: usize },
+    #[error("{} has no secret; `meshage-host secret > FILE` makes one", .0.display())]
+    Empty(PathBuf),
+    #[error("{} has more than {SECRETS_MAX} secrets; remove those that no node seals with any more", .0.display())]
+    TooMany(PathBuf),
+}
+
+/// A new secret, as it is written in a file.
+pub fn new_secret() -> String {
+    let mut secret = [0; SECRET_BYTES];
+    OsRng.fill_bytes(&mut secret);
+    STANDARD.encode(secret)
+}
+
+impl Keyring {
+    /// Reads the secrets of a file: one a line, in base64. Empty lines and those that begin with `#` are skipped.
+    ///
+    /// # Errors
+    /// What is wrong with the file, never what is in it.
+    pub fn read(file: &Path) -> Result<Self, SecretError> {
+        let read_error = |error| SecretError::Read(file.to_owned(), error);
+        let opened = File::open(file).map_err(read_error)?;
+        let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(SecretError::Readable { file: file.to_owned(), mode });
+        }
+        let mut text = String::new();
+        let read = opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(read_error)?;
+        if read as u64 > FILE_BYTES_MAX {
+            return Err(SecretError::TooLarge(file.to_owned()));
+        }
+        Self::parse(file, &text)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, SecretError> {
+        let lines = text.lines().map(str::trim).enumerate();
+        let secrets = lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+            .map(|(index, line)| {
+                Secret::parse(line).ok_or(SecretError::Line { file: file.to_owned(), line: index + 1 })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        match secrets.len() {
+            0 => Err(SecretError::Empty(file.to_owned())),
+            1..=SECRETS_MAX => Ok(Self(secrets)),
+            _ => Err(SecretError::TooMany(file.to_owned())),
+        }
+    }
+
+    pub(super) fn secrets(&self) -> &[Secret] {
+        &self.0
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Says nothing of the secrets.
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyring of {}", self.0.len())
+    }
+}
+
+impl Secret {
+    fn parse(line: &str) -> Option<Self> {
+        STANDARD.decode(line).ok()?.try_into().ok().map(Self)
+    }
+
+    /// A key for one purpose in one mesh: who has it learns nothing of the secret, nor of other keys.
+    pub(super) fn derive<const BYTES: usize>(&self, purpose: &str, cluster_id: &str) -> [u8; BYTES] {
+        let mut key = [0; BYTES];
+        // The length stands between the two, so that no other pair makes the same bytes.
+        let purpose_bytes = u8::try_from(purpose.len()).expect("purposes are short");
+        Hkdf::<Sha256>::new(Some(SALT), &self.0)
+            .expand_multi_info(&[&[purpose_bytes], purpose.as_bytes(), cluster_id.as_bytes()], &mut key)
+            .expect("keys are shorter than 255 hashes");
+        key
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::fs;
+
+    use super::*;
+
+    pub(in crate::security) fn keyring(secrets: &[u8]) -> Keyring {
+        Keyring(secrets.iter().map(|byte| Secret([*byte; SECRET_BYTES])).collect())
+    }
+
+    fn parse(text: &str) -> Result<Keyring, String> {
+        Keyring::parse(Path::new("file"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_made_can_be_read() {
+        let text = format!("# the next\n{}\n\n  {}\n", new_secret(), new_secret());
+        assert_eq!(parse(&text).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_its_line() {
+        let expected = "file, line 2: expected a secret, 32 bytes in base64; `meshage-host secret` makes one";
+        for wrong in ["hello", "AAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
+            assert_eq!(parse(&format!("\n{wrong}")).unwrap_err(), expected, "{wrong}");
+        }
+        assert!(parse("# nothing\n").unwrap_err().contains("has no secret"));
+        let many = format!("{}\n", new_secret()).repeat(SECRETS_MAX + 1);
+        assert!(parse(&many).unwrap_err().contains("more than 8 secrets"));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        fs::write(&file, new_secret()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Keyring::read(&file).unwrap_err().to_string();
+        assert!(error.contains("can be read by others (mode 640)"), "{error}");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(Keyring::read(&file).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn keys_differ_by_purpose_and_mesh() {
+        let secret = Secret([7; SECRET_BYTES]);
+        let key: [u8; 32] = secret.derive("a", "bc");
+        assert_ne!(key, secret.derive("ab", "c"));
+        assert_ne!(key, secret.derive("a", "bd"));
+        assert_ne!(key, Secret([8; SECRET_BYTES]).derive("a", "bc"));
+        assert_eq!(key, secret.derive("a", "bc"));
+    }
+}
