@@ -15,6 +15,17 @@ async fn wait_until_gone(nodes: &[Node]) {
     println!("views agree after {:?}", began.elapsed());
 }
 
+/// A broadcast to three nodes, one of which is lost: the two others answer, and the lost one has its problem, unless it is
+/// known to be gone.
+async fn broadcasts(node: &Node) {
+    let answer = node.post("/api/broadcast/echo/1").json("{}").send().await;
+    let elements = answer.json();
+    let (good, bad): (Vec<_>, Vec<_>) =
+        elements.as_array().unwrap().iter().partition(|element| element["echoed"].is_object());
+    assert_eq!(good.len(), 2, "{elements}");
+    assert!(bad.iter().all(|problem| problem["node"] == "n3" && problem["status"].is_number()), "{elements}");
+}
+
 /// Starts a node, and waits until it serves its share of what the others are asked.
 async fn start_and_serve(id: &str, others: &[Node]) -> Node {
     let began = Instant::now();
@@ -32,6 +43,7 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
     victim.kill().await;
+    broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
     let Sent { requests, failed, .. } = traffic.stop().await;
     // The victim's connections end one after the other, a moment after it: a client that has lost a request on the one
@@ -51,6 +63,7 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
     victim.signal(Signal::STOP);
+    broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
     traffic.wait_for(500).await;
     let Sent { requests, failed, .. } = traffic.stop().await;
