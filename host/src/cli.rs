@@ -66,6 +66,18 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<String>,
 
+    /// This node's certificate for the connections between nodes, instead of one made of the secret; its name is the node id
+    #[arg(long, env = "MESHAGE_PEER_CERT", value_name = "PEM FILE")]
+    pub peer_cert: Option<String>,
+
+    /// The key of that certificate
+    #[arg(long, env = "MESHAGE_PEER_KEY", value_name = "PEM FILE")]
+    pub peer_key: Option<String>,
+
+    /// The authorities that the certificates of the nodes are under
+    #[arg(long, env = "MESHAGE_PEER_CA", value_name = "PEM FILE")]
+    pub peer_ca: Option<String>,
+
     /// Go without a secret on a network: whoever reaches the cluster port can join, read and run anything
     #[arg(long, env = "MESHAGE_INSECURE", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<String>,

@@ -11,7 +11,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::Keyring;
+use crate::security::{Keyring, PeerCertificates};
 use crate::telemetry::LogFormat;
 
 /// What is added to the public API's port to get the admin API's.
@@ -46,6 +46,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `None`: the cluster port takes whoever reaches it.
     pub secret: Option<SecretFile>,
+    /// Certificates between nodes that are not made of the secret.
+    pub peer_certificates: Option<PeerCertificates>,
     pub body_bytes_max: usize,
     /// Connections of clients at once.
     pub connections_max: usize,
@@ -76,7 +78,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 19] = [
+const SETTINGS: [Setting; 22] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -89,6 +91,9 @@ const SETTINGS: [Setting; 19] = [
     ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
     ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
     ("secret_file", "MESHAGE_SECRET_FILE", |cli| &mut cli.secret_file),
+    ("peer_cert", "MESHAGE_PEER_CERT", |cli| &mut cli.peer_cert),
+    ("peer_key", "MESHAGE_PEER_KEY", |cli| &mut cli.peer_key),
+    ("peer_ca", "MESHAGE_PEER_CA", |cli| &mut cli.peer_ca),
     ("insecure", "MESHAGE_INSECURE", |cli| &mut cli.insecure),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
     ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
@@ -182,6 +187,7 @@ impl Config {
             cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
             plugins,
             data_dir: data_dir(&mut settings)?,
+            peer_certificates: peer_certificates(&mut settings, secret.is_some())?,
             secret,
             body_bytes_max,
             connections_max,
@@ -306,6 +312,24 @@ fn secret(settings: &mut Settings<'_>) -> Result<Option<SecretFile>, ConfigError
     match Keyring::read(&file) {
         Ok(keyring) => Ok(Some(SecretFile { file, keyring })),
         Err(error) => Err(settings.error("secret_file", &text, &format!("a file of secrets, but {error}"))),
+    }
+}
+
+/// All three files or none, and only with a secret: gossip is sealed with that.
+fn peer_certificates(settings: &mut Settings<'_>, has_secret: bool) -> Result<Option<PeerCertificates>, ConfigError> {
+    let files = ["peer_cert", "peer_key", "peer_ca"].map(|name| settings.take(name).map(PathBuf::from));
+    let set = files.iter().flatten().next().cloned();
+    match files {
+        [None, None, None] => Ok(None),
+        [Some(certificate), Some(key), Some(authority)] if has_secret => {
+            Ok(Some(PeerCertificates { certificate, key, authority }))
+        }
+        _ => {
+            let value = set.unwrap_or_default().display().to_string();
+            let expected =
+                "peer_cert, peer_key and peer_ca together, and secret_file, as gossip is sealed with the secret";
+            Err(settings.error("peer_cert", &value, expected))
+        }
     }
 }
 

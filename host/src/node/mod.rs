@@ -26,6 +26,7 @@ use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Offers};
 use crate::runtime::{Engine, EngineError};
+use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError, Throttle, names};
 use sockets::Sockets;
 
@@ -56,6 +57,8 @@ pub enum NodeError {
     Plugins(#[from] DirectoryError),
     #[error(transparent)]
     Gossip(#[from] GossipError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("the system gives no threads for the public API")]
@@ -127,9 +130,11 @@ impl Running {
             );
         }
         let node_id = own.node_id.clone();
+        let tls = secrets::peer_tls(config, &node_id, keyring.clone())?;
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
         let catalog = Arc::new(Catalog::default());
-        let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), catalog.clone(), Peers::new(hello.clone())));
+        let dispatcher =
+            Arc::new(Dispatcher::new(node_id.clone(), catalog.clone(), Peers::new(hello.clone(), tls.clone())));
         let readiness = Arc::new(Readiness::default());
 
         let gossip_config = GossipConfig {
@@ -144,6 +149,7 @@ impl Running {
         let refusing = Arc::new(AtomicBool::new(false));
         let server = Server::new(
             hello,
+            tls,
             Inbound { catalog: catalog.clone(), refusing: refusing.clone(), refused: Throttle::default() },
         );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));

@@ -1,4 +1,4 @@
-//! The secrets of the mesh, as the file has them now.
+//! The secrets of the mesh, as the file has them now, and the certificates that nodes know each other by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,10 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use crate::config::SecretFile;
-use crate::security::Keyring;
+use crate::config::{Config, SecretFile};
+use crate::message::NodeId;
+use crate::peer::TlsNow;
+use crate::security::{Keyring, PeerTls, TlsError};
 
 /// How often the file is read again. It is small.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,4 +48,34 @@ pub(super) fn follow(secret: &SecretFile) -> watch::Receiver<Arc<Keyring>> {
         }
     });
     receiver
+}
+
+/// What secures the connections between nodes, now and whenever it changes: what is made of the secrets, or the operator's own.
+/// Connections that there are stay as they are.
+///
+/// # Errors
+/// If the certificates cannot be used.
+pub(super) fn peer_tls(
+    config: &Config,
+    node_id: &NodeId,
+    keyring: Option<watch::Receiver<Arc<Keyring>>>,
+) -> Result<TlsNow, TlsError> {
+    let Some(mut keyring) = keyring else { return Ok(None) };
+    let (files, cluster_id, node_id) = (config.peer_certificates.clone(), config.cluster_id.clone(), node_id.clone());
+    let make = move |keyring: &Keyring| match &files {
+        Some(files) => PeerTls::of_files(files, &node_id),
+        None => PeerTls::of_secret(keyring, &cluster_id, &node_id),
+    };
+    let first = make(&keyring.borrow_and_update())?;
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    tokio::spawn(async move {
+        while keyring.changed().await.is_ok() {
+            let made = make(&keyring.borrow_and_update());
+            match made {
+                Ok(tls) => drop(sender.send_replace(Arc::new(tls))),
+                Err(error) => error!(%error, "the certificates between nodes stay as they are"),
+            }
+        }
+    });
+    Ok(Some(receiver))
 }

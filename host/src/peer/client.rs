@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use super::breaker::{Breaker, BreakerState, Event};
 use super::connection::{ConnectError, Connection, Health};
 use super::outbox::Closed;
+use super::stream::TlsNow;
 use super::wire::Hello;
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
 use crate::telemetry::names;
@@ -30,6 +31,7 @@ const CONNECTIONS_TRIED_MAX: usize = 2;
 /// Every other node of the view.
 pub struct Peers {
     own: Arc<Hello>,
+    tls: TlsNow,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
     departures: Arc<Notify>,
 }
@@ -57,8 +59,8 @@ enum LinkState {
 }
 
 impl Peers {
-    pub fn new(own: Hello) -> Self {
-        Self { own: Arc::new(own), peers: Mutex::default(), departures: Arc::default() }
+    pub fn new(own: Hello, tls: TlsNow) -> Self {
+        Self { own: Arc::new(own), tls, peers: Mutex::default(), departures: Arc::default() }
     }
 
     /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those that
@@ -83,8 +85,8 @@ impl Peers {
         let breaker = Breaker::new();
         let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
         let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state });
-        let (own, departures) = (self.own.clone(), self.departures.clone());
-        let keeper = Keeper { own, addr, link: link.clone(), breaker, departures };
+        let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
+        let keeper = Keeper { own, tls, addr, link: link.clone(), breaker, departures };
         Peer { generation, addr, link, keeping: tokio::spawn(keeper.keep()).abort_handle() }
     }
 
@@ -184,6 +186,7 @@ impl Link {
 /// Keeps one link: connects, watches, and connects again, for as long as the peer is in the view.
 struct Keeper {
     own: Arc<Hello>,
+    tls: TlsNow,
     addr: SocketAddr,
     link: Arc<Link>,
     breaker: Breaker,
@@ -202,7 +205,7 @@ impl Keeper {
     async fn keep(mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(self.addr, &self.own, &self.link.node_id).await {
+            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id).await {
                 Ok(connection) => {
                     info!(peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {

@@ -11,14 +11,13 @@ use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tracing::{info, warn};
 
 use super::outbox::{Closed, Outbox};
+use super::stream::{self, Reader, TlsNow};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
 use crate::telemetry::names;
@@ -51,6 +50,8 @@ pub(super) enum ConnectError {
     Io(#[from] io::Error),
     #[error("it did not answer within {0:?}")]
     Timeout(Duration),
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
     #[error("it refused the connection: {0}")]
     Rejected(String),
     #[error("it is not what gossip said: {0}")]
@@ -98,17 +99,21 @@ struct Waiting {
 
 impl Connection {
     /// Connects, and makes sure that it is the expected node.
-    pub(super) async fn open(addr: SocketAddr, own: &Hello, expected: &NodeId) -> Result<Arc<Self>, ConnectError> {
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr))
+    pub(super) async fn open(
+        addr: SocketAddr,
+        tls: &TlsNow,
+        own: &Hello,
+        expected: &NodeId,
+    ) -> Result<Arc<Self>, ConnectError> {
+        let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
             .map_err(|_| ConnectError::Timeout(CONNECT_TIMEOUT))??;
-        stream.set_nodelay(true)?;
-        let (read_half, mut write_half) = stream.into_split();
-        let mut frames = FramedRead::new(read_half, wire::framing());
+        let mut frames = FramedRead::new(reader, wire::framing());
         timeout(HELLO_TIMEOUT, async {
             let mut buffer = BytesMut::new();
             wire::put_hello(&mut buffer, own);
-            write_half.write_all(&buffer).await?;
+            writer.write_all(&buffer).await?;
+            writer.flush().await?;
             check_hello(next(&mut frames).await?, own, expected)
         })
         .await
@@ -123,18 +128,18 @@ impl Connection {
             peer_is_leaving: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         });
-        let (writer, reader, peer) = (connection.clone(), connection.clone(), expected.clone());
+        let (writing, reading, peer) = (connection.clone(), connection.clone(), expected.clone());
         let writing = tokio::spawn(async move {
             // A failed write shows at the reader too, which ends the connection.
-            let _ = writer.outbox.write_to(write_half).await;
+            let _ = writing.outbox.write_to(writer).await;
         });
         tokio::spawn(async move {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
-            match reader.read(frames).await {
+            match reading.read(frames).await {
                 Ok(()) => info!(%peer, %addr, "peer connection closed"),
                 Err(error) => warn!(%peer, %addr, %error, "peer connection lost"),
             }
-            reader.end();
+            reading.end();
             // A peer that takes nothing more must not get it when it wakes up.
             writing.abort();
             gauge!(names::PEER_CONNECTIONS).decrement(1.0);
@@ -343,7 +348,7 @@ impl Drop for Call<'_> {
     }
 }
 
-pub(super) type Frames = FramedRead<OwnedReadHalf, LengthDelimitedCodec>;
+pub(super) type Frames = FramedRead<Reader, LengthDelimitedCodec>;
 
 /// The next frame of a connection that should not end here.
 pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {

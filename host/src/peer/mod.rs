@@ -7,9 +7,11 @@ mod connection;
 mod headers;
 mod outbox;
 mod server;
+mod stream;
 mod wire;
 
 pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
 pub use server::{Serve, Server};
+pub use stream::TlsNow;
 pub use wire::Hello;

@@ -162,6 +162,8 @@ impl Outbox {
                 continue;
             }
             socket.write_all(&batch).await?;
+            // TLS may hold some of it back.
+            socket.flush().await?;
             batch.clear();
             if batch.capacity() > BUFFER_BYTES_KEPT {
                 batch = BytesMut::new();

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -21,8 +20,10 @@ use tracing::{debug, warn};
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Outbox;
+use super::stream::{self, TlsNow, Writer};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::message::{Fault, Message, Outcome, Refusal};
+use crate::telemetry::Throttle;
 
 /// Connections of peers at once: a mesh of a thousand nodes, with room for reconnects.
 const CONNECTIONS_MAX: usize = 2_048;
@@ -47,7 +48,9 @@ pub trait Serve: Send + Sync + 'static {
 /// The server's side of the peer path.
 pub struct Server<S> {
     own: Hello,
+    tls: TlsNow,
     service: S,
+    refused: Throttle<()>,
     calls: TaskTracker,
     connections: TaskTracker,
     leaving: CancellationToken,
@@ -55,10 +58,12 @@ pub struct Server<S> {
 }
 
 impl<S: Serve> Server<S> {
-    pub fn new(own: Hello, service: S) -> Arc<Self> {
+    pub fn new(own: Hello, tls: TlsNow, service: S) -> Arc<Self> {
         Arc::new(Self {
             own,
+            tls,
             service,
+            refused: Throttle::default(),
             calls: TaskTracker::new(),
             connections: TaskTracker::new(),
             leaving: CancellationToken::new(),
@@ -119,27 +124,23 @@ impl<S: Serve> Server<S> {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, addr: SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
-            debug!(%addr, %error, "a peer's connection broke");
-            return;
-        }
-        let (read_half, mut write_half) = stream.into_split();
-        let mut frames = FramedRead::new(read_half, wire::framing());
-        match timeout(HELLO_TIMEOUT, self.greet(&mut frames, &mut write_half)).await {
-            Ok(Ok(())) => {}
+        let (frames, writer) = match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
+            Ok(Ok(greeted)) => greeted,
             Ok(Err(error)) => {
-                warn!(%addr, %error, "refused a connection to the cluster port");
+                if let Some(connections) = self.refused.note((), Instant::now()) {
+                    warn!(%addr, %error, connections, "refused connections to the cluster port");
+                }
                 return;
             }
             Err(_) => {
                 debug!(%addr, "a connection to the cluster port said no hello");
                 return;
             }
-        }
+        };
         let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
         let mut writing = tokio::spawn({
             let session = session.clone();
-            async move { session.outbox.write_to(write_half).await }
+            async move { session.outbox.write_to(writer).await }
         });
         if let Err(error) = self.read(&session, frames).await {
             warn!(%addr, %error, "a peer's connection was lost");
@@ -151,10 +152,14 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    async fn greet(&self, frames: &mut Frames, writer: &mut OwnedWriteHalf) -> Result<(), ConnectError> {
-        let Frame::Hello(hello) = next(frames).await? else {
+    /// Makes sure that it is a node of this mesh.
+    async fn greet(&self, stream: TcpStream) -> Result<(Frames, Writer), ConnectError> {
+        let (reader, mut writer, caller) = stream::accept(stream, &self.tls).await?;
+        let mut frames = FramedRead::new(reader, wire::framing());
+        let Frame::Hello(hello) = next(&mut frames).await? else {
             return Err(ConnectError::Unexpected("it did not begin with a hello".into()));
         };
+        caller.check(&hello.node_id)?;
         let mut buffer = BytesMut::new();
         let problem = problem_with(&hello, &self.own);
         match &problem {
@@ -162,7 +167,11 @@ impl<S: Serve> Server<S> {
             Some(reason) => wire::put_reject(&mut buffer, reason),
         }
         writer.write_all(&buffer).await?;
-        problem.map_or(Ok(()), |reason| Err(ConnectError::Unexpected(reason)))
+        writer.flush().await?;
+        match problem {
+            None => Ok((frames, writer)),
+            Some(reason) => Err(ConnectError::Unexpected(reason)),
+        }
     }
 
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the

@@ -1,7 +1,9 @@
 //! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
 
+mod peer_tls;
 mod seal;
 mod secret;
 
+pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 pub use secret::{Keyring, SecretError, new_secret};

@@ -1,0 +1,76 @@
+//! The streams between nodes: TLS with a secret, plain TCP on loopback without one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, split};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::connection::ConnectError;
+use crate::message::NodeId;
+use crate::security::PeerTls;
+
+/// What secures the connections that are made from now on; `None` if nothing does.
+pub type TlsNow = Option<watch::Receiver<Arc<PeerTls>>>;
+
+pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Who is at the other end of an accepted connection, as far as its certificate says.
+pub(super) struct Caller(Option<(Arc<PeerTls>, CertificateDer<'static>)>);
+
+impl Caller {
+    /// Makes sure that it is that node.
+    pub(super) fn check(&self, node_id: &NodeId) -> Result<(), ConnectError> {
+        let Some((tls, certificate)) = &self.0 else { return Ok(()) };
+        tls.check(certificate, node_id).map_err(|error| {
+            ConnectError::Unexpected(format!("its certificate is not that of node {node_id}: {error}"))
+        })
+    }
+}
+
+/// Connects to a node, and makes sure that it is the one.
+pub(super) async fn connect(
+    addr: SocketAddr,
+    tls: &TlsNow,
+    node_id: &NodeId,
+) -> Result<(Reader, Writer), ConnectError> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    match now(tls) {
+        Some(tls) => Ok(halves(tls.connect(stream, node_id).await.map_err(ConnectError::Handshake)?)),
+        None => Ok(plain_halves(stream)),
+    }
+}
+
+/// Takes a connection that some node has made.
+pub(super) async fn accept(stream: TcpStream, tls: &TlsNow) -> Result<(Reader, Writer, Caller), ConnectError> {
+    stream.set_nodelay(true)?;
+    let Some(tls) = now(tls) else {
+        let (reader, writer) = plain_halves(stream);
+        return Ok((reader, writer, Caller(None)));
+    };
+    let stream = tls.accept(stream).await.map_err(ConnectError::Handshake)?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    let certificate = certificates.and_then(<[_]>::first).cloned();
+    let certificate = certificate.ok_or_else(|| ConnectError::Unexpected("it has no certificate".into()))?;
+    let (reader, writer) = halves(stream);
+    Ok((reader, writer, Caller(Some((tls, certificate)))))
+}
+
+fn now(tls: &TlsNow) -> Option<Arc<PeerTls>> {
+    tls.as_ref().map(|tls| tls.borrow().clone())
+}
+
+fn halves(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> (Reader, Writer) {
+    let (reader, writer) = split(stream);
+    (Box::new(reader), Box::new(writer))
+}
+
+/// Without the lock that the halves of other streams share.
+fn plain_halves(stream: TcpStream) -> (Reader, Writer) {
+    let (reader, writer) = stream.into_split();
+    (Box::new(reader), Box::new(writer))
+}
