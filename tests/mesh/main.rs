@@ -24,6 +24,7 @@ mod partitions;
 mod peer_path;
 mod readme;
 mod sandbox;
+mod security;
 mod send;
 mod soak;
 mod start;

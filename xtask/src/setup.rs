@@ -1,5 +1,6 @@
 //! What a machine with nothing but rustup lacks: the WebAssembly target, and the tools of the tests.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,7 +27,8 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let shown = format!("{command:?}").replace('"', "");
+    let shown: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let shown = shown.join(OsStr::new(" ")).to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("cannot run {shown}"))?;
     ensure!(status.success(), "{shown}: {status}");
     Ok(())

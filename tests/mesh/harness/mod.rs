@@ -14,7 +14,7 @@ pub(crate) use client::{Answer, Client, Request};
 pub(crate) use gate::Gate;
 pub(crate) use node::{Node, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use plugins::{Plugins, guest, stamped};
-pub(crate) use secret::Secret;
+pub(crate) use secret::{Secret, new_secret};
 pub(crate) use taken::taken;
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]

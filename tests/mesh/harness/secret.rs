@@ -45,7 +45,7 @@ impl Secret {
 }
 
 /// What `meshage-host secret` prints.
-fn new_secret() -> String {
+pub(crate) fn new_secret() -> String {
     let output = Command::new(binary()).arg("secret").output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -1,0 +1,262 @@
+//! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the secret can be
+//! changed while the mesh works.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::harness::{HANG, Node, Plugins, Secret, Setup, Traffic, new_secret, refs, until, wait_for_mesh};
+
+/// Datagrams of a stranger that a node has to bear.
+const JUNK: u64 = 100_000;
+
+async fn mesh_with(secrets: &[&Secret]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for (number, secret) in (1..).zip(secrets) {
+        let setup = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&refs(&nodes));
+        nodes.push(setup.secret(secret).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+async fn rejected(node: &Node, because: &str) -> u64 {
+    node.metric(&format!(r#"meshage_gossip_rejected_total{{because="{because}"}}"#)).await
+}
+
+#[tokio::test]
+async fn strangers_never_appear_in_a_view() {
+    let secret = Secret::of(&[new_secret()]);
+    let nodes = mesh_with(&[&secret, &secret]).await;
+    let other_secret = Secret::of(&[new_secret()]);
+    let strangers = [
+        (Setup::new(Plugins::usual()).id("s1").secret(&other_secret), "unknown-key"),
+        (Setup::new(Plugins::usual()).id("s2"), "not-sealed"),
+        (Setup::new(Plugins::usual()).id("s3").secret(&secret).flag("--cluster-id", "another"), "unknown-key"),
+    ];
+    for (stranger, because) in strangers {
+        let before = rejected(&nodes[0], because).await;
+        let stranger = stranger.seeds(&[&nodes[0], &nodes[1]]).start().await;
+        // It has called more than once.
+        until(|| async { rejected(&nodes[0], because).await >= before + 5 }).await;
+        stranger.wait_until_ready().await;
+        assert_eq!(stranger.view().await.len(), 1, "{because}");
+        for node in &nodes {
+            assert_eq!(node.view().await.len(), 2, "{because}");
+        }
+    }
+    nodes[0].log_line("dropped what is no gossip of this mesh").await;
+}
+
+#[tokio::test]
+async fn junk_and_recorded_datagrams_change_nothing() {
+    let secret = Secret::of(&[new_secret()]);
+    // A place that the node takes for another's, so that it tells it what it would tell a node.
+    let ear = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ear.set_nonblocking(true).unwrap();
+    let first = Setup::new(Plugins::usual()).id("n1").secret(&secret);
+    let first = first.flag("--seeds", &ear.local_addr().unwrap().to_string()).start().await;
+    let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+
+    let mut recorded = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    until(|| {
+        while let Ok(bytes) = ear.recv(&mut buffer) {
+            recorded.push(buffer[..bytes].to_vec());
+        }
+        let is_enough = recorded.len() >= 3;
+        async move { is_enough }
+    })
+    .await;
+    assert!(!recorded.iter().any(|datagram| String::from_utf8_lossy(datagram).contains("n1")), "it is not sealed");
+
+    let traffic = Traffic::start("echo", &[&first, &second]);
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut sent = 0;
+    let causes = ["not-sealed", "unknown-key", "forged", "replayed"];
+    loop {
+        for _ in 0..500 {
+            let mut datagram = recorded[sent % recorded.len()].clone();
+            match sent % 4 {
+                // Recorded, as it is.
+                0 => {}
+                // With a change somewhere, cut off, or all random.
+                1 => {
+                    let index = fastrand::usize(..datagram.len());
+                    datagram[index] ^= 1 << fastrand::u8(..8);
+                }
+                2 => datagram.truncate(fastrand::usize(..datagram.len())),
+                _ => datagram.fill_with(|| fastrand::u8(..)),
+            }
+            // What the system does not take is sent again later.
+            let _ = stranger.send_to(&datagram, &second.cluster);
+            sent += 1;
+        }
+        let mut dropped = 0;
+        for because in causes {
+            dropped += rejected(&second, because).await;
+        }
+        if dropped >= JUNK {
+            break;
+        }
+    }
+    for because in causes {
+        assert!(rejected(&second, because).await > 0, "{because}");
+    }
+    let sent = traffic.none_failed().await;
+    println!("{JUNK} datagrams dropped beside {sent} messages");
+    for node in [&first, &second] {
+        assert_eq!(node.view().await.len(), 2);
+    }
+    // Who is asked for what it is not lets others in all the same.
+    let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&second]).start().await;
+    wait_for_mesh(&[&first, &second, &third]).await;
+}
+
+/// The end of a connection on which a stranger has said something: nothing was answered.
+async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, said: &[u8]) {
+    // Where it is closed already, there is nothing to be said.
+    let _ = stream.write_all(said).await;
+    let mut answer = Vec::new();
+    let _ = timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the connection stays open");
+    let answered = String::from_utf8_lossy(&answer);
+    assert!(!answered.contains("n1") && !answered.contains("HTTP"), "{answered:?}");
+}
+
+#[tokio::test]
+async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
+    let secret = Secret::of(&[new_secret()]);
+    let node = mesh_with(&[&secret]).await.remove(0);
+    // A node of no secret would begin so, a browser so.
+    let hello = b"\0\0\0\x10\x01\x01\x07meshage\x02n2\x01";
+    for said in [&hello[..], b"GET / HTTP/1.1\r\n\r\n"] {
+        nothing_is_answered(TcpStream::connect(&node.cluster).await.unwrap(), said).await;
+    }
+    for version in [&TLS12, &TLS13] {
+        let connected = TcpStream::connect(&node.cluster).await.unwrap();
+        let name = ServerName::try_from("n1.meshage").unwrap();
+        match self_made(version).connect(name, connected).await {
+            // In TLS 1.3 a client hears only afterwards that it is refused.
+            Ok(stream) => nothing_is_answered(stream, hello).await,
+            Err(error) => println!("{version:?}: {error}"),
+        }
+    }
+    node.log_line("refused connections to the cluster port").await;
+    assert_eq!(node.view().await.len(), 1);
+}
+
+/// A client with a certificate of its own making, that takes any.
+fn self_made(version: &'static SupportedProtocolVersion) -> TlsConnector {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["n2.meshage".to_owned()]).unwrap();
+    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate));
+    TlsConnector::from(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn the_secret_is_changed_under_load_and_no_request_fails() {
+    let (old, new) = (new_secret(), new_secret());
+    let secrets = [(); 3].map(|()| Secret::of(std::slice::from_ref(&old)));
+    let nodes = mesh_with(&secrets.each_ref()).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    // All learn to open with the new one; then all seal with it; then nobody needs the old one.
+    let steps = [vec![old.clone(), new.clone()], vec![new.clone(), old.clone()], vec![new.clone()]];
+    for (step, secrets_now) in (1..).zip(steps) {
+        for (node, secret) in nodes.iter().zip(&secrets) {
+            secret.put(&secrets_now);
+            until(|| async { node.log_lines("the secrets of the mesh have changed") == step }).await;
+            traffic.wait_for(100).await;
+        }
+    }
+    // Who has only the old one is a stranger now; who has the new one is not.
+    let late = Secret::of(&[old]);
+    let late = Setup::new(Plugins::usual()).id("late").secret(&late).seeds(&[&nodes[0]]).ready().await;
+    let fourth = Setup::new(Plugins::usual()).id("n4").secret(&Secret::of(&[new])).seeds(&[&nodes[0]]).start().await;
+    let all: Vec<&Node> = nodes.iter().chain([&fourth]).collect();
+    wait_for_mesh(&all).await;
+    assert_eq!(late.view().await.len(), 1);
+    traffic.wait_for(100).await;
+    traffic.none_failed().await;
+    // No connection was lost on the way.
+    for node in &nodes {
+        assert_eq!(node.log_lines("peer connection lost"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_file_that_becomes_wrong_changes_nothing() {
+    let secret = new_secret();
+    let file = Secret::of(std::slice::from_ref(&secret));
+    let nodes = mesh_with(&[&file, &file]).await;
+    file.put(&["not a secret".into()]);
+    for node in &nodes {
+        let told = node.log_line("the secret file is wrong now").await;
+        assert!(told.contains("line 1") && !told.contains("not a secret"), "{told}");
+    }
+    let third = Setup::new(Plugins::usual()).id("n3").secret(&Secret::of(&[secret])).seeds(&[&nodes[0]]).start().await;
+    wait_for_mesh(&[&nodes[0], &nodes[1], &third]).await;
+}
+
+#[tokio::test]
+async fn the_secret_appears_nowhere() {
+    let secret = new_secret();
+    let file = Secret::of(std::slice::from_ref(&secret));
+    let node = Setup::new(Plugins::usual()).secret(&file).flag("--log", "trace").ready().await;
+    node.post("/api/echo/1").json("{}").send().await.ok();
+    assert_eq!(node.log_lines(&secret), 0);
+    assert!(!node.admin("/cluster").await.text().contains(&secret));
+}
