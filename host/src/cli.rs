@@ -82,6 +82,18 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_INSECURE", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<String>,
 
+    /// Certificate of the public API, which then speaks HTTPS; read again when it changes
+    #[arg(long, env = "MESHAGE_TLS_CERT", value_name = "PEM FILE")]
+    pub tls_cert: Option<String>,
+
+    /// The key of that certificate
+    #[arg(long, env = "MESHAGE_TLS_KEY", value_name = "PEM FILE")]
+    pub tls_key: Option<String>,
+
+    /// File with tokens, one a line, of which clients and operators need one; read again when it changes
+    #[arg(long, env = "MESHAGE_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<String>,
+
     /// Longest body of a request, in bytes [default: 1048576]
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,

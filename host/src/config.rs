@@ -11,7 +11,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::{Keyring, PeerCertificates};
+use crate::security::{Keyring, PeerCertificates, ServerCertificate};
 use crate::telemetry::LogFormat;
 
 /// What is added to the public API's port to get the admin API's.
@@ -48,6 +48,10 @@ pub struct Config {
     pub secret: Option<SecretFile>,
     /// Certificates between nodes that are not made of the secret.
     pub peer_certificates: Option<PeerCertificates>,
+    /// `None`: the public API speaks plain HTTP.
+    pub certificate: Option<ServerCertificate>,
+    /// A file of tokens; `None`: whoever reaches the APIs may use them.
+    pub token_file: Option<PathBuf>,
     pub body_bytes_max: usize,
     /// Connections of clients at once.
     pub connections_max: usize,
@@ -78,7 +82,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 22] = [
+const SETTINGS: [Setting; 25] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -95,6 +99,9 @@ const SETTINGS: [Setting; 22] = [
     ("peer_key", "MESHAGE_PEER_KEY", |cli| &mut cli.peer_key),
     ("peer_ca", "MESHAGE_PEER_CA", |cli| &mut cli.peer_ca),
     ("insecure", "MESHAGE_INSECURE", |cli| &mut cli.insecure),
+    ("tls_cert", "MESHAGE_TLS_CERT", |cli| &mut cli.tls_cert),
+    ("tls_key", "MESHAGE_TLS_KEY", |cli| &mut cli.tls_key),
+    ("token_file", "MESHAGE_TOKEN_FILE", |cli| &mut cli.token_file),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
     ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
     ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
@@ -175,11 +182,17 @@ impl Config {
         if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
             return Err(settings.error("max_connections", &connections_max.to_string(), &max_connections));
         }
+        let token_file = settings.take("token_file").map(PathBuf::from);
+        let admin_bind = settings.parse("admin_bind", "an IP address of this host")?.unwrap_or(loopback);
+        if !admin_bind.is_loopback() && token_file.is_none() && !insecure {
+            let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
+            return Err(settings.error("admin_bind", &admin_bind.to_string(), expected));
+        }
         let config = Self {
             http_port,
             cluster_port,
             admin_port,
-            admin_bind: settings.parse("admin_bind", "an IP address of this host")?.unwrap_or(loopback),
+            admin_bind,
             seeds: seeds(&mut settings)?,
             bind,
             advertise,
@@ -187,6 +200,8 @@ impl Config {
             cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
             plugins,
             data_dir: data_dir(&mut settings)?,
+            certificate: certificate(&mut settings)?,
+            token_file,
             peer_certificates: peer_certificates(&mut settings, secret.is_some())?,
             secret,
             body_bytes_max,
@@ -312,6 +327,15 @@ fn secret(settings: &mut Settings<'_>) -> Result<Option<SecretFile>, ConfigError
     match Keyring::read(&file) {
         Ok(keyring) => Ok(Some(SecretFile { file, keyring })),
         Err(error) => Err(settings.error("secret_file", &text, &format!("a file of secrets, but {error}"))),
+    }
+}
+
+fn certificate(settings: &mut Settings<'_>) -> Result<Option<ServerCertificate>, ConfigError> {
+    match ["tls_cert", "tls_key"].map(|name| settings.take(name).map(PathBuf::from)) {
+        [None, None] => Ok(None),
+        [Some(certificate), Some(key)] => Ok(Some(ServerCertificate { certificate, key })),
+        [Some(one), None] => Err(settings.error("tls_cert", &one.display().to_string(), "tls_key as well")),
+        [None, Some(one)] => Err(settings.error("tls_key", &one.display().to_string(), "tls_cert as well")),
     }
 }
 

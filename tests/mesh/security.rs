@@ -244,7 +244,7 @@ async fn a_secret_file_that_becomes_wrong_changes_nothing() {
     let nodes = mesh_with(&[&file, &file]).await;
     file.put(&["not a secret".into()]);
     for node in &nodes {
-        let told = node.log_line("the secret file is wrong now").await;
+        let told = node.log_line("the secrets of the mesh stay as they are").await;
         assert!(told.contains("line 1") && !told.contains("not a secret"), "{told}");
     }
     let third = Setup::new(Plugins::usual()).id("n3").secret(&Secret::of(&[secret])).seeds(&[&nodes[0]]).start().await;

@@ -14,8 +14,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -25,6 +27,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::admin_site::{self, SEC_FETCH_SITE};
 use crate::dispatch::Dispatcher;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
@@ -32,6 +35,7 @@ use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Instances, Limits};
+use crate::security::Tokens;
 use crate::telemetry::{Metrics, names};
 
 /// What a node has to go through before it is ready, and whether it still is.
@@ -75,6 +79,8 @@ pub struct Admin {
     pub catalog: Arc<Catalog>,
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
+    /// `None`: whoever reaches the API may use it.
+    pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
 }
 
 impl Admin {
@@ -88,14 +94,42 @@ impl Admin {
         stopped: impl Future<Output = ()> + Send + 'static,
     ) -> std::io::Result<()> {
         let router = Router::new()
-            .route("/livez", get(async || "ok\n"))
-            .route("/readyz", get(readyz))
             .route("/metrics", get(render_metrics))
             .route("/cluster", get(cluster))
             .route("/cluster/owner/{stream}/{partition_key}", get(owner))
             .route("/plugins", get(plugins))
+            .layer(from_fn_with_state(self.clone(), need_token))
+            // These tell nothing that is not seen from the outside, and what asks them often cannot send a token.
+            .route("/livez", get(async || "ok\n"))
+            .route("/readyz", get(readyz))
+            .layer(from_fn_with_state(self.clone(), refuse_other_sites))
             .with_state(self);
         axum::serve(listener, router).with_graceful_shutdown(stopped).await
+    }
+}
+
+async fn need_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let authorization = request.headers().get(AUTHORIZATION);
+    let is_allowed = admin.tokens.as_ref().is_none_or(|tokens| tokens.borrow().allow(authorization));
+    if is_allowed {
+        return next.run(request).await;
+    }
+    let text = "send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)\n";
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+}
+
+/// Refuses what a browser sends for a page of another site, which could otherwise read of the mesh what its user can
+/// reach; also when the page has made its own name lead here.
+async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let checked = {
+        let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+        // No page has a token that it could send.
+        let host = header(HOST).filter(|_| admin.tokens.is_none());
+        admin_site::check(host, header(ORIGIN), header(SEC_FETCH_SITE))
+    };
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(why) => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
     }
 }
 

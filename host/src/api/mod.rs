@@ -1,6 +1,7 @@
 //! The two HTTP APIs: the public one, for messages, and the admin one, for operators.
 
 mod admin;
+mod admin_site;
 mod answer;
 mod body;
 mod lanes;

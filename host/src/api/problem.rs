@@ -17,6 +17,10 @@ pub(super) const RETRY_AFTER_SECONDS: &str = "1";
 pub(super) enum ApiError {
     #[error("{0}")]
     Target(TargetError),
+    #[error(
+        "there is no token in the request, or none that is good now; send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)"
+    )]
+    Unauthorized,
     #[error("the method {method} is not allowed; use one of {}", Method::ALLOWED)]
     Method { method: String },
     #[error(transparent)]
@@ -67,6 +71,7 @@ impl ApiError {
             Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => {
                 Row("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
             }
+            Self::Unauthorized => Row("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
             Self::Method { .. } => {
                 Row("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
             }
@@ -91,7 +96,9 @@ impl ApiError {
                 other => other.nothing_ran(),
             },
             Self::Body(BodyError::Late(_) | BodyError::Broken(_)) => true,
-            Self::Target(_) | Self::Method { .. } | Self::Body(BodyError::TooLarge { .. }) => false,
+            Self::Target(_) | Self::Unauthorized | Self::Method { .. } | Self::Body(BodyError::TooLarge { .. }) => {
+                false
+            }
         }
     }
 

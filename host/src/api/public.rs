@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use http::header::AUTHORIZATION;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -14,10 +15,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use metrics::gauge;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -30,6 +32,7 @@ use super::stream::ClientStream;
 use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
 use crate::message::{Answer, Message, Method, NodeId};
+use crate::security::{ServerTls, Tokens};
 use crate::telemetry::{Throttle, names};
 
 /// A request's line and headers together; more is answered with 431.
@@ -51,6 +54,10 @@ pub struct PublicConfig {
     pub request_timeout: Duration,
     /// From a request's arrival to its answer.
     pub timeout: Duration,
+    /// `None`: plain HTTP.
+    pub tls: Option<watch::Receiver<Arc<ServerTls>>>,
+    /// `None`: whoever reaches the API may use it.
+    pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
 }
 
 /// The public API of one node.
@@ -129,7 +136,7 @@ impl PublicApi {
                 self.lanes.next().spawn(async move {
                     open.increment(1);
                     match TcpStream::from_std(stream) {
-                        Ok(stream) => api.serve_connection(stream, &builder, watcher).await,
+                        Ok(stream) => api.secure_and_serve(stream, &builder, watcher).await,
                         Err(error) => warn!(%error, "a client's connection was not accepted"),
                     }
                     open.decrement(1);
@@ -142,7 +149,21 @@ impl PublicApi {
         connections.shutdown().await;
     }
 
-    async fn serve_connection(self: Arc<Self>, stream: TcpStream, builder: &Builder<OnRuntime>, watcher: Watcher) {
+    async fn secure_and_serve(self: Arc<Self>, stream: TcpStream, builder: &Builder<OnRuntime>, watcher: Watcher) {
+        let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
+            return self.serve_connection(stream, builder, watcher).await;
+        };
+        match timeout(self.config.request_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_connection(stream, builder, watcher).await,
+            Ok(Err(error)) => debug!(%error, "a client's TLS handshake failed"),
+            Err(_) => debug!("a client's TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_connection<S>(self: Arc<Self>, stream: S, builder: &Builder<OnRuntime>, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(move |request| {
             let api = self.clone();
             async move { Ok::<_, Infallible>(api.answer(request).await) }
@@ -160,6 +181,11 @@ impl PublicApi {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
+        if let Some(tokens) = &self.config.tokens
+            && !tokens.borrow().allow(request.headers().get(AUTHORIZATION))
+        {
+            return self.problem(&ApiError::Unauthorized, Subject::default());
+        }
         let target = match target::parse(request.uri().path()) {
             Ok(target) => target,
             Err(Rejected { error, stream, partition_key }) => {

@@ -5,16 +5,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// The answer to half a head: there is no request yet that a problem could be about.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-pub(super) struct ClientStream {
-    stream: TcpStream,
+pub(super) struct ClientStream<S: AsyncWrite + Unpin> {
+    stream: S,
     /// Something has arrived since the last answer.
     request_has_begun: bool,
     timed_out: Arc<AtomicBool>,
@@ -23,8 +22,8 @@ pub(super) struct ClientStream {
 /// Tells a stream, which hyper owns, that hyper has given up on it.
 pub(super) struct TimedOut(Arc<AtomicBool>);
 
-impl ClientStream {
-    pub(super) fn new(stream: TcpStream) -> (Self, TimedOut) {
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
+    pub(super) fn new(stream: S) -> (Self, TimedOut) {
         let timed_out = Arc::new(AtomicBool::new(false));
         let handle = TimedOut(timed_out.clone());
         (Self { stream, request_has_begun: false, timed_out }, handle)
@@ -38,17 +37,19 @@ impl TimedOut {
     }
 }
 
-impl Drop for ClientStream {
+impl<S: AsyncWrite + Unpin> Drop for ClientStream<S> {
     fn drop(&mut self) {
         // A client that is merely idle is told nothing: it would take it for the next answer.
         if self.request_has_begun && self.timed_out.load(Ordering::Relaxed) {
             // So few bytes go at once or not at all.
-            let _ = self.stream.try_write(REQUEST_TIMEOUT);
+            let mut context = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.stream).poll_write(&mut context, REQUEST_TIMEOUT);
+            let _ = Pin::new(&mut self.stream).poll_flush(&mut context);
         }
     }
 }
 
-impl AsyncRead for ClientStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -57,7 +58,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
         Pin::new(&mut self.stream).poll_write(cx, bytes)

@@ -26,7 +26,7 @@ use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Offers};
 use crate::runtime::{Engine, EngineError};
-use crate::security::TlsError;
+use crate::security::{TlsError, TokenError};
 use crate::telemetry::{Metrics, MetricsError, Throttle, names};
 use sockets::Sockets;
 
@@ -59,6 +59,8 @@ pub enum NodeError {
     Gossip(#[from] GossipError),
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("the system gives no threads for the public API")]
@@ -123,7 +125,7 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             "meshage-host starts"
         );
-        let keyring = config.secret.as_ref().map(secrets::follow);
+        let keyring = config.secret.as_ref().map(secrets::keyring);
         if keyring.is_none() && !config.bind.is_loopback() {
             warn!(
                 "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
@@ -154,6 +156,7 @@ impl Running {
         );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
 
+        let tokens = config.token_file.clone().map(secrets::tokens).transpose()?;
         let stop_admin = CancellationToken::new();
         let admin = Admin {
             view: gossip.view(),
@@ -161,6 +164,7 @@ impl Running {
             catalog: catalog.clone(),
             readiness: readiness.clone(),
             metrics,
+            tokens: tokens.clone(),
         };
         let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
 
@@ -171,6 +175,8 @@ impl Running {
             connections_max: open_files::room_for_clients(config.connections_max),
             request_timeout: config.request_timeout,
             timeout: config.timeout,
+            tls: config.certificate.clone().map(secrets::server_tls).transpose()?,
+            tokens,
         };
         let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()).map_err(NodeError::Threads)?);
         let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));

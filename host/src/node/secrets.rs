@@ -1,5 +1,7 @@
-//! The secrets of the mesh, as the file has them now, and the certificates that nodes know each other by.
+//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens.
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,40 +12,70 @@ use tracing::{error, info};
 use crate::config::{Config, SecretFile};
 use crate::message::NodeId;
 use crate::peer::TlsNow;
-use crate::security::{Keyring, PeerTls, TlsError};
+use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, TokenError, Tokens};
 
-/// How often the file is read again. It is small.
+/// How often files are read again. They are small.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The secrets now, and whenever they change. A file that is wrong changes nothing, and is told once.
-pub(super) fn follow(secret: &SecretFile) -> watch::Receiver<Arc<Keyring>> {
+/// The secrets now, and whenever they change.
+pub(super) fn keyring(secret: &SecretFile) -> watch::Receiver<Arc<Keyring>> {
     let SecretFile { file, keyring } = secret.clone();
-    let (sender, receiver) = watch::channel(Arc::new(keyring));
+    follow("the secrets of the mesh", keyring, move || Keyring::read(&file))
+}
+
+/// The tokens now, and whenever they change.
+///
+/// # Errors
+/// If the file has none.
+pub(super) fn tokens(file: PathBuf) -> Result<watch::Receiver<Arc<Tokens>>, TokenError> {
+    let first = Tokens::read(&file)?;
+    Ok(follow("the tokens", first, move || Tokens::read(&file)))
+}
+
+/// The certificate that clients see now, and whenever it changes.
+///
+/// # Errors
+/// If its files cannot be used.
+pub(super) fn server_tls(files: ServerCertificate) -> Result<watch::Receiver<Arc<ServerTls>>, TlsError> {
+    let first = ServerTls::read(&files)?;
+    Ok(follow("the certificates of the public API", first, move || ServerTls::read(&files)))
+}
+
+/// What files have now, and whenever that changes. Files that are wrong change nothing, and are told once.
+fn follow<T: PartialEq + Send + Sync + 'static, E: Display + Send + 'static>(
+    what: &'static str,
+    first: T,
+    read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
+) -> watch::Receiver<Arc<T>> {
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    let read = Arc::new(read);
     tokio::spawn(async move {
         let mut told = None;
         while !sender.is_closed() {
             sleep(READ_INTERVAL).await;
-            let path = file.clone();
-            let Ok(read) = tokio::task::spawn_blocking(move || Keyring::read(&path)).await else { return };
-            match read {
-                Ok(keyring) => {
+            let read = read.clone();
+            match tokio::task::spawn_blocking(move || read()).await {
+                Ok(Ok(now)) => {
                     told = None;
-                    sender.send_if_modified(|current| {
-                        let is_news = **current != keyring;
+                    let is_news = sender.send_if_modified(|current| {
+                        let is_news = **current != now;
                         if is_news {
-                            info!(secrets = keyring.count(), "the secrets of the mesh have changed");
-                            *current = Arc::new(keyring);
+                            *current = Arc::new(now);
                         }
                         is_news
                     });
+                    if is_news {
+                        info!("{what} have changed: the new ones are used from now on");
+                    }
                 }
-                Err(wrong) => {
+                Ok(Err(wrong)) => {
                     let wrong = wrong.to_string();
                     if told.as_ref() != Some(&wrong) {
-                        error!(error = wrong, "the secret file is wrong now: the secrets stay as they are");
+                        error!(error = wrong, "{what} stay as they are, as the file is wrong now");
                         told = Some(wrong);
                     }
                 }
+                Err(_) => return,
             }
         }
     });

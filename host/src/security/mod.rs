@@ -1,9 +1,14 @@
 //! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
 
 mod peer_tls;
+mod private_file;
 mod seal;
 mod secret;
+mod server_tls;
+mod tokens;
 
 pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 pub use secret::{Keyring, SecretError, new_secret};
+pub use server_tls::{ServerCertificate, ServerTls};
+pub use tokens::{TokenError, Tokens};

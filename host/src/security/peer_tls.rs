@@ -1,5 +1,6 @@
 //! Mutual TLS between nodes: who a node is on its connections to peers, and how it knows theirs.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +56,9 @@ pub struct PeerCertificates {
 /// Why there can be no TLS between nodes.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{} has {expected}: {cause}", .file.display())]
+    #[error("{} cannot be read: {}", .0.display(), .1)]
+    Read(PathBuf, io::Error),
+    #[error("{} has no {expected} in PEM form: {cause}", .file.display())]
     Pem { file: PathBuf, expected: &'static str, cause: String },
     #[error("these certificates cannot be used: {0}")]
     Unusable(String),
@@ -101,10 +104,11 @@ impl PeerTls {
     pub fn of_files(files: &PeerCertificates, node_id: &NodeId) -> Result<Self, TlsError> {
         ServerName::try_from(node_id.as_str()).map_err(|_| TlsError::NodeId(node_id.clone()))?;
         let mut trusted = RootCertStore::empty();
-        for certificate in read_certificates(&files.authority)? {
+        for certificate in PemFile::read(&files.authority)?.certificates()? {
             trusted.add(certificate).map_err(|error| TlsError::Unusable(error.to_string()))?;
         }
-        Self::new(read_certificates(&files.certificate)?, read_key(&files.key)?, trusted, Names::Plain)
+        let certificates = PemFile::read(&files.certificate)?.certificates()?;
+        Self::new(certificates, PemFile::read(&files.key)?.key()?, trusted, Names::Plain)
     }
 
     fn new(
@@ -198,24 +202,37 @@ fn hashed(node_id: &NodeId) -> String {
     format!("{hex}.meshage")
 }
 
-pub(super) fn read_certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem_error =
-        |cause: String| TlsError::Pem { file: file.to_owned(), expected: "no certificates in PEM form", cause };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<_, _>>)
-        .map_err(|error| pem_error(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(pem_error("there is none".into()));
-    }
-    Ok(certificates)
+/// A PEM file, as it is at one moment.
+#[derive(PartialEq, Eq)]
+pub(super) struct PemFile {
+    file: PathBuf,
+    bytes: Vec<u8>,
 }
 
-pub(super) fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| TlsError::Pem {
-        file: file.to_owned(),
-        expected: "no private key in PEM form",
-        cause: error.to_string(),
-    })
+impl PemFile {
+    pub(super) fn read(file: &Path) -> Result<Self, TlsError> {
+        match fs::read(file) {
+            Ok(bytes) => Ok(Self { file: file.to_owned(), bytes }),
+            Err(cause) => Err(TlsError::Read(file.to_owned(), cause)),
+        }
+    }
+
+    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
+        match read {
+            Ok(certificates) if certificates.is_empty() => Err(self.has_no("certificate", "there is none")),
+            Ok(certificates) => Ok(certificates),
+            Err(cause) => Err(self.has_no("certificate", &cause.to_string())),
+        }
+    }
+
+    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|cause| self.has_no("private key", &cause.to_string()))
+    }
+
+    fn has_no(&self, expected: &'static str, cause: &str) -> TlsError {
+        TlsError::Pem { file: self.file.clone(), expected, cause: cause.to_owned() }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,5 @@
 //! The cluster secret: a file with one or several, so that they can be changed while the mesh runs.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -12,13 +9,12 @@ use chacha20poly1305::aead::rand_core::RngCore;
 use hkdf::Hkdf;
 use sha2::Sha256;
 
+use super::private_file::{PrivateFileError, read_lines};
+
 const SECRET_BYTES: usize = 32;
 
 /// Secrets in one file: the one that is used, the one before, the one to come, and some.
 const SECRETS_MAX: usize = 8;
-
-/// A longer file is none of secrets.
-const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Sets these keys apart from whatever else may be derived from the same secret.
 const SALT: &[u8] = b"meshage 1";
@@ -33,12 +29,8 @@ pub(super) struct Secret([u8; SECRET_BYTES]);
 /// Why a file has no secrets.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    #[error("{} cannot be read: {}", .0.display(), .1)]
-    Read(PathBuf, io::Error),
-    #[error("{} can be read by others (mode {mode:03o}); a secret is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
-    Readable { file: PathBuf, mode: u32 },
-    #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
-    TooLarge(PathBuf),
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
     #[error(
         "{}, line {line}: expected a secret, {SECRET_BYTES} bytes in base64; `meshage-host secret` makes one", .file.display()
     )]
@@ -62,27 +54,13 @@ impl Keyring {
     /// # Errors
     /// What is wrong with the file, never what is in it.
     pub fn read(file: &Path) -> Result<Self, SecretError> {
-        let read_error = |error| SecretError::Read(file.to_owned(), error);
-        let opened = File::open(file).map_err(read_error)?;
-        let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(SecretError::Readable { file: file.to_owned(), mode });
-        }
-        let mut text = String::new();
-        let read = opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(read_error)?;
-        if read as u64 > FILE_BYTES_MAX {
-            return Err(SecretError::TooLarge(file.to_owned()));
-        }
-        Self::parse(file, &text)
+        Self::parse(file, read_lines(file)?)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, SecretError> {
-        let lines = text.lines().map(str::trim).enumerate();
+    fn parse(file: &Path, lines: Vec<(usize, String)>) -> Result<Self, SecretError> {
         let secrets = lines
-            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-            .map(|(index, line)| {
-                Secret::parse(line).ok_or(SecretError::Line { file: file.to_owned(), line: index + 1 })
-            })
+            .into_iter()
+            .map(|(line, text)| Secret::parse(&text).ok_or(SecretError::Line { file: file.to_owned(), line }))
             .collect::<Result<Vec<_>, _>>()?;
         match secrets.len() {
             0 => Err(SecretError::Empty(file.to_owned())),
@@ -128,7 +106,9 @@ impl Secret {
 #[cfg(test)]
 pub(super) mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
+    use super::super::private_file::lines;
     use super::*;
 
     pub(in crate::security) fn keyring(secrets: &[u8]) -> Keyring {
@@ -136,7 +116,7 @@ pub(super) mod tests {
     }
 
     fn parse(text: &str) -> Result<Keyring, String> {
-        Keyring::parse(Path::new("file"), text).map_err(|error| error.to_string())
+        Keyring::parse(Path::new("file"), lines(text)).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -1,0 +1,44 @@
+//! Files for their owner alone.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A longer file is none of secrets.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateFileError {
+    #[error("{} cannot be read: {}", .0.display(), .1)]
+    Read(PathBuf, io::Error),
+    #[error("{} can be read by others (mode {mode:03o}); a secret is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
+    Readable { file: PathBuf, mode: u32 },
+    #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
+    TooLarge(PathBuf),
+}
+
+/// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
+pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
+    let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
+    let opened = File::open(file).map_err(read_error)?;
+    let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(PrivateFileError::Readable { file: file.to_owned(), mode });
+    }
+    let mut text = String::new();
+    let read = opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(read_error)?;
+    if read as u64 > FILE_BYTES_MAX {
+        return Err(PrivateFileError::TooLarge(file.to_owned()));
+    }
+    Ok(lines(&text))
+}
+
+pub(super) fn lines(text: &str) -> Vec<(usize, String)> {
+    let numbered = (1..).zip(text.lines().map(str::trim));
+    numbered
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(n, line)| (n, line.to_owned()))
+        .collect()
+}

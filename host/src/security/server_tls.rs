@@ -1,0 +1,61 @@
+//! TLS of the public API.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::peer_tls::{PemFile, TlsError, provider};
+
+/// HTTP/2 and HTTP/1.1 (RFC 7301).
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The files of the certificate that clients see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// A certificate that clients see, as its files were when they were read.
+pub struct ServerTls {
+    acceptor: TlsAcceptor,
+    files: [PemFile; 2],
+}
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
+impl ServerTls {
+    /// Reads the certificate and its key.
+    ///
+    /// # Errors
+    /// Which file is wrong, and how.
+    pub fn read(files: &ServerCertificate) -> Result<Self, TlsError> {
+        let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
+        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read(&files.key)?);
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(certificate.certificates()?, key.key()?)
+            .map_err(unusable)?;
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(Self { acceptor: Arc::new(config).into(), files: [certificate, key] })
+    }
+
+    /// Makes a client's connection secure.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await
+    }
+}
