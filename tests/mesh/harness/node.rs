@@ -102,7 +102,9 @@ impl Setup {
         let place = wire.place(number);
         let addr = place.addr.to_string();
         self.place = Some(place);
-        self.id(&format!("n{number}")).flag("--bind", &addr).flag("--admin-bind", &addr).secret(&Secret::shared())
+        let setup = self.id(&format!("n{number}")).flag("--bind", &addr).secret(&Secret::shared());
+        // Nobody but the test is on the wire.
+        setup.flag("--admin-bind", &addr).flag("--insecure", "true")
     }
 
     /// Gives the node the secrets of a file.
@@ -200,7 +202,11 @@ impl Node {
 
     /// A GET of the admin API.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
-        self.client.request(Method::GET, &format!("http://{}{path}", self.admin)).send().await
+        self.request_admin(path).send().await
+    }
+
+    pub(crate) fn request_admin(&self, path: &str) -> Request<'_> {
+        self.client.request(Method::GET, &format!("http://{}{path}", self.admin))
     }
 
     pub(crate) async fn wait_until_ready(&self) {

@@ -1,0 +1,139 @@
+//! Who may use the public and the admin API, and how they are reached.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::harness::{Node, Plugins, Setup, until};
+
+const FIRST: &str = "first-token-0123456789";
+const SECOND: &str = "second-token-0123456789";
+
+/// Writes a file that only its owner can read, in one step.
+fn put(file: &Path, text: &str) {
+    let beside = file.with_extension("new");
+    fs::write(&beside, text).unwrap();
+    fs::set_permissions(&beside, Permissions::from_mode(0o600)).unwrap();
+    fs::rename(beside, file).unwrap();
+}
+
+async fn status_with(node: &Node, token: &str) -> u16 {
+    node.post("/api/echo/1").header("authorization", &format!("Bearer {token}")).send().await.status
+}
+
+#[tokio::test]
+async fn with_a_token_file_a_token_is_needed() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("tokens");
+    put(&file, FIRST);
+    let node = Setup::new(Plugins::usual()).flag("--token-file", file.to_str().unwrap()).ready().await;
+    let refused = node.post("/api/echo/1").send().await;
+    assert_eq!(refused.problem(401, "unauthorized")["retryable"], false);
+    assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
+    assert_eq!(status_with(&node, SECOND).await, 401);
+    assert_eq!(status_with(&node, FIRST).await, 200);
+    // Nobody learns without a token whether there is such a stream.
+    node.post("/api/none/1").send().await.problem(401, "unauthorized");
+    for path in ["/metrics", "/cluster", "/plugins", "/cluster/owner/echo/1"] {
+        assert_eq!(node.admin(path).await.status, 401, "{path}");
+    }
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(node.admin(path).await.status, 200, "{path}");
+    }
+    let with_token = node.request_admin("/cluster").header("authorization", &format!("Bearer {FIRST}"));
+    with_token.send().await.ok();
+
+    put(&file, &format!("{FIRST}\n{SECOND}\n"));
+    until(|| async { status_with(&node, SECOND).await == 200 }).await;
+    assert_eq!(status_with(&node, FIRST).await, 200);
+    put(&file, SECOND);
+    until(|| async { status_with(&node, FIRST).await == 401 }).await;
+    put(&file, "short");
+    let told = node.log_line("the tokens stay as they are").await;
+    assert!(told.contains("line 1") && !told.contains("short"), "{told}");
+    assert_eq!(status_with(&node, SECOND).await, 200);
+}
+
+#[tokio::test]
+async fn an_admin_api_on_a_network_needs_tokens() {
+    let (code, said) = Setup::new(Plugins::usual()).flag("--admin-bind", "0.0.0.0").fail().await;
+    assert_eq!(code, 2);
+    assert!(said.contains("admin_bind") && said.contains("token_file"), "{said}");
+}
+
+#[tokio::test]
+async fn the_admin_api_is_not_for_pages_of_other_sites() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    for (name, value) in [
+        ("origin", "http://evil.example"),
+        ("sec-fetch-site", "cross-site"),
+        // A page whose own name has been made to lead here.
+        ("host", "evil.example:9080"),
+    ] {
+        for path in ["/metrics", "/cluster", "/plugins", "/livez"] {
+            let answer = node.request_admin(path).header(name, value).send().await;
+            assert_eq!(answer.status, 403, "{name} {path}: {}", answer.text());
+        }
+    }
+    node.request_admin("/cluster").header("sec-fetch-site", "none").send().await.ok();
+}
+
+/// Makes a certificate for `localhost`, and puts it and its key into their files.
+fn new_certificate(certificate: &Path, key: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    put(key, &signing_key.serialize_pem());
+    put(certificate, &cert.pem());
+    cert.der().clone()
+}
+
+async fn connect(
+    node: &Node,
+    trusted: &CertificateDer<'static>,
+    protocol: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let stream = TcpStream::connect(&node.http).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+}
+
+#[tokio::test]
+async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
+    let directory = TempDir::new().unwrap();
+    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let first = new_certificate(&certificate, &key);
+    let setup = Setup::new(Plugins::usual()).flag("--tls-cert", certificate.to_str().unwrap());
+    let node = setup.flag("--tls-key", key.to_str().unwrap()).ready().await;
+    let mut stream = connect(&node, &first, b"http/1.1").await.unwrap();
+    let request = "POST /api/echo/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""partitionKey":"1""#), "{answer}");
+    let stream = connect(&node, &first, b"h2").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    // Who speaks plain HTTP gets nothing of it.
+    assert!(node.post("/api/echo/1").try_send().await.is_err());
+
+    let second = new_certificate(&certificate, &key);
+    until(|| async { connect(&node, &second, b"http/1.1").await.is_ok() }).await;
+    assert!(connect(&node, &first, b"http/1.1").await.is_err());
+    put(&certificate, "no certificate");
+    let told = node.log_line("the certificates of the public API stay as they are").await;
+    assert!(told.contains("cert.pem") && told.contains("PEM"), "{told}");
+    connect(&node, &second, b"http/1.1").await.unwrap();
+}
