@@ -94,6 +94,10 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<String>,
 
+    /// File with public keys of minisign, one a line: only plugins that one of them has signed are loaded
+    #[arg(long, env = "MESHAGE_TRUSTED_KEYS", value_name = "FILE")]
+    pub trusted_keys: Option<String>,
+
     /// Longest body of a request, in bytes [default: 1048576]
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::{Keyring, PeerCertificates, ServerCertificate};
+use crate::security::{Keyring, PeerCertificates, ServerCertificate, TrustedKeys};
 use crate::telemetry::LogFormat;
 
 /// What is added to the public API's port to get the admin API's.
@@ -57,6 +57,7 @@ pub struct Config {
     pub connections_max: usize,
     pub request_timeout: Duration,
     pub timeout: Duration,
+    pub plugin_terms: PluginTerms,
     pub log_format: LogFormat,
     pub log_filter: String,
 }
@@ -82,7 +83,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 25] = [
+const SETTINGS: [Setting; 26] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -102,6 +103,7 @@ const SETTINGS: [Setting; 25] = [
     ("tls_cert", "MESHAGE_TLS_CERT", |cli| &mut cli.tls_cert),
     ("tls_key", "MESHAGE_TLS_KEY", |cli| &mut cli.tls_key),
     ("token_file", "MESHAGE_TOKEN_FILE", |cli| &mut cli.token_file),
+    ("trusted_keys", "MESHAGE_TRUSTED_KEYS", |cli| &mut cli.trusted_keys),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
     ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
     ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
@@ -188,6 +190,7 @@ impl Config {
             let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
             return Err(settings.error("admin_bind", &admin_bind.to_string(), expected));
         }
+        let plugin_terms = PluginTerms::check(&mut settings)?;
         let config = Self {
             http_port,
             cluster_port,
@@ -207,7 +210,8 @@ impl Config {
             body_bytes_max,
             connections_max,
             request_timeout: duration("request_timeout", &mut settings)?,
-            timeout: duration("timeout", &mut settings)?,
+            timeout: plugin_terms.timeout_max,
+            plugin_terms,
             log_format: log_format(&mut settings)?,
             log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
         };
@@ -265,12 +269,31 @@ fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
     Ok(cli)
 }
 
-/// The longest time for a message, which bounds what a plugin's manifest may say.
-///
-/// # Errors
-/// If it is no duration, or the configuration file is none.
-pub fn plugin_timeout(cli: Cli) -> Result<Duration, ConfigError> {
-    duration("timeout", &mut Settings(&mut complete(cli)?))
+/// What the settings demand of plugins.
+#[derive(Debug, Clone)]
+pub struct PluginTerms {
+    /// The longest time for a message, which bounds what a manifest may say.
+    pub timeout_max: Duration,
+    /// `None`: no plugin needs a signature.
+    pub trusted_keys: Option<TrustedKeys>,
+}
+
+impl PluginTerms {
+    /// Of what was written, whatever else is written there.
+    ///
+    /// # Errors
+    /// The first setting of these that cannot be.
+    pub fn new(cli: Cli) -> Result<Self, ConfigError> {
+        Self::check(&mut Settings(&mut complete(cli)?))
+    }
+
+    fn check(settings: &mut Settings<'_>) -> Result<Self, ConfigError> {
+        let trusted_keys = settings.take("trusted_keys").map(|file| {
+            TrustedKeys::read(Path::new(&file))
+                .map_err(|error| settings.error("trusted_keys", &file, &format!("a file of keys, but {error}")))
+        });
+        Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: trusted_keys.transpose()? })
+    }
 }
 
 /// What was written, and the way to say that it is wrong.

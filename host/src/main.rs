@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use meshage_host::cli::{Cli, Command};
-use meshage_host::config::{Config, ConfigError, plugin_timeout};
+use meshage_host::config::{Config, ConfigError, PluginTerms};
 use meshage_host::security::new_secret;
 use meshage_host::{node, telemetry};
 use mimalloc::MiMalloc;
@@ -30,7 +30,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
-        Some(Command::Check { files }) => plugin_timeout(cli).map(|timeout| check(&files, timeout)),
+        Some(Command::Check { files }) => PluginTerms::new(cli).map(|terms| check(&files, terms)),
         Some(Command::Secret) => {
             println!("{}", new_secret());
             Ok(Ok(ExitCode::SUCCESS))
@@ -52,9 +52,9 @@ fn main() -> ExitCode {
 
 /// Says of each plugin whether it would load.
 #[tokio::main]
-async fn check(files: &[PathBuf], timeout: Duration) -> anyhow::Result<ExitCode> {
+async fn check(files: &[PathBuf], terms: PluginTerms) -> anyhow::Result<ExitCode> {
     let mut all_are_good = true;
-    for verdict in node::check(files, timeout).await? {
+    for verdict in node::check(files, terms).await? {
         match verdict {
             Ok(good) => println!("{good}"),
             Err(bad) => {

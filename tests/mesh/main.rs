@@ -27,5 +27,6 @@ mod readme;
 mod sandbox;
 mod security;
 mod send;
+mod signed;
 mod soak;
 mod start;

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
-use crate::config::Config;
+use crate::config::{Config, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
 use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
-use crate::plugins::{Catalog, DirectoryError, Keeper, Offers};
+use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
 use crate::runtime::{Engine, EngineError};
 use crate::security::{TlsError, TokenError};
 use crate::telemetry::{Metrics, MetricsError, Throttle, names};
@@ -201,7 +201,9 @@ impl Running {
     async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
         let data_dir = config.data_dir.clone();
         let engine = tokio::task::spawn_blocking(move || Engine::new(&data_dir)).await??;
-        let mut keeper = Keeper::new(config.plugins.clone(), engine, self.catalog.clone(), config.timeout);
+        let PluginTerms { timeout_max, trusted_keys } = config.plugin_terms.clone();
+        let loader = Loader { engine, timeout_max, trusted_keys };
+        let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());
         keeper.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;

@@ -14,10 +14,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::catalog::{Catalog, Plugin};
-use super::load::{Loaded, reload};
+use super::load::{Loaded, Loader};
 use super::scan::{identity, scan};
 use super::settle::{Next, Settling, Step};
-use crate::runtime::Engine;
 
 /// How often the directory is looked at without any event: network and container file systems lose
 /// them, and what a link leads to changes elsewhere.
@@ -42,9 +41,8 @@ pub struct DirectoryError {
 
 pub struct Keeper {
     directory: PathBuf,
-    engine: Engine,
+    loader: Loader,
     catalog: Arc<Catalog>,
-    timeout_max: Duration,
     settling: Settling,
     jobs: JoinSet<Done>,
     loads: Arc<Semaphore>,
@@ -72,12 +70,11 @@ enum Done {
 }
 
 impl Keeper {
-    pub fn new(directory: PathBuf, engine: Engine, catalog: Arc<Catalog>, timeout_max: Duration) -> Self {
+    pub fn new(directory: PathBuf, loader: Loader, catalog: Arc<Catalog>) -> Self {
         Self {
             directory,
-            engine,
+            loader,
             catalog,
-            timeout_max,
             settling: Settling::default(),
             jobs: JoinSet::new(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
@@ -156,12 +153,12 @@ impl Keeper {
     fn take(&mut self, step: Step) {
         match step {
             Step::Load { name, file, stamp } => {
-                let (engine, loads, timeout_max) = (self.engine.clone(), self.loads.clone(), self.timeout_max);
+                let (loader, loads) = (self.loader.clone(), self.loads.clone());
                 let current = self.catalog.plugin(&name);
                 self.jobs.spawn(async move {
                     // The semaphore is never closed.
                     let _place = loads.acquire_owned().await;
-                    let loaded = reload(file, stamp, current, &engine, timeout_max).await;
+                    let loaded = loader.reload(file, stamp, current).await;
                     Done::Load { name, loaded }
                 });
             }

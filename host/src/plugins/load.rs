@@ -13,12 +13,16 @@ use tracing::info;
 
 use super::catalog::{Failed, Plugin};
 use super::manifest::{ManifestError, is_credential, read_manifest};
-use super::scan::Stamp;
+use super::scan::{Stamp, signature_of};
 use crate::message::{Digest, NameError, StreamName, cut};
 use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
+use crate::security::{SignatureError, TrustedKeys};
 
 /// The largest manifest. A longer file is none.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
+
+/// A longer file is no signature.
+const SIGNATURE_BYTES_MAX: u64 = 4 << 10;
 
 /// What is said of a plugin, at most: some of it comes from its file.
 const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
@@ -38,6 +42,10 @@ enum PluginError {
     ManifestText(PathBuf),
     #[error("{}: {}", .0.display(), .1)]
     Manifest(PathBuf, ManifestError),
+    #[error("{} is not signed, as --trusted-keys demands: {} is missing; `minisign -S -m FILE` makes it", .file.display(), .signature.display())]
+    Unsigned { file: PathBuf, signature: PathBuf },
+    #[error("{}: {}", .0.display(), .1)]
+    Signature(PathBuf, SignatureError),
     #[error("{}: {}", .0.display(), .1)]
     Component(PathBuf, LoadError),
 }
@@ -58,61 +66,129 @@ struct Files {
     manifest: String,
 }
 
-/// Loads the plugin of a file, as a node would that has nothing else to do.
-///
-/// # Errors
-/// Why it cannot run.
-pub async fn load_file(file: &Path, engine: &Engine, timeout_max: Duration) -> Result<Plugin, Failed> {
-    let file = file.to_owned();
-    let read = tokio::task::spawn_blocking({
-        let file = file.clone();
-        move || read(&file)
-    });
-    let files = read.await.unwrap_or_else(|error| Err(PluginError::Read(file.clone(), error.into())));
-    prepare(file, files, engine, timeout_max).await
+/// Makes plugins of files.
+#[derive(Clone)]
+pub struct Loader {
+    pub engine: Engine,
+    /// The longest time for a message, which bounds what a manifest may say.
+    pub timeout_max: Duration,
+    /// `None`: no file needs a signature.
+    pub trusted_keys: Option<TrustedKeys>,
 }
 
-/// Loads what has changed: `stamp` is what the files were when they were seen, `current` the version that
-/// runs.
-pub(super) async fn reload(
-    file: PathBuf,
-    stamp: Stamp,
-    current: Option<Arc<Plugin>>,
-    engine: &Engine,
-    timeout_max: Duration,
-) -> Loaded {
-    let path = file.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let files = read(&path);
-        (Stamp::of(&path) == Some(stamp)).then_some(files)
-    });
-    let files = match read.await {
-        Ok(Some(files)) => files,
-        Ok(None) => return Loaded::Unsettled,
-        Err(error) => Err(PluginError::Read(file.clone(), error.into())),
-    };
-    if let (Ok(files), Some(current)) = (&files, current)
-        && digest(&files.component) == current.digest
-        && files.manifest == current.manifest
-    {
-        return Loaded::Same(current);
+impl Loader {
+    /// Loads the plugin of a file, as a node would that has nothing else to do.
+    ///
+    /// # Errors
+    /// Why it cannot run.
+    pub async fn load_file(&self, file: &Path) -> Result<Plugin, Failed> {
+        let (path, trusted_keys) = (file.to_owned(), self.trusted_keys.clone());
+        let reading = tokio::task::spawn_blocking(move || read(&path, trusted_keys.as_ref()));
+        let files = reading.await.unwrap_or_else(|error| Err(PluginError::Read(file.to_owned(), error.into())));
+        self.prepare(file.to_owned(), files).await
     }
-    match prepare(file, files, engine, timeout_max).await {
-        Ok(plugin) => Loaded::Plugin(Box::new(plugin)),
-        Err(failed) => Loaded::Failed(failed),
+
+    /// Loads what has changed: `stamp` is what the files were when they were seen, `current` the version that
+    /// runs.
+    pub(super) async fn reload(&self, file: PathBuf, stamp: Stamp, current: Option<Arc<Plugin>>) -> Loaded {
+        let (path, trusted_keys) = (file.clone(), self.trusted_keys.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let files = read(&path, trusted_keys.as_ref());
+            (Stamp::of(&path) == Some(stamp)).then_some(files)
+        });
+        let files = match reading.await {
+            Ok(Some(files)) => files,
+            Ok(None) => return Loaded::Unsettled,
+            Err(error) => Err(PluginError::Read(file.clone(), error.into())),
+        };
+        if let (Ok(files), Some(current)) = (&files, current)
+            && digest(&files.component) == current.digest
+            && files.manifest == current.manifest
+        {
+            return Loaded::Same(current);
+        }
+        match self.prepare(file, files).await {
+            Ok(plugin) => Loaded::Plugin(Box::new(plugin)),
+            Err(failed) => Loaded::Failed(failed),
+        }
+    }
+
+    async fn prepare(&self, file: PathBuf, files: Result<Files, PluginError>) -> Result<Plugin, Failed> {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let digest = match &files {
+            Ok(files) => digest(&files.component),
+            Err(_) => Digest::from_text(""),
+        };
+        match self.try_prepare(&name, &file, files).await {
+            Ok((stream, manifest, handler)) => {
+                Ok(Plugin { stream, file, digest, manifest, loaded_at: SystemTime::now(), handler })
+            }
+            Err(error) => Err(Failed {
+                name,
+                file,
+                digest,
+                failed_at: SystemTime::now(),
+                is_lasting: error.is_lasting(),
+                error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
+            }),
+        }
+    }
+
+    async fn try_prepare(
+        &self,
+        name: &str,
+        file: &Path,
+        files: Result<Files, PluginError>,
+    ) -> Result<(StreamName, String, Handler), PluginError> {
+        let stream = StreamName::try_from(name).map_err(|problem| PluginError::Name {
+            file: file.to_owned(),
+            name: name.to_owned(),
+            problem,
+        })?;
+        let Files { component, manifest } = files?;
+        let limits: Limits = read_manifest(&manifest, self.timeout_max)
+            .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
+        if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
+            info!(%stream, %header, "the plugin's manifest lets it see credentials");
+        }
+        let handler = Handler::load(&self.engine, stream.clone(), component, limits)
+            .await
+            .map_err(|error| PluginError::Component(file.to_owned(), error))?;
+        Ok((stream, manifest, handler))
     }
 }
 
-fn read(file: &Path) -> Result<Files, PluginError> {
+fn read(file: &Path, trusted_keys: Option<&TrustedKeys>) -> Result<Files, PluginError> {
     let too_large = |bytes| PluginError::Component(file.to_owned(), LoadError::TooLarge { bytes });
     let component = read_up_to(COMPONENT_BYTES_MAX, file, too_large)?;
+    check_signature(file, &component, trusted_keys)?;
     let manifest_file = file.with_extension("toml");
     let too_large = |bytes| PluginError::ManifestSize { file: manifest_file.clone(), bytes };
     let manifest = match read_up_to(MANIFEST_BYTES_MAX, &manifest_file, too_large) {
         Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        read => String::from_utf8(read?).map_err(|_| PluginError::ManifestText(manifest_file))?,
+        read => {
+            let manifest = read?;
+            check_signature(&manifest_file, &manifest, trusted_keys)?;
+            String::from_utf8(manifest).map_err(|_| PluginError::ManifestText(manifest_file))?
+        }
     };
     Ok(Files { component, manifest })
+}
+
+/// Makes sure that a trusted key has signed the file, if it must: the signature is beside it.
+fn check_signature(file: &Path, content: &[u8], trusted_keys: Option<&TrustedKeys>) -> Result<(), PluginError> {
+    let Some(trusted_keys) = trusted_keys else { return Ok(()) };
+    let signature_file = signature_of(file);
+    let too_large = |_| PluginError::Signature(signature_file.clone(), SignatureError::NoSignature);
+    let signature = match read_up_to(SIGNATURE_BYTES_MAX, &signature_file, too_large) {
+        Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PluginError::Unsigned { file: file.to_owned(), signature: signature_file });
+        }
+        read => read?,
+    };
+    trusted_keys
+        .verify(content, &String::from_utf8_lossy(&signature))
+        .map_err(|error| PluginError::Signature(signature_file, error))
 }
 
 /// Reads a regular file of a limited size. Nothing else is waited for: what is no file may never end.
@@ -146,56 +222,6 @@ impl PluginError {
             _ => true,
         }
     }
-}
-
-async fn prepare(
-    file: PathBuf,
-    files: Result<Files, PluginError>,
-    engine: &Engine,
-    timeout_max: Duration,
-) -> Result<Plugin, Failed> {
-    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let digest = match &files {
-        Ok(files) => digest(&files.component),
-        Err(_) => Digest::from_text(""),
-    };
-    match try_prepare(&name, &file, files, engine, timeout_max).await {
-        Ok((stream, manifest, handler)) => {
-            Ok(Plugin { stream, file, digest, manifest, loaded_at: SystemTime::now(), handler })
-        }
-        Err(error) => Err(Failed {
-            name,
-            file,
-            digest,
-            failed_at: SystemTime::now(),
-            is_lasting: error.is_lasting(),
-            error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
-        }),
-    }
-}
-
-async fn try_prepare(
-    name: &str,
-    file: &Path,
-    files: Result<Files, PluginError>,
-    engine: &Engine,
-    timeout_max: Duration,
-) -> Result<(StreamName, String, Handler), PluginError> {
-    let stream = StreamName::try_from(name).map_err(|problem| PluginError::Name {
-        file: file.to_owned(),
-        name: name.to_owned(),
-        problem,
-    })?;
-    let Files { component, manifest } = files?;
-    let limits: Limits = read_manifest(&manifest, timeout_max)
-        .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
-    if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
-        info!(%stream, %header, "the plugin's manifest lets it see credentials");
-    }
-    let handler = Handler::load(engine, stream.clone(), component, limits)
-        .await
-        .map_err(|error| PluginError::Component(file.to_owned(), error))?;
-    Ok((stream, manifest, handler))
 }
 
 fn digest(component: &[u8]) -> Digest {

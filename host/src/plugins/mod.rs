@@ -9,5 +9,5 @@ mod settle;
 
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
-pub use load::load_file;
+pub use load::Loader;
 pub use manifest::{ManifestError, read_manifest};

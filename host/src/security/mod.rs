@@ -5,10 +5,12 @@ mod private_file;
 mod seal;
 mod secret;
 mod server_tls;
+mod signatures;
 mod tokens;
 
 pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
+pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
 pub use tokens::{TokenError, Tokens};

@@ -1,0 +1,95 @@
+//! Signatures of plugins, as minisign makes them: only what the owner of a trusted key has signed is loaded.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use minisign_verify::{Error, PublicKey, Signature};
+
+/// minisign's public key files begin with such a line.
+const COMMENT: &str = "untrusted comment:";
+
+/// Keys whose signatures are taken.
+#[derive(Clone)]
+pub struct TrustedKeys {
+    keys: Arc<[PublicKey]>,
+    /// The same as text, for those who look for the right one.
+    shown: Arc<str>,
+}
+
+/// Why a file has no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustedKeysError {
+    #[error("{} cannot be read: {}", .0.display(), .1)]
+    Read(PathBuf, io::Error),
+    #[error("{}, line {line}: expected a public key of minisign, such as RWQ…, one a line", .file.display())]
+    Line { file: PathBuf, line: usize },
+    #[error("{} has no public key of minisign; `minisign -G` makes one, and `minisign -R` shows it again", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Why a signature is not taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    #[error("it is not a signature of minisign; make it with `minisign -S`")]
+    NoSignature,
+    #[error("it was made with a key that is not trusted; expected one of {0} (--trusted-keys)")]
+    UnknownKey(Arc<str>),
+    #[error("it does not fit the file, which was changed after it was signed: sign it again with `minisign -S`")]
+    Mismatch,
+}
+
+impl std::fmt::Debug for TrustedKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl TrustedKeys {
+    /// Reads the keys of a file: one a line, or what minisign writes.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(file: &Path) -> Result<Self, TrustedKeysError> {
+        let text = fs::read_to_string(file).map_err(|error| TrustedKeysError::Read(file.to_owned(), error))?;
+        Self::parse(file, &text)
+    }
+
+    fn parse(file: &Path, text: &str) -> Result<Self, TrustedKeysError> {
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let lines: Vec<(usize, &str)> = lines
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#') && !line.starts_with(COMMENT))
+            .collect();
+        let keys = lines
+            .iter()
+            .map(|(line, text)| {
+                let wrong = |_| TrustedKeysError::Line { file: file.to_owned(), line: *line };
+                PublicKey::from_base64(text).map_err(wrong)
+            })
+            .collect::<Result<Arc<[_]>, _>>()?;
+        if keys.is_empty() {
+            return Err(TrustedKeysError::Empty(file.to_owned()));
+        }
+        let shown: Vec<&str> = lines.iter().map(|(_, text)| *text).collect();
+        Ok(Self { keys, shown: shown.join(", ").into() })
+    }
+
+    /// Makes sure that this is a signature of the content by a trusted key.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(&self, content: &[u8], signature: &str) -> Result<(), SignatureError> {
+        let signature = Signature::decode(signature).map_err(|_| SignatureError::NoSignature)?;
+        let mut why = SignatureError::UnknownKey(self.shown.clone());
+        for key in &*self.keys {
+            // The older kind of signature, of the content and not of its hash, is as good.
+            match key.verify(content, &signature, true) {
+                Ok(()) => return Ok(()),
+                Err(Error::UnexpectedKeyId) => {}
+                Err(_) => why = SignatureError::Mismatch,
+            }
+        }
+        Err(why)
+    }
+}
