@@ -97,6 +97,56 @@ async fn requests_that_are_no_http_are_refused() {
 }
 
 #[tokio::test]
+async fn requests_that_others_may_read_otherwise_are_refused() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let host = "Host: a\r\n";
+    let chunks = "2\r\n{}\r\n0\r\n\r\n";
+    for (target, head, body) in [
+        ("/api/echo/1", "Host: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n", "{}x"),
+        ("/api/echo/1", "Host: a\r\nContent-Length: +2\r\n", "{}"),
+        ("/api/echo/1", "Host: a\r\nContent-Length : 2\r\n", "{}"),
+        ("/api/echo/1", "Host: a\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n", "{}"),
+        ("/api/echo/1", "Host: a\r\nX-A: b\rc\r\nContent-Length: 2\r\n", "{}"),
+        ("/api/echo/1", "Host: a\r\nX-A: b\0c\r\nContent-Length: 2\r\n", "{}"),
+        ("http://a/api/echo/1", host, ""),
+        ("/api/echo/1", "", ""),
+        ("/api/echo/1", "Host: a\r\nHost: b\r\n", ""),
+        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", chunks),
+        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked, gzip\r\n", chunks),
+        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: xchunked\r\n", chunks),
+        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked\r\n", "+2\r\n{}\r\n0\r\n\r\n"),
+        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked\r\n", "2\n{}\n0\n\n"),
+    ] {
+        let request = format!("POST {target} HTTP/1.1\r\n{head}\r\n{body}");
+        assert_eq!(raw(&node, &request).await, 400, "{request:?}");
+    }
+    // With both lengths the chunks count, and nothing is left over that could be taken for a second request.
+    let lengths = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
+    let both = format!("POST /api/fickle/1?calls HTTP/1.1\r\n{host}{lengths}\r\n{chunks}");
+    assert_eq!(raw(&node, &both).await, 200);
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let mut slow = Vec::new();
+    for number in 0..300 {
+        let mut stream = TcpStream::connect(&node.http).await.unwrap();
+        // Half a head, half a body, or nothing at all.
+        let half_a_body = "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{";
+        stream.write_all(["POST /api/echo/1 HT", half_a_body, ""][number % 3].as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    node.wait_for_metric("meshage_client_connections 300").await;
+    for key in 0..200 {
+        node.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+    }
+    // They are all still there: none of them was in the way.
+    node.wait_for_metric("meshage_client_connections 301").await;
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_arrive_in_time_is_408() {
     let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").ready().await;
     assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\n").await, 408);

@@ -4,6 +4,7 @@ mod admin;
 mod admin_site;
 mod answer;
 mod body;
+mod framing;
 mod lanes;
 mod problem;
 mod public;

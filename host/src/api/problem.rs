@@ -21,6 +21,8 @@ pub(super) enum ApiError {
         "there is no token in the request, or none that is good now; send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)"
     )]
     Unauthorized,
+    #[error("the request is not well formed: {0}")]
+    Framing(&'static str),
     #[error("the method {method} is not allowed; use one of {}", Method::ALLOWED)]
     Method { method: String },
     #[error(transparent)]
@@ -71,6 +73,7 @@ impl ApiError {
             Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => {
                 Row("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
             }
+            Self::Framing(_) => Row("bad-request", "The request is not well formed", StatusCode::BAD_REQUEST),
             Self::Unauthorized => Row("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
             Self::Method { .. } => {
                 Row("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
@@ -96,9 +99,11 @@ impl ApiError {
                 other => other.nothing_ran(),
             },
             Self::Body(BodyError::Late(_) | BodyError::Broken(_)) => true,
-            Self::Target(_) | Self::Unauthorized | Self::Method { .. } | Self::Body(BodyError::TooLarge { .. }) => {
-                false
-            }
+            Self::Target(_)
+            | Self::Framing(_)
+            | Self::Unauthorized
+            | Self::Method { .. }
+            | Self::Body(BodyError::TooLarge { .. }) => false,
         }
     }
 

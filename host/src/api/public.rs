@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::answer::{self, HttpResponse};
 use super::body;
+use super::framing;
 use super::lanes::Lanes;
 use super::problem::{ApiError, Subject};
 use super::stream::ClientStream;
@@ -181,6 +182,9 @@ impl PublicApi {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
+        if let Some(problem) = framing::problem(request.version(), request.uri(), request.headers()) {
+            return self.problem(&ApiError::Framing(problem), Subject::default());
+        }
         if let Some(tokens) = &self.config.tokens
             && !tokens.borrow().allow(request.headers().get(AUTHORIZATION))
         {
