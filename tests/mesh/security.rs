@@ -1,13 +1,15 @@
 //! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the secret can be
 //! changed while the mesh works.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::sync::Arc;
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -204,6 +206,63 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// An operator's own authority, and certificates under it.
+struct Authority {
+    directory: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        fs::write(directory.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { directory, issuer: Issuer::new(params, key) }
+    }
+
+    /// Starts a node with a certificate of this name.
+    async fn start(&self, id: &str, name: &str, secret: &Secret, seeds: &[&Node]) -> Node {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let file = |file: String, content: String| {
+            let path = self.directory.path().join(file);
+            fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let setup = Setup::new(Plugins::usual()).id(id).secret(secret).seeds(seeds);
+        let setup = setup.flag("--peer-cert", &file(format!("{id}.pem"), certificate.pem()));
+        let setup = setup.flag("--peer-key", &file(format!("{id}.key"), key.serialize_pem()));
+        setup.flag("--peer-ca", self.directory.path().join("ca.pem").to_str().unwrap()).start().await
+    }
+}
+
+#[tokio::test]
+async fn an_operators_own_certificates_count_and_name_the_node() {
+    let (secret, authority) = (Secret::of(&[new_secret()]), Authority::new());
+    let first = authority.start("n1", "n1", &secret, &[]).await;
+    let second = authority.start("n2", "n2", &secret, &[&first]).await;
+    wait_for_mesh(&[&first, &second]).await;
+    let key = first.key_owned_by("echo", "n2").await;
+    let answer = first.post(&format!("/api/echo/{key}")).json("{}").send().await;
+    assert_eq!((answer.status, answer.node()), (200, "n2"));
+    // One that has the secret, but a certificate of another name; and one whose certificate is made of the secret.
+    let wrong = authority.start("n3", "n9", &secret, &[&first]).await;
+    let own = Setup::new(Plugins::usual()).id("n4").secret(&secret).seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second, &wrong, &own]).await;
+    for id in ["n3", "n4"] {
+        let key = first.key_owned_by("echo", id).await;
+        for node in [&first, &second] {
+            let answer = node.post(&format!("/api/echo/{key}")).json("{}").send().await;
+            answer.ok();
+            assert!(["n1", "n2"].contains(&answer.node()), "{id} was given a message");
+        }
+        let told = first.log_line(&format!(r#""peer":"{id}""#)).await;
+        assert!(told.contains("handshake"), "{told}");
     }
 }
 
