@@ -151,7 +151,14 @@ async fn a_request_that_does_not_arrive_in_time_is_408() {
     let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").ready().await;
     assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\n").await, 408);
     assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await, 408);
-    // An idle connection is closed without a word.
+    // One that says nothing, or never gets to say which HTTP it speaks, is closed without a word.
+    for opening in ["", "P", "PRI * HTTP/2"] {
+        let mut silent = TcpStream::connect(&node.http).await.unwrap();
+        silent.write_all(opening.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        timeout(HANG, silent.read_to_end(&mut said)).await.expect("the connection stays open").unwrap();
+    }
+    // So is an idle connection.
     let mut idle = TcpStream::connect(&node.http).await.unwrap();
     idle.write_all(b"GET /api/echo/1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let mut said = Vec::new();

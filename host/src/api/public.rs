@@ -39,6 +39,9 @@ use crate::telemetry::{Throttle, names};
 /// A request's line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
+/// A TLS handshake is two round trips.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
@@ -133,11 +136,11 @@ impl PublicApi {
                     }
                 };
                 let (api, builder, watcher) = (self.clone(), builder.clone(), connections.watcher());
-                let open = open.clone();
+                let (open, stopping) = (open.clone(), stopping.clone());
                 self.lanes.next().spawn(async move {
                     open.increment(1);
                     match TcpStream::from_std(stream) {
-                        Ok(stream) => api.secure_and_serve(stream, &builder, watcher).await,
+                        Ok(stream) => api.secure_and_serve(stream, &builder, watcher, &stopping).await,
                         Err(error) => warn!(%error, "a client's connection was not accepted"),
                     }
                     open.decrement(1);
@@ -150,14 +153,23 @@ impl PublicApi {
         connections.shutdown().await;
     }
 
-    async fn secure_and_serve(self: Arc<Self>, stream: TcpStream, builder: &Builder<OnRuntime>, watcher: Watcher) {
+    async fn secure_and_serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        builder: &Builder<OnRuntime>,
+        watcher: Watcher,
+        stopping: &CancellationToken,
+    ) {
         let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
             return self.serve_connection(stream, builder, watcher).await;
         };
-        match timeout(self.config.request_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_connection(stream, builder, watcher).await,
-            Ok(Err(error)) => debug!(%error, "a client's TLS handshake failed"),
-            Err(_) => debug!("a client's TLS handshake took too long"),
+        let handshake = timeout(self.config.request_timeout.min(HANDSHAKE_TIME_MAX), tls.accept(stream));
+        match stopping.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(stream))) => self.serve_connection(stream, builder, watcher).await,
+            Some(Ok(Err(error))) => debug!(%error, "a client's TLS handshake failed"),
+            Some(Err(_)) => debug!("a client's TLS handshake took too long"),
+            // There is no request yet that could be finished.
+            None => {}
         }
     }
 
@@ -165,11 +177,12 @@ impl PublicApi {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let opening_max = self.config.request_timeout;
         let service = service_fn(move |request| {
             let api = self.clone();
             async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
-        let (stream, timed_out) = ClientStream::new(stream);
+        let (stream, timed_out) = ClientStream::new(stream, opening_max);
         let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         // Pinned here, so that the stream is still there when its connection has ended.
         let connection = pin!(connection);
@@ -181,14 +194,16 @@ impl PublicApi {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> HttpResponse {
+    async fn answer(&self, mut request: Request<Incoming>) -> HttpResponse {
         if let Some(problem) = framing::problem(request.version(), request.uri(), request.headers()) {
             return self.problem(&ApiError::Framing(problem), Subject::default());
         }
-        if let Some(tokens) = &self.config.tokens
-            && !tokens.borrow().allow(request.headers().get(AUTHORIZATION))
-        {
-            return self.problem(&ApiError::Unauthorized, Subject::default());
+        if let Some(tokens) = &self.config.tokens {
+            // It is this node's, and goes no further: no handler gets to see it.
+            let authorization = request.headers_mut().remove(AUTHORIZATION);
+            if !tokens.borrow().allow(authorization.as_ref()) {
+                return self.problem(&ApiError::Unauthorized, Subject::default());
+            }
         }
         let target = match target::parse(request.uri().path()) {
             Ok(target) => target,

@@ -93,11 +93,12 @@ pub(super) fn peer_tls(
     keyring: Option<watch::Receiver<Arc<Keyring>>>,
 ) -> Result<TlsNow, TlsError> {
     let Some(mut keyring) = keyring else { return Ok(None) };
-    let (files, cluster_id, node_id) = (config.peer_certificates.clone(), config.cluster_id.clone(), node_id.clone());
-    let make = move |keyring: &Keyring| match &files {
-        Some(files) => PeerTls::of_files(files, &node_id),
-        None => PeerTls::of_secret(keyring, &cluster_id, &node_id),
-    };
+    let (cluster_id, node_id) = (config.cluster_id.clone(), node_id.clone());
+    if let Some(files) = config.peer_certificates.clone() {
+        let read = move || PeerTls::of_files(&files, &node_id);
+        return Ok(Some(follow("the certificates between nodes", read()?, read)));
+    }
+    let make = move |keyring: &Keyring| PeerTls::of_secret(keyring, &cluster_id, &node_id);
     let first = make(&keyring.borrow_and_update())?;
     let (sender, receiver) = watch::channel(Arc::new(first));
     tokio::spawn(async move {

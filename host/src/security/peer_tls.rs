@@ -34,6 +34,15 @@ pub struct PeerTls {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
     names: Names,
+    /// The operator's files, as they were when they were read.
+    files: Option<[PemFile; 3]>,
+}
+
+/// What is made of the same files is the same; what is made of a secret differs each time.
+impl PartialEq for PeerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.files.is_some() && self.files == other.files
+    }
 }
 
 /// Under which name a node's certificate has its id.
@@ -103,12 +112,15 @@ impl PeerTls {
     /// Which file is wrong, and how.
     pub fn of_files(files: &PeerCertificates, node_id: &NodeId) -> Result<Self, TlsError> {
         ServerName::try_from(node_id.as_str()).map_err(|_| TlsError::NodeId(node_id.clone()))?;
+        let [certificate, key, authority] =
+            [&files.certificate, &files.key, &files.authority].map(|file| PemFile::read(file));
+        let (certificate, key, authority) = (certificate?, key?, authority?);
         let mut trusted = RootCertStore::empty();
-        for certificate in PemFile::read(&files.authority)?.certificates()? {
+        for certificate in authority.certificates()? {
             trusted.add(certificate).map_err(|error| TlsError::Unusable(error.to_string()))?;
         }
-        let certificates = PemFile::read(&files.certificate)?.certificates()?;
-        Self::new(certificates, PemFile::read(&files.key)?.key()?, trusted, Names::Plain)
+        let tls = Self::new(certificate.certificates()?, key.key()?, trusted, Names::Plain)?;
+        Ok(Self { files: Some([certificate, key, authority]), ..tls })
     }
 
     fn new(
@@ -136,7 +148,7 @@ impl PeerTls {
             .with_client_cert_verifier(verifier)
             .with_single_cert(certificates, key)
             .map_err(unusable)?;
-        Ok(Self { connector: Arc::new(client).into(), acceptor: Arc::new(server).into(), names })
+        Ok(Self { connector: Arc::new(client).into(), acceptor: Arc::new(server).into(), names, files: None })
     }
 
     /// Makes a connection secure, if the other end is that node.

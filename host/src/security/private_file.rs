@@ -21,6 +21,11 @@ pub enum PrivateFileError {
 
 /// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
+    Ok(lines(&read(file)?))
+}
+
+/// The text of a file that nobody else can read.
+pub(super) fn read(file: &Path) -> Result<String, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
     let opened = File::open(file).map_err(read_error)?;
     let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
@@ -32,7 +37,7 @@ pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFil
     if read as u64 > FILE_BYTES_MAX {
         return Err(PrivateFileError::TooLarge(file.to_owned()));
     }
-    Ok(lines(&text))
+    Ok(text)
 }
 
 pub(super) fn lines(text: &str) -> Vec<(usize, String)> {
