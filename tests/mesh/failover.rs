@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::harness::{IN_FLIGHT_MAX, Node, Plugins, Sent, Setup, Traffic, mesh, refs, until, wait_for_mesh};
+use crate::harness::{IN_FLIGHT_MAX, Node, Plugins, Secret, Sent, Setup, Traffic, mesh, refs, until, wait_for_mesh};
 
 /// Waits until these see each other and nobody else.
 async fn wait_until_gone(nodes: &[Node]) {
@@ -27,9 +27,9 @@ async fn broadcasts(node: &Node) {
 }
 
 /// Starts a node, and waits until it serves its share of what the others are asked.
-async fn start_and_serve(id: &str, others: &[Node]) -> Node {
+async fn start_and_serve(setup: Setup, id: &str, others: &[Node]) -> Node {
     let began = Instant::now();
-    let node = Setup::new(Plugins::usual()).id(id).seeds(&refs(others)).start().await;
+    let node = setup.id(id).seeds(&refs(others)).start().await;
     until(|| async { node.served("echo").await > 0 }).await;
     println!("{id} serves {:?} after its start", began.elapsed());
     node
@@ -72,9 +72,14 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     wait_for_mesh(&[&nodes[0], &nodes[1], &victim]).await;
 }
 
-#[tokio::test]
-async fn every_node_is_restarted_in_turn_and_no_request_fails() {
-    let mut nodes = mesh(3).await;
+/// Restarts each of three nodes in turn; `setup` is how they are started.
+async fn restart_each(setup: impl Fn() -> Setup) {
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        let node = setup().id(&format!("n{number}")).seeds(&refs(&nodes)).start().await;
+        nodes.push(node);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
     for number in 1..=3 {
         // The oldest leaves; the clients are those of the others.
         let mut leaver = nodes.remove(0);
@@ -82,12 +87,23 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails() {
         traffic.wait_for(200).await;
         leaver.signal(Signal::TERM);
         assert!(leaver.ended().await.success());
-        let back = start_and_serve(&format!("n{number}"), &nodes).await;
+        let back = start_and_serve(setup(), &format!("n{number}"), &nodes).await;
         nodes.push(back);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
         traffic.none_failed().await;
     }
+}
+
+#[tokio::test]
+async fn every_node_is_restarted_in_turn_and_no_request_fails() {
+    restart_each(|| Setup::new(Plugins::usual())).await;
+}
+
+#[tokio::test]
+async fn every_node_of_a_mesh_with_a_secret_is_restarted_in_turn_and_no_request_fails() {
+    let secret = Secret::shared();
+    restart_each(|| Setup::new(Plugins::usual()).secret(&secret)).await;
 }
 
 #[tokio::test]
@@ -97,7 +113,7 @@ async fn nodes_that_join_get_their_share_and_no_request_fails() {
         // The clients are those of the nodes that are there.
         let traffic = Traffic::start("echo", &refs(&nodes));
         traffic.wait_for(200).await;
-        let joiner = start_and_serve(&format!("n{number}"), &nodes).await;
+        let joiner = start_and_serve(Setup::new(Plugins::usual()), &format!("n{number}"), &nodes).await;
         nodes.push(joiner);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
@@ -112,7 +128,7 @@ async fn a_node_that_was_killed_gets_its_share_back_at_once() {
     victim.kill().await;
     // The others may still believe in its earlier life.
     let traffic = Traffic::start("echo", &refs(&nodes));
-    let back = start_and_serve("n3", &nodes).await;
+    let back = start_and_serve(Setup::new(Plugins::usual()), "n3", &nodes).await;
     nodes.push(back);
     wait_for_mesh(&refs(&nodes)).await;
     traffic.wait_for(200).await;
