@@ -78,7 +78,7 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_PEER_CA", value_name = "PEM FILE")]
     pub peer_ca: Option<String>,
 
-    /// Go without a secret on a network: whoever reaches the cluster port can join, read and run anything
+    /// Go without a secret, or admin tokens, on a network: whoever reaches the ports can join, read and run anything
     #[arg(long, env = "MESHAGE_INSECURE", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<String>,
 

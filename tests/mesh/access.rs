@@ -36,12 +36,16 @@ async fn with_a_token_file_a_token_is_needed() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("tokens");
     put(&file, FIRST);
-    let node = Setup::new(Plugins::usual()).flag("--token-file", file.to_str().unwrap()).ready().await;
+    let plugins = Plugins::usual().with_file("fickle.toml", "headers = [\"authorization\"]\n");
+    let node = Setup::new(plugins).flag("--token-file", file.to_str().unwrap()).ready().await;
     let refused = node.post("/api/echo/1").send().await;
     assert_eq!(refused.problem(401, "unauthorized")["retryable"], false);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
     assert_eq!(status_with(&node, SECOND).await, 401);
     assert_eq!(status_with(&node, FIRST).await, 200);
+    // It is for the node alone: a handler that may see the header does not get it.
+    let seen = node.post("/api/fickle/1?headers").header("authorization", &format!("Bearer {FIRST}")).send().await;
+    assert!(!seen.ok().contains("authorization"), "{}", seen.text());
     // Nobody learns without a token whether there is such a stream.
     node.post("/api/none/1").send().await.problem(401, "unauthorized");
     for path in ["/metrics", "/cluster", "/plugins", "/cluster/owner/echo/1"] {

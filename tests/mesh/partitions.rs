@@ -21,6 +21,15 @@ async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
     nodes
 }
 
+/// A mesh whose clients ask every node.
+async fn mesh_under_load(size: usize) -> (Wire, Vec<Node>, Traffic) {
+    let wire = Wire::lay(size);
+    let nodes = mesh_on(&wire, size).await;
+    let traffic = Traffic::start("echo", &refs(&nodes));
+    traffic.wait_for(200).await;
+    (wire, nodes, traffic)
+}
+
 async fn wait_until_seen(by: &Node, count: usize) {
     until(|| async { by.view().await.len() == count }).await;
 }
@@ -66,10 +75,7 @@ async fn breakers(node: &Node) -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn both_sides_of_a_split_serve_and_agree_again() {
-    let wire = Wire::lay(4);
-    let nodes = mesh_on(&wire, 4).await;
-    let traffic = Traffic::start("echo", &refs(&nodes));
-    traffic.wait_for(200).await;
+    let (wire, nodes, traffic) = mesh_under_load(4).await;
     wire.between(&[1, 2], &[3, 4], Path::Cut);
     for node in &nodes {
         wait_until_seen(node, 2).await;
@@ -86,10 +92,7 @@ async fn both_sides_of_a_split_serve_and_agree_again() {
 
 #[tokio::test]
 async fn a_node_that_is_alone_serves_and_finds_back() {
-    let wire = Wire::lay(3);
-    let nodes = mesh_on(&wire, 3).await;
-    let traffic = Traffic::start("echo", &refs(&nodes));
-    traffic.wait_for(200).await;
+    let (wire, nodes, traffic) = mesh_under_load(3).await;
     wire.between(&[1], &[2, 3], Path::Cut);
     for (node, seen) in nodes.iter().zip([1, 2, 2]) {
         wait_until_seen(node, seen).await;
@@ -102,10 +105,7 @@ async fn a_node_that_is_alone_serves_and_finds_back() {
 
 #[tokio::test]
 async fn a_node_that_is_not_heard_is_served_around() {
-    let wire = Wire::lay(3);
-    let nodes = mesh_on(&wire, 3).await;
-    let traffic = Traffic::start("echo", &refs(&nodes));
-    traffic.wait_for(200).await;
+    let (wire, nodes, traffic) = mesh_under_load(3).await;
     // It hears the others, but they do not hear it.
     wire.one_way(3, 1, Path::Cut);
     wire.one_way(3, 2, Path::Cut);

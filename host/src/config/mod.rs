@@ -1,10 +1,10 @@
 //! The configuration: from what was written (flags, environment, file) to what is meant. Nothing
 //! below this reads the environment.
 
-use std::fs;
+mod settings;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use etcetera::BaseStrategy;
@@ -13,6 +13,9 @@ use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
 use crate::security::{Keyring, PeerCertificates, ServerCertificate, TrustedKeys};
 use crate::telemetry::LogFormat;
+use settings::{Settings, complete};
+
+pub use settings::ConfigError;
 
 /// What is added to the public API's port to get the admin API's.
 const ADMIN_PORT_OFFSET: u16 = 1_000;
@@ -68,49 +71,6 @@ pub struct SecretFile {
     pub file: PathBuf,
     pub keyring: Keyring,
 }
-
-/// A setting that cannot be. One line: the setting, its value, what would be right.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    #[error("invalid {name} {value:?}: expected {expected} (set by --{flag}, {variable} or {name} in the config file)",
-        flag = name.replace('_', "-"))]
-    Setting { name: &'static str, variable: &'static str, value: String, expected: String },
-    #[error("invalid config {file:?}: {problem}")]
-    File { file: String, problem: String },
-}
-
-/// The settings: name in the file, variable, and the place in [`Cli`]. The flag is the name with
-/// dashes.
-type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
-
-const SETTINGS: [Setting; 26] = [
-    ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
-    ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
-    ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
-    ("admin_bind", "MESHAGE_ADMIN_BIND", |cli| &mut cli.admin_bind),
-    ("seeds", "SEEDS", |cli| &mut cli.seeds),
-    ("bind", "MESHAGE_BIND", |cli| &mut cli.bind),
-    ("advertise", "MESHAGE_ADVERTISE", |cli| &mut cli.advertise),
-    ("node_id", "MESHAGE_NODE_ID", |cli| &mut cli.node_id),
-    ("cluster_id", "MESHAGE_CLUSTER_ID", |cli| &mut cli.cluster_id),
-    ("plugins", "MESHAGE_PLUGINS", |cli| &mut cli.plugins),
-    ("data_dir", "MESHAGE_DATA_DIR", |cli| &mut cli.data_dir),
-    ("secret_file", "MESHAGE_SECRET_FILE", |cli| &mut cli.secret_file),
-    ("peer_cert", "MESHAGE_PEER_CERT", |cli| &mut cli.peer_cert),
-    ("peer_key", "MESHAGE_PEER_KEY", |cli| &mut cli.peer_key),
-    ("peer_ca", "MESHAGE_PEER_CA", |cli| &mut cli.peer_ca),
-    ("insecure", "MESHAGE_INSECURE", |cli| &mut cli.insecure),
-    ("tls_cert", "MESHAGE_TLS_CERT", |cli| &mut cli.tls_cert),
-    ("tls_key", "MESHAGE_TLS_KEY", |cli| &mut cli.tls_key),
-    ("token_file", "MESHAGE_TOKEN_FILE", |cli| &mut cli.token_file),
-    ("trusted_keys", "MESHAGE_TRUSTED_KEYS", |cli| &mut cli.trusted_keys),
-    ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
-    ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),
-    ("request_timeout", "MESHAGE_REQUEST_TIMEOUT", |cli| &mut cli.request_timeout),
-    ("timeout", "MESHAGE_TIMEOUT", |cli| &mut cli.timeout),
-    ("log_format", "MESHAGE_LOG_FORMAT", |cli| &mut cli.log_format),
-    ("log", "MESHAGE_LOG", |cli| &mut cli.log),
-];
 
 impl Config {
     /// Makes a configuration of what was written; reads the configuration file if one is named.
@@ -252,23 +212,6 @@ impl Config {
     }
 }
 
-/// Adds what the configuration file has, and takes what is empty for what is not set.
-fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
-    if cli.http_port.as_deref().is_none_or(str::is_empty) {
-        cli.http_port = cli.service_port.take();
-    }
-    // An empty setting is one that is not set; but no seeds are a setting, too.
-    for (name, _, place) in SETTINGS {
-        place(&mut cli).take_if(|value| value.is_empty() && name != "seeds");
-    }
-    if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
-        let text = fs::read_to_string(&file)
-            .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
-        fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
-    }
-    Ok(cli)
-}
-
 /// What the settings demand of plugins.
 #[derive(Debug, Clone)]
 pub struct PluginTerms {
@@ -294,29 +237,6 @@ impl PluginTerms {
         });
         Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: trusted_keys.transpose()? })
     }
-}
-
-/// What was written, and the way to say that it is wrong.
-struct Settings<'a>(&'a mut Cli);
-
-impl Settings<'_> {
-    fn take(&mut self, name: &'static str) -> Option<String> {
-        let (_, _, place) = setting(name);
-        place(self.0).take()
-    }
-
-    fn parse<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Result<Option<T>, ConfigError> {
-        self.take(name).map(|text| text.trim().parse().map_err(|_| self.error(name, &text, expected))).transpose()
-    }
-
-    fn error(&self, name: &'static str, value: &str, expected: &str) -> ConfigError {
-        let (name, variable, _) = setting(name);
-        ConfigError::Setting { name, variable, value: value.to_owned(), expected: expected.to_owned() }
-    }
-}
-
-fn setting(name: &str) -> Setting {
-    *SETTINGS.iter().find(|(known, ..)| *known == name).expect("every setting that is asked for is in the table")
 }
 
 fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
@@ -407,46 +327,12 @@ fn log_format(settings: &mut Settings<'_>) -> Result<LogFormat, ConfigError> {
     }
 }
 
-/// Fills what neither flag nor variable has set.
-fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| one_line(&error, text))?;
-    for (key, value) in table {
-        let Some((_, _, place)) = SETTINGS.iter().find(|(name, ..)| *name == key) else {
-            let known: Vec<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
-            return Err(format!("unknown key {key:?}; the keys are {}", known.join(", ")));
-        };
-        let value = written(&value).ok_or_else(|| {
-            format!("{key} is a {}; expected a text, a number, true or false, or a list of texts", value.type_str())
-        })?;
-        place(cli).get_or_insert(value);
-    }
-    Ok(())
-}
-
-/// A value of the file as a flag would have it.
-fn written(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Boolean(is_so) => Some(is_so.to_string()),
-        toml::Value::Array(items) => {
-            let texts: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
-            texts.map(|texts| texts.join(","))
-        }
-        _ => None,
-    }
-}
-
-fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-    format!("line {line}: {}", error.message())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::builder::Resettable;
     use clap::{CommandFactory, FromArgMatches};
 
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -522,26 +408,6 @@ mod tests {
     fn durations_have_units_or_are_milliseconds() {
         assert_eq!(config(&["--timeout", "1500"]).unwrap().timeout, Duration::from_millis(1500));
         assert_eq!(config(&["--timeout", "2s"]).unwrap().timeout, Duration::from_secs(2));
-    }
-
-    #[test]
-    fn a_file_fills_what_is_not_set_otherwise() {
-        let mut cli = Cli { http_port: Some("1".into()), ..Cli::default() };
-        let file = "http_port = 2\ncluster_port = 3\nseeds = [\"a:1\", \"b:2\"]\n";
-        fill_from_file(&mut cli, file).unwrap();
-        assert_eq!(cli.http_port.as_deref(), Some("1"));
-        assert_eq!(cli.cluster_port.as_deref(), Some("3"));
-        assert_eq!(cli.seeds.as_deref(), Some("a:1,b:2"));
-    }
-
-    #[test]
-    fn a_file_that_is_wrong_says_where() {
-        let mut cli = Cli::default();
-        let error = fill_from_file(&mut cli, "http-port = 1").unwrap_err();
-        assert!(error.contains("http-port") && error.contains("http_port"), "{error}");
-        assert!(fill_from_file(&mut cli, "seeds = 1.5").unwrap_err().contains("seeds"));
-        assert!(fill_from_file(&mut cli, "\n\nhttp_port 1").unwrap_err().contains("line 3"));
-        assert!(fill_from_file(&mut cli, "log = 1\nlog = 2").unwrap_err().contains("line 2"));
     }
 
     #[test]
