@@ -120,11 +120,35 @@ async fn requests_that_others_may_read_otherwise_are_refused() {
         let request = format!("POST {target} HTTP/1.1\r\n{head}\r\n{body}");
         assert_eq!(raw(&node, &request).await, 400, "{request:?}");
     }
-    // With both lengths the chunks count, and nothing is left over that could be taken for a second request.
-    let lengths = "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n";
-    let both = format!("POST /api/fickle/1?calls HTTP/1.1\r\n{host}{lengths}\r\n{chunks}");
-    assert_eq!(raw(&node, &both).await, 200);
-    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1", "none of them has run");
+}
+
+#[tokio::test]
+async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let request = |head: &str, body: &str| format!("POST /api/fickle/1?calls HTTP/1.1\r\nHost: a\r\n{head}\r\n{body}");
+    let (chunked, chunks) = ("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n");
+    let good = request("Content-Length: 2\r\n", "{}");
+    for head in
+        ["Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\ncontent-length:4\r\n"]
+    {
+        // Whatever follows it is not taken for a request.
+        assert_eq!(all_answers(&node, &[&request(head, chunks), &good].concat()).await, [400], "{head:?}");
+    }
+    // Requests that were all sent at once are not seen one by one: a chunked one among them is answered, and is the last.
+    let both = request("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", chunks);
+    assert_eq!(all_answers(&node, &[&*good, &both, &good].concat()).await, [200, 200]);
+    // One alone may be followed by others.
+    let mut stream = TcpStream::connect(&node.http).await.unwrap();
+    for _ in 0..2 {
+        stream.write_all(request(chunked, chunks).as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        timeout(HANG, stream.read_exact(&mut head)).await.expect("no answer").unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+        let mut rest = [0; 4096];
+        let _ = timeout(HANG, stream.read(&mut rest)).await.expect("no rest of the answer").unwrap();
+    }
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "5");
 }
 
 #[tokio::test]
@@ -189,4 +213,13 @@ async fn raw(node: &Node, request: &str) -> u16 {
     // What else is sent would only reset the connection.
     stream.set_zero_linger().unwrap();
     std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
+}
+
+/// The statuses of all answers until the node closes the connection.
+async fn all_answers(node: &Node, requests: &str) -> Vec<u16> {
+    let mut stream = TcpStream::connect(&node.http).await.unwrap();
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    timeout(HANG, stream.read_to_string(&mut said)).await.expect("the connection stays open").unwrap();
+    said.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].parse().unwrap()).collect()
 }

@@ -12,6 +12,7 @@ mod broadcast;
 mod broken;
 mod failover;
 mod faults;
+mod floods;
 mod hot_swap;
 mod instances;
 mod joining;

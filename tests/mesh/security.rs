@@ -1,8 +1,9 @@
 //! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the secret can be
 //! changed while the mesh works.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed};
@@ -232,6 +233,7 @@ impl Authority {
         let file = |file: String, content: String| {
             let path = self.directory.path().join(file);
             fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
             path.to_str().unwrap().to_owned()
         };
         let setup = Setup::new(Plugins::usual()).id(id).secret(secret).seeds(seeds);

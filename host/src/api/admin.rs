@@ -10,9 +10,10 @@
 //! | `GET /plugins` | every plugin: its state, version and limits |
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
@@ -21,13 +22,20 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use metrics::gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::admin_site::{self, SEC_FETCH_SITE};
+use super::connections::Connections;
+use super::stream::ClientStream;
 use crate::dispatch::Dispatcher;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
@@ -37,6 +45,14 @@ use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Instances, Limits};
 use crate::security::Tokens;
 use crate::telemetry::{Metrics, names};
+
+/// Operators and their tools are few.
+const CONNECTIONS_MAX: usize = 256;
+
+/// For a request's head to arrive, for a connection to be idle, and for an answer to be taken.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// What a node has to go through before it is ready, and whether it still is.
 #[derive(Default)]
@@ -84,16 +100,39 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Serves until `stopped`.
-    ///
-    /// # Errors
-    /// If the listener fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        stopped: impl Future<Output = ()> + Send + 'static,
-    ) -> std::io::Result<()> {
-        let router = Router::new()
+    /// Serves until `stopped`; then finishes the requests that it has.
+    pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
+        let connections = Connections::new(listener, "admin", CONNECTIONS_MAX);
+        let mut builder = Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES_MAX);
+        let service = TowerToHyperService::new(self.router());
+        let serving = TaskTracker::new();
+        while let Some((stream, place)) = stopped.run_until_cancelled(connections.next()).await {
+            let (stream, observed) = ClientStream::new(stream, PATIENCE);
+            let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
+            let stopped = stopped.clone();
+            serving.spawn(async move {
+                let mut connection = pin!(connection);
+                let ended = tokio::select! {
+                    biased;
+                    ended = connection.as_mut() => ended,
+                    () = stopped.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.as_mut().await
+                    }
+                };
+                if ended.is_err_and(|error| error.is_timeout()) {
+                    observed.set_timed_out();
+                }
+                drop(place);
+            });
+        }
+        serving.close();
+        serving.wait().await;
+    }
+
+    fn router(self) -> Router {
+        Router::new()
             .route("/metrics", get(render_metrics))
             .route("/cluster", get(cluster))
             .route("/cluster/owner/{stream}/{partition_key}", get(owner))
@@ -103,8 +142,7 @@ impl Admin {
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
-            .with_state(self);
-        axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            .with_state(self)
     }
 }
 

@@ -5,9 +5,8 @@ use std::io::Write;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use metrics::counter;
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -16,7 +15,7 @@ use super::problem::{ApiError, Problem, RETRY_AFTER_SECONDS, Subject};
 use crate::message::{Answer, Message, Method, NodeId, Reply};
 use crate::telemetry::names;
 
-pub(super) type HttpResponse = Response<Full<Bytes>>;
+pub(super) type HttpResponse = Response<Bytes>;
 
 const NODE: HeaderName = HeaderName::from_static("meshage-node");
 const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
@@ -25,7 +24,7 @@ const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
 pub(super) fn send(message: &Message, answer: Answer) -> HttpResponse {
     match answer.outcome {
         Ok(reply) => {
-            let mut response = Response::new(Full::new(reply.body));
+            let mut response = Response::new(reply.body);
             *response.status_mut() = reply.status;
             *response.headers_mut() = reply.headers;
             name_node(&mut response, &answer.node);
@@ -46,10 +45,6 @@ pub(super) fn problem(error: &ApiError, subject: Subject<'_>, node: &NodeId) -> 
     *response.status_mut() = status;
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-    }
-    if matches!(error, ApiError::Framing(_)) {
-        // Where this request ends is not certain.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -80,7 +75,7 @@ pub(super) fn broadcast(message: &Message, answers: &[Answer], node: &NodeId) ->
         }
     }
     body.push(b']');
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let counts = format!("ok={} failed={failed}", answers.len() - failed);
@@ -129,7 +124,7 @@ fn subject(message: &Message) -> Subject<'_> {
 fn json(value: &impl Serialize, content_type: &'static str) -> HttpResponse {
     let mut body = Vec::new();
     put_json(&mut body, value);
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

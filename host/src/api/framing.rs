@@ -3,26 +3,68 @@
 //! lengths, a transfer encoding that does not end in `chunked`.
 
 use http::header::{HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, Uri, Version};
+use http::{HeaderMap, Method, Uri, Version};
 
-/// What is wrong, if anything is.
-pub(super) fn problem(version: Version, target: &Uri, headers: &HeaderMap) -> Option<&'static str> {
+/// What to do with a request, as far as its framing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    Right,
+    /// Right as it was read; nothing may follow it.
+    Last,
+    Wrong(&'static str),
+}
+
+/// Looks at a request. What it was read from, as far as it is known, is asked for when it matters.
+pub(super) fn check(
+    version: Version,
+    method: &Method,
+    target: &Uri,
+    headers: &HeaderMap,
+    with_bytes: impl FnOnce(&dyn Fn(&[u8]) -> Option<bool>) -> Option<bool>,
+) -> Framing {
     if version > Version::HTTP_11 {
-        return None;
+        return Framing::Right;
     }
     if target.authority().is_some() {
-        return Some("its target is an absolute URI, as for a proxy, or of another form; expected a path");
+        return Framing::Wrong("its target is an absolute URI, as for a proxy, or of another form; expected a path");
     }
-    let hosts = headers.get_all(HOST).iter().count();
-    if hosts > 1 || hosts == 0 && version == Version::HTTP_11 {
-        return Some("it must have one Host header");
+    let mut hosts = headers.get_all(HOST).iter();
+    if hosts.next().is_none() && version == Version::HTTP_11 || hosts.next().is_some() {
+        return Framing::Wrong("it must have one Host header");
     }
-    let is_plainly_chunked = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    if !encodings.next().is_none_or(is_plainly_chunked) || encodings.next().is_some() {
-        return Some("its Transfer-Encoding is another than chunked");
+    let Some(encoding) = encodings.next() else { return Framing::Right };
+    if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() {
+        return Framing::Wrong("its Transfer-Encoding is another than chunked");
     }
-    None
+    match with_bytes(&|bytes| has_length(bytes, method, target)) {
+        Some(false) => Framing::Right,
+        Some(true) => Framing::Wrong("it has both a Content-Length and a Transfer-Encoding"),
+        None => Framing::Last,
+    }
+}
+
+/// Whether the request that these bytes begin with says how long it is; `None` if they do not begin with this request, or
+/// end before its head does. A chunked request must not: some would go by the one, some by the other. hyper goes by the chunks,
+/// as RFC 9112 (section 6.3) has it, and drops the length, so that it is not among the headers.
+fn has_length(bytes: &[u8], method: &Method, target: &Uri) -> Option<bool> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let mut lines = lines.map(|line| line.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line)));
+    // Empty lines may stand before a request.
+    let first = lines.by_ref().find(|line| *line != Some(b""))??;
+    let rest = first.strip_prefix(method.as_str().as_bytes())?.strip_prefix(b" ")?;
+    if rest.strip_prefix(target.path_and_query()?.as_str().as_bytes())? != b" HTTP/1.1" {
+        return None;
+    }
+    let mut has_length = false;
+    loop {
+        let line = lines.next()??;
+        if line.is_empty() {
+            return Some(has_length);
+        }
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        has_length |= line[..colon].eq_ignore_ascii_case(b"content-length");
+    }
 }
 
 #[cfg(test)]
@@ -34,7 +76,12 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        problem(version, &target.parse().unwrap(), &map)
+        let unknown = |_: &dyn Fn(&[u8]) -> Option<bool>| None;
+        match super::check(version, &Method::POST, &target.parse().unwrap(), &map, unknown) {
+            Framing::Right => None,
+            Framing::Last => Some("last"),
+            Framing::Wrong(problem) => Some(problem),
+        }
     }
 
     #[test]
@@ -51,6 +98,20 @@ mod tests {
             let headers: Vec<_> =
                 encodings.iter().map(|value| ("transfer-encoding", *value)).chain([("host", "a")]).collect();
             assert!(check(v11, "/", &headers).unwrap().contains("Transfer-Encoding"), "{encodings:?}");
+        }
+    }
+
+    #[test]
+    fn both_lengths_are_seen() {
+        let seen = |bytes: &str| has_length(bytes.as_bytes(), &Method::POST, &"/a?b".parse().unwrap());
+        let chunked = "transfer-encoding: chunked\r\n";
+        assert_eq!(seen(&format!("POST /a?b HTTP/1.1\r\nHost: a\r\n{chunked}\r\n0\r\n")), Some(false));
+        assert_eq!(seen(&format!("\r\n\nPOST /a?b HTTP/1.1\n{chunked}cOntent-length: 5\n\n")), Some(true));
+        assert_eq!(seen(&format!("POST /a?b HTTP/1.1\r\ncontent-length:5\r\n{chunked}\r\n")), Some(true));
+        // What stands in the body is none of the head.
+        assert_eq!(seen(&format!("POST /a?b HTTP/1.1\r\n{chunked}\r\ncontent-length: 5\r\n\r\n")), Some(false));
+        for other in ["", "POST /a?b HTTP/1.1\r\nhost: a\r\n", "POST /a?b", "POST /a HTTP/1.1\r\n\r\n", "\r\n"] {
+            assert_eq!(seen(other), None, "{other:?}");
         }
     }
 }

@@ -1,10 +1,16 @@
 //! The two HTTP APIs: the public one, for messages, and the admin one, for operators.
 
+mod activity;
 mod admin;
 mod admin_site;
 mod answer;
+mod answer_body;
+mod bodies;
 mod body;
+mod connections;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod lanes;
 mod problem;
 mod public;

@@ -81,6 +81,7 @@ impl ApiError {
             Self::Body(BodyError::TooLarge { .. }) => {
                 Row("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE)
             }
+            Self::Body(BodyError::NoRoom) => OVERLOADED,
             Self::Body(BodyError::Late(_)) => {
                 Row("request-timeout", "The request did not arrive in time", StatusCode::REQUEST_TIMEOUT)
             }
@@ -98,7 +99,7 @@ impl ApiError {
                 Fault::LimitExceeded(limit) => limit.kind == LimitKind::Time && *may_run_twice,
                 other => other.nothing_ran(),
             },
-            Self::Body(BodyError::Late(_) | BodyError::Broken(_)) => true,
+            Self::Body(BodyError::Late(_) | BodyError::Broken(_) | BodyError::NoRoom) => true,
             Self::Target(_)
             | Self::Framing(_)
             | Self::Unauthorized
@@ -145,6 +146,7 @@ impl ApiError {
 }
 
 const NO_CANDIDATE: Row = Row("no-candidate", "No node offers the stream", StatusCode::NOT_FOUND);
+const OVERLOADED: Row = Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE);
 const DEADLINE_EXCEEDED: Row = Row("deadline-exceeded", "The deadline passed", StatusCode::GATEWAY_TIMEOUT);
 
 fn fault_row(fault: &Fault) -> Row {
@@ -164,9 +166,7 @@ fn fault_row(fault: &Fault) -> Row {
             Row("limit-exceeded", "The handler exceeded a limit", StatusCode::INTERNAL_SERVER_ERROR)
         }
         Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => DEADLINE_EXCEEDED,
-        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull) => {
-            Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE)
-        }
+        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull) => OVERLOADED,
         Fault::Refused(Refusal::Leaving) => Row("leaving", "The node is leaving", StatusCode::SERVICE_UNAVAILABLE),
         Fault::Refused(Refusal::Starting) => Row("starting", "The node is starting", StatusCode::SERVICE_UNAVAILABLE),
         Fault::Refused(Refusal::NotOffered) => {

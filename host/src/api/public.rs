@@ -6,35 +6,39 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Request;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONNECTION};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use metrics::gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::activity::{Activity, Quiet};
 use super::answer::{self, HttpResponse};
+use super::answer_body::AnswerBody;
+use super::bodies::{Bodies, Held};
 use super::body;
-use super::framing;
+use super::connections::Connections;
+use super::framing::{self, Framing};
 use super::lanes::Lanes;
 use super::problem::{ApiError, Subject};
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Observed};
 use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
 use crate::message::{Answer, Message, Method, NodeId};
 use crate::security::{ServerTls, Tokens};
-use crate::telemetry::{Throttle, names};
+use crate::telemetry::names;
 
 /// A request's line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -45,8 +49,8 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
-/// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// For hyper to end an idle HTTP/1 connection first.
+const QUIET_MARGIN: Duration = Duration::from_secs(1);
 
 pub struct PublicConfig {
     pub node_id: NodeId,
@@ -68,7 +72,15 @@ pub struct PublicConfig {
 pub struct PublicApi {
     config: PublicConfig,
     dispatcher: Arc<Dispatcher>,
+    bodies: Arc<Bodies>,
     lanes: Lanes,
+}
+
+/// One client's connection.
+struct Client {
+    api: Arc<PublicApi>,
+    activity: Arc<Activity>,
+    stream: Arc<Observed>,
 }
 
 /// Runs the requests of HTTP/2 connections on the node's main runtime: one such connection may bring enough of
@@ -86,11 +98,43 @@ impl PublicApi {
     /// # Errors
     /// If the system gives no threads for the lanes.
     pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>) -> io::Result<Self> {
-        Ok(Self { config, dispatcher, lanes: Lanes::start()? })
+        let bodies = Bodies::new(config.body_bytes_max);
+        Ok(Self { config, dispatcher, bodies, lanes: Lanes::start()? })
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
+        let connections = Connections::new(listener, "public", self.config.connections_max);
+        let builder = self.builder();
+        let open = gauge!(names::CLIENT_CONNECTIONS);
+        let serving = TaskTracker::new();
+        while let Some((stream, place)) = stopping.run_until_cancelled(connections.next()).await {
+            // A lane has an event loop of its own, which must get to know the stream.
+            let stream = match stream.into_std() {
+                Ok(stream) => stream,
+                Err(error) => {
+                    debug!(%error, "a client's connection broke");
+                    continue;
+                }
+            };
+            let (api, builder, open, stopping) = (self.clone(), builder.clone(), open.clone(), stopping.clone());
+            let connection = async move {
+                open.increment(1);
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => api.secure_and_serve(stream, &builder, &stopping).await,
+                    Err(error) => warn!(%error, "a client's connection was not accepted"),
+                }
+                open.decrement(1);
+                drop(place);
+            };
+            serving.spawn_on(connection, self.lanes.next());
+        }
+        drop(connections);
+        serving.close();
+        serving.wait().await;
+    }
+
+    fn builder(&self) -> Builder<OnRuntime> {
         let mut builder = Builder::new(OnRuntime(Handle::current()));
         builder
             .http1()
@@ -103,69 +147,21 @@ impl PublicApi {
             .keep_alive_interval(self.config.request_timeout)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .max_concurrent_streams(HTTP2_STREAMS_MAX);
-        let connections = GracefulShutdown::new();
-        let room = Arc::new(Semaphore::new(self.config.connections_max));
-        let full = Throttle::default();
-        let open = gauge!(names::CLIENT_CONNECTIONS);
-        let accepting = async {
-            loop {
-                if room.available_permits() == 0
-                    && let Some(times) = full.note((), Instant::now())
-                {
-                    let connections = self.config.connections_max;
-                    warn!(
-                        connections,
-                        times, "there are as many connections of clients as may be (--max-connections): others wait"
-                    );
-                }
-                let Ok(place) = room.clone().acquire_owned().await else { return };
-                let stream = match listener.accept().await {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        warn!(%error, "a client's connection was not accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                };
-                // A lane has an event loop of its own, which must get to know the stream.
-                let stream = match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        debug!(%error, "a client's connection broke");
-                        continue;
-                    }
-                };
-                let (api, builder, watcher) = (self.clone(), builder.clone(), connections.watcher());
-                let (open, stopping) = (open.clone(), stopping.clone());
-                self.lanes.next().spawn(async move {
-                    open.increment(1);
-                    match TcpStream::from_std(stream) {
-                        Ok(stream) => api.secure_and_serve(stream, &builder, watcher, &stopping).await,
-                        Err(error) => warn!(%error, "a client's connection was not accepted"),
-                    }
-                    open.decrement(1);
-                    drop(place);
-                });
-            }
-        };
-        stopping.run_until_cancelled(accepting).await;
-        drop(listener);
-        connections.shutdown().await;
+        builder
     }
 
     async fn secure_and_serve(
         self: Arc<Self>,
         stream: TcpStream,
         builder: &Builder<OnRuntime>,
-        watcher: Watcher,
         stopping: &CancellationToken,
     ) {
         let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
-            return self.serve_connection(stream, builder, watcher).await;
+            return self.serve_connection(stream, builder, stopping).await;
         };
         let handshake = timeout(self.config.request_timeout.min(HANDSHAKE_TIME_MAX), tls.accept(stream));
         match stopping.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(stream))) => self.serve_connection(stream, builder, watcher).await,
+            Some(Ok(Ok(stream))) => self.serve_connection(stream, builder, stopping).await,
             Some(Ok(Err(error))) => debug!(%error, "a client's TLS handshake failed"),
             Some(Err(_)) => debug!("a client's TLS handshake took too long"),
             // There is no request yet that could be finished.
@@ -173,31 +169,49 @@ impl PublicApi {
         }
     }
 
-    async fn serve_connection<S>(self: Arc<Self>, stream: S, builder: &Builder<OnRuntime>, watcher: Watcher)
+    async fn serve_connection<S>(self: Arc<Self>, stream: S, builder: &Builder<OnRuntime>, stopping: &CancellationToken)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let opening_max = self.config.request_timeout;
-        let service = service_fn(move |request| {
-            let api = self.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
+        let PublicConfig { request_timeout, timeout, .. } = self.config;
+        let (stream, observed) = ClientStream::new(stream, request_timeout);
+        let client = Arc::new(Client { api: self, activity: Arc::default(), stream: observed });
+        let service = service_fn({
+            let client = client.clone();
+            move |request| {
+                let client = client.clone();
+                async move { Ok::<_, Infallible>(client.answer(request).await) }
+            }
         });
-        let (stream, timed_out) = ClientStream::new(stream, opening_max);
-        let connection = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         // Pinned here, so that the stream is still there when its connection has ended.
-        let connection = pin!(connection);
-        if let Err(error) = connection.await {
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
+        let mut quiet = pin!(client.activity.quiet(request_timeout + QUIET_MARGIN, request_timeout + timeout));
+        let mut is_ending = false;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => break ended,
+                () = stopping.cancelled(), if !is_ending => {}
+                quiet = quiet.as_mut(), if !is_ending => {
+                    debug!(?quiet, "a client's connection is ended");
+                    if quiet == Quiet::Stalled {
+                        return;
+                    }
+                }
+            }
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+        };
+        if let Err(error) = ended {
             debug!(error = &*error, "a client's connection broke");
             if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
-                timed_out.set();
+                client.stream.set_timed_out();
             }
         }
     }
 
-    async fn answer(&self, mut request: Request<Incoming>) -> HttpResponse {
-        if let Some(problem) = framing::problem(request.version(), request.uri(), request.headers()) {
-            return self.problem(&ApiError::Framing(problem), Subject::default());
-        }
+    async fn answer(&self, mut request: Request<Incoming>, held: &mut Held) -> HttpResponse {
         if let Some(tokens) = &self.config.tokens {
             // It is this node's, and goes no further: no handler gets to see it.
             let authorization = request.headers_mut().remove(AUTHORIZATION);
@@ -217,7 +231,7 @@ impl PublicApi {
             }
         };
         let broadcast = target.broadcast;
-        let message = match self.message(request, &target).await {
+        let message = match self.message(request, &target, held).await {
             Ok(message) => message,
             Err(error) => {
                 let stream = Some(target.stream.as_str());
@@ -239,11 +253,12 @@ impl PublicApi {
         }
     }
 
-    async fn message(&self, request: Request<Incoming>, target: &Target) -> Result<Message, ApiError> {
+    async fn message(&self, request: Request<Incoming>, target: &Target, held: &mut Held) -> Result<Message, ApiError> {
         let (head, body) = request.into_parts();
         let method =
             Method::from_http(&head.method).ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
-        let body = body::collect(body, &head.headers, self.config.body_bytes_max, self.config.request_timeout).await?;
+        let PublicConfig { body_bytes_max, request_timeout, .. } = self.config;
+        let body = body::collect(body, &head.headers, body_bytes_max, request_timeout, held).await?;
         Ok(Message {
             id: Uuid::now_v7(),
             stream: target.stream.clone(),
@@ -258,5 +273,28 @@ impl PublicApi {
     /// An answer to a request that became no message.
     fn problem(&self, error: &ApiError, subject: Subject<'_>) -> HttpResponse {
         answer::problem(error, subject, &self.config.node_id)
+    }
+}
+
+impl Client {
+    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let open = self.activity.begin();
+        let mut held = Held::new(self.api.bodies.clone());
+        let framing = self.framing(&request);
+        let mut response = match framing {
+            Framing::Wrong(problem) => self.api.problem(&ApiError::Framing(problem), Subject::default()),
+            _ => self.api.answer(request, &mut held).await,
+        };
+        if framing != Framing::Right {
+            // Whatever comes next on this connection is not taken for a request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| AnswerBody::new(body, open, held))
+    }
+
+    fn framing(&self, request: &Request<Incoming>) -> Framing {
+        framing::check(request.version(), request.method(), request.uri(), request.headers(), |read| {
+            self.stream.with_request(read)
+        })
     }
 }

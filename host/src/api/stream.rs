@@ -1,10 +1,10 @@
-//! One client's TCP stream. hyper closes it without a word when a request's head does not arrive in
-//! time; this one then says that last word itself.
+//! One client's TCP stream, which hyper owns, and what hyper does not tell of it: how a request's head was written, and
+//! the last word to a client whose head does not arrive in time.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,11 +16,24 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: clo
 
 pub(super) struct ClientStream<S: AsyncWrite + Unpin> {
     stream: S,
+    /// For the client to begin to speak HTTP, and to take some of what is sent to it.
+    patience: Duration,
     /// Something has arrived since the last answer.
     request_has_begun: bool,
-    timed_out: Arc<AtomicBool>,
+    observed: Arc<Observed>,
     /// Until it is known which HTTP the client speaks: from then on hyper keeps the time.
     opening: Option<Opening>,
+    is_http2: bool,
+    /// While the client takes nothing of what is sent to it.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is seen of a stream, for the one who serves it.
+#[derive(Default)]
+pub(super) struct Observed {
+    timed_out: AtomicBool,
+    /// The first bytes that arrived since the last answer.
+    request: Mutex<Vec<u8>>,
 }
 
 /// The first bytes of a connection, by which hyper tells HTTP/2 from HTTP/1.
@@ -34,6 +47,9 @@ struct Opening {
 const PREFACE_BEGINS: [u8; 2] = *b"PR";
 const PREFACE_BYTES: usize = 24;
 
+/// Of a request. A longer head than this is taken for one that was not seen.
+const RECORDED_BYTES_MAX: usize = 4 * 1024;
+
 impl Opening {
     /// Takes in what has arrived. Returns whether it is known now which HTTP it is.
     fn is_over(&mut self, bytes: &[u8]) -> bool {
@@ -45,30 +61,62 @@ impl Opening {
     }
 }
 
-/// Tells a stream, which hyper owns, that hyper has given up on it.
-pub(super) struct TimedOut(Arc<AtomicBool>);
-
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
-    /// A client that has not begun to speak HTTP after this time is given up.
-    pub(super) fn new(stream: S, opening_max: Duration) -> (Self, TimedOut) {
-        let timed_out = Arc::new(AtomicBool::new(false));
-        let handle = TimedOut(timed_out.clone());
-        let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(opening_max)) };
-        (Self { stream, request_has_begun: false, timed_out, opening: Some(opening) }, handle)
+    pub(super) fn new(stream: S, patience: Duration) -> (Self, Arc<Observed>) {
+        let observed = Arc::new(Observed::default());
+        let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(patience)) };
+        let stream = Self {
+            stream,
+            patience,
+            request_has_begun: false,
+            observed: observed.clone(),
+            opening: Some(opening),
+            is_http2: false,
+            stalled: None,
+        };
+        (stream, observed)
+    }
+
+    /// Gives up a client that takes nothing for too long.
+    fn while_not_stalled<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        if stalled.as_mut().poll(cx).is_ready() {
+            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
-impl TimedOut {
-    /// To be called before the stream is dropped.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Observed {
+    /// hyper has given up on the stream. To be called before the stream is dropped.
+    pub(super) fn set_timed_out(&self) {
+        self.timed_out.store(true, Ordering::Relaxed);
+    }
+
+    /// What arrived first since the last answer: of a client that waits for answers, a request from its beginning on.
+    pub(super) fn with_request<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        read(&self.request.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn record(&self, is_first: bool, bytes: &[u8]) {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_first {
+            request.clear();
+        }
+        let room = RECORDED_BYTES_MAX.saturating_sub(request.len());
+        request.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 
 impl<S: AsyncWrite + Unpin> Drop for ClientStream<S> {
     fn drop(&mut self) {
         // A client that is merely idle is told nothing: it would take it for the next answer.
-        if self.request_has_begun && self.timed_out.load(Ordering::Relaxed) {
+        if self.request_has_begun && self.observed.timed_out.load(Ordering::Relaxed) {
             // So few bytes go at once or not at all.
             let mut context = Context::from_waker(Waker::noop());
             let _ = Pin::new(&mut self.stream).poll_write(&mut context, REQUEST_TIMEOUT);
@@ -81,9 +129,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.request_has_begun |= buffer.filled().len() > before;
+        let arrived = &buffer.filled()[before..];
+        if !arrived.is_empty() {
+            if !self.is_http2 {
+                self.observed.record(!self.request_has_begun, arrived);
+            }
+            self.request_has_begun = true;
+        }
         if let Some(opening) = &mut self.opening {
-            if opening.is_over(&buffer.filled()[before..]) {
+            if opening.is_over(arrived) {
+                self.is_http2 = opening.first == PREFACE_BEGINS;
                 self.opening = None;
             } else if polled.is_pending() && opening.deadline.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -96,7 +151,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.while_not_stalled(cx, polled)
     }
 
     fn poll_write_vectored(
@@ -105,7 +161,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.while_not_stalled(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -113,10 +170,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.while_not_stalled(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.while_not_stalled(cx, polled)
     }
 }

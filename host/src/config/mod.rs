@@ -1,6 +1,8 @@
 //! The configuration: from what was written (flags, environment, file) to what is meant. Nothing
 //! below this reads the environment.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -89,7 +89,7 @@ fn setting(name: &str) -> Setting {
 }
 
 /// Fills what neither flag nor variable has set.
-fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
+pub(super) fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| one_line(&error, text))?;
     for (key, value) in table {
         let Some((_, _, place)) = SETTINGS.iter().find(|(name, ..)| *name == key) else {

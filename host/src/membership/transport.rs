@@ -152,7 +152,7 @@ impl Socket for Datagrams {
                 }
             };
             let Some(message) = self.joiner.take(from, part) else { continue };
-            match ChitchatMessage::deserialize(&mut message.as_slice()) {
+            match read_message(&message) {
                 Ok(message) => return Ok((from, message)),
                 Err(error) => debug!(%from, bytes, %error, "a datagram that is no gossip was dropped"),
             }
@@ -171,6 +171,11 @@ impl Datagrams {
             );
         }
     }
+}
+
+/// Reads what another node's gossip says.
+pub(super) fn read_message(message: &[u8]) -> anyhow::Result<ChitchatMessage> {
+    ChitchatMessage::deserialize(&mut &*message)
 }
 
 fn tell_rejected(rejected: &Throttle<Rejected>, because: Rejected, from: SocketAddr) {

@@ -106,7 +106,7 @@ struct Running {
     stop_public: CancellationToken,
     serving_clients: JoinHandle<()>,
     stop_admin: CancellationToken,
-    serving_admin: JoinHandle<io::Result<()>>,
+    serving_admin: JoinHandle<()>,
 }
 
 impl Running {
@@ -166,7 +166,7 @@ impl Running {
             metrics,
             tokens: tokens.clone(),
         };
-        let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone().cancelled_owned()));
+        let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone()));
 
         let stop_public = CancellationToken::new();
         let public_config = PublicConfig {

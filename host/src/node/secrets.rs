@@ -41,7 +41,7 @@ pub(super) fn server_tls(files: ServerCertificate) -> Result<watch::Receiver<Arc
     Ok(follow("the certificates of the public API", first, move || ServerTls::read(&files)))
 }
 
-/// What files have now, and whenever that changes. Files that are wrong change nothing, and are told once.
+/// What files have now, and whenever that changes: when they were found so twice. Files that are wrong change nothing, and are told once.
 fn follow<T: PartialEq + Send + Sync + 'static, E: Display + Send + 'static>(
     what: &'static str,
     first: T,
@@ -51,21 +51,22 @@ fn follow<T: PartialEq + Send + Sync + 'static, E: Display + Send + 'static>(
     let read = Arc::new(read);
     tokio::spawn(async move {
         let mut told = None;
+        let mut coming = None;
         while !sender.is_closed() {
             sleep(READ_INTERVAL).await;
             let read = read.clone();
             match tokio::task::spawn_blocking(move || read()).await {
                 Ok(Ok(now)) => {
                     told = None;
-                    let is_news = sender.send_if_modified(|current| {
-                        let is_news = **current != now;
-                        if is_news {
-                            *current = Arc::new(now);
-                        }
-                        is_news
-                    });
-                    if is_news {
+                    if **sender.borrow() == now {
+                        coming = None;
+                    } else if coming.as_ref() == Some(&now) {
+                        coming = None;
+                        sender.send_replace(Arc::new(now));
                         info!("{what} have changed: the new ones are used from now on");
+                    } else {
+                        // Whoever writes it may be in the middle of it.
+                        coming = Some(now);
                     }
                 }
                 Ok(Err(wrong)) => {

@@ -4,6 +4,8 @@
 mod breaker;
 mod client;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod headers;
 mod outbox;
 mod server;

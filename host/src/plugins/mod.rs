@@ -1,6 +1,8 @@
 //! Plugins: what is in the plugins directory, and what of it can run.
 
 mod catalog;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod keeper;
 mod load;
 mod manifest;

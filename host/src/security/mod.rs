@@ -10,6 +10,8 @@ mod tokens;
 
 pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
+#[cfg(any(test, fuzzing))]
+pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};

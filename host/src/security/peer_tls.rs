@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::private_file::{self, Besides, PrivateFileError};
 use super::secret::{Keyring, Secret};
 use crate::message::NodeId;
 
@@ -67,6 +68,8 @@ pub struct PeerCertificates {
 pub enum TlsError {
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),
+    #[error(transparent)]
+    Key(#[from] PrivateFileError),
     #[error("{} has no {expected} in PEM form: {cause}", .file.display())]
     Pem { file: PathBuf, expected: &'static str, cause: String },
     #[error("these certificates cannot be used: {0}")]
@@ -112,9 +115,8 @@ impl PeerTls {
     /// Which file is wrong, and how.
     pub fn of_files(files: &PeerCertificates, node_id: &NodeId) -> Result<Self, TlsError> {
         ServerName::try_from(node_id.as_str()).map_err(|_| TlsError::NodeId(node_id.clone()))?;
-        let [certificate, key, authority] =
-            [&files.certificate, &files.key, &files.authority].map(|file| PemFile::read(file));
-        let (certificate, key, authority) = (certificate?, key?, authority?);
+        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read_key(&files.key)?);
+        let authority = PemFile::read(&files.authority)?;
         let mut trusted = RootCertStore::empty();
         for certificate in authority.certificates()? {
             trusted.add(certificate).map_err(|error| TlsError::Unusable(error.to_string()))?;
@@ -229,6 +231,11 @@ impl PemFile {
         }
     }
 
+    pub(super) fn read_key(file: &Path) -> Result<Self, TlsError> {
+        let text = private_file::read(file, Besides::Group)?;
+        Ok(Self { file: file.to_owned(), bytes: text.into() })
+    }
+
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         match read {
@@ -251,7 +258,7 @@ impl PemFile {
 mod tests {
     use tokio::net::TcpListener;
 
-    use super::super::secret::tests::keyring;
+    use super::super::secret::keyring;
     use super::*;
 
     fn id(text: &str) -> NodeId {

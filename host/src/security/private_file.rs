@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 pub enum PrivateFileError {
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),
-    #[error("{} can be read by others (mode {mode:03o}); a secret is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
+    #[error("{} can be read by others (mode {mode:03o}); it is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
     Readable { file: PathBuf, mode: u32 },
     #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
     TooLarge(PathBuf),
@@ -21,15 +21,27 @@ pub enum PrivateFileError {
 
 /// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
-    Ok(lines(&read(file)?))
+    Ok(lines(&read(file, Besides::Nobody)?))
 }
 
-/// The text of a file that nobody else can read.
-pub(super) fn read(file: &Path) -> Result<String, PrivateFileError> {
+/// Who beside its owner may read a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Besides {
+    Nobody,
+    /// As is usual for the keys of certificates, which several services share.
+    Group,
+}
+
+/// The text of a file that strangers cannot read.
+pub(super) fn read(file: &Path, besides: Besides) -> Result<String, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
     let opened = File::open(file).map_err(read_error)?;
     let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let strangers = match besides {
+        Besides::Nobody => 0o077,
+        Besides::Group => 0o007,
+    };
+    if mode & strangers != 0 {
         return Err(PrivateFileError::Readable { file: file.to_owned(), mode });
     }
     let mut text = String::new();

@@ -160,7 +160,7 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::super::secret::tests::keyring;
+    use super::super::secret::keyring;
     use super::*;
 
     const NOW: u64 = 1_800_000_000_000;

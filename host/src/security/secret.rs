@@ -103,17 +103,19 @@ impl Secret {
     }
 }
 
+/// Secrets that are told apart by a byte.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn keyring(secrets: &[u8]) -> Keyring {
+    Keyring(secrets.iter().map(|byte| Secret([*byte; SECRET_BYTES])).collect())
+}
+
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::private_file::lines;
     use super::*;
-
-    pub(in crate::security) fn keyring(secrets: &[u8]) -> Keyring {
-        Keyring(secrets.iter().map(|byte| Secret([*byte; SECRET_BYTES])).collect())
-    }
 
     fn parse(text: &str) -> Result<Keyring, String> {
         Keyring::parse(Path::new("file"), lines(text)).map_err(|error| error.to_string())

@@ -40,7 +40,7 @@ impl ServerTls {
     /// Which file is wrong, and how.
     pub fn read(files: &ServerCertificate) -> Result<Self, TlsError> {
         let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
-        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read(&files.key)?);
+        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read_key(&files.key)?);
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(unusable)?

@@ -1,0 +1,46 @@
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::framing::{self, Framing};
+use super::{admin_site, target};
+
+/// Takes a request's target and headers, one a line. A path that is understood is understood the same way when it is
+/// written otherwise.
+pub fn request(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let path = lines.next().unwrap_or_default();
+    if let Ok(path) = std::str::from_utf8(path) {
+        read_path(path);
+    }
+    let Ok(uri) = Uri::try_from(path) else { return };
+    let headers: HeaderMap = lines.filter_map(header).collect();
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let head = [b"POST ", target.as_bytes(), b" HTTP/1.1\r\n", data].concat();
+    for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
+        for bytes in [data, &head] {
+            let framing = framing::check(version, &Method::POST, &uri, &headers, |read| read(bytes));
+            let hosts = headers.get_all("host").iter().count();
+            assert!(matches!(framing, Framing::Wrong(_)) || version > Version::HTTP_11 || hosts < 2);
+        }
+    }
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let _ = admin_site::check(text("host"), text("origin"), text("sec-fetch-site"));
+}
+
+fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at(colon);
+    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value[1..].trim_ascii()).ok()?))
+}
+
+fn read_path(path: &str) {
+    match target::parse(path) {
+        Ok(target) => {
+            let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+            let prefix = if target.broadcast { "/api/broadcast/" } else { "/api/" };
+            let (stream, key) = (encode(target.stream.as_str()), encode(target.partition_key.as_str()));
+            assert_eq!(target::parse(&format!("{prefix}{stream}/{key}")), Ok(target.clone()));
+        }
+        Err(rejected) => assert!(!rejected.error.to_string().is_empty()),
+    }
+}

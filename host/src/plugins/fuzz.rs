@@ -1,0 +1,18 @@
+use std::time::Duration;
+
+use super::manifest::read_manifest;
+
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+
+/// Reads a manifest. What it says is within the bounds, or the error takes one line.
+pub fn manifest(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match read_manifest(text, TIMEOUT_MAX) {
+        Ok(limits) => {
+            assert!(!limits.timeout.is_zero() && limits.timeout <= TIMEOUT_MAX);
+            assert!((1 << 20..=4 << 30).contains(&limits.memory_bytes_max));
+            assert!((1..=500).contains(&limits.concurrency));
+        }
+        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+    }
+}

@@ -1,0 +1,171 @@
+//! Clients that want more than their share, or take nothing of what they asked for: they are ended, and others are served.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::harness::{HANG, Node, Plugins, Setup, taken};
+
+/// What a flood may add to the memory of a node.
+const GROWTH_MB_MAX: u64 = 64;
+
+/// Frames of a flood, more than any client has a reason to send at once.
+const FRAMES: usize = 200_000;
+
+#[tokio::test]
+async fn floods_of_http2_frames_end_by_themselves() {
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "2s").ready().await;
+    node.post("/api/echo/1").json("{}").send().await.ok();
+    let before = taken(&node).resident_mb;
+    // Each part is sent again and again, with streams that are new.
+    let floods: [(&str, fn(u32) -> Vec<u8>); 6] = [
+        ("requests that are cancelled at once", |stream| {
+            [request(stream, END_STREAM | END_HEADERS), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        }),
+        ("settings", |_| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("pings", |_| frame(PING, 0, 0, &[7; 8])),
+        ("a head that does not end", |stream| match stream {
+            1 => request(1, 0),
+            _ => frame(CONTINUATION, 0, 1, &[&[0, 1, b'x', 100][..], &[b'y'; 100]].concat()),
+        }),
+        ("requests whose bodies do not begin", |stream| request(stream, END_HEADERS)),
+        ("empty pieces of a body", |stream| match stream {
+            1 => request(1, END_HEADERS),
+            _ => frame(DATA, 0, 1, &[]),
+        }),
+    ];
+    for (flood, part) in floods {
+        let (mut reader, mut writer) = http2(&node).await.into_split();
+        let sending = async {
+            for chunk in 0..FRAMES / 1_000 {
+                let parts =
+                    (0..1_000).flat_map(|index| part((chunk * 1_000 + index) as u32 * 2 + 1)).collect::<Vec<u8>>();
+                // The node may have closed the connection, which is its right.
+                if writer.write_all(&parts).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let others = async {
+            for key in 0..50 {
+                node.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+            }
+        };
+        let reading = async {
+            let mut said = [0; 4096];
+            while reader.read(&mut said).await.is_ok_and(|bytes| bytes > 0) {}
+        };
+        let all = async { tokio::join!(sending, others, reading) };
+        timeout(HANG, all).await.unwrap_or_else(|_| panic!("{flood}: the connection stays open"));
+        node.wait_for_metric("meshage_client_connections 1").await;
+        let after = taken(&node).resident_mb;
+        assert!(after < before + GROWTH_MB_MAX, "{flood}: memory grows from {before} to {after} MB");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_is_ended() {
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "500ms").flag("--timeout", "500ms").ready().await;
+    // More than sockets hold, in requests that need no answer in between.
+    let mut stalled = TcpStream::connect(&node.http).await.unwrap();
+    let requests = "GET /api/fickle/1?bytes=1000000 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100);
+    let sending = async { while stalled.write_all(requests.as_bytes()).await.is_ok() {} };
+    timeout(HANG, sending).await.expect("the connection stays open");
+    node.wait_for_metric("meshage_client_connections 0").await;
+
+    // In HTTP/2 the answer waits for the window that the client does not open, while it goes on to answer pings.
+    let mut stalled = http2(&node).await;
+    stalled.write_all(&request(1, END_STREAM | END_HEADERS)).await.unwrap();
+    ends_while_pings_are_answered(stalled).await;
+    node.wait_for_metric("meshage_client_connections 0").await;
+    node.post("/api/echo/1").json("{}").send().await.ok();
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_ended() {
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").ready().await;
+    let idle = http2(&node).await;
+    node.wait_for_metric("meshage_client_connections 1").await;
+    ends_while_pings_are_answered(idle).await;
+    node.wait_for_metric("meshage_client_connections 0").await;
+}
+
+#[tokio::test]
+async fn all_bodies_together_take_so_much_memory() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let before = taken(&node).resident_mb;
+    let (bytes, clients) = (1 << 20, 300);
+    let head = format!("POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    let most_of_a_body = vec![b'x'; bytes - 1];
+    let mut slow = Vec::new();
+    for _ in 0..clients {
+        let mut stream = TcpStream::connect(&node.http).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&most_of_a_body).await.unwrap();
+        slow.push(stream);
+    }
+    // 256 MiB are room for not quite 257 of them.
+    node.wait_for_metric(r#"meshage_problems_total{type="overloaded"} 43"#).await;
+    let after = taken(&node).resident_mb;
+    assert!(after < before + 400, "memory grows from {before} to {after} MB");
+    let problem = node.post("/api/echo/1").body(vec![b'x'; 4096]).send().await.problem(503, "overloaded");
+    assert_eq!(problem["retryable"], true);
+    assert!(problem["detail"].as_str().unwrap().contains("memory"), "{problem}");
+    // Small ones need no room.
+    node.post("/api/echo/1").json("{}").send().await.ok();
+    drop(slow);
+    node.wait_for_metric("meshage_client_connections 1").await;
+    node.post("/api/fickle/1").body(vec![b'x'; bytes]).send().await.ok();
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 0x1;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+
+/// A connection on which the client has said that it speaks HTTP/2.
+async fn http2(node: &Node) -> TcpStream {
+    let mut stream = TcpStream::connect(&node.http).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    stream
+}
+
+/// A frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The head of a request for an answer that is larger than what HTTP/2 sends unasked (HPACK, without a table).
+fn request(stream: u32, flags: u8) -> Vec<u8> {
+    let path = b"/api/fickle/1?bytes=200000";
+    let head = [&[0x83, 0x86, 0x01, 1, b'a', 0x04, path.len() as u8][..], path].concat();
+    frame(HEADERS, flags, stream, &head)
+}
+
+/// Waits until the node ends an HTTP/2 connection on which the client does no more than it has to.
+async fn ends_while_pings_are_answered(mut stream: TcpStream) {
+    let reading = async {
+        let mut head = [0; 9];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            if stream.read_exact(&mut payload).await.is_err() {
+                return;
+            }
+            let answer = match (head[3], head[4] & ACK) {
+                (PING, 0) => frame(PING, ACK, 0, &payload),
+                (SETTINGS, 0) => frame(SETTINGS, ACK, 0, &[]),
+                _ => continue,
+            };
+            let _ = stream.write_all(&answer).await;
+        }
+    };
+    timeout(HANG, reading).await.expect("the connection stays open");
+}
