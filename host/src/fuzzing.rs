@@ -12,6 +12,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    /// Takes every input of a corpus, each beginning of it, and each with a bit changed in every byte.
     #[track_caller]
     fn pass_over(corpus: &str, target: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(corpus);
@@ -20,7 +21,14 @@ mod tests {
             let file = file.unwrap().path();
             // Shown by a test that fails.
             println!("{}", file.display());
-            target(&fs::read(file).unwrap());
+            let input = fs::read(file).unwrap();
+            target(&input);
+            for index in 0..input.len() {
+                target(&input[..index]);
+                let mut changed = input.clone();
+                changed[index] ^= 1 << (index % 8);
+                target(&changed);
+            }
             inputs += 1;
         }
         assert!(inputs > 5, "{inputs}");

@@ -65,7 +65,8 @@ async fn junk_and_recorded_datagrams_change_nothing() {
     // A place that the node takes for another's, so that it tells it what it would tell a node.
     let ear = UdpSocket::bind("127.0.0.1:0").unwrap();
     ear.set_nonblocking(true).unwrap();
-    let first = Setup::new(Plugins::usual()).id("n1").secret(&secret);
+    // So long that chance does not write it.
+    let first = Setup::new(Plugins::usual()).id("first-node").secret(&secret);
     let first = first.flag("--seeds", &ear.local_addr().unwrap().to_string()).start().await;
     let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
@@ -80,7 +81,10 @@ async fn junk_and_recorded_datagrams_change_nothing() {
         async move { is_enough }
     })
     .await;
-    assert!(!recorded.iter().any(|datagram| String::from_utf8_lossy(datagram).contains("n1")), "it is not sealed");
+    assert!(
+        !recorded.iter().any(|datagram| String::from_utf8_lossy(datagram).contains("first-node")),
+        "it is not sealed"
+    );
 
     let traffic = Traffic::start("echo", &[&first, &second]);
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();

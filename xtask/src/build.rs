@@ -13,6 +13,9 @@ const PLUGINS: [&str; 2] = ["echo", "orders"];
 /// The guests of the tests: they stay where cargo puts them.
 const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 
+/// What other hosts than ours run in benchmarks.
+const BENCH_GUESTS: [&str; 1] = ["http-echo"];
+
 /// The host and the example plugins.
 pub(crate) fn everything() -> Result<()> {
     guests(&PLUGINS)?;
@@ -23,6 +26,13 @@ pub(crate) fn everything() -> Result<()> {
 pub(crate) fn all_guests() -> Result<()> {
     let all: Vec<&str> = PLUGINS.into_iter().chain(TEST_GUESTS).collect();
     guests(&all)
+}
+
+/// The guests of the benchmarks. Returns where cargo has put them, and the example plugins.
+pub(crate) fn bench_guests() -> Result<PathBuf> {
+    let all: Vec<&str> = PLUGINS.into_iter().chain(BENCH_GUESTS).collect();
+    guests(&all)?;
+    Ok(built())
 }
 
 /// The host as [`everything`] builds it: in the directory of this binary, wherever that is.
@@ -44,10 +54,13 @@ fn guests(packages: &[&str]) -> Result<()> {
     }
     setup::run(&mut build)?;
     for plugin in PLUGINS.iter().filter(|plugin| packages.contains(plugin)) {
-        let built = target_directory.join(format!("{GUEST_TARGET}/guest/{plugin}.wasm"));
-        install(&built, &root().join(format!("plugins/{plugin}.wasm")))?;
+        install(&built().join(format!("{plugin}.wasm")), &root().join(format!("plugins/{plugin}.wasm")))?;
     }
     Ok(())
+}
+
+fn built() -> PathBuf {
+    root().join(format!("target/guests/{GUEST_TARGET}/guest"))
 }
 
 /// Puts a file in its place in one step, unless it is there already: a node may be watching.

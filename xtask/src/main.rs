@@ -1,5 +1,6 @@
 //! Builds, runs and tests meshage, with all set-up that a fresh machine needs: `cargo xtask`.
 
+mod bench;
 mod build;
 mod mesh;
 mod setup;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask build    build target/release/meshage-host and plugins/*.wasm
 cargo xtask run      build, and start a two-node mesh with the example plugins
+cargo xtask bench    measure it beside what others use, and write docs/performance.md (some minutes)
 cargo xtask test     everything that must hold: format, clippy, all tests
 cargo xtask test X   build, and the tests over real nodes whose names contain X
 ";
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["build"] => build::everything(),
         ["run"] => mesh::run(),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["test"] => test::everything(),
         ["test", filter] => test::some(filter),
         [] | ["help" | "--help" | "-h"] => {

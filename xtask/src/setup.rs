@@ -58,7 +58,7 @@ pub(crate) fn components() -> Result<()> {
     Ok(())
 }
 
-fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());
     command

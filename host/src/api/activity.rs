@@ -41,17 +41,34 @@ impl Activity {
     /// Waits until nothing has happened for at least so long: a little longer, since it looks only now and then, so that
     /// requests need not set any timer.
     pub(super) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
-        let (mut steps, mut quiet_for) = (0, Duration::ZERO);
+        let mut watch = Watch { every: idle_max, stalled_max, steps: 0, quiet_for: Duration::ZERO };
         loop {
-            sleep(idle_max).await;
-            let now = self.steps.load(Ordering::Relaxed);
-            quiet_for = if now == steps { quiet_for + idle_max } else { Duration::ZERO };
-            steps = now;
-            match self.open.load(Ordering::Relaxed) {
-                0 if quiet_for >= idle_max => return Quiet::Idle,
-                1.. if quiet_for >= stalled_max => return Quiet::Stalled,
-                _ => {}
+            sleep(watch.every).await;
+            if let Some(quiet) = watch.look(self) {
+                return quiet;
             }
+        }
+    }
+}
+
+/// Looks at a connection in equal intervals, each as long as it may be idle.
+struct Watch {
+    every: Duration,
+    stalled_max: Duration,
+    /// Those that were seen last time.
+    steps: usize,
+    quiet_for: Duration,
+}
+
+impl Watch {
+    fn look(&mut self, activity: &Activity) -> Option<Quiet> {
+        let steps = activity.steps.load(Ordering::Relaxed);
+        self.quiet_for = if steps == self.steps { self.quiet_for + self.every } else { Duration::ZERO };
+        self.steps = steps;
+        match activity.open.load(Ordering::Relaxed) {
+            0 if self.quiet_for >= self.every => Some(Quiet::Idle),
+            1.. if self.quiet_for >= self.stalled_max => Some(Quiet::Stalled),
+            _ => None,
         }
     }
 }
@@ -72,47 +89,39 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
-    const IDLE_MAX: Duration = Duration::from_secs(10);
-    const STALLED_MAX: Duration = Duration::from_secs(60);
+    const EVERY: Duration = Duration::from_secs(10);
 
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_without_requests_is_idle() {
-        let activity = Arc::new(Activity::default());
-        let began = Instant::now();
-        let requests = async {
-            for _ in 0..100 {
-                let request = activity.begin();
-                sleep(Duration::from_secs(1)).await;
-                drop(request);
-            }
-            began.elapsed()
-        };
-        let (quiet, busy_for) = tokio::join!(activity.quiet(IDLE_MAX, STALLED_MAX), requests);
-        assert_eq!(quiet, Quiet::Idle);
-        let idle_for = began.elapsed() - busy_for;
-        assert!((IDLE_MAX..=2 * IDLE_MAX).contains(&idle_for), "{idle_for:?}");
+    fn watch() -> Watch {
+        Watch { every: EVERY, stalled_max: 3 * EVERY, steps: 0, quiet_for: Duration::ZERO }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_nobody_takes_is_stalled() {
-        let activity = Arc::new(Activity::default());
+    #[test]
+    fn a_connection_without_requests_is_idle() {
+        assert_eq!(watch().look(&Activity::default()), Some(Quiet::Idle), "from its beginning");
+        let (activity, mut watch) = (Arc::new(Activity::default()), watch());
+        for _ in 0..10 {
+            drop(activity.begin());
+            assert_eq!(watch.look(&activity), None);
+        }
+        assert_eq!(watch.look(&activity), Some(Quiet::Idle));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_takes_is_stalled() {
+        let (activity, mut watch) = (Arc::new(Activity::default()), watch());
         let request = activity.begin();
-        let began = Instant::now();
-        let sending = async {
-            // Slow, but not too slow.
-            for _ in 0..5 {
-                sleep(STALLED_MAX - IDLE_MAX).await;
-                request.step();
-            }
-            began.elapsed()
-        };
-        let (quiet, moved_for) = tokio::join!(activity.quiet(IDLE_MAX, STALLED_MAX), sending);
-        assert_eq!(quiet, Quiet::Stalled);
-        let stalled_for = began.elapsed() - moved_for;
-        assert!((STALLED_MAX..=STALLED_MAX + 2 * IDLE_MAX).contains(&stalled_for), "{stalled_for:?}");
+        assert_eq!(watch.look(&activity), None);
+        // Slow, but not too slow.
+        for _ in 0..10 {
+            assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);
+            request.step();
+            assert_eq!(watch.look(&activity), None);
+        }
+        assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);
+        assert_eq!(watch.look(&activity), Some(Quiet::Stalled));
+        drop(request);
+        assert_eq!([watch.look(&activity), watch.look(&activity)], [None, Some(Quiet::Idle)]);
     }
 }

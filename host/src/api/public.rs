@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, CONNECTION};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -293,8 +293,8 @@ impl Client {
     }
 
     fn framing(&self, request: &Request<Incoming>) -> Framing {
-        framing::check(request.version(), request.method(), request.uri(), request.headers(), |read| {
-            self.stream.with_request(read)
-        })
+        let bytes = if request.version() == Version::HTTP_11 { self.stream.request() } else { None };
+        let bytes = bytes.as_ref().map(|bytes| bytes.as_slice());
+        framing::check(request.version(), request.method(), request.uri(), request.headers(), bytes)
     }
 }

@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct Observed {
     timed_out: AtomicBool,
     /// The first bytes that arrived since the last answer.
     request: Mutex<Vec<u8>>,
+    /// A request has begun with them.
+    is_taken: AtomicBool,
 }
 
 /// The first bytes of a connection, by which hyper tells HTTP/2 from HTTP/1.
@@ -98,15 +100,20 @@ impl Observed {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// What arrived first since the last answer: of a client that waits for answers, a request from its beginning on.
-    pub(super) fn with_request<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
-        read(&self.request.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What arrived first since the last answer, from its beginning on; `None` for a request that arrived together with others,
+    /// behind the first of them. To be called once for each.
+    pub(super) fn request(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
+        // Both sides of a connection run in one task.
+        let is_taken = self.is_taken.load(Ordering::Relaxed);
+        self.is_taken.store(true, Ordering::Relaxed);
+        (!is_taken).then(|| self.request.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn record(&self, is_first: bool, bytes: &[u8]) {
         let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         if is_first {
             request.clear();
+            self.is_taken.store(false, Ordering::Relaxed);
         }
         let room = RECORDED_BYTES_MAX.saturating_sub(request.len());
         request.extend_from_slice(&bytes[..bytes.len().min(room)]);

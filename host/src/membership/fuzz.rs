@@ -1,7 +1,5 @@
 use std::net::SocketAddr;
 
-use chitchat::Serializable;
-
 use super::advert::{from_key_values, to_key_values};
 use super::parts::Joiner;
 use super::transport::read_message;
@@ -22,9 +20,8 @@ pub fn gossip(data: &[u8]) {
 
     let from = SocketAddr::from(([127, 0, 0, 1], 1));
     for part in [&part[..], &[&[0, 0, 0, 0, 0, 1], data].concat()] {
-        let message = Joiner::default().take(from, part);
-        if let Some(Ok(message)) = message.map(|message| read_message(&message)) {
-            assert_eq!(message.serialized_len(), message.serialize_to_vec().len());
+        if let Some(message) = Joiner::default().take(from, part) {
+            let _ = read_message(&message);
         }
     }
     read_advert(from, data);

@@ -89,7 +89,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn error(&self, value: &Value, expected: impl Into<String>) -> ManifestError {
-        ManifestError::Value { key: self.key.to_owned(), value: value.to_string(), expected: expected.into() }
+        ManifestError::Value { key: self.key.to_owned(), value: one_line(value), expected: expected.into() }
     }
 
     fn integer(&self, min: u64, max: u64, unit: &str) -> Result<u64, ManifestError> {
@@ -141,6 +141,14 @@ impl Entry<'_> {
                 Ok((name.clone(), text.to_owned()))
             })
             .collect()
+    }
+}
+
+/// A value as TOML has it, but for texts of several lines.
+fn one_line(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{text:?}"),
+        other => other.to_string().replace('\n', "\\n"),
     }
 }
 
@@ -234,6 +242,7 @@ mod tests {
             "instances = \"fresh\"\nmax_calls_per_instance = 2",
             "max_calls_per_instance = 2: expected no such key beside instances = \"fresh\", which runs one call on each",
         );
+        check_error("instances = \"a\\nb\"", "instances = \"a\\nb\": expected \"reuse\" or \"fresh\"");
         check_error("env = { A = 1 }", "env.A = 1: expected a text, such as \"hello\"");
         check_error(
             "allowed_hosts = [\"example.com\"]",

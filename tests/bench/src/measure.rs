@@ -1,0 +1,137 @@
+//! Measuring servers in turns (A B A B …), so that a machine that drifts does so for all of them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::load::{self, Load, Pace};
+use crate::servers::Server;
+
+/// How long everything is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) seconds: f64,
+    pub(crate) rounds: usize,
+}
+
+/// One run against one server.
+#[derive(Clone, Copy)]
+pub(crate) struct Sample {
+    pub(crate) per_second: f64,
+    /// Of all processes of the server, for each request.
+    pub(crate) cpu_us: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+}
+
+/// The runs against one server, in the order of the rounds.
+pub(crate) struct Samples(pub(crate) Vec<Sample>);
+
+/// A value that was measured several times.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+        Self { median, min: values[0], max: values[values.len() - 1] }
+    }
+}
+
+impl Samples {
+    pub(crate) fn spread(&self, value: impl Fn(&Sample) -> f64) -> Spread {
+        Spread::of(self.0.iter().map(value))
+    }
+
+    pub(crate) fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
+        self.spread(value).median
+    }
+
+    /// Requests a second beside those of a baseline, round by round.
+    pub(crate) fn ratio(&self, baseline: &Self) -> Spread {
+        Spread::of(self.0.iter().zip(&baseline.0).map(|(own, other)| own.per_second / other.per_second))
+    }
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Traffic {
+    pub(crate) connections: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) connect_each: bool,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { connections: 32, body_bytes: 16, connect_each: false }
+    }
+}
+
+impl Traffic {
+    fn load(self, server: &Server, pace: Pace) -> Load {
+        // JSON, as the echo handler wants it.
+        let body = format!("\"{}\"", "x".repeat(self.body_bytes.saturating_sub(2)));
+        let request = |path: &String| {
+            let length = body.len();
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        };
+        let requests = server.paths.iter().map(|path| request(path).into_bytes()).collect();
+        let Self { connections, connect_each, .. } = self;
+        Load { addr: server.addr, requests, connections, pace, connect_each }
+    }
+}
+
+/// Measures each server in each round, in a closed loop.
+pub(crate) fn in_turns(servers: &[&Server], traffic: Traffic, effort: Effort) -> Result<Vec<Samples>> {
+    each_in_turns(servers, effort, |server| once(server, traffic, Pace::Closed, effort.seconds))
+}
+
+/// The same at a fixed rate for each.
+pub(crate) fn at_rates(servers: &[(&Server, f64)], traffic: Traffic, effort: Effort) -> Result<Vec<Samples>> {
+    each_in_turns(servers, effort, |(server, rate)| once(server, traffic, Pace::Open(*rate), effort.seconds))
+}
+
+fn each_in_turns<T>(subjects: &[T], effort: Effort, measure: impl Fn(&T) -> Result<Sample>) -> Result<Vec<Samples>> {
+    let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples(Vec::new())).collect();
+    for round in 0..effort.rounds {
+        for turn in 0..subjects.len() {
+            // Who goes first takes turns, too.
+            let index = (turn + round) % subjects.len();
+            samples[index].0.push(measure(&subjects[index])?);
+        }
+    }
+    Ok(samples)
+}
+
+fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<Sample> {
+    let cpu = || -> Result<Duration> { server.processes.iter().map(crate::process::Process::cpu).sum() };
+    let mut before = Ok(Duration::ZERO);
+    let warm_up = Duration::from_secs_f64(seconds / 5.0);
+    let load = traffic.load(server, pace);
+    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = cpu())?;
+    let cpu = cpu()? - before?;
+    ensure!(outcome.failed == 0, "{}: {} of {} requests failed", server.name, outcome.failed, outcome.answered);
+    ensure!(outcome.answered > 0, "{} answered nothing", server.name);
+    let sample = Sample {
+        per_second: outcome.per_second(),
+        cpu_us: cpu.as_secs_f64() * 1e6 / outcome.answered as f64,
+        p50_ms: outcome.quantile_ms(0.5),
+        p99_ms: outcome.quantile_ms(0.99),
+        p999_ms: outcome.quantile_ms(0.999),
+    };
+    eprintln!(
+        "  {:<40} {:>9.0} req/s  {:>6.1} µs CPU  p50 {:.2}  p99 {:.2}  p99.9 {:.2} ms",
+        server.name, sample.per_second, sample.cpu_us, sample.p50_ms, sample.p99_ms, sample.p999_ms
+    );
+    Ok(sample)
+}

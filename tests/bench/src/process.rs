@@ -1,0 +1,108 @@
+//! What is measured runs in processes of its own; what they take is asked of Linux.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// No server takes longer to start.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// A running process. It is killed when the value goes.
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?))
+    }
+
+    /// Starts one that says its address in the first line.
+    pub(crate) fn start_and_ask(command: &mut Command) -> Result<(Self, SocketAddr)> {
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("it has no output")?).read_line(&mut line)?;
+        Ok((Self(child), line.trim().parse()?))
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// The time that it and its children have run so far, on all cores.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let mut ticks = 0;
+        for id in std::iter::once(self.id()).chain(self.children()) {
+            let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+            // The name, in parentheses, may have spaces.
+            let fields: Vec<&str> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
+            ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+        }
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    fn children(&self) -> Vec<u32> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
+        let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        threads.map(of_thread).collect::<Vec<_>>().join(" ").split_whitespace().flat_map(str::parse).collect()
+    }
+
+    /// Resident memory, in kB.
+    pub(crate) fn resident_kb(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(resident.trim().trim_end_matches(" kB").parse()?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It leaves no children behind: those that have any end them.
+        let _ = Command::new("kill").arg(self.id().to_string()).status();
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Waits until somebody listens.
+pub(crate) fn wait_for(addr: SocketAddr) -> Result<()> {
+    let end = Instant::now() + START_MAX;
+    while TcpStream::connect(addr).is_err() {
+        if Instant::now() > end {
+            bail!("nothing listens on {addr} after {START_MAX:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Where a program is, if it is installed.
+pub(crate) fn installed(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let more = ["/usr/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// The first line in which a program says its version.
+pub(crate) fn version(program: &Path, flag: &str) -> String {
+    let Ok(output) = Command::new(program).arg(flag).output() else { return "?".into() };
+    let said = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&said).lines().next().unwrap_or("?").to_owned()
+}

@@ -1,0 +1,225 @@
+//! What is measured: meshes of nodes, and what people would pick instead.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::process::{Process, free_port, installed, wait_for};
+
+/// Keys of the owner that is asked for, in turns.
+const KEYS: usize = 64;
+
+/// Something that answers requests.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) addr: SocketAddr,
+    /// The paths of its requests, in turns.
+    pub(crate) paths: Vec<String>,
+    pub(crate) processes: Vec<Process>,
+    /// Goes with the server.
+    _files: Option<TempDir>,
+}
+
+/// How a mesh is started.
+#[derive(Clone, Copy)]
+pub(crate) struct MeshOptions<'a> {
+    pub(crate) nodes: usize,
+    pub(crate) secret: bool,
+    /// The echo component, and its manifest.
+    pub(crate) echo: &'a Path,
+    pub(crate) manifest: &'a str,
+    pub(crate) copies: usize,
+}
+
+/// Nodes of a mesh, and where each is asked.
+pub(crate) struct Mesh {
+    pub(crate) processes: Vec<Process>,
+    pub(crate) http: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+    pub(crate) files: TempDir,
+}
+
+impl Mesh {
+    pub(crate) fn start(host: &Path, options: MeshOptions<'_>) -> Result<Self> {
+        let files = TempDir::new()?;
+        let plugins = files.path().join("plugins");
+        fs::create_dir(&plugins)?;
+        for copy in 0..options.copies {
+            let name = if copy == 0 { "echo".to_owned() } else { format!("echo-{copy}") };
+            fs::copy(options.echo, plugins.join(format!("{name}.wasm")))?;
+            fs::write(plugins.join(format!("{name}.toml")), options.manifest)?;
+        }
+        let secret = files.path().join("secret");
+        let made = Command::new(host).arg("secret").output()?;
+        fs::write(&secret, made.stdout)?;
+        fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        let mut mesh = Self { processes: Vec::new(), http: Vec::new(), admin: Vec::new(), files };
+        let cluster: Vec<SocketAddr> = (0..options.nodes).map(|_| local()).collect::<Result<_>>()?;
+        for number in 0..options.nodes {
+            let (http, admin) = (local()?, local()?);
+            let mut command = Command::new(host);
+            command.env_clear().arg("--plugins").arg(&plugins).arg("--data-dir").arg(mesh.files.path().join("data"));
+            command.args(["--http-port", &http.port().to_string(), "--admin-port", &admin.port().to_string()]);
+            command.args([
+                "--cluster-port",
+                &cluster[number].port().to_string(),
+                "--node-id",
+                &format!("n{}", number + 1),
+            ]);
+            command.args(["--seeds", &cluster[..number].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")]);
+            if options.secret {
+                command.arg("--secret-file").arg(&secret);
+            }
+            mesh.processes.push(Process::start(&mut command)?);
+            mesh.http.push(http);
+            mesh.admin.push(admin);
+            wait_until(|| Ok(mesh.get(number, "/readyz").is_ok_and(|(status, _)| status == 200)))?;
+        }
+        wait_until(|| mesh.all_see_all())?;
+        Ok(mesh)
+    }
+
+    fn all_see_all(&self) -> Result<bool> {
+        for node in 0..self.processes.len() {
+            let (_, cluster) = self.get(node, "/cluster")?;
+            let cluster: serde_json::Value = serde_json::from_str(&cluster)?;
+            let nodes = cluster["nodes"].as_array().context("no nodes")?;
+            let ready = nodes.iter().filter(|node| node["state"] == "ready").count();
+            if ready != self.processes.len() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks the admin API.
+    pub(crate) fn get(&self, node: usize, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin[node])?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, body.to_owned()))
+    }
+
+    /// Paths of keys that a node owns.
+    pub(crate) fn paths_of(&self, owner: usize) -> Result<Vec<String>> {
+        let mut paths = Vec::new();
+        for key in 0..100 * KEYS {
+            let (_, said) = self.get(0, &format!("/cluster/owner/echo/k{key}"))?;
+            let said: serde_json::Value = serde_json::from_str(&said)?;
+            if said["owner"] == format!("n{}", owner + 1) {
+                paths.push(format!("/api/echo/k{key}"));
+            }
+            if paths.len() == KEYS {
+                return Ok(paths);
+            }
+        }
+        bail!("n{} owns too few keys", owner + 1)
+    }
+
+    /// As a server: asked on the first node, for keys of another.
+    pub(crate) fn into_server(self, name: &str, owner: usize) -> Result<Server> {
+        let paths = self.paths_of(owner)?;
+        Ok(self.with_paths(name, paths))
+    }
+
+    pub(crate) fn into_broadcast(self, name: &str) -> Server {
+        self.with_paths(name, vec!["/api/broadcast/echo/k".to_owned()])
+    }
+
+    fn with_paths(self, name: &str, paths: Vec<String>) -> Server {
+        Server { name: name.to_owned(), addr: self.http[0], paths, processes: self.processes, _files: Some(self.files) }
+    }
+}
+
+pub(crate) fn bare_hyper() -> Result<Server> {
+    let binary = std::env::current_exe()?.with_file_name("bare-hyper");
+    let (process, addr) = Process::start_and_ask(&mut Command::new(binary))?;
+    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], _files: None })
+}
+
+/// HAProxy with a consistent hash, in front of bare hyper; `None` if it is not installed.
+pub(crate) fn haproxy() -> Result<Option<Server>> {
+    let Some(haproxy) = installed("haproxy") else { return Ok(None) };
+    let (files, bare, addr) = (TempDir::new()?, bare_hyper()?, local()?);
+    let config = format!(
+        "defaults\n mode http\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n http-reuse always\n\
+         frontend f\n bind {addr}\n default_backend b\n\
+         backend b\n balance uri\n hash-type consistent\n server s {}\n",
+        bare.addr
+    );
+    let file = files.path().join("haproxy.cfg");
+    fs::write(&file, config)?;
+    let process = Process::start(Command::new(haproxy).arg("-db").arg("-f").arg(&file))?;
+    behind(bare, "HAProxy in front of bare hyper", addr, process, files).map(Some)
+}
+
+/// nginx, likewise.
+pub(crate) fn nginx() -> Result<Option<Server>> {
+    let Some(nginx) = installed("nginx") else { return Ok(None) };
+    let (files, bare, addr) = (TempDir::new()?, bare_hyper()?, local()?);
+    let at = files.path().display().to_string();
+    let config = format!(
+        "daemon off; worker_processes auto; pid {at}/pid; error_log {at}/error.log;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; \
+         fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s; client_max_body_size 2m; \
+         client_body_buffer_size 2m; keepalive_requests 1000000000;\n\
+         upstream u {{ hash $uri consistent; server {}; keepalive 64; keepalive_requests 1000000000; }}\n\
+         server {{ listen {addr}; location / {{ proxy_pass http://u; proxy_http_version 1.1; \
+         proxy_set_header Connection \"\"; }} }} }}\n",
+        bare.addr
+    );
+    let file = files.path().join("nginx.conf");
+    fs::write(&file, config)?;
+    let process = Process::start(Command::new(nginx).arg("-c").arg(&file).arg("-p").arg(files.path()))?;
+    behind(bare, "nginx in front of bare hyper", addr, process, files).map(Some)
+}
+
+fn behind(bare: Server, name: &str, addr: SocketAddr, process: Process, files: TempDir) -> Result<Server> {
+    wait_for(addr)?;
+    let mut processes = bare.processes;
+    processes.push(process);
+    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, _files: Some(files) })
+}
+
+/// `wasmtime serve` with a component; `None` if it is not installed.
+pub(crate) fn wasmtime(name: &str, component: &Path, flags: &[&str]) -> Result<Option<Server>> {
+    let Some(wasmtime) = wasmtime_binary() else { return Ok(None) };
+    ensure!(component.is_file(), "{} was not built", component.display());
+    let addr = local()?;
+    let mut command = Command::new(wasmtime);
+    command.arg("serve").args(flags).arg("--addr").arg(addr.to_string()).arg(component);
+    let process = Process::start(&mut command)?;
+    wait_for(addr)?;
+    Ok(Some(Server { name: name.to_owned(), addr, paths: paths(), processes: vec![process], _files: None }))
+}
+
+pub(crate) fn wasmtime_binary() -> Option<PathBuf> {
+    std::env::var_os("WASMTIME").map(PathBuf::from).or_else(|| installed("wasmtime"))
+}
+
+fn paths() -> Vec<String> {
+    (0..KEYS).map(|key| format!("/api/echo/k{key}")).collect()
+}
+
+fn local() -> Result<SocketAddr> {
+    Ok(([127, 0, 0, 1], free_port()?).into())
+}
+
+fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so()? {
+        ensure!(Instant::now() < end, "a node does not become ready");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
