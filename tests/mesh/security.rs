@@ -140,6 +140,30 @@ async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unp
 }
 
 #[tokio::test]
+async fn a_crowd_of_strangers_does_not_shut_out_peers() {
+    let secret = Secret::of(&[new_secret()]);
+    let first = Setup::new(Plugins::usual()).id("n1").secret(&secret).start().await;
+    let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let traffic = Traffic::start("echo", &[&first, &second]);
+    // More than may be unknown at once: some are closed at once, the others when they have said nothing for long enough.
+    let mut strangers = Vec::new();
+    for _ in 0..700 {
+        strangers.push(TcpStream::connect(&first.cluster).await.unwrap());
+    }
+    first.log_line("too many at once").await;
+    let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second, &third]).await;
+    let key = third.key_owned_by("echo", "n1").await;
+    third.post(&format!("/api/echo/{key}")).send().await.ok();
+    for mut stranger in strangers {
+        let closed = timeout(HANG, stranger.read(&mut [0])).await.expect("a stranger's connection stays open");
+        assert!(matches!(closed, Ok(0) | Err(_)));
+    }
+    traffic.none_failed().await;
+}
+
+#[tokio::test]
 async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
     let secret = Secret::of(&[new_secret()]);
     let node = mesh_with(&[&secret]).await.remove(0);

@@ -2,6 +2,7 @@
 //! at all.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Outbox;
@@ -27,6 +28,10 @@ use crate::telemetry::Throttle;
 
 /// Connections of peers at once: a mesh of a thousand nodes, with room for reconnects.
 const CONNECTIONS_MAX: usize = 2_048;
+
+/// Connections at once of which it is not known yet who they are of. Strangers that are more than these are turned away, and
+/// some peers with them, which come again.
+const GREETINGS_MAX: usize = 512;
 
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -74,15 +79,23 @@ impl<S: Serve> Server<S> {
     /// Accepts connections until [`Server::stop`].
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
         let accepting = async {
             loop {
-                let Ok(place) = room.clone().acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok((stream, addr)) => {
-                        let server = self.clone();
+                        let Ok(greeting) = greetings.clone().try_acquire_owned() else {
+                            self.tell_refused(addr, "too many at once have not said yet who they are");
+                            continue;
+                        };
+                        let (server, room) = (self.clone(), room.clone());
                         self.connections.spawn(async move {
-                            server.connection(stream, addr).await;
-                            drop(place);
+                            let Some(greeted) = server.greet_in_time(stream, addr).await else { return };
+                            drop(greeting);
+                            match room.try_acquire() {
+                                Ok(_place) => server.connection(greeted, addr).await,
+                                Err(_) => server.tell_refused(addr, "there are as many peers as may be"),
+                            }
                         });
                     }
                     Err(error) => {
@@ -123,20 +136,22 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, addr: SocketAddr) {
-        let (frames, writer) = match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
-            Ok(Ok(greeted)) => greeted,
-            Ok(Err(error)) => {
-                if let Some(connections) = self.refused.note((), Instant::now()) {
-                    warn!(%addr, %error, connections, "refused connections to the cluster port");
-                }
-                return;
-            }
-            Err(_) => {
-                debug!(%addr, "a connection to the cluster port said no hello");
-                return;
-            }
-        };
+    async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<(Frames, Writer)> {
+        match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
+            Ok(Ok(greeted)) => return Some(greeted),
+            Ok(Err(error)) => self.tell_refused(addr, error),
+            Err(_) => self.tell_refused(addr, "it said no hello"),
+        }
+        None
+    }
+
+    fn tell_refused(&self, addr: SocketAddr, error: impl Display) {
+        if let Some(connections) = self.refused.note((), Instant::now()) {
+            warn!(%addr, %error, connections, "refused connections to the cluster port");
+        }
+    }
+
+    async fn connection(self: Arc<Self>, (frames, writer): (Frames, Writer), addr: SocketAddr) {
         let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
         let mut writing = tokio::spawn({
             let session = session.clone();
