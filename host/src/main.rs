@@ -28,6 +28,9 @@ const ENDED_AT_ONCE: i32 = 130;
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, of which an idle node would use little.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut cli = Cli::parse();
     let done = match cli.command.take() {
         Some(Command::Check { files }) => PluginTerms::new(cli).map(|terms| check(&files, terms)),

@@ -20,8 +20,7 @@ pub(super) struct AnswerBody {
 }
 
 impl AnswerBody {
-    pub(super) fn new(bytes: Bytes, open: Open, mut held: Held) -> Self {
-        held.answer(bytes.len());
+    pub(super) fn new(bytes: Bytes, open: Open, held: Held) -> Self {
         Self { bytes, open, _held: held }
     }
 }

@@ -22,10 +22,8 @@ pub(super) struct Bodies {
 pub(super) struct NoRoom;
 
 /// The room of one request: given back when it is dropped.
-pub(super) struct Held {
-    bodies: Arc<Bodies>,
-    bytes: usize,
-}
+#[derive(Default)]
+pub(super) struct Held(Option<(Arc<Bodies>, usize)>);
 
 impl Bodies {
     /// For bodies of at most so many bytes each.
@@ -36,39 +34,41 @@ impl Bodies {
 }
 
 impl Held {
-    pub(super) fn new(bodies: Arc<Bodies>) -> Self {
-        Self { bodies, bytes: 0 }
-    }
-
     /// Makes room for a request's body that has become this large.
-    pub(super) fn make_room(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        self.set(bytes);
-        if self.bodies.bytes.load(Ordering::Relaxed) <= self.bodies.bytes_max || self.bytes == 0 {
+    pub(super) fn make_room(&mut self, bodies: &Arc<Bodies>, bytes: usize) -> Result<(), NoRoom> {
+        self.set(bodies, bytes);
+        if self.0.is_none() || bodies.bytes.load(Ordering::Relaxed) <= bodies.bytes_max {
             return Ok(());
         }
-        self.set(0);
+        *self = Self::default();
         Err(NoRoom)
     }
 
     /// The request is done, and this is its answer: it is there, so it is counted, whether there is room or not.
-    pub(super) fn answer(&mut self, bytes: usize) {
-        self.set(bytes);
+    pub(super) fn answer(&mut self, bodies: &Arc<Bodies>, bytes: usize) {
+        self.set(bodies, bytes);
     }
 
-    fn set(&mut self, bytes: usize) {
-        let bytes = if bytes < COUNTED_FROM { 0 } else { bytes };
-        if bytes > self.bytes {
-            self.bodies.bytes.fetch_add(bytes - self.bytes, Ordering::Relaxed);
-        } else if bytes < self.bytes {
-            self.bodies.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+    fn set(&mut self, bodies: &Arc<Bodies>, bytes: usize) {
+        if bytes < COUNTED_FROM {
+            *self = Self::default();
+            return;
         }
-        self.bytes = bytes;
+        let (_, held) = self.0.get_or_insert_with(|| (bodies.clone(), 0));
+        if bytes >= *held {
+            bodies.bytes.fetch_add(bytes - *held, Ordering::Relaxed);
+        } else {
+            bodies.bytes.fetch_sub(*held - bytes, Ordering::Relaxed);
+        }
+        *held = bytes;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.set(0);
+        if let Some((bodies, bytes)) = &self.0 {
+            bodies.bytes.fetch_sub(*bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -79,20 +79,20 @@ mod tests {
     #[test]
     fn room_is_bounded_and_given_back() {
         let bodies = Bodies::new(1 << 20);
-        let held = || Held::new(bodies.clone());
-        let (mut one, mut other, mut answer) = (held(), held(), held());
-        assert!(one.make_room(BYTES_DEFAULT / 2).is_ok());
-        assert!(other.make_room(BYTES_DEFAULT / 2).is_ok());
-        assert!(other.make_room(BYTES_DEFAULT / 2 + 1).is_err(), "it would be too much");
-        assert!(other.make_room(BYTES_DEFAULT / 2).is_ok(), "what was refused is given back");
-        assert!(held().make_room(COUNTED_FROM).is_err());
-        assert!(held().make_room(COUNTED_FROM - 1).is_ok(), "small ones always may");
-        answer.answer(COUNTED_FROM);
+        let fits = |bytes| Held::default().make_room(&bodies, bytes).is_ok();
+        let (mut one, mut other, mut answer) = (Held::default(), Held::default(), Held::default());
+        assert!(one.make_room(&bodies, BYTES_DEFAULT / 2).is_ok());
+        assert!(other.make_room(&bodies, BYTES_DEFAULT / 2).is_ok());
+        assert!(other.make_room(&bodies, BYTES_DEFAULT / 2 + 1).is_err(), "it would be too much");
+        assert!(other.make_room(&bodies, BYTES_DEFAULT / 2).is_ok(), "what was refused is given back");
+        assert!(!fits(COUNTED_FROM));
+        assert!(fits(COUNTED_FROM - 1), "small ones always may");
+        answer.answer(&bodies, COUNTED_FROM);
         drop(other);
-        assert!(held().make_room(BYTES_DEFAULT / 2).is_err(), "an answer takes its room");
+        assert!(!fits(BYTES_DEFAULT / 2), "an answer takes its room");
         drop(answer);
-        assert!(held().make_room(BYTES_DEFAULT / 2).is_ok());
-        one.answer(0);
+        assert!(fits(BYTES_DEFAULT / 2));
+        one.answer(&bodies, 0);
         assert_eq!(bodies.bytes.load(Ordering::Relaxed), 0);
     }
 

@@ -1,5 +1,6 @@
 //! Takes in request bodies, within limits of size and time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use super::bodies::{Held, NoRoom};
+use super::bodies::{Bodies, Held, NoRoom};
 
 /// How long such a body is read for at most.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -36,12 +37,13 @@ pub(super) async fn collect(
     headers: &HeaderMap,
     bytes_max: usize,
     time_max: Duration,
+    bodies: &Arc<Bodies>,
     held: &mut Held,
 ) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let read = timeout(time_max, read(&mut body, bytes_max, held)).await;
+    let read = timeout(time_max, read(&mut body, bytes_max, bodies, held)).await;
     if let Ok(Err(BodyError::TooLarge { .. } | BodyError::NoRoom)) = &read
         && !headers.contains_key(EXPECT)
     {
@@ -51,7 +53,12 @@ pub(super) async fn collect(
     read.unwrap_or(Err(BodyError::Late(time_max)))
 }
 
-async fn read(body: &mut Incoming, bytes_max: usize, held: &mut Held) -> Result<Bytes, BodyError> {
+async fn read(
+    body: &mut Incoming,
+    bytes_max: usize,
+    bodies: &Arc<Bodies>,
+    held: &mut Held,
+) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(BodyError::TooLarge { bytes_max });
     }
@@ -64,7 +71,7 @@ async fn read(body: &mut Incoming, bytes_max: usize, held: &mut Held) -> Result<
         if bytes > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
-        held.make_room(bytes).map_err(|NoRoom| BodyError::NoRoom)?;
+        held.make_room(bodies, bytes).map_err(|NoRoom| BodyError::NoRoom)?;
         if bytes == piece.len() {
             first = piece;
         } else {

@@ -12,6 +12,7 @@ mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod lanes;
+mod patience;
 mod problem;
 mod public;
 mod stream;

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 use super::activity::{Activity, Quiet};
 use super::answer::{self, HttpResponse};
@@ -32,6 +32,7 @@ use super::body;
 use super::connections::Connections;
 use super::framing::{self, Framing};
 use super::lanes::Lanes;
+use super::patience::Patience;
 use super::problem::{ApiError, Subject};
 use super::stream::{ClientStream, Observed};
 use super::target::{self, Rejected, Target};
@@ -117,7 +118,10 @@ impl PublicApi {
                     continue;
                 }
             };
-            let (api, builder, open, stopping) = (self.clone(), builder.clone(), open.clone(), stopping.clone());
+            let (api, mut builder, open) = (self.clone(), builder.clone(), open.clone());
+            builder.http1().timer(Patience::default());
+            // One of its own: what all connections share is looked at by all cores.
+            let stopping = stopping.child_token();
             let connection = async move {
                 open.increment(1);
                 match TcpStream::from_std(stream) {
@@ -136,11 +140,7 @@ impl PublicApi {
 
     fn builder(&self) -> Builder<OnRuntime> {
         let mut builder = Builder::new(OnRuntime(Handle::current()));
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.config.request_timeout)
-            .max_buf_size(HEAD_BYTES_MAX);
+        builder.http1().header_read_timeout(self.config.request_timeout).max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -258,9 +258,10 @@ impl PublicApi {
         let method =
             Method::from_http(&head.method).ok_or_else(|| ApiError::Method { method: head.method.to_string() })?;
         let PublicConfig { body_bytes_max, request_timeout, .. } = self.config;
-        let body = body::collect(body, &head.headers, body_bytes_max, request_timeout, held).await?;
+        let body = body::collect(body, &head.headers, body_bytes_max, request_timeout, &self.bodies, held).await?;
         Ok(Message {
-            id: Uuid::now_v7(),
+            // Without the counter that all threads would share: ids of one millisecond need no order.
+            id: Uuid::new_v7(Timestamp::now(NoContext)),
             stream: target.stream.clone(),
             partition_key: target.partition_key.clone(),
             method,
@@ -279,7 +280,7 @@ impl PublicApi {
 impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let open = self.activity.begin();
-        let mut held = Held::new(self.api.bodies.clone());
+        let mut held = Held::default();
         let framing = self.framing(&request);
         let mut response = match framing {
             Framing::Wrong(problem) => self.api.problem(&ApiError::Framing(problem), Subject::default()),
@@ -289,6 +290,7 @@ impl Client {
             // Whatever comes next on this connection is not taken for a request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        held.answer(&self.api.bodies, response.body().len());
         response.map(|body| AnswerBody::new(body, open, held))
     }
 

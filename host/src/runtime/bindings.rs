@@ -36,6 +36,9 @@ pub(super) fn visible_headers<'a>(message: &'a Message, declared: &'a [HeaderNam
 /// Headers of one reply; clients accept about a hundred.
 const REPLY_HEADERS_MAX: usize = 256;
 
+/// Of the node, the date, the length.
+const HEADERS_OF_HTTP: usize = 3;
+
 /// The text of a failure: it is for a person to read. The rest is cut off.
 const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
 
@@ -60,7 +63,8 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     check_size(LimitKind::ReplyHeaders, reply.headers.len(), REPLY_HEADERS_MAX)?;
     let header_bytes = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     check_size(LimitKind::ReplyHeaderBytes, header_bytes, REPLY_HEADER_BYTES_MAX)?;
-    let mut headers = HeaderMap::with_capacity(reply.headers.len());
+    // Those of HTTP itself come on top.
+    let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) else {
             return Err(BadReply::Header(cut(name, FAILURE_TEXT_BYTES_MAX)));

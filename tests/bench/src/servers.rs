@@ -140,6 +140,12 @@ impl Mesh {
     }
 }
 
+impl Server {
+    pub(crate) fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+}
+
 pub(crate) fn bare_hyper() -> Result<Server> {
     let binary = std::env::current_exe()?.with_file_name("bare-hyper");
     let (process, addr) = Process::start_and_ask(&mut Command::new(binary))?;

@@ -232,7 +232,7 @@ fn connections(bench: &Bench) -> Result<Section> {
 fn instances(bench: &Bench) -> Result<Section> {
     let fresh =
         bench.mesh_with(1, false, "instances = \"fresh\"\n", 1)?.into_server("a fresh instance for each message", 0)?;
-    let reused = Server { name: "reused instances".into(), ..bench.one_node()? };
+    let reused = bench.one_node()?.named("reused instances");
     let servers = [&reused, &fresh];
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new(
@@ -245,7 +245,7 @@ fn instances(bench: &Bench) -> Result<Section> {
 }
 
 fn plugins(bench: &Bench) -> Result<Section> {
-    let one = Server { name: "1 plugin".into(), ..bench.one_node()? };
+    let one = bench.one_node()?.named("1 plugin");
     let many = bench.mesh_with(1, false, "", 200)?.into_server("200 plugins", 0)?;
     let servers = [&one, &many];
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
