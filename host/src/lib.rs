@@ -6,6 +6,7 @@ pub mod config;
 pub mod dispatch;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod lanes;
 pub mod membership;
 pub mod message;
 pub mod node;

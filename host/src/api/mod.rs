@@ -11,7 +11,6 @@ mod connections;
 mod framing;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod lanes;
 mod patience;
 mod problem;
 mod public;

@@ -1,7 +1,6 @@
 //! The public API: takes messages over HTTP/1.1 and HTTP/2 on one port, and answers them.
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +30,12 @@ use super::bodies::{Bodies, Held};
 use super::body;
 use super::connections::Connections;
 use super::framing::{self, Framing};
-use super::lanes::Lanes;
 use super::patience::Patience;
 use super::problem::{ApiError, Subject};
 use super::stream::{ClientStream, Observed};
 use super::target::{self, Rejected, Target};
 use crate::dispatch::Dispatcher;
+use crate::lanes::Lanes;
 use crate::message::{Answer, Message, Method, NodeId};
 use crate::security::{ServerTls, Tokens};
 use crate::telemetry::names;
@@ -96,11 +95,9 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnRuntime {
 }
 
 impl PublicApi {
-    /// # Errors
-    /// If the system gives no threads for the lanes.
-    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>) -> io::Result<Self> {
+    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>, lanes: Lanes) -> Self {
         let bodies = Bodies::new(config.body_bytes_max);
-        Ok(Self { config, dispatcher, bodies, lanes: Lanes::start()? })
+        Self { config, dispatcher, bodies, lanes }
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.

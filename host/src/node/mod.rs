@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::config::{Config, PluginTerms};
 use crate::dispatch::Dispatcher;
+use crate::lanes::Lanes;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
 use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
@@ -63,7 +64,7 @@ pub enum NodeError {
     Tokens(#[from] TokenError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    #[error("the system gives no threads for the public API")]
+    #[error("the system gives no threads for connections")]
     Threads(#[source] io::Error),
     #[error("a socket has no address")]
     Address(#[from] io::Error),
@@ -132,11 +133,15 @@ impl Running {
             );
         }
         let node_id = own.node_id.clone();
+        let lanes = Lanes::start().map_err(NodeError::Threads)?;
         let tls = secrets::peer_tls(config, &node_id, keyring.clone())?;
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
         let catalog = Arc::new(Catalog::default());
-        let dispatcher =
-            Arc::new(Dispatcher::new(node_id.clone(), catalog.clone(), Peers::new(hello.clone(), tls.clone())));
+        let dispatcher = Arc::new(Dispatcher::new(
+            node_id.clone(),
+            catalog.clone(),
+            Peers::new(hello.clone(), tls.clone(), lanes.clone()),
+        ));
         let readiness = Arc::new(Readiness::default());
 
         let gossip_config = GossipConfig {
@@ -153,6 +158,7 @@ impl Running {
             hello,
             tls,
             Inbound { catalog: catalog.clone(), refusing: refusing.clone(), refused: Throttle::default() },
+            lanes.clone(),
         );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
 
@@ -178,7 +184,7 @@ impl Running {
             tls: config.certificate.clone().map(secrets::server_tls).transpose()?,
             tokens,
         };
-        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone()).map_err(NodeError::Threads)?);
+        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), lanes));
         let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
 
         Ok(Self {

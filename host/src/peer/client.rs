@@ -18,6 +18,7 @@ use super::connection::{ConnectError, Connection, Health};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
+use crate::lanes::Lanes;
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
 use crate::telemetry::names;
 
@@ -32,6 +33,7 @@ const CONNECTIONS_TRIED_MAX: usize = 2;
 pub struct Peers {
     own: Arc<Hello>,
     tls: TlsNow,
+    lanes: Lanes,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
     departures: Arc<Notify>,
 }
@@ -59,8 +61,8 @@ enum LinkState {
 }
 
 impl Peers {
-    pub fn new(own: Hello, tls: TlsNow) -> Self {
-        Self { own: Arc::new(own), tls, peers: Mutex::default(), departures: Arc::default() }
+    pub fn new(own: Hello, tls: TlsNow, lanes: Lanes) -> Self {
+        Self { own: Arc::new(own), tls, lanes, peers: Mutex::default(), departures: Arc::default() }
     }
 
     /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those that
@@ -87,7 +89,7 @@ impl Peers {
         let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state });
         let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
         let keeper = Keeper { own, tls, addr, link: link.clone(), breaker, departures };
-        Peer { generation, addr, link, keeping: tokio::spawn(keeper.keep()).abort_handle() }
+        Peer { generation, addr, link, keeping: self.lanes.next().spawn(keeper.keep()).abort_handle() }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.

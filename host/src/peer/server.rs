@@ -4,13 +4,16 @@
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
@@ -23,6 +26,7 @@ use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkErro
 use super::outbox::Outbox;
 use super::stream::{self, TlsNow, Writer};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::telemetry::Throttle;
 
@@ -55,6 +59,9 @@ pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     service: S,
+    lanes: Lanes,
+    /// Where calls go that are not done at once.
+    runtime: Handle,
     refused: Throttle<()>,
     calls: TaskTracker,
     connections: TaskTracker,
@@ -63,11 +70,13 @@ pub struct Server<S> {
 }
 
 impl<S: Serve> Server<S> {
-    pub fn new(own: Hello, tls: TlsNow, service: S) -> Arc<Self> {
+    pub fn new(own: Hello, tls: TlsNow, service: S, lanes: Lanes) -> Arc<Self> {
         Arc::new(Self {
             own,
             tls,
             service,
+            lanes,
+            runtime: Handle::current(),
             refused: Throttle::default(),
             calls: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -89,14 +98,18 @@ impl<S: Serve> Server<S> {
                             continue;
                         };
                         let (server, room) = (self.clone(), room.clone());
-                        self.connections.spawn(async move {
+                        // A lane has an event loop of its own, which must get to know the stream.
+                        let Ok(stream) = stream.into_std() else { continue };
+                        let connection = async move {
+                            let Ok(stream) = TcpStream::from_std(stream) else { return };
                             let Some(greeted) = server.greet_in_time(stream, addr).await else { return };
                             drop(greeting);
                             match room.try_acquire() {
                                 Ok(_place) => server.connection(greeted, addr).await,
                                 Err(_) => server.tell_refused(addr, "there are as many peers as may be"),
                             }
-                        });
+                        };
+                        self.connections.spawn_on(connection, self.lanes.next());
                     }
                     Err(error) => {
                         warn!(%error, "a peer's connection was not accepted");
@@ -268,19 +281,25 @@ impl<S: Serve> Server<S> {
     fn begin(self: &Arc<Self>, session: &Arc<Session>, id: CallId, call: Arriving) {
         let Arriving { mut message, deadline, body } = call;
         message.body = body.into_bytes();
-        // Held until the call is registered, so that it cannot end before.
-        let mut running = session.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.len() >= CALLS_MAX {
-            drop(running);
+        if session.running().len() >= CALLS_MAX {
             session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
             return;
         }
         let (server, task_session) = (self.clone(), session.clone());
-        let task = self.calls.spawn(async move {
+        let mut call = Box::pin(async move {
             let running = Running { session: task_session, id };
             let outcome = server.service.serve(&message, deadline).await;
             running.session.answer(id, outcome).await;
         });
+        // Most are done at once: a task of its own, on another core, would take longer than they do. A panic is the call's.
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
+        if !matches!(polled, Ok(Poll::Pending)) {
+            return;
+        }
+        // Held until the call is registered, so that it cannot end before.
+        let mut running = session.running();
+        let task = self.calls.spawn_on(call, &self.runtime);
         running.insert(id, task.abort_handle());
     }
 }
@@ -311,7 +330,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.session.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.session.running().remove(&self.id);
         if std::thread::panicking() {
             self.session.answer_fault(self.id, &Fault::Crashed);
         }
@@ -325,6 +344,10 @@ struct Session {
 }
 
 impl Session {
+    fn running(&self) -> MutexGuard<'_, HashMap<CallId, AbortHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn answer(&self, id: CallId, outcome: Outcome) {
         match outcome {
             Ok(reply) => {
@@ -341,7 +364,7 @@ impl Session {
     }
 
     fn cancel(&self, id: CallId) {
-        let task = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let task = self.running().remove(&id);
         if let Some(task) = task {
             task.abort();
         }
@@ -350,7 +373,7 @@ impl Session {
 
     /// Nobody waits for what still runs.
     fn end(&self) {
-        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        let running = std::mem::take(&mut *self.running());
         for task in running.into_values() {
             task.abort();
         }

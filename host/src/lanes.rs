@@ -2,6 +2,7 @@
 //! it is given, so that no core waits for another while it is served.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, available_parallelism};
 
@@ -9,23 +10,27 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// The lanes of one node. They end with the value.
-pub(super) struct Lanes {
+#[derive(Clone)]
+pub struct Lanes(Arc<Shared>);
+
+struct Shared {
     lanes: Vec<Handle>,
     next: AtomicUsize,
     _stop: DropGuard,
 }
 
 impl Lanes {
-    pub(super) fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<Self> {
         let stopped = CancellationToken::new();
         let lanes =
             (0..available_parallelism()?.get()).map(|_| start_lane(stopped.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { lanes, next: AtomicUsize::new(0), _stop: stopped.drop_guard() })
+        Ok(Self(Arc::new(Shared { lanes, next: AtomicUsize::new(0), _stop: stopped.drop_guard() })))
     }
 
     /// The lane of the next connection: they take turns.
-    pub(super) fn next(&self) -> &Handle {
-        &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
+    pub fn next(&self) -> &Handle {
+        let Shared { lanes, next, .. } = &*self.0;
+        &lanes[next.fetch_add(1, Ordering::Relaxed) % lanes.len()]
     }
 }
 
