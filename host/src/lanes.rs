@@ -1,6 +1,7 @@
-//! Lanes: one thread for each core, with an event loop of its own. A client's connection stays on the lane that
-//! it is given, so that no core waits for another while it is served.
+//! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a peer, stays on the lane
+//! that it is given, so that no core waits for another while it is served.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::thread::{self, available_parallelism};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The lanes of one node. They end with the value.
+/// The lanes of one node. They end with the last clone of the value.
 #[derive(Clone)]
 pub struct Lanes(Arc<Shared>);
 
@@ -19,11 +20,18 @@ struct Shared {
     _stop: DropGuard,
 }
 
+thread_local! {
+    static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
 impl Lanes {
+    /// # Errors
+    /// If the system gives no threads.
     pub fn start() -> io::Result<Self> {
         let stopped = CancellationToken::new();
-        let lanes =
-            (0..available_parallelism()?.get()).map(|_| start_lane(stopped.clone())).collect::<io::Result<_>>()?;
+        let lanes = (0..available_parallelism()?.get())
+            .map(|number| start_lane(number, stopped.clone()))
+            .collect::<io::Result<_>>()?;
         Ok(Self(Arc::new(Shared { lanes, next: AtomicUsize::new(0), _stop: stopped.drop_guard() })))
     }
 
@@ -32,11 +40,30 @@ impl Lanes {
         let Shared { lanes, next, .. } = &*self.0;
         &lanes[next.fetch_add(1, Ordering::Relaxed) % lanes.len()]
     }
+
+    /// Every lane, by its number.
+    pub fn all(&self) -> &[Handle] {
+        &self.0.lanes
+    }
 }
 
-fn start_lane(stopped: CancellationToken) -> io::Result<Handle> {
+/// The number of the lane that runs this; other threads have numbers, too, which spread them over what there is for
+/// each lane.
+pub fn number() -> usize {
+    static OTHERS: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.get().unwrap_or_else(|| {
+        let number = OTHERS.fetch_add(1, Ordering::Relaxed);
+        NUMBER.set(Some(number));
+        number
+    })
+}
+
+fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
     let lane = Builder::new_current_thread().enable_all().build()?;
     let handle = lane.handle().clone();
-    thread::Builder::new().name("lane".into()).spawn(move || lane.block_on(stopped.cancelled()))?;
+    thread::Builder::new().name("lane".into()).spawn(move || {
+        NUMBER.set(Some(number));
+        lane.block_on(stopped.cancelled());
+    })?;
     Ok(handle)
 }

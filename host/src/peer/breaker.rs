@@ -13,7 +13,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A connection that lasted less was no success: a peer that takes it and drops it is not asked at once again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// From the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
     /// The peer answers: messages go to it.

@@ -1,4 +1,4 @@
-//! The peers of a node: one link to each, which is connected for as long as the peer is in the view. Messages
+//! The peers of a node: links to each, one for each lane while the mesh is small, which are connected for as long as the peer is in the view. Messages
 //! use the link as it is; none of them is spent on finding out whether a peer is there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +18,7 @@ use super::connection::{ConnectError, Connection, Health};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
-use crate::lanes::Lanes;
+use crate::lanes::{self, Lanes};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
 use crate::telemetry::names;
 
@@ -28,6 +28,12 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// Connections that a call tries when one closes just before it is sent.
 const CONNECTIONS_TRIED_MAX: usize = 2;
+
+/// Links to one peer at most.
+const LINKS_MAX: usize = 4;
+
+/// Links to all peers together, unless there are more peers.
+const LINKS_USUAL: usize = 256;
 
 /// Every other node of the view.
 pub struct Peers {
@@ -42,6 +48,11 @@ pub struct Peers {
 pub struct Peer {
     generation: u64,
     addr: SocketAddr,
+    /// At least one. Messages use that of the lane on which they are sent.
+    links: Box<[KeptLink]>,
+}
+
+struct KeptLink {
     link: Arc<Link>,
     keeping: AbortHandle,
 }
@@ -69,12 +80,14 @@ impl Peers {
     /// are gone, or live anew, lose theirs once the calls on them have ended.
     pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, u64, SocketAddr)>) -> HashMap<NodeId, Arc<Peer>> {
         let mut peers = self.lock();
+        let nodes: Vec<_> = nodes.into_iter().collect();
+        let links_max = LINKS_MAX.min(LINKS_USUAL / nodes.len().max(1)).max(1);
         *peers = nodes
             .into_iter()
             .map(|(node_id, generation, addr)| {
                 let peer = match peers.get(&node_id) {
                     Some(peer) if (peer.generation, peer.addr) == (generation, addr) => peer.clone(),
-                    _ => Arc::new(self.meet(node_id.clone(), generation, addr)),
+                    _ => Arc::new(self.meet(&node_id, generation, addr, links_max)),
                 };
                 (node_id, peer)
             })
@@ -82,14 +95,17 @@ impl Peers {
         peers.clone()
     }
 
-    /// A new peer, to which a connection is under way.
-    fn meet(&self, node_id: NodeId, generation: u64, addr: SocketAddr) -> Peer {
-        let breaker = Breaker::new();
-        let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
-        let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state });
-        let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-        let keeper = Keeper { own, tls, addr, link: link.clone(), breaker, departures };
-        Peer { generation, addr, link, keeping: self.lanes.next().spawn(keeper.keep()).abort_handle() }
+    /// A new peer, to which connections are under way.
+    fn meet(&self, node_id: &NodeId, generation: u64, addr: SocketAddr, links_max: usize) -> Peer {
+        let links = self.lanes.all().iter().take(links_max).map(|lane| {
+            let breaker = Breaker::new();
+            let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
+            let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
+            let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
+            let keeper = Keeper { own, tls, addr, link: link.clone(), breaker, departures };
+            KeptLink { link, keeping: lane.spawn(keeper.keep()).abort_handle() }
+        });
+        Peer { generation, addr, links: links.collect() }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.
@@ -110,11 +126,12 @@ impl Peers {
 impl Peer {
     /// Runs a message on the peer. Dropping the call cancels it there.
     pub async fn call(&self, message: &Message, deadline: Instant) -> Outcome {
+        let KeptLink { link, .. } = &self.links[lanes::number() % self.links.len()];
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = self.link.connection(deadline).await?;
+            let connection = link.connection(deadline).await?;
             match connection.call(message, deadline).await {
                 Ok(outcome) => return outcome,
-                Err(Closed) => self.link.forget(&connection),
+                Err(Closed) => link.forget(&connection),
             }
         }
         Err(Fault::Unreachable)
@@ -122,18 +139,20 @@ impl Peer {
 
     /// Whether it has said goodbye: it takes no new messages.
     pub fn has_left(&self) -> bool {
-        self.link.has_left()
+        self.links.iter().any(|kept| kept.link.has_left())
     }
 
+    /// Of its links, that which is worst off counts.
     fn breaker(&self) -> BreakerState {
-        match *self.link.state.borrow() {
+        let state = |kept: &KeptLink| match *kept.link.state.borrow() {
             LinkState::Breaker(state) => state,
             LinkState::Left => BreakerState::Open,
-        }
+        };
+        self.links.iter().map(state).max().unwrap_or(BreakerState::Open)
     }
 }
 
-impl Drop for Peer {
+impl Drop for KeptLink {
     fn drop(&mut self) {
         self.keeping.abort();
         // In this order: a keeper that is just storing a connection sees that nobody wants it.

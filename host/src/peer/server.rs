@@ -30,8 +30,8 @@ use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::telemetry::Throttle;
 
-/// Connections of peers at once: a mesh of a thousand nodes, with room for reconnects.
-const CONNECTIONS_MAX: usize = 2_048;
+/// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may have, and room for reconnects.
+const CONNECTIONS_MAX: usize = 4_608;
 
 /// Connections at once of which it is not known yet who they are of. Strangers that are more than these are turned away, and
 /// some peers with them, which come again.
