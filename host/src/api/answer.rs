@@ -20,68 +20,93 @@ pub(super) type HttpResponse = Response<Bytes>;
 const NODE: HeaderName = HeaderName::from_static("meshage-node");
 const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
 
-/// What a handler answered, or the problem instead.
-pub(super) fn send(message: &Message, answer: Answer) -> HttpResponse {
-    match answer.outcome {
-        Ok(reply) => {
-            let mut response = Response::new(reply.body);
-            *response.status_mut() = reply.status;
-            *response.headers_mut() = reply.headers;
-            name_node(&mut response, &answer.node);
-            response
-        }
-        Err(fault) => {
-            let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
-            problem(&error, subject(message), &answer.node)
-        }
-    }
+/// Makes the answers of one node.
+pub(super) struct Answers {
+    node: NodeId,
+    /// The same as a header's value, for most answers name it.
+    name: HeaderValue,
 }
 
-/// A problem. Those that may pass say when to come again, a wrong method which are right.
-pub(super) fn problem(error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
-    counter!(names::PROBLEMS, "type" => error.kind()).increment(1);
-    let (status, problem) = error.problem(subject, node);
-    let mut response = json(&problem, "application/problem+json");
-    *response.status_mut() = status;
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+impl Answers {
+    pub(super) fn new(node: NodeId) -> Self {
+        // Once for a process, so that no answer has to count who shares it.
+        let name = HeaderValue::from_static(String::leak(node.to_string()));
+        Self { node, name }
     }
-    if status == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
-    }
-    name_node(&mut response, node);
-    response
-}
 
-/// The answers of all candidates as a JSON array, in the order given. `node` put them together.
-pub(super) fn broadcast(message: &Message, answers: &[Answer], node: &NodeId) -> HttpResponse {
-    let mut body = Vec::from(b"[");
-    let mut failed = 0;
-    for (index, answer) in answers.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
-        }
-        match &answer.outcome {
-            Ok(reply) => put_reply(&mut body, reply),
+    fn name(&self, response: &mut HttpResponse, node: &NodeId) {
+        let name = if *node == self.node { self.name.clone() } else { header_value(node) };
+        response.headers_mut().insert(NODE, name);
+    }
+
+    /// What a handler answered, or the problem instead.
+    pub(super) fn send(&self, message: &Message, answer: Answer) -> HttpResponse {
+        match answer.outcome {
+            Ok(reply) => {
+                let mut response = Response::new(reply.body);
+                *response.status_mut() = reply.status;
+                *response.headers_mut() = reply.headers;
+                self.name(&mut response, &answer.node);
+                response
+            }
             Err(fault) => {
-                failed += 1;
-                let error = ApiError::Fault { fault: fault.clone(), may_run_twice: message.may_run_twice() };
-                let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &answer.node);
-                put_json(&mut body, &problem);
+                let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
+                self.problem_of(&error, subject(message), &answer.node)
             }
         }
     }
-    body.push(b']');
-    let mut response = Response::new(Bytes::from(body));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let counts = format!("ok={} failed={failed}", answers.len() - failed);
-    headers.insert(BROADCAST, HeaderValue::try_from(counts).expect("digits and letters are a header value"));
-    name_node(&mut response, node);
-    response
+
+    /// A problem of this node's.
+    pub(super) fn problem(&self, error: &ApiError, subject: Subject<'_>) -> HttpResponse {
+        self.problem_of(error, subject, &self.node)
+    }
+
+    /// A problem. Those that may pass say when to come again, a wrong method which are right.
+    fn problem_of(&self, error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
+        counter!(names::PROBLEMS, "type" => error.kind()).increment(1);
+        let (status, problem) = error.problem(subject, node);
+        let mut response = json(&problem, "application/problem+json");
+        *response.status_mut() = status;
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
+        }
+        self.name(&mut response, node);
+        response
+    }
+
+    /// The answers of all candidates as a JSON array, in the order given. This node put them together.
+    pub(super) fn broadcast(&self, message: &Message, answers: &[Answer]) -> HttpResponse {
+        let mut body = Vec::from(b"[");
+        let mut failed = 0;
+        for (index, answer) in answers.iter().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            match &answer.outcome {
+                Ok(reply) => put_reply(&mut body, reply),
+                Err(fault) => {
+                    failed += 1;
+                    let error = ApiError::Fault { fault: fault.clone(), may_run_twice: message.may_run_twice() };
+                    let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &answer.node);
+                    put_json(&mut body, &problem);
+                }
+            }
+        }
+        body.push(b']');
+        let mut response = Response::new(Bytes::from(body));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let counts = format!("ok={} failed={failed}", answers.len() - failed);
+        headers.insert(BROADCAST, HeaderValue::try_from(counts).expect("digits and letters are a header value"));
+        self.name(&mut response, &self.node);
+        response
+    }
 }
 
 #[derive(Serialize)]
@@ -133,9 +158,8 @@ fn put_json(body: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(body.by_ref(), value).expect("plain data can be written as JSON to memory");
 }
 
-fn name_node(response: &mut HttpResponse, node: &NodeId) {
-    let value = HeaderValue::from_str(node.as_str()).expect("a node id is made of letters, digits, '-', '_' and '.'");
-    response.headers_mut().insert(NODE, value);
+fn header_value(node: &NodeId) -> HeaderValue {
+    HeaderValue::from_str(node.as_str()).expect("a node id is made of letters, digits, '-', '_' and '.'")
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
@@ -24,7 +26,7 @@ use tracing::{debug, warn};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::activity::{Activity, Quiet};
-use super::answer::{self, HttpResponse};
+use super::answer::{Answers, HttpResponse};
 use super::answer_body::AnswerBody;
 use super::bodies::{Bodies, Held};
 use super::body;
@@ -72,6 +74,7 @@ pub struct PublicConfig {
 pub struct PublicApi {
     config: PublicConfig,
     dispatcher: Arc<Dispatcher>,
+    answers: Answers,
     bodies: Arc<Bodies>,
     lanes: Lanes,
 }
@@ -97,7 +100,8 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnRuntime {
 impl PublicApi {
     pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>, lanes: Lanes) -> Self {
         let bodies = Bodies::new(config.body_bytes_max);
-        Self { config, dispatcher, bodies, lanes }
+        let answers = Answers::new(config.node_id.clone());
+        Self { config, dispatcher, answers, bodies, lanes }
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.
@@ -182,23 +186,25 @@ impl PublicApi {
         });
         // Pinned here, so that the stream is still there when its connection has ended.
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-        // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
-        let mut quiet = pin!(client.activity.quiet(request_timeout + QUIET_MARGIN, request_timeout + timeout));
-        let mut is_ending = false;
+        let end = async {
+            // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
+            let quiet = client.activity.quiet(request_timeout + QUIET_MARGIN, request_timeout + timeout);
+            stopping.run_until_cancelled(quiet).await
+        };
+        // It is not looked at with every request, but when something has become of it.
+        let mut end = FuturesUnordered::from_iter([end]);
         let ended = loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => break ended,
-                () = stopping.cancelled(), if !is_ending => {}
-                quiet = quiet.as_mut(), if !is_ending => {
+                Some(quiet) = end.next() => {
                     debug!(?quiet, "a client's connection is ended");
-                    if quiet == Quiet::Stalled {
+                    if quiet == Some(Quiet::Stalled) {
                         return;
                     }
+                    connection.as_mut().graceful_shutdown();
                 }
             }
-            is_ending = true;
-            connection.as_mut().graceful_shutdown();
         };
         if let Err(error) = ended {
             debug!(error = &*error, "a client's connection broke");
@@ -213,7 +219,7 @@ impl PublicApi {
             // It is this node's, and goes no further: no handler gets to see it.
             let authorization = request.headers_mut().remove(AUTHORIZATION);
             if !tokens.borrow().allow(authorization.as_ref()) {
-                return self.problem(&ApiError::Unauthorized, Subject::default());
+                return self.answers.problem(&ApiError::Unauthorized, Subject::default());
             }
         }
         let target = match target::parse(request.uri().path()) {
@@ -224,7 +230,7 @@ impl PublicApi {
                     partition_key: partition_key.as_deref(),
                     ..Subject::default()
                 };
-                return self.problem(&ApiError::Target(error), subject);
+                return self.answers.problem(&ApiError::Target(error), subject);
             }
         };
         let broadcast = target.broadcast;
@@ -233,19 +239,19 @@ impl PublicApi {
             Err(error) => {
                 let stream = Some(target.stream.as_str());
                 let partition_key = Some(target.partition_key.as_str());
-                return self.problem(&error, Subject { stream, partition_key, message_id: None });
+                return self.answers.problem(&error, Subject { stream, partition_key, message_id: None });
             }
         };
         // The time that the request took to arrive is the client's, not the message's.
         let deadline = Instant::now() + self.config.timeout;
         if !broadcast {
-            return answer::send(&message, self.dispatcher.send(&message, deadline).await);
+            return self.answers.send(&message, self.dispatcher.send(&message, deadline).await);
         }
         match self.dispatcher.broadcast(&message, deadline).await {
-            Ok(answers) => answer::broadcast(&message, &answers, &self.config.node_id),
+            Ok(answers) => self.answers.broadcast(&message, &answers),
             Err(fault) => {
                 let node = self.config.node_id.clone();
-                answer::send(&message, Answer { node, outcome: Err(fault) })
+                self.answers.send(&message, Answer { node, outcome: Err(fault) })
             }
         }
     }
@@ -267,11 +273,6 @@ impl PublicApi {
             body,
         })
     }
-
-    /// An answer to a request that became no message.
-    fn problem(&self, error: &ApiError, subject: Subject<'_>) -> HttpResponse {
-        answer::problem(error, subject, &self.config.node_id)
-    }
 }
 
 impl Client {
@@ -280,7 +281,7 @@ impl Client {
         let mut held = Held::default();
         let framing = self.framing(&request);
         let mut response = match framing {
-            Framing::Wrong(problem) => self.api.problem(&ApiError::Framing(problem), Subject::default()),
+            Framing::Wrong(problem) => self.api.answers.problem(&ApiError::Framing(problem), Subject::default()),
             _ => self.api.answer(request, &mut held).await,
         };
         if framing != Framing::Right {
