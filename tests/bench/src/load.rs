@@ -74,6 +74,27 @@ pub(crate) fn run(load: &Load, warm_up: Duration, duration: Duration, warm: impl
     Ok(worker.finish())
 }
 
+/// Sends so many requests over one connection, each when the one before has its answer.
+pub(crate) fn send_in_turn(addr: SocketAddr, requests: &[Vec<u8>], count: usize) -> Result<()> {
+    let mut stream = std::net::TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    let (mut received, mut buffer) = (Vec::new(), [0; 64 * 1024]);
+    for request in requests.iter().cycle().take(count) {
+        stream.write_all(request)?;
+        received.clear();
+        let status = loop {
+            let bytes = stream.read(&mut buffer)?;
+            ensure!(bytes > 0, "{addr} closed the connection");
+            received.extend_from_slice(&buffer[..bytes]);
+            if let Some(status) = answer(&received)? {
+                break status;
+            }
+        };
+        ensure!(status == 200, "{addr} answered {status}");
+    }
+    Ok(())
+}
+
 struct Worker<'a> {
     load: &'a Load,
     poll: Poll,

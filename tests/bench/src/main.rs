@@ -1,5 +1,6 @@
 //! Measures meshage beside what people would pick instead, and writes what it found. Started by `cargo xtask bench`.
 
+mod instructions;
 mod load;
 mod measure;
 mod process;
@@ -15,16 +16,18 @@ use anyhow::{Context, Result, bail};
 use measure::Effort;
 use suites::{Bench, SUITES};
 
-const USAGE: &str = "usage: meshage-bench HOST GUESTS DOCUMENT [--seconds N] [--rounds N] [SUITE…]";
+const USAGE: &str = "usage: meshage-bench HOST GUESTS DOCUMENT [--check | --bless | --seconds N | --rounds N | SUITE]…";
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context(USAGE);
     let (host, guests, document) = (PathBuf::from(next()?), PathBuf::from(next()?), PathBuf::from(next()?));
     let mut effort = Effort { seconds: 3.0, rounds: 5 };
-    let mut wanted = Vec::new();
+    let (mut wanted, mut counts) = (Vec::new(), None);
     while let Ok(argument) = next() {
         match argument.as_str() {
+            "--check" => counts = Some(false),
+            "--bless" => counts = Some(true),
             "--seconds" => effort.seconds = next()?.parse()?,
             "--rounds" => effort.rounds = next()?.parse()?,
             suite if SUITES.iter().any(|(name, _)| *name == suite) => wanted.push(argument),
@@ -34,6 +37,11 @@ fn main() -> Result<()> {
             }
         }
     }
+    let bench = Bench { host, guests, effort };
+    if let Some(bless) = counts {
+        let baseline = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
+        return instructions::check(&bench, baseline.as_ref(), bless);
+    }
     for (program, what) in [("haproxy", "HAProxy"), ("nginx", "nginx")] {
         if process::installed(program).is_none() {
             eprintln!("{what} is not installed: it is left out");
@@ -42,7 +50,6 @@ fn main() -> Result<()> {
     if servers::wasmtime_binary().is_none() {
         eprintln!("wasmtime is neither installed nor named by WASMTIME: `wasmtime serve` is left out");
     }
-    let bench = Bench { host, guests, effort };
     let mut sections = Vec::new();
     for (name, suite) in SUITES {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {

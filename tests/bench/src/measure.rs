@@ -76,7 +76,8 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    fn load(self, server: &Server, pace: Pace) -> Load {
+    /// Whole requests, one for each of the server's paths.
+    pub(crate) fn requests(self, server: &Server) -> Vec<Vec<u8>> {
         // JSON, as the echo handler wants it.
         let body = format!("\"{}\"", "x".repeat(self.body_bytes.saturating_sub(2)));
         let request = |path: &String| {
@@ -85,9 +86,12 @@ impl Traffic {
                 "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
             )
         };
-        let requests = server.paths.iter().map(|path| request(path).into_bytes()).collect();
+        server.paths.iter().map(|path| request(path).into_bytes()).collect()
+    }
+
+    fn load(self, server: &Server, pace: Pace) -> Load {
         let Self { connections, connect_each, .. } = self;
-        Load { addr: server.addr, requests, connections, pace, connect_each }
+        Load { addr: server.addr, requests: self.requests(server), connections, pace, connect_each }
     }
 }
 

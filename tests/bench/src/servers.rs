@@ -23,7 +23,7 @@ pub(crate) struct Server {
     pub(crate) paths: Vec<String>,
     pub(crate) processes: Vec<Process>,
     /// Goes with the server.
-    _files: Option<TempDir>,
+    files: Option<TempDir>,
 }
 
 /// How a mesh is started.
@@ -35,6 +35,8 @@ pub(crate) struct MeshOptions<'a> {
     pub(crate) echo: &'a Path,
     pub(crate) manifest: &'a str,
     pub(crate) copies: usize,
+    /// Under callgrind, which counts when it is told to.
+    pub(crate) counted: bool,
 }
 
 /// Nodes of a mesh, and where each is asked.
@@ -63,8 +65,15 @@ impl Mesh {
         let cluster: Vec<SocketAddr> = (0..options.nodes).map(|_| local()).collect::<Result<_>>()?;
         for number in 0..options.nodes {
             let (http, admin) = (local()?, local()?);
-            let mut command = Command::new(host);
-            command.env_clear().arg("--plugins").arg(&plugins).arg("--data-dir").arg(mesh.files.path().join("data"));
+            let mut command = if options.counted { callgrind(mesh.files.path(), host) } else { Command::new(host) };
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            command
+                .env_clear()
+                .env("PATH", path)
+                .arg("--plugins")
+                .arg(&plugins)
+                .arg("--data-dir")
+                .arg(mesh.files.path().join("data"));
             command.args(["--http-port", &http.port().to_string(), "--admin-port", &admin.port().to_string()]);
             command.args([
                 "--cluster-port",
@@ -136,20 +145,37 @@ impl Mesh {
     }
 
     fn with_paths(self, name: &str, paths: Vec<String>) -> Server {
-        Server { name: name.to_owned(), addr: self.http[0], paths, processes: self.processes, _files: Some(self.files) }
+        Server { name: name.to_owned(), addr: self.http[0], paths, processes: self.processes, files: Some(self.files) }
     }
 }
 
 impl Server {
+    pub(crate) fn files(&self) -> Option<&Path> {
+        self.files.as_ref().map(TempDir::path)
+    }
+
     pub(crate) fn named(self, name: &str) -> Self {
         Self { name: name.to_owned(), ..self }
     }
 }
 
+fn callgrind(files: &Path, host: &Path) -> Command {
+    let mut command = Command::new("valgrind");
+    let out = files.join("callgrind.%p");
+    command.args(["--tool=callgrind", "--instr-atstart=no"]).arg(format!("--callgrind-out-file={}", out.display()));
+    command.arg(host);
+    command
+}
+
+/// What callgrind calls its file of a process.
+pub(crate) fn callgrind_file(process: u32) -> String {
+    format!("callgrind.{process}")
+}
+
 pub(crate) fn bare_hyper() -> Result<Server> {
     let binary = std::env::current_exe()?.with_file_name("bare-hyper");
     let (process, addr) = Process::start_and_ask(&mut Command::new(binary))?;
-    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], _files: None })
+    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], files: None })
 }
 
 /// HAProxy with a consistent hash, in front of bare hyper; `None` if it is not installed.
@@ -194,7 +220,7 @@ fn behind(bare: Server, name: &str, addr: SocketAddr, process: Process, files: T
     wait_for(addr)?;
     let mut processes = bare.processes;
     processes.push(process);
-    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, _files: Some(files) })
+    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, files: Some(files) })
 }
 
 /// `wasmtime serve` with a component; `None` if it is not installed.
@@ -206,7 +232,7 @@ pub(crate) fn wasmtime(name: &str, component: &Path, flags: &[&str]) -> Result<O
     command.arg("serve").args(flags).arg("--addr").arg(addr.to_string()).arg(component);
     let process = Process::start(&mut command)?;
     wait_for(addr)?;
-    Ok(Some(Server { name: name.to_owned(), addr, paths: paths(), processes: vec![process], _files: None }))
+    Ok(Some(Server { name: name.to_owned(), addr, paths: paths(), processes: vec![process], files: None }))
 }
 
 pub(crate) fn wasmtime_binary() -> Option<PathBuf> {

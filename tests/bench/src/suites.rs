@@ -40,7 +40,14 @@ impl Bench {
 
     fn mesh_with(&self, nodes: usize, secret: bool, manifest: &str, copies: usize) -> Result<Mesh> {
         let echo = self.guest("echo");
-        Mesh::start(&self.host, MeshOptions { nodes, secret, echo: &echo, manifest, copies })
+        Mesh::start(&self.host, MeshOptions { nodes, secret, echo: &echo, manifest, copies, counted: false })
+    }
+
+    /// A mesh whose instructions are counted.
+    pub(crate) fn counted(&self, nodes: usize) -> Result<Mesh> {
+        let echo = self.guest("echo");
+        let options = MeshOptions { nodes, secret: false, echo: &echo, manifest: "", copies: 1, counted: true };
+        Mesh::start(&self.host, options)
     }
 
     fn one_node(&self) -> Result<Server> {
