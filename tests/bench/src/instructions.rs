@@ -114,6 +114,8 @@ fn add(parts: &mut Parts, file: &Path) -> Result<()> {
 fn part(function: &str) -> &str {
     let name =
         function.trim_start_matches(['<', '&', '*', '(', '[']).trim_start_matches("mut ").trim_start_matches("dyn ");
+    // What holds for any type is the code of its trait.
+    let name = name.strip_prefix("T as ").unwrap_or(name);
     let first = name.split([':', ' ', '<', '>', '[', '(', ',']).next().unwrap_or_default();
     match first {
         _ if function.starts_with("0x") => "guest",
