@@ -10,14 +10,17 @@ use std::thread::{self, available_parallelism};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The lanes of one node. They end with the last clone of the value.
-#[derive(Clone)]
-pub struct Lanes(Arc<Shared>);
-
-struct Shared {
-    lanes: Vec<Handle>,
+/// The lanes of one node. They end with the last clone of the value; each clone has turns of its own.
+pub struct Lanes {
+    lanes: Arc<[Handle]>,
     next: AtomicUsize,
-    _stop: DropGuard,
+    stop: Arc<DropGuard>,
+}
+
+impl Clone for Lanes {
+    fn clone(&self) -> Self {
+        Self { lanes: self.lanes.clone(), next: AtomicUsize::new(0), stop: self.stop.clone() }
+    }
 }
 
 thread_local! {
@@ -32,18 +35,17 @@ impl Lanes {
         let lanes = (0..available_parallelism()?.get())
             .map(|number| start_lane(number, stopped.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self(Arc::new(Shared { lanes, next: AtomicUsize::new(0), _stop: stopped.drop_guard() })))
+        Ok(Self { lanes, next: AtomicUsize::new(0), stop: Arc::new(stopped.drop_guard()) })
     }
 
     /// The lane of the next connection: they take turns.
     pub fn next(&self) -> &Handle {
-        let Shared { lanes, next, .. } = &*self.0;
-        &lanes[next.fetch_add(1, Ordering::Relaxed) % lanes.len()]
+        &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
     }
 
     /// Every lane, by its number.
     pub fn all(&self) -> &[Handle] {
-        &self.0.lanes
+        &self.lanes
     }
 }
 

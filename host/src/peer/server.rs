@@ -40,6 +40,12 @@ const GREETINGS_MAX: usize = 512;
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// A call is short if the reader of its connection can wait for it.
+const SHORT_MAX: Duration = Duration::from_micros(200);
+
+/// After a long call, so many are taken for long ones.
+const LONG_AHEAD: u32 = 64;
+
 /// For the peers to close their connections to a node that leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
@@ -205,7 +211,7 @@ impl<S: Serve> Server<S> {
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
     /// server is stopped.
     async fn read(self: &Arc<Self>, session: &Arc<Session>, mut frames: Frames) -> Result<(), LinkError> {
-        let mut arriving: HashMap<CallId, Arriving> = HashMap::new();
+        let mut calls = Calls::default();
         let mut told_leaving = false;
         loop {
             tokio::select! {
@@ -221,7 +227,7 @@ impl<S: Serve> Server<S> {
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
-                        self.receive(session, &mut arriving, wire::decode(received?.freeze())?)?;
+                        self.receive(session, &mut calls, wire::decode(received?.freeze())?)?;
                         match frames.next().now_or_never() {
                             Some(next) => frame = next,
                             None => break,
@@ -232,35 +238,30 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    fn receive(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        arriving: &mut HashMap<CallId, Arriving>,
-        frame: Frame,
-    ) -> Result<(), WireError> {
+    fn receive(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, frame: Frame) -> Result<(), WireError> {
         match frame {
             Frame::Call { id, message, remaining, body } => {
                 let call = Arriving { message, deadline: Instant::now() + remaining, body };
                 if call.body.is_complete() {
-                    self.begin(session, id, call);
-                } else if arriving.len() < CALLS_MAX {
-                    arriving.insert(id, call);
+                    self.begin(session, calls, id, call);
+                } else if calls.arriving.len() < CALLS_MAX {
+                    calls.arriving.insert(id, call);
                 } else {
                     session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
                 }
             }
             Frame::Chunk { id, bytes } => {
                 // The chunks of a call that was cancelled or refused are dropped.
-                let Some(call) = arriving.get_mut(&id) else { return Ok(()) };
+                let Some(call) = calls.arriving.get_mut(&id) else { return Ok(()) };
                 call.body.push(&bytes)?;
                 if call.body.is_complete()
-                    && let Some(call) = arriving.remove(&id)
+                    && let Some(call) = calls.arriving.remove(&id)
                 {
-                    self.begin(session, id, call);
+                    self.begin(session, calls, id, call);
                 }
             }
             Frame::Cancel { id } => {
-                arriving.remove(&id);
+                calls.arriving.remove(&id);
                 session.cancel(id);
             }
             Frame::Ping => {
@@ -278,7 +279,7 @@ impl<S: Serve> Server<S> {
     }
 
     /// Starts a call that has arrived as a whole.
-    fn begin(self: &Arc<Self>, session: &Arc<Session>, id: CallId, call: Arriving) {
+    fn begin(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, id: CallId, call: Arriving) {
         let Arriving { mut message, deadline, body } = call;
         message.body = body.into_bytes();
         if session.running().len() >= CALLS_MAX {
@@ -291,11 +292,16 @@ impl<S: Serve> Server<S> {
             let outcome = server.service.serve(&message, deadline).await;
             running.session.answer(id, outcome).await;
         });
-        // Most are done at once: a task of its own, on another core, would take longer than they do. A panic is the call's.
-        let mut context = Context::from_waker(Waker::noop());
-        let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
-        if !matches!(polled, Ok(Poll::Pending)) {
-            return;
+        // Most are done at once: a task of its own, on another core, would take longer than they do.
+        if calls.are_short() {
+            let began = Instant::now();
+            let mut context = Context::from_waker(Waker::noop());
+            // A panic is the call's.
+            let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
+            calls.note(began.elapsed());
+            if !matches!(polled, Ok(Poll::Pending)) {
+                return;
+            }
         }
         // Held until the call is registered, so that it cannot end before.
         let mut running = session.running();
@@ -313,6 +319,31 @@ fn problem_with(hello: &Hello, own: &Hello) -> Option<String> {
         return Some(format!("cluster {:?} met cluster {:?}", hello.cluster_id, own.cluster_id));
     }
     None
+}
+
+/// What one connection's reader knows of its calls.
+#[derive(Default)]
+struct Calls {
+    arriving: HashMap<CallId, Arriving>,
+    /// Of those that follow, so many are taken for long ones.
+    long_ahead: u32,
+}
+
+impl Calls {
+    /// Whether the next call is likely to be done at once.
+    fn are_short(&mut self) -> bool {
+        let are_short = self.long_ahead == 0;
+        self.long_ahead = self.long_ahead.saturating_sub(1);
+        are_short
+    }
+
+    /// A call took so long, in which the connection was not read. When that is worth a change of the thread, those that
+    /// follow get one: on the main runtime, every core works for a single connection.
+    fn note(&mut self, took: Duration) {
+        if took > SHORT_MAX {
+            self.long_ahead = LONG_AHEAD;
+        }
+    }
 }
 
 /// A call of which not the whole body is here yet.
@@ -385,6 +416,17 @@ impl Session {
 mod tests {
     use super::*;
     use crate::message::NodeId;
+
+    #[test]
+    fn after_a_long_call_some_are_taken_for_long_ones() {
+        let mut calls = Calls::default();
+        assert!(calls.are_short());
+        calls.note(SHORT_MAX);
+        assert!(calls.are_short());
+        calls.note(SHORT_MAX * 2);
+        assert!((0..LONG_AHEAD).all(|_| !calls.are_short()));
+        assert!(calls.are_short());
+    }
 
     #[test]
     fn strangers_are_told_why_they_are_refused() {
