@@ -43,7 +43,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A call is short if the reader of its connection can wait for it.
 const SHORT_MAX: Duration = Duration::from_micros(200);
 
-/// After a long call, so many are taken for long ones.
+/// After two long calls, so many are taken for long ones.
 const LONG_AHEAD: u32 = 64;
 
 /// For the peers to close their connections to a node that leaves.
@@ -327,6 +327,8 @@ struct Calls {
     arriving: HashMap<CallId, Arriving>,
     /// Of those that follow, so many are taken for long ones.
     long_ahead: u32,
+    /// The last one was long. It may only be that the system did something else meanwhile.
+    last_was_long: bool,
 }
 
 impl Calls {
@@ -337,12 +339,14 @@ impl Calls {
         are_short
     }
 
-    /// A call took so long, in which the connection was not read. When that is worth a change of the thread, those that
-    /// follow get one: on the main runtime, every core works for a single connection.
+    /// A call took so long, in which the connection was not read. When two in a row are worth a change of the thread, those
+    /// that follow get one: on the main runtime, every core works for a single connection.
     fn note(&mut self, took: Duration) {
-        if took > SHORT_MAX {
+        let is_long = took > SHORT_MAX;
+        if is_long && self.last_was_long {
             self.long_ahead = LONG_AHEAD;
         }
+        self.last_was_long = is_long;
     }
 }
 
@@ -418,10 +422,15 @@ mod tests {
     use crate::message::NodeId;
 
     #[test]
-    fn after_a_long_call_some_are_taken_for_long_ones() {
+    fn after_long_calls_some_are_taken_for_long_ones() {
         let mut calls = Calls::default();
         assert!(calls.are_short());
         calls.note(SHORT_MAX);
+        assert!(calls.are_short());
+        calls.note(SHORT_MAX * 2);
+        assert!(calls.are_short(), "that may have been chance");
+        calls.note(SHORT_MAX);
+        calls.note(SHORT_MAX * 2);
         assert!(calls.are_short());
         calls.note(SHORT_MAX * 2);
         assert!((0..LONG_AHEAD).all(|_| !calls.are_short()));
