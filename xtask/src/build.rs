@@ -14,7 +14,7 @@ const PLUGINS: [&str; 2] = ["echo", "orders"];
 const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 
 /// What other hosts than ours run in benchmarks.
-const BENCH_GUESTS: [&str; 1] = ["http-echo"];
+const BENCH_GUESTS: [&str; 2] = ["http-echo", "http-echo-p3"];
 
 /// The host and the example plugins.
 pub(crate) fn everything() -> Result<()> {

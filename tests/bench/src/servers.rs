@@ -27,13 +27,13 @@ pub(crate) struct Server {
 }
 
 /// How a mesh is started.
-#[derive(Clone, Copy)]
-pub(crate) struct MeshOptions<'a> {
+#[derive(Clone)]
+pub(crate) struct MeshOptions {
     pub(crate) nodes: usize,
     pub(crate) secret: bool,
     /// The echo component, and its manifest.
-    pub(crate) echo: &'a Path,
-    pub(crate) manifest: &'a str,
+    pub(crate) echo: PathBuf,
+    pub(crate) manifest: &'static str,
     pub(crate) copies: usize,
     /// Under callgrind, which counts when it is told to.
     pub(crate) counted: bool,
@@ -45,24 +45,36 @@ pub(crate) struct Mesh {
     pub(crate) http: Vec<SocketAddr>,
     admin: Vec<SocketAddr>,
     pub(crate) files: TempDir,
+    options: MeshOptions,
 }
 
 impl Mesh {
-    pub(crate) fn start(host: &Path, options: MeshOptions<'_>) -> Result<Self> {
+    pub(crate) fn start(host: &Path, options: MeshOptions) -> Result<Self> {
         let files = TempDir::new()?;
         let plugins = files.path().join("plugins");
         fs::create_dir(&plugins)?;
         for copy in 0..options.copies {
             let name = if copy == 0 { "echo".to_owned() } else { format!("echo-{copy}") };
-            fs::copy(options.echo, plugins.join(format!("{name}.wasm")))?;
+            fs::copy(&options.echo, plugins.join(format!("{name}.wasm")))?;
             fs::write(plugins.join(format!("{name}.toml")), options.manifest)?;
         }
         let secret = files.path().join("secret");
-        let made = Command::new(host).arg("secret").output()?;
-        fs::write(&secret, made.stdout)?;
+        fs::write(&secret, Command::new(host).arg("secret").output()?.stdout)?;
         fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        let mut mesh = Self { processes: Vec::new(), http: Vec::new(), admin: Vec::new(), files };
+        Self::start_in(files, host, options)
+    }
+
+    /// Stops it, and keeps its files.
+    pub(crate) fn stop(self) -> (TempDir, MeshOptions) {
+        (self.files, self.options)
+    }
+
+    /// Starts it with the files of one that was stopped.
+    pub(crate) fn start_in(files: TempDir, host: &Path, options: MeshOptions) -> Result<Self> {
+        let (plugins, secret) = (files.path().join("plugins"), files.path().join("secret"));
         let cluster: Vec<SocketAddr> = (0..options.nodes).map(|_| local()).collect::<Result<_>>()?;
+        let mut mesh =
+            Self { processes: Vec::new(), http: Vec::new(), admin: Vec::new(), files, options: options.clone() };
         for number in 0..options.nodes {
             let (http, admin) = (local()?, local()?);
             let mut command = if options.counted { callgrind(mesh.files.path(), host) } else { Command::new(host) };

@@ -1,10 +1,14 @@
 //! What is measured.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::measure::{Effort, Samples, Spread, Traffic, at_rates, in_turns};
+use crate::process::installed;
 use crate::report::{Plot, Section, Table, spread, thousands};
 use crate::servers::{self, Mesh, MeshOptions, Server};
 
@@ -17,17 +21,24 @@ pub(crate) struct Bench {
 
 pub(crate) type Suite = (&'static str, fn(&Bench) -> Result<Section>);
 
-pub(crate) const SUITES: [Suite; 9] = [
+pub(crate) const SUITES: [Suite; 11] = [
     ("local", local),
     ("forwarded", forwarded),
     ("broadcast", broadcast),
     ("latency", latency),
     ("bodies", bodies),
     ("connections", connections),
+    ("http2", http2),
     ("instances", instances),
     ("plugins", plugins),
     ("memory", memory),
+    ("start", start),
 ];
+
+/// The most that `wasmtime serve` offers.
+const REUSED: [&str; 4] = ["-Scli", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
+const REUSED_P3: [&str; 5] =
+    ["-Scli,p3", "-Wcomponent-model-async", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
 
 impl Bench {
     fn guest(&self, name: &str) -> PathBuf {
@@ -38,15 +49,15 @@ impl Bench {
         self.mesh_with(nodes, secret, "", 1)
     }
 
-    fn mesh_with(&self, nodes: usize, secret: bool, manifest: &str, copies: usize) -> Result<Mesh> {
+    fn mesh_with(&self, nodes: usize, secret: bool, manifest: &'static str, copies: usize) -> Result<Mesh> {
         let echo = self.guest("echo");
-        Mesh::start(&self.host, MeshOptions { nodes, secret, echo: &echo, manifest, copies, counted: false })
+        Mesh::start(&self.host, MeshOptions { nodes, secret, echo, manifest, copies, counted: false })
     }
 
     /// A mesh whose instructions are counted.
     pub(crate) fn counted(&self, nodes: usize) -> Result<Mesh> {
         let echo = self.guest("echo");
-        let options = MeshOptions { nodes, secret: false, echo: &echo, manifest: "", copies: 1, counted: true };
+        let options = MeshOptions { nodes, secret: false, echo, manifest: "", copies: 1, counted: true };
         Mesh::start(&self.host, options)
     }
 
@@ -84,7 +95,9 @@ fn local(bench: &Bench) -> Result<Section> {
     let servers = [
         Some(servers::bare_hyper()?),
         Some(bench.one_node()?),
-        servers::wasmtime("`wasmtime serve`, WASI 0.2", &bench.guest("http_echo"), &[])?,
+        servers::wasmtime("`wasmtime serve`, WASI 0.2 as by default", &bench.guest("http_echo"), &["-Scli"])?,
+        servers::wasmtime("`wasmtime serve`, WASI 0.2, instances reused", &bench.guest("http_echo"), &REUSED)?,
+        servers::wasmtime("`wasmtime serve`, WASI 0.3, instances reused", &bench.guest("http_echo_p3"), &REUSED_P3)?,
     ];
     let servers = present(&servers);
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
@@ -263,7 +276,9 @@ fn plugins(bench: &Bench) -> Result<Section> {
 
 fn memory(bench: &Bench) -> Result<Section> {
     let resident = |copies: usize| -> Result<(f64, f64)> {
-        let mesh = bench.mesh_with(1, false, "", copies)?;
+        // Started again: it does not count what compiling took.
+        let (files, options) = bench.mesh_with(1, false, "", copies)?.stop();
+        let mesh = Mesh::start_in(files, &bench.host, options)?;
         let idle = mesh.processes[0].resident_kb()? as f64;
         let connections: Vec<_> =
             (0..1_000).map(|_| std::net::TcpStream::connect(mesh.http[0])).collect::<std::io::Result<_>>()?;
@@ -301,12 +316,97 @@ fn memory(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
+fn http2(bench: &Bench) -> Result<Section> {
+    let mut section = Section::new(
+        "HTTP/2",
+        "A message to its owner, by `h2load` (of nghttp2): 8 connections with 16 requests at a time on each, bodies of 16 bytes.",
+    );
+    if installed("h2load").is_none() {
+        section.text.push_str(" It was not installed.");
+        return Ok(section);
+    }
+    let servers = [servers::bare_hyper()?, bench.one_node()?];
+    let mut found = [Vec::new(), Vec::new()];
+    for _ in 0..bench.effort.rounds {
+        for (server, found) in servers.iter().zip(&mut found) {
+            found.push(h2load(server, bench.effort.seconds)?);
+        }
+    }
+    let ratio = Spread::of(found[1].iter().zip(&found[0]).map(|(own, bare)| own / bare));
+    let median = |values: &[f64]| thousands(Spread::of(values.iter().copied()).median);
+    section.tables.push(Table {
+        head: vec!["bare hyper, req/s", "meshage, req/s", "ratio"],
+        rows: vec![vec![median(&found[0]), median(&found[1]), spread(ratio, 2)]],
+    });
+    Ok(section)
+}
+
+fn h2load(server: &Server, seconds: f64) -> Result<f64> {
+    let mut body = tempfile::NamedTempFile::new()?;
+    body.write_all(format!("\"{}\"", "x".repeat(14)).as_bytes())?;
+    let output = Command::new("h2load")
+        .args(["-c8", "-m16", "-t1", "-D", &seconds.ceil().to_string(), "-H", "content-type: application/json", "-d"])
+        .arg(body.path())
+        .arg(format!("http://{}{}", server.addr, server.paths[0]))
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().find(|line| line.starts_with("finished in")).context("h2load has not finished")?;
+    let rate = line.split(", ").nth(1).and_then(|rate| rate.split(' ').next()).context("h2load tells no rate")?;
+    ensure!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
+    eprintln!("  {:<40} {rate} req/s", server.name);
+    Ok(rate.parse()?)
+}
+
+fn start(bench: &Bench) -> Result<Section> {
+    let mut found: [Vec<f64>; 3] = Default::default();
+    for round in 0..bench.effort.rounds {
+        let began = Instant::now();
+        let mesh = bench.mesh(1, false)?;
+        found[0].push(began.elapsed().as_secs_f64() * 1e3);
+        // A custom section makes it another component, with the same code.
+        let stamp = [&[0, 12, 5][..], b"stamp", &(round as u32).to_be_bytes(), &[0, 0]].concat();
+        let mut changed = std::fs::read(bench.guest("echo"))?;
+        changed.extend(stamp);
+        let plugins = mesh.files.path().join("plugins");
+        std::fs::write(plugins.join("new"), changed)?;
+        let before = loaded_at(&mesh)?;
+        let began = Instant::now();
+        std::fs::rename(plugins.join("new"), plugins.join("echo.wasm"))?;
+        while loaded_at(&mesh)? == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        found[2].push(began.elapsed().as_secs_f64() * 1e3);
+        let (files, options) = mesh.stop();
+        let began = Instant::now();
+        drop(Mesh::start_in(files, &bench.host, options)?);
+        found[1].push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let names = [
+        "from the process's start to ready, `echo` compiled anew, ms",
+        "the same, with what was compiled before, ms",
+        "from a changed file to the new version in use, compiled anew, no load, ms",
+    ];
+    let rows =
+        names.iter().zip(found).map(|(name, values)| vec![name.to_string(), spread(Spread::of(values.into_iter()), 0)]);
+    let mut section = Section::new("Start and change", "One node, with one plugin of 258 KB.");
+    section.tables.push(Table { head: vec!["", ""], rows: rows.collect() });
+    Ok(section)
+}
+
+/// When the version that is in use was loaded.
+fn loaded_at(mesh: &Mesh) -> Result<String> {
+    let plugins: serde_json::Value = serde_json::from_str(&mesh.get(0, "/plugins")?.1)?;
+    let plugins = plugins["plugins"].as_array().context("no plugins")?;
+    let ready = plugins.iter().find(|plugin| plugin["state"] == "ready").context("no plugin is ready")?;
+    Ok(ready["loadedAt"].to_string())
+}
+
 /// The versions of everything that was measured.
 pub(crate) fn versions(host: &Path) -> Vec<(String, String)> {
     let mut versions = vec![("meshage".to_owned(), crate::process::version(host, "--version"))];
-    let others = [("haproxy", "-v"), ("nginx", "-v")];
+    let others = [("haproxy", "-v"), ("nginx", "-v"), ("h2load", "--version")];
     for (program, flag) in others {
-        if let Some(file) = crate::process::installed(program) {
+        if let Some(file) = installed(program) {
             versions.push((program.to_owned(), crate::process::version(&file, flag)));
         }
     }
