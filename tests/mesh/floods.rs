@@ -74,11 +74,16 @@ async fn a_client_that_takes_no_answers_is_ended() {
     timeout(HANG, sending).await.expect("the connection stays open");
     node.wait_for_metric("meshage_client_connections 0").await;
 
-    // In HTTP/2 the answer waits for the window that the client does not open, while it goes on to answer pings.
-    let mut stalled = http2(&node).await;
-    stalled.write_all(&request(1, END_STREAM | END_HEADERS)).await.unwrap();
-    ends_while_pings_are_answered(stalled).await;
-    node.wait_for_metric("meshage_client_connections 0").await;
+    // In HTTP/2 an answer waits for the window that the client does not open, while it goes on to answer pings: a large one,
+    // and with a window of one byte the smallest.
+    for (bytes, window) in [(200_000, 65_535_u32), (5_000, 1), (50, 1)] {
+        let mut stalled = http2(&node).await;
+        let settings = frame(SETTINGS, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat());
+        let request = request_for(bytes, 1, END_STREAM | END_HEADERS);
+        stalled.write_all(&[settings, request].concat()).await.unwrap();
+        ends_while_pings_are_answered(stalled).await;
+        node.wait_for_metric("meshage_client_connections 0").await;
+    }
     node.post("/api/echo/1").json("{}").send().await.ok();
 }
 
@@ -145,8 +150,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The head of a request for an answer that is larger than what HTTP/2 sends unasked (HPACK, without a table).
 fn request(stream: u32, flags: u8) -> Vec<u8> {
-    let path = b"/api/fickle/1?bytes=200000";
-    let head = [&[0x83, 0x86, 0x01, 1, b'a', 0x04, path.len() as u8][..], path].concat();
+    request_for(200_000, stream, flags)
+}
+
+fn request_for(bytes: usize, stream: u32, flags: u8) -> Vec<u8> {
+    let path = format!("/api/fickle/1?bytes={bytes}");
+    let head = [&[0x83, 0x86, 0x01, 1, b'a', 0x04, path.len() as u8][..], path.as_bytes()].concat();
     frame(HEADERS, flags, stream, &head)
 }
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 pub(super) struct Activity {
     /// Requests that have begun, and whose answers are not sent yet.
     open: AtomicUsize,
-    /// How often a request has begun, or some of its answer was sent.
+    /// How often a request has begun or ended, or some of its answer was handed on.
     steps: AtomicUsize,
 }
 
@@ -34,7 +34,8 @@ impl Activity {
         Open(self.clone())
     }
 
-    fn step(&self) {
+    /// Some of an answer was handed on.
+    pub(super) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -74,9 +75,8 @@ impl Watch {
 }
 
 impl Open {
-    /// Some of the answer was sent.
-    pub(super) fn step(&self) {
-        self.0.step();
+    pub(super) fn activity(&self) -> &Arc<Activity> {
+        &self.0
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         // Slow, but not too slow.
         for _ in 0..10 {
             assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);
-            request.step();
+            activity.step();
             assert_eq!(watch.look(&activity), None);
         }
         assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);

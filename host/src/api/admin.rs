@@ -108,7 +108,7 @@ impl Admin {
         let service = TowerToHyperService::new(self.router());
         let serving = TaskTracker::new();
         while let Some((stream, place)) = stopped.run_until_cancelled(connections.next()).await {
-            let (stream, observed) = ClientStream::new(stream, PATIENCE);
+            let (stream, observed) = ClientStream::new(stream, PATIENCE, PATIENCE);
             let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
             let stopped = stopped.clone();
             serving.spawn(async move {

@@ -2,26 +2,51 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::activity::Open;
+use super::activity::{Activity, Open};
 use super::bodies::Held;
 
-/// It goes in pieces of this size: HTTP/2 takes the next one only when the client has room for it.
+/// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of those before.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct AnswerBody {
     bytes: Bytes,
-    open: Open,
+    request: Request,
+}
+
+/// The request that this is the answer to.
+enum Request {
+    /// It is over when the body was handed on: what may still be on its way is little.
+    Small(#[expect(dead_code, reason = "it counts while it lives")] Open),
+    /// It is over when the last piece was sent, and takes its room until then.
+    Counted(Arc<Activity>),
+}
+
+/// Bytes with the room that they take.
+struct Counted {
+    bytes: Bytes,
+    _open: Open,
     _held: Held,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl AnswerBody {
     pub(super) fn new(bytes: Bytes, open: Open, held: Held) -> Self {
-        Self { bytes, open, _held: held }
+        if !held.is_counted() {
+            return Self { bytes, request: Request::Small(open) };
+        }
+        let request = Request::Counted(open.activity().clone());
+        Self { bytes: Bytes::from_owner(Counted { bytes, _open: open, _held: held }), request }
     }
 }
 
@@ -33,7 +58,9 @@ impl Body for AnswerBody {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
-        self.open.step();
+        if let Request::Counted(activity) = &self.request {
+            activity.step();
+        }
         let length = self.bytes.len().min(PIECE_BYTES_MAX);
         Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(length)))))
     }

@@ -44,6 +44,11 @@ impl Held {
         Err(NoRoom)
     }
 
+    /// Whether it takes any room.
+    pub(super) fn is_counted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The request is done, and this is its answer: it is there, so it is counted, whether there is room or not.
     pub(super) fn answer(&mut self, bodies: &Arc<Bodies>, bytes: usize) {
         self.set(bodies, bytes);

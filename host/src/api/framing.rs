@@ -5,43 +5,32 @@
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Uri, Version};
 
-/// What to do with a request, as far as its framing goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Right,
-    /// Right as it was read; nothing may follow it.
-    Last,
-    Wrong(&'static str),
-}
-
-/// Looks at a request, and at the bytes that it was read from, if they are known.
-pub(super) fn check(
+/// What is wrong with a request, if anything is. Its bytes, if they are known, show what hyper does not.
+pub(super) fn problem(
     version: Version,
     method: &Method,
     target: &Uri,
     headers: &HeaderMap,
     bytes: Option<&[u8]>,
-) -> Framing {
+) -> Option<&'static str> {
     if version > Version::HTTP_11 {
-        return Framing::Right;
+        return None;
     }
     if target.authority().is_some() {
-        return Framing::Wrong("its target is an absolute URI, as for a proxy, or of another form; expected a path");
+        return Some("its target is an absolute URI, as for a proxy, or of another form; expected a path");
     }
     let mut hosts = headers.get_all(HOST).iter();
     if hosts.next().is_none() && version == Version::HTTP_11 || hosts.next().is_some() {
-        return Framing::Wrong("it must have one Host header");
+        return Some("it must have one Host header");
     }
     let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
-    let Some(encoding) = encodings.next() else { return Framing::Right };
+    let encoding = encodings.next()?;
     if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || encodings.next().is_some() {
-        return Framing::Wrong("its Transfer-Encoding is another than chunked");
+        return Some("its Transfer-Encoding is another than chunked");
     }
-    match bytes.and_then(|bytes| has_length(bytes, method, target)) {
-        Some(false) => Framing::Right,
-        Some(true) => Framing::Wrong("it has both a Content-Length and a Transfer-Encoding"),
-        None => Framing::Last,
-    }
+    // Where it is not seen, hyper goes by the chunks, and closes the connection after the answer.
+    let has_both = bytes.and_then(|bytes| has_length(bytes, method, target)) == Some(true);
+    has_both.then_some("it has both a Content-Length and a Transfer-Encoding")
 }
 
 /// Whether the request that these bytes begin with says how long it is; `None` if they do not begin with this request, or
@@ -76,17 +65,13 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        match super::check(version, &Method::POST, &target.parse().unwrap(), &map, None) {
-            Framing::Right => None,
-            Framing::Last => Some("last"),
-            Framing::Wrong(problem) => Some(problem),
-        }
+        problem(version, &Method::POST, &target.parse().unwrap(), &map, None)
     }
 
     #[test]
     fn what_can_be_read_in_two_ways_is_refused() {
         let v11 = Version::HTTP_11;
-        assert_eq!(check(v11, "/api/s/k?q", &[("host", "a"), ("transfer-encoding", "Chunked")]), Some("last"));
+        assert_eq!(check(v11, "/api/s/k?q", &[("host", "a"), ("transfer-encoding", "Chunked")]), None);
         assert_eq!(check(Version::HTTP_10, "/api/s/k", &[]), None);
         assert_eq!(check(Version::HTTP_2, "https://a/api/s/k", &[]), None);
         assert!(check(v11, "http://a/api/s/k", &[("host", "a")]).unwrap().contains("absolute"));

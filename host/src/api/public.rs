@@ -31,7 +31,7 @@ use super::answer_body::AnswerBody;
 use super::bodies::{Bodies, Held};
 use super::body;
 use super::connections::Connections;
-use super::framing::{self, Framing};
+use super::framing;
 use super::patience::Patience;
 use super::problem::{ApiError, Subject};
 use super::stream::{ClientStream, Observed};
@@ -175,7 +175,8 @@ impl PublicApi {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let PublicConfig { request_timeout, timeout, .. } = self.config;
-        let (stream, observed) = ClientStream::new(stream, request_timeout);
+        let stalled_max = request_timeout + timeout;
+        let (stream, observed) = ClientStream::new(stream, request_timeout, stalled_max);
         let client = Arc::new(Client { api: self, activity: Arc::default(), stream: observed });
         let service = service_fn({
             let client = client.clone();
@@ -186,22 +187,27 @@ impl PublicApi {
         });
         // Pinned here, so that the stream is still there when its connection has ended.
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-        let end = async {
-            // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
-            let quiet = client.activity.quiet(request_timeout + QUIET_MARGIN, request_timeout + timeout);
-            stopping.run_until_cancelled(quiet).await
-        };
+        // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
+        let quiet = || client.activity.quiet(request_timeout + QUIET_MARGIN, stalled_max);
+        let end = || stopping.run_until_cancelled(quiet());
         // It is not looked at with every request, but when something has become of it.
-        let mut end = FuturesUnordered::from_iter([end]);
+        let mut ends = FuturesUnordered::from_iter([end()]);
+        let mut is_ending = false;
         let ended = loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => break ended,
-                Some(quiet) = end.next() => {
+                Some(quiet) = ends.next() => {
                     debug!(?quiet, "a client's connection is ended");
-                    if quiet == Some(Quiet::Stalled) {
-                        return;
+                    match quiet {
+                        Some(Quiet::Stalled) => return,
+                        // It was told, and stays all the same.
+                        Some(Quiet::Idle) if is_ending => return,
+                        Some(Quiet::Idle) => ends.push(end()),
+                        // The node leaves, which has an end of its own.
+                        None => {}
                     }
+                    is_ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
             }
@@ -279,22 +285,22 @@ impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let open = self.activity.begin();
         let mut held = Held::default();
-        let framing = self.framing(&request);
-        let mut response = match framing {
-            Framing::Wrong(problem) => self.api.answers.problem(&ApiError::Framing(problem), Subject::default()),
-            _ => self.api.answer(request, &mut held).await,
+        let response = match self.framing(&request) {
+            None => self.api.answer(request, &mut held).await,
+            Some(problem) => {
+                let mut response = self.api.answers.problem(&ApiError::Framing(problem), Subject::default());
+                // Where this request ends is not certain.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
         };
-        if framing != Framing::Right {
-            // Whatever comes next on this connection is not taken for a request.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         held.answer(&self.api.bodies, response.body().len());
         response.map(|body| AnswerBody::new(body, open, held))
     }
 
-    fn framing(&self, request: &Request<Incoming>) -> Framing {
+    fn framing(&self, request: &Request<Incoming>) -> Option<&'static str> {
         let bytes = if request.version() == Version::HTTP_11 { self.stream.request() } else { None };
         let bytes = bytes.as_ref().map(|bytes| bytes.as_slice());
-        framing::check(request.version(), request.method(), request.uri(), request.headers(), bytes)
+        framing::problem(request.version(), request.method(), request.uri(), request.headers(), bytes)
     }
 }

@@ -16,15 +16,15 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: clo
 
 pub(super) struct ClientStream<S: AsyncWrite + Unpin> {
     stream: S,
-    /// For the client to begin to speak HTTP, and to take some of what is sent to it.
-    patience: Duration,
+    /// How long the client may leave no room for more.
+    stalled_max: Duration,
     /// Something has arrived since the last answer.
     request_has_begun: bool,
     observed: Arc<Observed>,
     /// Until it is known which HTTP the client speaks: from then on hyper keeps the time.
     opening: Option<Opening>,
     is_http2: bool,
-    /// While the client takes nothing of what is sent to it.
+    /// While there is no room for more.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
@@ -67,12 +67,12 @@ impl Opening {
 }
 
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> (Self, Arc<Observed>) {
+    pub(super) fn new(stream: S, opening_max: Duration, stalled_max: Duration) -> (Self, Arc<Observed>) {
         let observed = Arc::new(Observed::default());
-        let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(patience)) };
+        let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(opening_max)) };
         let stream = Self {
             stream,
-            patience,
+            stalled_max,
             request_has_begun: false,
             observed: observed.clone(),
             opening: Some(opening),
@@ -82,13 +82,13 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         (stream, observed)
     }
 
-    /// Gives up a client that takes nothing for too long.
+    /// Gives up a client that takes too little for too long: the system tells of room when a third of its buffer is free.
     fn while_not_stalled<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.stalled_max)));
         if stalled.as_mut().poll(cx).is_ready() {
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
         } else {

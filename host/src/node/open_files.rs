@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
 /// What is not for clients: 4,608 connections of peers, a third as many to them, plugins, what the node keeps.
-const RESERVED: u64 = 6_500;
+const RESERVED: u64 = 7_500;
 
 /// Raises the limit as far as this process may, and returns how many of the wanted connections it leaves room for.
 pub(super) fn room_for_clients(wanted: usize) -> usize {
@@ -40,7 +40,7 @@ mod tests {
     fn what_is_not_for_clients_is_left_over() {
         assert_eq!(room(10_000, None), 10_000);
         assert_eq!(room(10_000, Some(1 << 20)), 10_000);
-        assert_eq!(room(10_000, Some(14_000)), 7_500);
+        assert_eq!(room(10_000, Some(16_000)), 8_500);
         assert_eq!(room(10_000, Some(4_096)), 2_048);
         assert_eq!(room(10_000, Some(256)), 128);
         assert_eq!(room(100, Some(4_096)), 100);

@@ -70,6 +70,7 @@ fn follow<T: PartialEq + Send + Sync + 'static, E: Display + Send + 'static>(
                     }
                 }
                 Ok(Err(wrong)) => {
+                    coming = None;
                     let wrong = wrong.to_string();
                     if told.as_ref() != Some(&wrong) {
                         error!(error = wrong, "{what} stay as they are, as the file is wrong now");

@@ -1,4 +1,4 @@
-//! The peers of a node: links to each, one for each lane while the mesh is small, which are connected for as long as the peer is in the view. Messages
+//! The peers of a node: links to each, of up to four lanes while the mesh is small, which are connected for as long as the peer is in the view. Messages
 //! use the link as it is; none of them is spent on finding out whether a peer is there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -48,7 +48,7 @@ pub struct Peers {
 pub struct Peer {
     generation: u64,
     addr: SocketAddr,
-    /// At least one. Messages use that of the lane on which they are sent.
+    /// At least one. Messages use that of the lane on which they are sent, as far as there is one.
     links: Box<[KeptLink]>,
 }
 
@@ -126,15 +126,28 @@ impl Peers {
 impl Peer {
     /// Runs a message on the peer. Dropping the call cancels it there.
     pub async fn call(&self, message: &Message, deadline: Instant) -> Outcome {
-        let KeptLink { link, .. } = &self.links[lanes::number() % self.links.len()];
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = link.connection(deadline).await?;
+            let (link, connection) = self.connection(deadline).await?;
             match connection.call(message, deadline).await {
                 Ok(outcome) => return outcome,
                 Err(Closed) => link.forget(&connection),
             }
         }
         Err(Fault::Unreachable)
+    }
+
+    /// A connection that answers: that of this lane, or else of another, for what lives on one lane lives on all. If
+    /// there is none, waits a moment for one.
+    async fn connection(&self, deadline: Instant) -> Result<(&Link, Arc<Connection>), Fault> {
+        let KeptLink { link: own, .. } = &self.links[lanes::number() % self.links.len()];
+        if let Some(connection) = own.answering() {
+            return Ok((own, connection));
+        }
+        let others = || self.links.iter().find_map(|kept| Some((&*kept.link, kept.link.answering()?)));
+        match others() {
+            Some(other) => Ok(other),
+            None => Ok((own, own.connection(deadline).await?)),
+        }
     }
 
     /// Whether it has said goodbye: it takes no new messages.
@@ -164,6 +177,10 @@ impl Drop for KeptLink {
 }
 
 impl Link {
+    fn answering(&self) -> Option<Arc<Connection>> {
+        self.connection.load_full().filter(|connection| !connection.is_silent())
+    }
+
     /// The connection, if there is one that answers; waits a moment for one that is under way.
     async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Fault> {
         if let Some(connection) = self.connection.load_full() {

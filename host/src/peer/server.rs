@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
@@ -40,6 +40,9 @@ const GREETINGS_MAX: usize = 512;
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
+/// Calls that arrive together take so much of their lane; the rest goes elsewhere.
+const TURN_MAX: Duration = Duration::from_millis(1);
+
 /// A call is short if the reader of its connection can wait for it.
 const SHORT_MAX: Duration = Duration::from_micros(200);
 
@@ -60,6 +63,9 @@ pub trait Serve: Send + Sync + 'static {
     fn serve(&self, message: &Message, deadline: Instant) -> impl Future<Output = Outcome> + Send;
 }
 
+/// A connection of a peer, with its place among those that there may be.
+type Greeted = (OwnedSemaphorePermit, Frames, Writer);
+
 /// The server's side of the peer path.
 pub struct Server<S> {
     own: Hello,
@@ -68,6 +74,7 @@ pub struct Server<S> {
     lanes: Lanes,
     /// Where calls go that are not done at once.
     runtime: Handle,
+    room: Arc<Semaphore>,
     refused: Throttle<()>,
     calls: TaskTracker,
     connections: TaskTracker,
@@ -83,6 +90,7 @@ impl<S: Serve> Server<S> {
             service,
             lanes,
             runtime: Handle::current(),
+            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             refused: Throttle::default(),
             calls: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -93,7 +101,6 @@ impl<S: Serve> Server<S> {
 
     /// Accepts connections until [`Server::stop`].
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
         let accepting = async {
             loop {
@@ -103,17 +110,17 @@ impl<S: Serve> Server<S> {
                             self.tell_refused(addr, "too many at once have not said yet who they are");
                             continue;
                         };
-                        let (server, room) = (self.clone(), room.clone());
+                        let server = self.clone();
                         // A lane has an event loop of its own, which must get to know the stream.
                         let Ok(stream) = stream.into_std() else { continue };
                         let connection = async move {
                             let Ok(stream) = TcpStream::from_std(stream) else { return };
-                            let Some(greeted) = server.greet_in_time(stream, addr).await else { return };
+                            let Some((place, frames, writer)) = server.greet_in_time(stream, addr).await else {
+                                return;
+                            };
                             drop(greeting);
-                            match room.try_acquire() {
-                                Ok(_place) => server.connection(greeted, addr).await,
-                                Err(_) => server.tell_refused(addr, "there are as many peers as may be"),
-                            }
+                            server.connection(frames, writer, addr).await;
+                            drop(place);
                         };
                         self.connections.spawn_on(connection, self.lanes.next());
                     }
@@ -155,7 +162,7 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<(Frames, Writer)> {
+    async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<Greeted> {
         match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
             Ok(Ok(greeted)) => return Some(greeted),
             Ok(Err(error)) => self.tell_refused(addr, error),
@@ -170,7 +177,7 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    async fn connection(self: Arc<Self>, (frames, writer): (Frames, Writer), addr: SocketAddr) {
+    async fn connection(self: Arc<Self>, frames: Frames, writer: Writer, addr: SocketAddr) {
         let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
         let mut writing = tokio::spawn({
             let session = session.clone();
@@ -186,8 +193,8 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    /// Makes sure that it is a node of this mesh.
-    async fn greet(&self, stream: TcpStream) -> Result<(Frames, Writer), ConnectError> {
+    /// Makes sure that it is a node of this mesh, and that there is room for it.
+    async fn greet(&self, stream: TcpStream) -> Result<Greeted, ConnectError> {
         let (reader, mut writer, caller) = stream::accept(stream, &self.tls).await?;
         let mut frames = FramedRead::new(reader, wire::framing());
         let Frame::Hello(hello) = next(&mut frames).await? else {
@@ -195,17 +202,17 @@ impl<S: Serve> Server<S> {
         };
         caller.check(&hello.node_id)?;
         let mut buffer = BytesMut::new();
-        let problem = problem_with(&hello, &self.own);
-        match &problem {
-            None => wire::put_hello(&mut buffer, &self.own),
-            Some(reason) => wire::put_reject(&mut buffer, reason),
+        let place = match problem_with(&hello, &self.own) {
+            None => self.room.clone().try_acquire_owned().map_err(|_| "there are as many peers as may be".to_owned()),
+            Some(problem) => Err(problem),
+        };
+        match &place {
+            Ok(_) => wire::put_hello(&mut buffer, &self.own),
+            Err(reason) => wire::put_reject(&mut buffer, reason),
         }
         writer.write_all(&buffer).await?;
         writer.flush().await?;
-        match problem {
-            None => Ok((frames, writer)),
-            Some(reason) => Err(ConnectError::Unexpected(reason)),
-        }
+        place.map(|place| (place, frames, writer)).map_err(ConnectError::Unexpected)
     }
 
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
@@ -224,6 +231,7 @@ impl<S: Serve> Server<S> {
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
+                    calls.spent = Duration::ZERO;
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
@@ -292,8 +300,10 @@ impl<S: Serve> Server<S> {
             let outcome = server.service.serve(&message, deadline).await;
             running.session.answer(id, outcome).await;
         });
+        // Nobody takes this node for drained before the call is where it stays.
+        let _token = self.calls.token();
         // Most are done at once: a task of its own, on another core, would take longer than they do.
-        if calls.are_short() {
+        if calls.may_wait_for_the_next() {
             let began = Instant::now();
             let mut context = Context::from_waker(Waker::noop());
             // A panic is the call's.
@@ -303,10 +313,12 @@ impl<S: Serve> Server<S> {
                 return;
             }
         }
-        // Held until the call is registered, so that it cannot end before.
-        let mut running = session.running();
+        // In this order: the call may end before it can be aborted.
+        session.running().insert(id, None);
         let task = self.calls.spawn_on(call, &self.runtime);
-        running.insert(id, task.abort_handle());
+        if let Some(abort) = session.running().get_mut(&id) {
+            *abort = Some(task.abort_handle());
+        }
     }
 }
 
@@ -329,19 +341,22 @@ struct Calls {
     long_ahead: u32,
     /// The last one was long. It may only be that the system did something else meanwhile.
     last_was_long: bool,
+    /// Since the reader last waited.
+    spent: Duration,
 }
 
 impl Calls {
-    /// Whether the next call is likely to be done at once.
-    fn are_short(&mut self) -> bool {
-        let are_short = self.long_ahead == 0;
+    /// Whether the next call is likely to be done at once, and the reader has not kept others waiting for long.
+    fn may_wait_for_the_next(&mut self) -> bool {
+        let is_short = self.long_ahead == 0;
         self.long_ahead = self.long_ahead.saturating_sub(1);
-        are_short
+        is_short && self.spent < TURN_MAX
     }
 
     /// A call took so long, in which the connection was not read. When two in a row are worth a change of the thread, those
     /// that follow get one: on the main runtime, every core works for a single connection.
     fn note(&mut self, took: Duration) {
+        self.spent += took;
         let is_long = took > SHORT_MAX;
         if is_long && self.last_was_long {
             self.long_ahead = LONG_AHEAD;
@@ -375,11 +390,11 @@ impl Drop for Running {
 /// One connection's calls and replies.
 struct Session {
     outbox: Outbox,
-    running: Mutex<HashMap<CallId, AbortHandle>>,
+    running: Mutex<HashMap<CallId, Option<AbortHandle>>>,
 }
 
 impl Session {
-    fn running(&self) -> MutexGuard<'_, HashMap<CallId, AbortHandle>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<CallId, Option<AbortHandle>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -399,7 +414,7 @@ impl Session {
     }
 
     fn cancel(&self, id: CallId) {
-        let task = self.running().remove(&id);
+        let task = self.running().remove(&id).flatten();
         if let Some(task) = task {
             task.abort();
         }
@@ -409,7 +424,7 @@ impl Session {
     /// Nobody waits for what still runs.
     fn end(&self) {
         let running = std::mem::take(&mut *self.running());
-        for task in running.into_values() {
+        for task in running.into_values().flatten() {
             task.abort();
         }
         self.outbox.close();
@@ -424,17 +439,20 @@ mod tests {
     #[test]
     fn after_long_calls_some_are_taken_for_long_ones() {
         let mut calls = Calls::default();
-        assert!(calls.are_short());
+        assert!(calls.may_wait_for_the_next());
         calls.note(SHORT_MAX);
-        assert!(calls.are_short());
+        assert!(calls.may_wait_for_the_next());
         calls.note(SHORT_MAX * 2);
-        assert!(calls.are_short(), "that may have been chance");
+        assert!(calls.may_wait_for_the_next(), "that may have been chance");
         calls.note(SHORT_MAX);
         calls.note(SHORT_MAX * 2);
-        assert!(calls.are_short());
+        assert!(calls.may_wait_for_the_next());
         calls.note(SHORT_MAX * 2);
-        assert!((0..LONG_AHEAD).all(|_| !calls.are_short()));
-        assert!(calls.are_short());
+        assert!((0..LONG_AHEAD).all(|_| !calls.may_wait_for_the_next()));
+        assert!(calls.may_wait_for_the_next());
+        // However short they are, there is an end to those that arrive together.
+        calls.note(TURN_MAX);
+        assert!(!calls.may_wait_for_the_next());
     }
 
     #[test]

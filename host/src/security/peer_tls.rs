@@ -232,8 +232,7 @@ impl PemFile {
     }
 
     pub(super) fn read_key(file: &Path) -> Result<Self, TlsError> {
-        let text = private_file::read(file, Besides::Group)?;
-        Ok(Self { file: file.to_owned(), bytes: text.into() })
+        Ok(Self { file: file.to_owned(), bytes: private_file::read(file, Besides::Group)? })
     }
 
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {

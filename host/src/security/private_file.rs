@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 pub enum PrivateFileError {
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),
-    #[error("{} can be read by others (mode {mode:03o}); it is for its owner alone: `chmod 600 {}`", .file.display(), .file.display())]
+    #[error("{} can be read by others (mode {mode:03o}); keep it to its owner: `chmod 600 {}`", .file.display(), .file.display())]
     Readable { file: PathBuf, mode: u32 },
     #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
     TooLarge(PathBuf),
@@ -21,7 +21,9 @@ pub enum PrivateFileError {
 
 /// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
-    Ok(lines(&read(file, Besides::Nobody)?))
+    let text = String::from_utf8(read(file, Besides::Nobody)?);
+    let text = text.map_err(|_| PrivateFileError::Read(file.to_owned(), io::ErrorKind::InvalidData.into()))?;
+    Ok(lines(&text))
 }
 
 /// Who beside its owner may read a file.
@@ -32,8 +34,8 @@ pub(super) enum Besides {
     Group,
 }
 
-/// The text of a file that strangers cannot read.
-pub(super) fn read(file: &Path, besides: Besides) -> Result<String, PrivateFileError> {
+/// What is in a file that strangers cannot read.
+pub(super) fn read(file: &Path, besides: Besides) -> Result<Vec<u8>, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
     let opened = File::open(file).map_err(read_error)?;
     let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
@@ -44,12 +46,12 @@ pub(super) fn read(file: &Path, besides: Besides) -> Result<String, PrivateFileE
     if mode & strangers != 0 {
         return Err(PrivateFileError::Readable { file: file.to_owned(), mode });
     }
-    let mut text = String::new();
-    let read = opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(read_error)?;
-    if read as u64 > FILE_BYTES_MAX {
+    let mut bytes = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(PrivateFileError::TooLarge(file.to_owned()));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 pub(super) fn lines(text: &str) -> Vec<(usize, String)> {
