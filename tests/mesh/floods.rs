@@ -12,13 +12,15 @@ const GROWTH_MB_MAX: u64 = 64;
 /// Frames of a flood, more than any client has a reason to send at once.
 const FRAMES: usize = 100_000;
 
+/// Makes a part of a flood, with a stream that is new.
+type Part = fn(u32) -> Vec<u8>;
+
 #[tokio::test]
 async fn floods_of_http2_frames_end_by_themselves() {
     let node = Setup::new(Plugins::usual()).flag("--request-timeout", "500ms").ready().await;
     node.post("/api/echo/1").json("{}").send().await.ok();
     let before = taken(&node).resident_mb;
-    // Each part is sent again and again, with streams that are new.
-    let floods: [(&str, fn(u32) -> Vec<u8>); 6] = [
+    let floods: [(&str, Part); 6] = [
         ("requests that are cancelled at once", |stream| {
             [request(stream, END_STREAM | END_HEADERS), frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
         }),
