@@ -102,7 +102,7 @@ pub struct Admin {
 impl Admin {
     /// Serves until `stopped`; then finishes the requests that it has.
     pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
-        let connections = Connections::new(listener, "admin", CONNECTIONS_MAX);
+        let connections = Connections::new(listener, "the admin API", CONNECTIONS_MAX);
         let mut builder = Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES_MAX);
         let service = TowerToHyperService::new(self.router());

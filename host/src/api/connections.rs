@@ -16,7 +16,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Takes connections. Those that are too many wait until another ends.
 pub(super) struct Connections {
     listener: TcpListener,
-    /// What is served there, and how many connections it may have.
+    /// What is served there, for the log, and how many connections it may have.
     api: &'static str,
     max: usize,
     room: Arc<Semaphore>,
@@ -35,8 +35,7 @@ impl Connections {
         if self.room.available_permits() == 0
             && let Some(times) = self.full.note((), Instant::now())
         {
-            let (api, connections) = (self.api, self.max);
-            warn!(api, connections, times, "there are as many connections of clients as may be: others wait");
+            warn!(connections = self.max, times, "{} has as many connections as it may: others wait", self.api);
         }
         let place = self.room.clone().acquire_owned().await.expect("nobody closes the room");
         loop {

@@ -106,7 +106,7 @@ impl PublicApi {
 
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
-        let connections = Connections::new(listener, "public", self.config.connections_max);
+        let connections = Connections::new(listener, "the public API (--max-connections)", self.config.connections_max);
         let builder = self.builder();
         let open = gauge!(names::CLIENT_CONNECTIONS);
         let serving = TaskTracker::new();
