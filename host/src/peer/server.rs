@@ -40,11 +40,9 @@ const GREETINGS_MAX: usize = 512;
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// Calls that arrive together take so much of their lane; the rest goes elsewhere.
+/// How long the reader of a connection runs what has arrived together before the rest goes elsewhere; a call that alone takes
+/// longer is a long one.
 const TURN_MAX: Duration = Duration::from_millis(1);
-
-/// A call is short if the reader of its connection can wait for it.
-const SHORT_MAX: Duration = Duration::from_micros(200);
 
 /// After two long calls, so many are taken for long ones.
 const LONG_AHEAD: u32 = 64;
@@ -357,7 +355,7 @@ impl Calls {
     /// that follow get one: on the main runtime, every core works for a single connection.
     fn note(&mut self, took: Duration) {
         self.spent += took;
-        let is_long = took > SHORT_MAX;
+        let is_long = took > TURN_MAX;
         if is_long && self.last_was_long {
             self.long_ahead = LONG_AHEAD;
         }
@@ -438,13 +436,13 @@ mod tests {
 
     #[test]
     fn after_long_calls_some_are_taken_for_long_ones() {
-        let (mut calls, long) = (Calls::default(), SHORT_MAX * 2);
+        let (mut calls, long) = (Calls::default(), TURN_MAX * 2);
         // Between these calls the reader has waited.
         let note = |calls: &mut Calls, took| {
             calls.note(took);
             calls.spent = Duration::ZERO;
         };
-        for took in [long, SHORT_MAX, long] {
+        for took in [long, TURN_MAX, long] {
             assert!(calls.may_wait_for_the_next(), "one alone may be chance");
             note(&mut calls, took);
         }
