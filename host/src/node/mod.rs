@@ -45,6 +45,9 @@ const PARTING_MAX: Duration = Duration::from_secs(3);
 /// What a leaving node waits beyond the longest time that a message may take.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
+/// For what is left when everything is done: connections of peers take three seconds at most, gossip a round.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
 /// Why a node could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -263,9 +266,14 @@ impl Running {
         if drained.await.is_err() {
             warn!("messages were still running after {drain_max:?}; they are cut off");
         }
-        self.server.stop().await;
-        let _ = self.serving_peers.await;
-        self.gossip.stop().await;
+        let stopped = timeout(STOP_MAX, async {
+            self.server.stop().await;
+            let _ = self.serving_peers.await;
+            self.gossip.stop().await;
+        });
+        if stopped.await.is_err() {
+            warn!("connections of peers, or gossip, did not end within {STOP_MAX:?}; they are cut off");
+        }
         self.stop_admin.cancel();
         let _ = timeout(LEAVE_NOTICE, self.serving_admin).await;
         info!("left");
