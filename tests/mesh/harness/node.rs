@@ -296,7 +296,10 @@ impl Node {
 
     /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        timeout(HANG, self.child.wait()).await.expect("the node did not end").unwrap()
+        match timeout(HANG, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("the node did not end:\n{}", self.log.text()),
+        }
     }
 
     pub(crate) async fn kill(&mut self) {
@@ -319,8 +322,12 @@ impl Log {
         };
         match timeout(HANG, found).await {
             Ok(line) => line,
-            Err(_) => panic!("{text:?} is not in the log:\n{}", self.lines.lock().unwrap().join("\n")),
+            Err(_) => panic!("{text:?} is not in the log:\n{}", self.text()),
         }
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
     }
 }
 
