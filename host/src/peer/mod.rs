@@ -9,6 +9,7 @@ pub(crate) mod fuzz;
 mod headers;
 mod outbox;
 mod server;
+mod session;
 mod stream;
 mod wire;
 

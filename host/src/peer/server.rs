@@ -1,11 +1,10 @@
 //! The answering end: takes the peers' connections and runs the messages that they send, here or not
 //! at all.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +21,9 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
-use super::outbox::Outbox;
+use super::session::{Arriving, Calls, Running, Session};
 use super::stream::{self, TlsNow, Writer};
-use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use super::wire::{self, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::telemetry::Throttle;
@@ -39,13 +37,6 @@ const GREETINGS_MAX: usize = 512;
 
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-
-/// How long the reader of a connection runs what has arrived together before the rest goes elsewhere; a call that alone takes
-/// longer is a long one.
-const TURN_MAX: Duration = Duration::from_millis(1);
-
-/// After two long calls, so many are taken for long ones.
-const LONG_AHEAD: u32 = 64;
 
 /// For the peers to close their connections to a node that leaves.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -176,7 +167,7 @@ impl<S: Serve> Server<S> {
     }
 
     async fn connection(self: Arc<Self>, frames: Frames, writer: Writer, addr: SocketAddr) {
-        let session = Arc::new(Session { outbox: Outbox::new(), running: Mutex::default() });
+        let session = Session::new();
         let mut writing = tokio::spawn({
             let session = session.clone();
             async move { session.outbox.write_to(writer).await }
@@ -229,7 +220,7 @@ impl<S: Serve> Server<S> {
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
-                    calls.spent = Duration::ZERO;
+                    calls.begin_turn();
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
@@ -331,128 +322,10 @@ fn problem_with(hello: &Hello, own: &Hello) -> Option<String> {
     None
 }
 
-/// What one connection's reader knows of its calls.
-#[derive(Default)]
-struct Calls {
-    arriving: HashMap<CallId, Arriving>,
-    /// Of those that follow, so many are taken for long ones.
-    long_ahead: u32,
-    /// The last one was long. It may only be that the system did something else meanwhile.
-    last_was_long: bool,
-    /// Since the reader last waited.
-    spent: Duration,
-}
-
-impl Calls {
-    /// Whether the next call is likely to be done at once, and the reader has not kept others waiting for long.
-    fn may_wait_for_the_next(&mut self) -> bool {
-        let is_short = self.long_ahead == 0;
-        self.long_ahead = self.long_ahead.saturating_sub(1);
-        is_short && self.spent < TURN_MAX
-    }
-
-    /// A call took so long, in which the connection was not read. When two in a row are worth a change of the thread, those
-    /// that follow get one: on the main runtime, every core works for a single connection.
-    fn note(&mut self, took: Duration) {
-        self.spent += took;
-        let is_long = took > TURN_MAX;
-        if is_long && self.last_was_long {
-            self.long_ahead = LONG_AHEAD;
-        }
-        self.last_was_long = is_long;
-    }
-}
-
-/// A call of which not the whole body is here yet.
-struct Arriving {
-    message: Box<Message>,
-    deadline: Instant,
-    body: Body,
-}
-
-/// A call that runs. However it ends, it is not running any more, and its caller is told.
-struct Running {
-    session: Arc<Session>,
-    id: CallId,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.session.running().remove(&self.id);
-        if std::thread::panicking() {
-            self.session.answer_fault(self.id, &Fault::Crashed);
-        }
-    }
-}
-
-/// One connection's calls and replies.
-struct Session {
-    outbox: Outbox,
-    running: Mutex<HashMap<CallId, Option<AbortHandle>>>,
-}
-
-impl Session {
-    fn running(&self) -> MutexGuard<'_, HashMap<CallId, Option<AbortHandle>>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn answer(&self, id: CallId, outcome: Outcome) {
-        match outcome {
-            Ok(reply) => {
-                let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
-                // On a closed connection nobody waits for the reply.
-                let _ = self.outbox.push_with_body(id, reply.body.len(), encode).await;
-            }
-            Err(fault) => self.answer_fault(id, &fault),
-        }
-    }
-
-    fn answer_fault(&self, id: CallId, fault: &Fault) {
-        let _ = self.outbox.push(|buffer| wire::put_fault(buffer, id, fault));
-    }
-
-    fn cancel(&self, id: CallId) {
-        let task = self.running().remove(&id).flatten();
-        if let Some(task) = task {
-            task.abort();
-        }
-        self.outbox.forget_body(id);
-    }
-
-    /// Nobody waits for what still runs.
-    fn end(&self) {
-        let running = std::mem::take(&mut *self.running());
-        for task in running.into_values().flatten() {
-            task.abort();
-        }
-        self.outbox.close();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::message::NodeId;
-
-    #[test]
-    fn after_long_calls_some_are_taken_for_long_ones() {
-        let (mut calls, long) = (Calls::default(), TURN_MAX * 2);
-        // Between these calls the reader has waited.
-        let note = |calls: &mut Calls, took| {
-            calls.note(took);
-            calls.spent = Duration::ZERO;
-        };
-        for took in [long, TURN_MAX, long] {
-            assert!(calls.may_wait_for_the_next(), "one alone may be chance");
-            note(&mut calls, took);
-        }
-        note(&mut calls, long);
-        assert!((0..LONG_AHEAD).all(|_| !calls.may_wait_for_the_next()));
-        assert!(calls.may_wait_for_the_next());
-        // However short they are, there is an end to those that arrive together.
-        calls.note(TURN_MAX);
-        assert!(!calls.may_wait_for_the_next());
-    }
 
     #[test]
     fn strangers_are_told_why_they_are_refused() {
