@@ -6,6 +6,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -147,10 +148,8 @@ async fn a_crowd_of_strangers_does_not_shut_out_peers() {
     wait_for_mesh(&[&first, &second]).await;
     let traffic = Traffic::start("echo", &[&first, &second]);
     // More than may be unknown at once: some are closed at once, the others when they have said nothing for long enough.
-    let mut strangers = Vec::new();
-    for _ in 0..700 {
-        strangers.push(TcpStream::connect(&first.cluster).await.unwrap());
-    }
+    // They come together: one after another, the first would be gone before the last on a machine that is busy.
+    let strangers = try_join_all((0..700).map(|_| TcpStream::connect(&first.cluster))).await.unwrap();
     first.log_line("too many at once").await;
     let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second, &third]).await;

@@ -55,6 +55,15 @@ pub trait Serve: Send + Sync + 'static {
 /// A connection of a peer, with its place among those that there may be.
 type Greeted = (OwnedSemaphorePermit, Frames, Writer);
 
+/// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one that was wrong.
+#[derive(PartialEq, Eq, Hash)]
+enum Refused {
+    /// For want of room, whoever it was.
+    Unheard,
+    /// For what it said, or did not say in time.
+    Heard,
+}
+
 /// The server's side of the peer path.
 pub struct Server<S> {
     own: Hello,
@@ -64,7 +73,7 @@ pub struct Server<S> {
     /// Where calls go that are not done at once.
     runtime: Handle,
     room: Arc<Semaphore>,
-    refused: Throttle<()>,
+    refused: Throttle<Refused>,
     calls: TaskTracker,
     connections: TaskTracker,
     leaving: CancellationToken,
@@ -96,7 +105,8 @@ impl<S: Serve> Server<S> {
                 match listener.accept().await {
                     Ok((stream, addr)) => {
                         let Ok(greeting) = greetings.clone().try_acquire_owned() else {
-                            self.tell_refused(addr, "too many at once have not said yet who they are");
+                            let error = "too many at once have not said yet who they are";
+                            self.tell_refused(Refused::Unheard, addr, error);
                             continue;
                         };
                         let server = self.clone();
@@ -154,14 +164,14 @@ impl<S: Serve> Server<S> {
     async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<Greeted> {
         match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
             Ok(Ok(greeted)) => return Some(greeted),
-            Ok(Err(error)) => self.tell_refused(addr, error),
-            Err(_) => self.tell_refused(addr, "it said no hello"),
+            Ok(Err(error)) => self.tell_refused(Refused::Heard, addr, error),
+            Err(_) => self.tell_refused(Refused::Heard, addr, "it said no hello"),
         }
         None
     }
 
-    fn tell_refused(&self, addr: SocketAddr, error: impl Display) {
-        if let Some(connections) = self.refused.note((), Instant::now()) {
+    fn tell_refused(&self, refused: Refused, addr: SocketAddr, error: impl Display) {
+        if let Some(connections) = self.refused.note(refused, Instant::now()) {
             warn!(%addr, %error, connections, "refused connections to the cluster port");
         }
     }
