@@ -1,6 +1,8 @@
 //! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a peer, stays on the lane
 //! that it is given, so that no core waits for another while it is served.
 
+mod courtesy;
+
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
@@ -61,7 +63,8 @@ pub fn number() -> usize {
 }
 
 fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
-    let lane = Builder::new_current_thread().enable_all().build()?;
+    let mut lane = Builder::new_current_thread();
+    let lane = lane.enable_all().on_thread_park(courtesy::give_way).on_thread_unpark(courtesy::awake).build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
         NUMBER.set(Some(number));
