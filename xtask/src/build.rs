@@ -13,8 +13,8 @@ const PLUGINS: [&str; 2] = ["echo", "orders"];
 /// The guests of the tests: they stay where cargo puts them.
 const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 
-/// What other hosts than ours run in benchmarks.
-const BENCH_GUESTS: [&str; 2] = ["http-echo", "http-echo-p3"];
+/// What is run in benchmarks beside the example plugins, by our host and by others.
+const BENCH_GUESTS: [&str; 3] = ["body-echo", "http-echo", "http-echo-p3"];
 
 /// The host and the example plugins.
 pub(crate) fn everything() -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::load;
 use crate::measure::Traffic;
 use crate::process::installed;
-use crate::servers::{Server, callgrind_file};
+use crate::servers::{MeshOptions, Server, callgrind_file};
 use crate::suites::Bench;
 
 const WARM_UP: usize = 300;
@@ -30,8 +30,9 @@ pub(crate) fn check(bench: &Bench, baseline: &Path, bless: bool) -> Result<()> {
     for tool in ["valgrind", "callgrind_annotate", "callgrind_control"] {
         ensure!(installed(tool).is_some(), "{tool} is not installed: it comes with valgrind");
     }
-    let local = count(&bench.counted(1)?.into_server("local", 0)?)?;
-    let forwarded = count(&bench.counted(2)?.into_server("forwarded", 1)?)?;
+    let counted = |nodes| MeshOptions { counted: true, ..bench.json_mesh(nodes) };
+    let local = count(&bench.server("local", counted(1))?)?;
+    let forwarded = count(&bench.server("forwarded", counted(2))?)?;
     let found = [("local", local), ("forwarded", forwarded)];
     if bless {
         fs::write(baseline, write(&found))?;

@@ -25,6 +25,16 @@ pub(crate) struct Sample {
     pub(crate) p999_ms: f64,
 }
 
+impl Sample {
+    /// For who waits.
+    pub(crate) fn tell(&self, server: &str) {
+        let Self { per_second, cpu_us, p50_ms, p99_ms, p999_ms } = self;
+        eprintln!(
+            "  {server:<40} {per_second:>9.0} req/s  {cpu_us:>6.1} µs CPU  p50 {p50_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2} ms"
+        );
+    }
+}
+
 /// The runs against one server, in the order of the rounds.
 pub(crate) struct Samples(pub(crate) Vec<Sample>);
 
@@ -118,12 +128,11 @@ fn each_in_turns<T>(subjects: &[T], effort: Effort, measure: impl Fn(&T) -> Resu
 }
 
 fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<Sample> {
-    let cpu = || -> Result<Duration> { server.processes.iter().map(crate::process::Process::cpu).sum() };
     let mut before = Ok(Duration::ZERO);
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
     let load = traffic.load(server, pace);
-    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = cpu())?;
-    let cpu = cpu()? - before?;
+    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = server.cpu())?;
+    let cpu = server.cpu()? - before?;
     ensure!(outcome.failed == 0, "{}: {} of {} requests failed", server.name, outcome.failed, outcome.answered);
     ensure!(outcome.answered > 0, "{} answered nothing", server.name);
     let sample = Sample {
@@ -133,9 +142,6 @@ fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<S
         p99_ms: outcome.quantile_ms(0.99),
         p999_ms: outcome.quantile_ms(0.999),
     };
-    eprintln!(
-        "  {:<40} {:>9.0} req/s  {:>6.1} µs CPU  p50 {:.2}  p99 {:.2}  p99.9 {:.2} ms",
-        server.name, sample.per_second, sample.cpu_us, sample.p50_ms, sample.p99_ms, sample.p999_ms
-    );
+    sample.tell(&server.name);
     Ok(sample)
 }

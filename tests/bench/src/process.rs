@@ -1,5 +1,6 @@
 //! What is measured runs in processes of its own; what they take is asked of Linux.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,25 +14,32 @@ use anyhow::{Context, Result, bail};
 const START_MAX: Duration = Duration::from_secs(30);
 
 /// A running process. It is killed when the value goes.
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    /// As one would type it.
+    pub(crate) command: String,
+}
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?))
+        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    fn spawn(command: &mut Command) -> Result<Self> {
+        let child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        Ok(Self { child, command: typed(command) })
     }
 
     /// Starts one that says its address in the first line.
     pub(crate) fn start_and_ask(command: &mut Command) -> Result<(Self, SocketAddr)> {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let mut process = Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("it has no output")?).read_line(&mut line)?;
-        Ok((Self(child), line.trim().parse()?))
+        BufReader::new(process.child.stdout.take().context("it has no output")?).read_line(&mut line)?;
+        Ok((process, line.trim().parse()?))
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.0.id()
+        self.child.id()
     }
 
     /// The time that it and its children have run so far, on all cores.
@@ -66,14 +74,21 @@ impl Drop for Process {
         let _ = Command::new("kill").arg(self.id().to_string()).status();
         let end = Instant::now() + Duration::from_secs(3);
         while Instant::now() < end {
-            if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+/// A command as one would type it, with programs by their names.
+pub(crate) fn typed(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args()).map(OsStr::to_string_lossy);
+    words.map(|word| if word.is_empty() { "\"\"".into() } else { word }).collect::<Vec<_>>().join(" ")
 }
 
 /// A port that is free now.

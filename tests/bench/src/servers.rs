@@ -22,6 +22,8 @@ pub(crate) struct Server {
     /// The paths of its requests, in turns.
     pub(crate) paths: Vec<String>,
     pub(crate) processes: Vec<Process>,
+    /// What it is configured by, if that is a file.
+    config: Option<String>,
     /// Goes with the server.
     files: Option<TempDir>,
 }
@@ -31,8 +33,8 @@ pub(crate) struct Server {
 pub(crate) struct MeshOptions {
     pub(crate) nodes: usize,
     pub(crate) secret: bool,
-    /// The echo component, and its manifest.
-    pub(crate) echo: PathBuf,
+    /// The component that is offered as `echo`, and its manifest.
+    pub(crate) component: PathBuf,
     pub(crate) manifest: &'static str,
     pub(crate) copies: usize,
     /// Under callgrind, which counts when it is told to.
@@ -55,7 +57,7 @@ impl Mesh {
         fs::create_dir(&plugins)?;
         for copy in 0..options.copies {
             let name = if copy == 0 { "echo".to_owned() } else { format!("echo-{copy}") };
-            fs::copy(&options.echo, plugins.join(format!("{name}.wasm")))?;
+            fs::copy(&options.component, plugins.join(format!("{name}.wasm")))?;
             fs::write(plugins.join(format!("{name}.toml")), options.manifest)?;
         }
         let secret = files.path().join("secret");
@@ -157,17 +159,29 @@ impl Mesh {
     }
 
     fn with_paths(self, name: &str, paths: Vec<String>) -> Server {
-        Server { name: name.to_owned(), addr: self.http[0], paths, processes: self.processes, files: Some(self.files) }
+        let (addr, processes, files) = (self.http[0], self.processes, Some(self.files));
+        Server { name: name.to_owned(), addr, paths, processes, config: None, files }
     }
 }
 
 impl Server {
+    /// The time that all its processes have run so far.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.processes.iter().map(Process::cpu).sum()
+    }
+
     pub(crate) fn files(&self) -> Option<&Path> {
         self.files.as_ref().map(TempDir::path)
     }
 
-    pub(crate) fn named(self, name: &str) -> Self {
-        Self { name: name.to_owned(), ..self }
+    /// How it was started, as a block of a document. What differs from run to run has a name instead.
+    pub(crate) fn commands(&self) -> String {
+        let lines = self.processes.iter().map(|process| process.command.as_str()).chain(self.config.as_deref());
+        let mut text = lines.collect::<Vec<_>>().join("\n");
+        if let Some(files) = self.files() {
+            text = text.replace(&files.display().to_string(), "$FILES");
+        }
+        format!("{}:\n\n```text\n{}\n```\n", self.name, text.trim_end())
     }
 }
 
@@ -187,7 +201,7 @@ pub(crate) fn callgrind_file(process: u32) -> String {
 pub(crate) fn bare_hyper() -> Result<Server> {
     let binary = std::env::current_exe()?.with_file_name("bare-hyper");
     let (process, addr) = Process::start_and_ask(&mut Command::new(binary))?;
-    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], files: None })
+    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], config: None, files: None })
 }
 
 /// HAProxy with a consistent hash, in front of bare hyper; `None` if it is not installed.
@@ -201,9 +215,9 @@ pub(crate) fn haproxy() -> Result<Option<Server>> {
         bare.addr
     );
     let file = files.path().join("haproxy.cfg");
-    fs::write(&file, config)?;
+    fs::write(&file, &config)?;
     let process = Process::start(Command::new(haproxy).arg("-db").arg("-f").arg(&file))?;
-    behind(bare, "HAProxy in front of bare hyper", addr, process, files).map(Some)
+    behind(bare, "HAProxy in front of bare hyper", addr, process, config, files).map(Some)
 }
 
 /// nginx, likewise.
@@ -223,16 +237,24 @@ pub(crate) fn nginx() -> Result<Option<Server>> {
         bare.addr
     );
     let file = files.path().join("nginx.conf");
-    fs::write(&file, config)?;
+    fs::write(&file, &config)?;
     let process = Process::start(Command::new(nginx).arg("-c").arg(&file).arg("-p").arg(files.path()))?;
-    behind(bare, "nginx in front of bare hyper", addr, process, files).map(Some)
+    behind(bare, "nginx in front of bare hyper", addr, process, config, files).map(Some)
 }
 
-fn behind(bare: Server, name: &str, addr: SocketAddr, process: Process, files: TempDir) -> Result<Server> {
+fn behind(
+    bare: Server,
+    name: &str,
+    addr: SocketAddr,
+    process: Process,
+    config: String,
+    files: TempDir,
+) -> Result<Server> {
     wait_for(addr)?;
     let mut processes = bare.processes;
     processes.push(process);
-    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, files: Some(files) })
+    let (config, files) = (Some(config), Some(files));
+    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, config, files })
 }
 
 /// `wasmtime serve` with a component; `None` if it is not installed.
@@ -244,7 +266,8 @@ pub(crate) fn wasmtime(name: &str, component: &Path, flags: &[&str]) -> Result<O
     command.arg("serve").args(flags).arg("--addr").arg(addr.to_string()).arg(component);
     let process = Process::start(&mut command)?;
     wait_for(addr)?;
-    Ok(Some(Server { name: name.to_owned(), addr, paths: paths(), processes: vec![process], files: None }))
+    let (paths, processes) = (paths(), vec![process]);
+    Ok(Some(Server { name: name.to_owned(), addr, paths, processes, config: None, files: None }))
 }
 
 pub(crate) fn wasmtime_binary() -> Option<PathBuf> {

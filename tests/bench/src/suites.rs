@@ -1,13 +1,18 @@
 //! What is measured.
 
+use std::hint::black_box;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+use meshage_host::message::NodeId;
+use meshage_host::placement::{Seed, owner};
+use tempfile::{NamedTempFile, TempDir};
 
-use crate::measure::{Effort, Samples, Spread, Traffic, at_rates, in_turns};
+use crate::measure::{Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
 use crate::process::installed;
 use crate::report::{Plot, Section, Table, spread, thousands};
 use crate::servers::{self, Mesh, MeshOptions, Server};
@@ -21,7 +26,7 @@ pub(crate) struct Bench {
 
 pub(crate) type Suite = (&'static str, fn(&Bench) -> Result<Section>);
 
-pub(crate) const SUITES: [Suite; 11] = [
+pub(crate) const SUITES: [Suite; 13] = [
     ("local", local),
     ("forwarded", forwarded),
     ("broadcast", broadcast),
@@ -29,11 +34,77 @@ pub(crate) const SUITES: [Suite; 11] = [
     ("bodies", bodies),
     ("connections", connections),
     ("http2", http2),
-    ("instances", instances),
+    ("handlers", handlers),
     ("plugins", plugins),
+    ("placement", placement),
     ("memory", memory),
     ("start", start),
+    ("commands", commands),
 ];
+
+/// A tool that makes a component of another language, and the handler that it is given.
+struct Language {
+    name: &'static str,
+    tool: &'static str,
+    source: &'static str,
+    arguments: &'static [&'static str],
+}
+
+/// In the arguments the handler's source, the folder of the WIT, and the component are named so.
+const LANGUAGES: [Language; 3] = [
+    Language {
+        name: "JavaScript, by `componentize-qjs`",
+        tool: "componentize-qjs",
+        source: "body_echo.js",
+        arguments: &["--sync", "--wit", "wit", "--world", "handler", "--js", "body_echo.js", "--output", "echo.wasm"],
+    },
+    Language {
+        name: "JavaScript, by `componentize-js`",
+        tool: "componentize-js",
+        source: "body_echo.js",
+        arguments: &[
+            "body_echo.js",
+            "--wit",
+            "wit",
+            "--world-name",
+            "handler",
+            "--out",
+            "echo.wasm",
+            "--disable",
+            "stdio",
+            "random",
+            "clocks",
+            "http",
+            "fetch-event",
+        ],
+    },
+    Language {
+        name: "Python, by `componentize-py`",
+        tool: "componentize-py",
+        source: "body_echo.py",
+        arguments: &["--wit-path", "wit", "--world", "handler", "componentize", "body_echo", "--output", "echo.wasm"],
+    },
+];
+
+/// A component, in a folder that goes with it.
+struct Component {
+    file: PathBuf,
+    _folder: TempDir,
+}
+
+impl Language {
+    /// `None` if the tool is not installed.
+    fn build(&self) -> Result<Option<Component>> {
+        let Some(tool) = installed(self.tool) else { return Ok(None) };
+        let (folder, project) = (TempDir::new()?, Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")));
+        let (wit, source) = (project.join("wit"), project.join("tests/guests/body-echo").join(self.source));
+        std::os::unix::fs::symlink(wit.canonicalize()?, folder.path().join("wit"))?;
+        std::fs::copy(source, folder.path().join(self.source))?;
+        let output = Command::new(tool).args(self.arguments).current_dir(&folder).output()?;
+        ensure!(output.status.success(), "{}: {}", self.tool, String::from_utf8_lossy(&output.stderr));
+        Ok(Some(Component { file: folder.path().join("echo.wasm"), _folder: folder }))
+    }
+}
 
 /// The most that `wasmtime serve` offers.
 const REUSED: [&str; 4] = ["-Scli", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
@@ -41,33 +112,59 @@ const REUSED_P3: [&str; 5] =
     ["-Scli,p3", "-Wcomponent-model-async", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
 
 impl Bench {
-    fn guest(&self, name: &str) -> PathBuf {
+    pub(crate) fn guest(&self, name: &str) -> PathBuf {
         self.guests.join(format!("{name}.wasm"))
     }
 
-    fn mesh(&self, nodes: usize, secret: bool) -> Result<Mesh> {
-        self.mesh_with(nodes, secret, "", 1)
+    /// A mesh that does what the servers beside it do: its handler answers with the body.
+    fn mesh(&self, nodes: usize) -> MeshOptions {
+        let component = self.guest("body_echo");
+        MeshOptions { nodes, secret: false, component, manifest: "", copies: 1, counted: false }
     }
 
-    fn mesh_with(&self, nodes: usize, secret: bool, manifest: &'static str, copies: usize) -> Result<Mesh> {
-        let echo = self.guest("echo");
-        Mesh::start(&self.host, MeshOptions { nodes, secret, echo, manifest, copies, counted: false })
+    /// One whose handler is the example `echo`: it reads JSON, and writes it with the address of the message added.
+    pub(crate) fn json_mesh(&self, nodes: usize) -> MeshOptions {
+        MeshOptions { component: self.guest("echo"), ..self.mesh(nodes) }
     }
 
-    /// A mesh whose instructions are counted.
-    pub(crate) fn counted(&self, nodes: usize) -> Result<Mesh> {
-        let echo = self.guest("echo");
-        let options = MeshOptions { nodes, secret: false, echo, manifest: "", copies: 1, counted: true };
+    pub(crate) fn start(&self, options: MeshOptions) -> Result<Mesh> {
         Mesh::start(&self.host, options)
     }
 
-    fn one_node(&self) -> Result<Server> {
-        self.mesh(1, false)?.into_server("meshage, local", 0)
+    /// Asked on its first node, for keys of its last: with one node they are its own.
+    pub(crate) fn server(&self, name: &str, options: MeshOptions) -> Result<Server> {
+        let owner = options.nodes - 1;
+        self.start(options)?.into_server(name, owner)
     }
 
-    fn forwarding(&self, secret: bool) -> Result<Server> {
-        let name = if secret { "meshage, forwarded with TLS" } else { "meshage, forwarded" };
-        self.mesh(2, secret)?.into_server(name, 1)
+    fn local(&self) -> Result<Server> {
+        self.server("meshage, local", self.mesh(1))
+    }
+
+    fn local_json(&self) -> Result<Server> {
+        self.server("meshage, local, `echo`", self.json_mesh(1))
+    }
+
+    fn forwarded(&self) -> Result<Server> {
+        self.server("meshage, forwarded", self.mesh(2))
+    }
+
+    fn forwarded_tls(&self) -> Result<Server> {
+        self.server("meshage, forwarded with TLS", MeshOptions { secret: true, ..self.mesh(2) })
+    }
+
+    fn forwarded_json(&self) -> Result<Server> {
+        self.server("meshage, forwarded, `echo`", self.json_mesh(2))
+    }
+
+    /// `wasmtime serve` with an HTTP component that answers with the body: as by default, and with the most that it offers.
+    fn wasmtime(&self) -> Result<[Option<Server>; 3]> {
+        let (p2, p3) = (self.guest("http_echo"), self.guest("http_echo_p3"));
+        Ok([
+            servers::wasmtime("`wasmtime serve`, WASI 0.2 as by default", &p2, &["-Scli"])?,
+            servers::wasmtime("`wasmtime serve`, WASI 0.2, instances reused", &p2, &REUSED)?,
+            servers::wasmtime("`wasmtime serve`, WASI 0.3, instances reused", &p3, &REUSED_P3)?,
+        ])
     }
 }
 
@@ -92,27 +189,27 @@ fn present<'a>(servers: impl IntoIterator<Item = &'a Option<Server>>) -> Vec<&'a
 }
 
 fn local(bench: &Bench) -> Result<Section> {
-    let servers = [
-        Some(servers::bare_hyper()?),
-        Some(bench.one_node()?),
-        servers::wasmtime("`wasmtime serve`, WASI 0.2 as by default", &bench.guest("http_echo"), &["-Scli"])?,
-        servers::wasmtime("`wasmtime serve`, WASI 0.2, instances reused", &bench.guest("http_echo"), &REUSED)?,
-        servers::wasmtime("`wasmtime serve`, WASI 0.3, instances reused", &bench.guest("http_echo_p3"), &REUSED_P3)?,
-    ];
+    let [p2, p2_reused, p3] = bench.wasmtime()?;
+    let servers = [Some(servers::bare_hyper()?), Some(bench.local()?), Some(bench.local_json()?), p2, p2_reused, p3];
     let servers = present(&servers);
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new(
         "A message to its owner",
-        "A client sends to the node that owns the key; the echo handler is a component, and answers with what it got and who it is. \
-         32 connections, bodies of 16 bytes, a closed loop.",
+        "A client sends to the node that owns the key. All answer with the body that they got, whatever it is; the example `echo` reads it as \
+         JSON, and writes it out with the message's address added. 32 connections, bodies of 16 bytes, a closed loop.",
     );
     section.tables.push(table(&servers, &samples));
     Ok(section)
 }
 
 fn forwarded(bench: &Bench) -> Result<Section> {
-    let servers =
-        [servers::haproxy()?, servers::nginx()?, Some(bench.forwarding(false)?), Some(bench.forwarding(true)?)];
+    let servers = [
+        servers::haproxy()?,
+        servers::nginx()?,
+        Some(bench.forwarded()?),
+        Some(bench.forwarded_tls()?),
+        Some(bench.forwarded_json()?),
+    ];
     let servers = present(&servers);
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new(
@@ -121,15 +218,16 @@ fn forwarded(bench: &Bench) -> Result<Section> {
          a proxy that hashes the path and an echo behind it. With a secret the nodes speak TLS 1.3; the proxies do not.",
     );
     section.tables.push(table(&servers, &samples));
-    let tls = samples[samples.len() - 1].ratio(&samples[samples.len() - 2]);
-    section.text.push_str(&format!(" With TLS beside without: {}.", spread(tls, 2)));
+    let [.., plain, tls, _] = samples.as_slice() else { unreachable!("there are always three of ours") };
+    section.text.push_str(&format!(" With TLS beside without: {}.", spread(tls.ratio(plain), 2)));
     Ok(section)
 }
 
 fn broadcast(bench: &Bench) -> Result<Section> {
-    let mut servers = vec![bench.one_node()?, bench.forwarding(false)?];
+    let mut servers = vec![bench.local_json()?, bench.forwarded_json()?];
     for nodes in 1..=3 {
-        servers.push(bench.mesh(nodes, false)?.into_broadcast(&format!("meshage, broadcast to {nodes}")));
+        let mesh = bench.start(bench.json_mesh(nodes))?;
+        servers.push(mesh.into_broadcast(&format!("meshage, broadcast to {nodes}, `echo`")));
     }
     let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
@@ -147,8 +245,7 @@ fn broadcast(bench: &Bench) -> Result<Section> {
 }
 
 fn latency(bench: &Bench) -> Result<Section> {
-    let servers =
-        [Some(servers::bare_hyper()?), Some(bench.one_node()?), servers::haproxy()?, Some(bench.forwarding(false)?)];
+    let servers = [Some(servers::bare_hyper()?), Some(bench.local()?), servers::haproxy()?, Some(bench.forwarded()?)];
     let servers = present(&servers);
     let peaks = in_turns(&servers, Traffic::default(), Effort { rounds: 1, ..bench.effort })?;
     let peaks: Vec<f64> = peaks.iter().map(|samples| samples.median(|sample| sample.per_second)).collect();
@@ -184,8 +281,13 @@ fn latency(bench: &Bench) -> Result<Section> {
 }
 
 fn bodies(bench: &Bench) -> Result<Section> {
-    let servers =
-        [Some(servers::bare_hyper()?), Some(bench.one_node()?), servers::haproxy()?, Some(bench.forwarding(false)?)];
+    let servers = [
+        Some(servers::bare_hyper()?),
+        Some(bench.local()?),
+        Some(bench.local_json()?),
+        servers::haproxy()?,
+        Some(bench.forwarded()?),
+    ];
     let servers = present(&servers);
     let mut rows = Vec::new();
     for (body_bytes, name) in [(16, "16 B"), (1 << 10, "1 KiB"), (64 << 10, "64 KiB"), (1 << 20, "1 MiB")] {
@@ -202,7 +304,8 @@ fn bodies(bench: &Bench) -> Result<Section> {
     }
     let mut section = Section::new(
         "Bodies",
-        "The handler copies a body in, reads it as JSON, and writes it out again; the others only pass it on.",
+        "All answer with the body; `echo` reads it as JSON, and writes it out again. A component has a memory of its own: its host copies \
+         what goes in and what comes out.",
     );
     section
         .tables
@@ -211,7 +314,7 @@ fn bodies(bench: &Bench) -> Result<Section> {
 }
 
 fn connections(bench: &Bench) -> Result<Section> {
-    let servers = [servers::bare_hyper()?, bench.one_node()?];
+    let servers = [servers::bare_hyper()?, bench.local()?];
     let servers: Vec<&Server> = servers.iter().collect();
     let (mut rows, mut lines) =
         (Vec::new(), vec![(servers[0].name.clone(), vec![]), (servers[1].name.clone(), vec![])]);
@@ -250,24 +353,34 @@ fn connections(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
-fn instances(bench: &Bench) -> Result<Section> {
-    let fresh =
-        bench.mesh_with(1, false, "instances = \"fresh\"\n", 1)?.into_server("a fresh instance for each message", 0)?;
-    let reused = bench.one_node()?.named("reused instances");
-    let servers = [&reused, &fresh];
+fn handlers(bench: &Bench) -> Result<Section> {
+    let fresh = |options| MeshOptions { manifest: "instances = \"fresh\"\n", ..options };
+    let mut servers = vec![
+        bench.server("Rust", bench.mesh(1))?,
+        bench.server("Rust, a fresh instance for each message", fresh(bench.mesh(1)))?,
+        bench.server("Rust, `echo`", bench.json_mesh(1))?,
+        bench.server("Rust, `echo`, a fresh instance for each message", fresh(bench.json_mesh(1)))?,
+    ];
+    let mut text = "The same handler, which answers with the body, in several languages, and `echo`. By default an instance runs one message after \
+                    the other, as many as its manifest says."
+        .to_owned();
+    for language in &LANGUAGES {
+        let Some(component) = language.build()? else {
+            text.push_str(&format!(" {} was left out: `{}` is not installed.", language.name, language.tool));
+            continue;
+        };
+        servers.push(bench.server(language.name, MeshOptions { component: component.file, ..bench.mesh(1) })?);
+    }
+    let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
-    let mut section = Section::new(
-        "Instances",
-        "By default an instance runs one message after the other, as many as its manifest says; with `instances = \"fresh\"` each \
-         message has its own.",
-    );
+    let mut section = Section::new("Handlers", text);
     section.tables.push(table(&servers, &samples));
     Ok(section)
 }
 
 fn plugins(bench: &Bench) -> Result<Section> {
-    let one = bench.one_node()?.named("1 plugin");
-    let many = bench.mesh_with(1, false, "", 200)?.into_server("200 plugins", 0)?;
+    let one = bench.server("1 plugin", bench.json_mesh(1))?;
+    let many = bench.server("200 plugins", MeshOptions { copies: 200, ..bench.json_mesh(1) })?;
     let servers = [&one, &many];
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new("Plugins", "A message to one plugin, of a node that has so many.");
@@ -275,10 +388,38 @@ fn plugins(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
+/// Finding the owner of a key, as it is done for each message.
+fn placement(bench: &Bench) -> Result<Section> {
+    let keys: Vec<String> = (0..1_024).map(|number| format!("customer-{number}")).collect();
+    let mut rows = Vec::new();
+    for nodes in [1, 10, 100, 1_000] {
+        let seeds: Vec<Seed> = (0..nodes)
+            .map(|number| Ok(Seed::of(&NodeId::try_from(format!("node-{number}"))?)))
+            .collect::<Result<_>>()?;
+        let rounds = (0..bench.effort.rounds).map(|_| {
+            let (mut found, began) = (0, Instant::now());
+            while began.elapsed().as_secs_f64() < bench.effort.seconds / 4.0 {
+                for key in &keys {
+                    black_box(owner(black_box(&seeds), key, |seed| *seed));
+                }
+                found += keys.len();
+            }
+            began.elapsed().as_secs_f64() * 1e6 / found as f64
+        });
+        rows.push(vec![nodes.to_string(), spread(Spread::of(rounds), 3)]);
+    }
+    let mut section = Section::new(
+        "Placement",
+        "Finding the owner of a key among the nodes that offer its stream, for each message. How gossip grows with a mesh is in [scale](scale.md).",
+    );
+    section.tables.push(Table { head: vec!["nodes", "µs a message"], rows });
+    Ok(section)
+}
+
 fn memory(bench: &Bench) -> Result<Section> {
     let resident = |copies: usize| -> Result<(f64, f64)> {
         // Started again: it does not count what compiling took.
-        let (files, options) = bench.mesh_with(1, false, "", copies)?.stop();
+        let (files, options) = bench.start(MeshOptions { copies, ..bench.json_mesh(1) })?.stop();
         let mesh = Mesh::start_in(files, &bench.host, options)?;
         let idle = mesh.processes[0].resident_kb()? as f64;
         let connections: Vec<_> =
@@ -320,49 +461,88 @@ fn memory(bench: &Bench) -> Result<Section> {
 fn http2(bench: &Bench) -> Result<Section> {
     let mut section = Section::new(
         "HTTP/2",
-        "A message to its owner, by `h2load` (of nghttp2): 8 connections with 16 requests at a time on each, bodies of 16 bytes.",
+        "A message to its owner, by `h2load` (of nghttp2): 8 connections, with up to 16 requests at a time on each, bodies of 16 bytes; first in a \
+         closed loop, then at a fixed rate. `h2load` counts from when it has sent a request, not from when it was due.",
     );
     if installed("h2load").is_none() {
         section.text.push_str(" It was not installed.");
         return Ok(section);
     }
-    let servers = [servers::bare_hyper()?, bench.one_node()?];
-    let mut found = [Vec::new(), Vec::new()];
-    for _ in 0..bench.effort.rounds {
-        for (server, found) in servers.iter().zip(&mut found) {
-            found.push(h2load(server, bench.effort.seconds)?);
+    let servers = [servers::bare_hyper()?, bench.local()?];
+    let closed = h2load_in_turns(&servers, [None; 2], bench.effort)?;
+    let half = [&closed[0], &closed[1]].map(|samples| Some(samples.median(|sample| sample.per_second) / 2.0));
+    let open = h2load_in_turns(&servers, half, bench.effort)?;
+    let mut rows = Vec::new();
+    for (pace, samples) in [("all it can", &closed), ("50 %", &open)] {
+        for (server, own) in servers.iter().zip(samples) {
+            rows.push(vec![
+                server.name.clone(),
+                pace.to_owned(),
+                thousands(own.median(|sample| sample.per_second)),
+                spread(own.ratio(&samples[0]), 2),
+                format!("{:.2}", own.median(|sample| sample.p50_ms)),
+                spread(own.spread(|sample| sample.p99_ms), 2),
+                spread(own.spread(|sample| sample.p999_ms), 2),
+            ]);
         }
     }
-    let ratio = Spread::of(found[1].iter().zip(&found[0]).map(|(own, bare)| own / bare));
-    let median = |values: &[f64]| thousands(Spread::of(values.iter().copied()).median);
-    section.tables.push(Table {
-        head: vec!["bare hyper, req/s", "meshage, req/s", "ratio"],
-        rows: vec![vec![median(&found[0]), median(&found[1]), spread(ratio, 2)]],
-    });
+    let head = vec!["", "of its peak", "requests/s", "ratio to the first", "p50 ms", "p99 ms", "p99.9 ms"];
+    section.tables.push(Table { head, rows });
     Ok(section)
 }
 
-fn h2load(server: &Server, seconds: f64) -> Result<f64> {
-    let mut body = tempfile::NamedTempFile::new()?;
+const H2_CONNECTIONS: usize = 8;
+
+/// At these rates, or as fast as they can.
+fn h2load_in_turns(servers: &[Server; 2], rates: [Option<f64>; 2], effort: Effort) -> Result<[Samples; 2]> {
+    let mut samples = [Samples(Vec::new()), Samples(Vec::new())];
+    for _ in 0..effort.rounds {
+        for ((server, rate), samples) in servers.iter().zip(rates).zip(&mut samples) {
+            samples.0.push(h2load(server, rate, effort.seconds)?);
+        }
+    }
+    Ok(samples)
+}
+
+fn h2load(server: &Server, rate: Option<f64>, seconds: f64) -> Result<Sample> {
+    let (mut body, log) = (NamedTempFile::new()?, NamedTempFile::new()?);
     body.write_all(format!("\"{}\"", "x".repeat(14)).as_bytes())?;
-    let output = Command::new("h2load")
-        .args(["-c8", "-m16", "-t1", "-D", &seconds.ceil().to_string(), "-H", "content-type: application/json", "-d"])
-        .arg(body.path())
-        .arg(format!("http://{}{}", server.addr, server.paths[0]))
-        .output()?;
+    let mut command = Command::new("h2load");
+    command.args(["-c", &H2_CONNECTIONS.to_string(), "-m16", "-t1", "-D", &seconds.ceil().to_string()]);
+    if let Some(rate) = rate {
+        command.arg(format!("--rps={:.0}", rate / H2_CONNECTIONS as f64));
+    }
+    command.args(["-H", "content-type: application/json", "-d"]).arg(body.path());
+    command.arg("--log-file").arg(log.path()).arg(format!("http://{}{}", server.addr, server.paths[0]));
+    let cpu = server.cpu()?;
+    let output = command.output()?;
+    let cpu = server.cpu()? - cpu;
     let said = String::from_utf8_lossy(&output.stdout);
-    let line = said.lines().find(|line| line.starts_with("finished in")).context("h2load has not finished")?;
-    let rate = line.split(", ").nth(1).and_then(|rate| rate.split(' ').next()).context("h2load tells no rate")?;
     ensure!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
-    eprintln!("  {:<40} {rate} req/s", server.name);
-    Ok(rate.parse()?)
+    let line = said.lines().find(|line| line.starts_with("finished in")).context("h2load has not finished")?;
+    let per_second = line.split(", ").nth(1).and_then(|rate| rate.split(' ').next()).context("h2load tells no rate")?;
+    // Of each request: when it was sent, its status, and how long it took in microseconds.
+    let mut took = Histogram::<u64>::new(3)?;
+    for line in std::fs::read_to_string(log.path())?.lines() {
+        took.record(line.rsplit('\t').next().context("a line of h2load's log is empty")?.parse()?)?;
+    }
+    let quantile_ms = |quantile| took.value_at_quantile(quantile) as f64 / 1e3;
+    let sample = Sample {
+        per_second: per_second.parse()?,
+        cpu_us: cpu.as_secs_f64() * 1e6 / took.len() as f64,
+        p50_ms: quantile_ms(0.5),
+        p99_ms: quantile_ms(0.99),
+        p999_ms: quantile_ms(0.999),
+    };
+    sample.tell(&server.name);
+    Ok(sample)
 }
 
 fn start(bench: &Bench) -> Result<Section> {
     let mut found: [Vec<f64>; 3] = Default::default();
     for round in 0..bench.effort.rounds {
         let began = Instant::now();
-        let mesh = bench.mesh(1, false)?;
+        let mesh = bench.start(bench.json_mesh(1))?;
         found[0].push(began.elapsed().as_secs_f64() * 1e3);
         // A custom section makes it another component, with the same code.
         let stamp = [&[0, 12, 5][..], b"stamp", &(round as u32).to_be_bytes(), &[0, 0]].concat();
@@ -389,9 +569,35 @@ fn start(bench: &Bench) -> Result<Section> {
     ];
     let rows =
         names.iter().zip(found).map(|(name, values)| vec![name.to_string(), spread(Spread::of(values.into_iter()), 0)]);
-    let mut section = Section::new("Start and change", "One node, with one plugin of 258 KB.");
+    let kilobytes = std::fs::metadata(bench.guest("echo"))?.len() / 1_000;
+    let mut section = Section::new("Start and change", format!("One node, with one plugin of {kilobytes} kB."));
     section.tables.push(Table { head: vec!["", ""], rows: rows.collect() });
     Ok(section)
+}
+
+/// How everything was started, so that others can do it again.
+fn commands(bench: &Bench) -> Result<Section> {
+    let [p2, p2_reused, p3] = bench.wasmtime()?;
+    let servers = [
+        Some(servers::bare_hyper()?),
+        Some(bench.local()?),
+        Some(bench.forwarded()?),
+        Some(bench.forwarded_tls()?),
+        servers::haproxy()?,
+        servers::nginx()?,
+        p2,
+        p2_reused,
+        p3,
+    ];
+    let commands: Vec<String> = present(&servers).into_iter().map(Server::commands).collect();
+    let languages = LANGUAGES.iter().map(|language| format!("{} {}", language.tool, language.arguments.join(" ")));
+    let text = format!(
+        "`$FILES` is an empty folder of each server's, `$GUESTS` where cargo puts components; ports are those of one run.\n\n{}\n\
+         Components of other languages, where `wit` is that of this project:\n\n```text\n{}\n```",
+        commands.join("\n").replace(&bench.guests.display().to_string(), "$GUESTS"),
+        languages.collect::<Vec<_>>().join("\n")
+    );
+    Ok(Section::new("Commands", text))
 }
 
 /// When the version that is in use was loaded.
@@ -405,7 +611,13 @@ fn loaded_at(mesh: &Mesh) -> Result<String> {
 /// The versions of everything that was measured.
 pub(crate) fn versions(host: &Path) -> Vec<(String, String)> {
     let mut versions = vec![("meshage".to_owned(), crate::process::version(host, "--version"))];
-    let others = [("haproxy", "-v"), ("nginx", "-v"), ("h2load", "--version")];
+    let others = [
+        ("haproxy", "-v"),
+        ("nginx", "-v"),
+        ("h2load", "--version"),
+        ("componentize-js", "--version"),
+        ("componentize-py", "--version"),
+    ];
     for (program, flag) in others {
         if let Some(file) = installed(program) {
             versions.push((program.to_owned(), crate::process::version(&file, flag)));
