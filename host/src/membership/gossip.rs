@@ -10,7 +10,7 @@ use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::info;
 
 use super::advert;
@@ -176,10 +176,13 @@ impl Gossip {
     /// The cluster address of an elder that stays.
     async fn lasting_elder(&self) -> Option<SocketAddr> {
         let mut elder = self.elder.clone();
+        let mut lasts_at = None;
         // Errors mean that the driver has ended, and chitchat with it.
         loop {
             let cluster_addr = *elder.wait_for(Option::is_some).await.ok()?;
-            match timeout(ELDER_MAX, elder.wait_for(Option::is_none)).await {
+            // One that seemed gone meanwhile was only late: a life that is over is heard of no more.
+            let lasts_at = *lasts_at.get_or_insert_with(|| Instant::now() + ELDER_MAX);
+            match timeout_at(lasts_at, elder.wait_for(Option::is_none)).await {
                 Ok(gone) => {
                     gone.ok()?;
                 }

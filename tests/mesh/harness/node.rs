@@ -54,7 +54,7 @@ pub(crate) struct Seen {
 }
 
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     lines: Mutex<Vec<String>>,
     grown: Notify,
 }
@@ -305,6 +305,11 @@ impl Node {
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap();
     }
+
+    /// What it logs, for when it is not at hand.
+    pub(super) fn log(&self) -> Arc<Log> {
+        self.log.clone()
+    }
 }
 
 impl Log {
@@ -326,7 +331,7 @@ impl Log {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         self.lines.lock().unwrap().join("\n")
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use tokio::task::JoinSet;
 
+use super::node::Log;
 use super::{Client, Node, until};
 
 const CLIENTS: u64 = 8;
@@ -19,6 +20,8 @@ pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     clients: JoinSet<Sent>,
+    /// Of the nodes, to see why requests failed.
+    logs: Vec<Arc<Log>>,
 }
 
 /// What became of the requests.
@@ -41,7 +44,8 @@ impl Traffic {
             let urls: Vec<String> = nodes.iter().map(|node| format!("http://{}/api/{stream}", node.http)).collect();
             clients.spawn(send(number, urls, is_over.clone(), answered.clone()));
         }
-        Self { is_over, answered, clients }
+        let logs = nodes.iter().map(|node| node.log()).collect();
+        Self { is_over, answered, clients, logs }
     }
 
     /// Waits for so many more answers, good or bad.
@@ -52,12 +56,14 @@ impl Traffic {
 
     /// Stops, and returns how many requests there were. None of them may have failed.
     pub(crate) async fn none_failed(self) -> u64 {
+        let logs = self.logs.clone();
         let Sent { requests, failed, .. } = self.stop().await;
         assert!(
             failed.is_empty(),
-            "{} of {requests} failed, such as {:?}",
+            "{} of {requests} failed, such as {:?}; the nodes' logs:\n{}",
             failed.len(),
-            &failed[..failed.len().min(3)]
+            &failed[..failed.len().min(3)],
+            logs.iter().map(|log| log.text()).collect::<Vec<_>>().join("\n\n")
         );
         assert!(requests > 0);
         requests
