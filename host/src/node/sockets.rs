@@ -4,12 +4,16 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use crate::config::Config;
 
 /// Attempts to find a number that is free for UDP and TCP alike, when any will do.
 const ANY_PORT_ATTEMPTS: usize = 20;
+
+/// Connections that wait to be taken; the system may allow fewer (`net.core.somaxconn` of Linux). With the usual 128, clients
+/// that come all at once would find no room, and some of them would not even learn of it.
+const BACKLOG: u32 = 4_096;
 
 pub(super) struct Sockets {
     pub(super) http: TcpListener,
@@ -39,10 +43,10 @@ fn advice(error: &io::Error) -> &'static str {
 impl Sockets {
     pub(super) async fn bind(config: &Config) -> Result<Self, BindError> {
         let http_addr = SocketAddr::new(config.bind, config.http_port);
-        let http = TcpListener::bind(http_addr).await.map_err(failed("http_port", http_addr))?;
+        let http = listen(http_addr).map_err(failed("http_port", http_addr))?;
         let http_port = http.local_addr().map_err(failed("http_port", http_addr))?.port();
         let admin_addr = config.admin_addr(http_port);
-        let admin = TcpListener::bind(admin_addr).await.map_err(failed("admin_port", admin_addr))?;
+        let admin = listen(admin_addr).map_err(failed("admin_port", admin_addr))?;
         let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
         let (peers, gossip) = bind_both(cluster_addr).await.map_err(failed("cluster_port", cluster_addr))?;
         Ok(Self { http, admin, peers, gossip })
@@ -53,11 +57,19 @@ fn failed(setting: &'static str, addr: SocketAddr) -> impl Fn(io::Error) -> Bind
     move |source| BindError { setting, addr, source }
 }
 
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A node that comes back has its port again at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
 /// Binds TCP and UDP on one number.
 async fn bind_both(addr: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
     let mut attempt = 1;
     loop {
-        let tcp = TcpListener::bind(addr).await?;
+        let tcp = listen(addr)?;
         match UdpSocket::bind(tcp.local_addr()?).await {
             Ok(udp) => return Ok((tcp, udp)),
             // The number was free for TCP only; the next one may be free for both.
