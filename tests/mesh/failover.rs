@@ -140,9 +140,11 @@ async fn a_second_node_that_claims_an_id_costs_no_request() {
     let nodes = mesh(2).await;
     let traffic = Traffic::start("echo", &refs(&nodes));
     let mut late = Setup::new(Plugins::usual()).id("n2").seeds(&[&nodes[0]]).start().await;
-    assert_eq!(late.ended().await.code(), Some(1));
+    // Its last word; when the system is done with what it had open is not waited for under load.
+    late.log_line("another live node has the id n2 already").await;
     traffic.wait_for(200).await;
     traffic.none_failed().await;
+    assert_eq!(late.ended().await.code(), Some(1));
     wait_for_mesh(&refs(&nodes)).await;
 }
 
