@@ -62,7 +62,7 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let victim = nodes.pop().unwrap();
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
-    victim.signal(Signal::STOP);
+    victim.hang().await;
     broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
     traffic.wait_for(500).await;

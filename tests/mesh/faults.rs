@@ -186,7 +186,7 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
 async fn a_node_that_hangs_is_taken_out_of_the_view() {
     let nodes = mesh(2).await;
     let key = nodes[0].key_owned_by("echo", "n2").await;
-    nodes[1].signal(Signal::STOP);
+    nodes[1].hang().await;
     until(|| async { nodes[0].view().await.len() == 1 }).await;
     let answer = nodes[0].post(&format!("/api/echo/{key}")).send().await;
     answer.ok();

@@ -294,6 +294,17 @@ impl Node {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Stops the process where it is, and waits until all its threads stand still: the system tells them one by one.
+    pub(crate) async fn hang(&self) {
+        self.signal(Signal::STOP);
+        let threads = format!("/proc/{}/task", self.process_id());
+        let stands_still = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        until(|| async { std::fs::read_dir(&threads).unwrap().all(|thread| stands_still(thread.unwrap())) }).await;
+    }
+
     /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         match timeout(HANG, self.child.wait()).await {
