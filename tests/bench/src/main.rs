@@ -1,6 +1,7 @@
 //! Measures meshage beside what people would pick instead, and writes what it found. Started by `cargo xtask bench`.
 
 mod instructions;
+mod languages;
 mod load;
 mod measure;
 mod process;

@@ -8,10 +8,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
-/// No server takes longer to start.
-const START_MAX: Duration = Duration::from_secs(30);
+/// No server takes longer to start, and no node to do what it is asked.
+pub(crate) const START_MAX: Duration = Duration::from_secs(60);
+
+/// One that does not end by itself in so long is killed.
+const END_MAX: Duration = Duration::from_secs(3);
+
+/// Other people's processes tell of nothing: they are asked.
+const ASK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A running process. It is killed when the value goes.
 pub(crate) struct Process {
@@ -72,12 +78,8 @@ impl Drop for Process {
     fn drop(&mut self) {
         // It leaves no children behind: those that have any end them.
         let _ = Command::new("kill").arg(self.id().to_string()).status();
-        let end = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < end {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if wait_until(END_MAX, || Ok(!matches!(self.child.try_wait(), Ok(None)))).is_ok() {
+            return;
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -98,12 +100,15 @@ pub(crate) fn free_port() -> Result<u16> {
 
 /// Waits until somebody listens.
 pub(crate) fn wait_for(addr: SocketAddr) -> Result<()> {
-    let end = Instant::now() + START_MAX;
-    while TcpStream::connect(addr).is_err() {
-        if Instant::now() > end {
-            bail!("nothing listens on {addr} after {START_MAX:?}");
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    wait_until(START_MAX, || Ok(TcpStream::connect(addr).is_ok())).with_context(|| format!("nothing listens on {addr}"))
+}
+
+/// Asks again and again until it is so.
+pub(crate) fn wait_until(max: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + max;
+    while !is_so()? {
+        ensure!(Instant::now() < end, "it is not so after {max:?}");
+        std::thread::sleep(ASK_INTERVAL);
     }
     Ok(())
 }

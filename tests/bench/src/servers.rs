@@ -5,12 +5,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::process::{Process, free_port, installed, wait_for};
+use crate::process::{Process, START_MAX, free_port, installed, wait_for, wait_until};
 
 /// Keys of the owner that is asked for, in turns.
 const KEYS: usize = 64;
@@ -102,9 +102,10 @@ impl Mesh {
             mesh.processes.push(Process::start(&mut command)?);
             mesh.http.push(http);
             mesh.admin.push(admin);
-            wait_until(|| Ok(mesh.get(number, "/readyz").is_ok_and(|(status, _)| status == 200)))?;
+            wait_until(START_MAX, || Ok(mesh.get(number, "/readyz").is_ok_and(|(status, _)| status == 200)))
+                .context("a node does not become ready")?;
         }
-        wait_until(|| mesh.all_see_all())?;
+        wait_until(START_MAX, || mesh.all_see_all()).context("the nodes do not see each other")?;
         Ok(mesh)
     }
 
@@ -280,13 +281,4 @@ fn paths() -> Vec<String> {
 
 fn local() -> Result<SocketAddr> {
     Ok(([127, 0, 0, 1], free_port()?).into())
-}
-
-fn wait_until(mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(60);
-    while !is_so()? {
-        ensure!(Instant::now() < end, "a node does not become ready");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }

@@ -4,16 +4,17 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use meshage_host::message::NodeId;
 use meshage_host::placement::{Seed, owner};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 
+use crate::languages::{COMPONENT, LANGUAGES};
 use crate::measure::{Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
-use crate::process::installed;
+use crate::process::{START_MAX, installed, wait_until};
 use crate::report::{Plot, Section, Table, spread, thousands};
 use crate::servers::{self, Mesh, MeshOptions, Server};
 
@@ -41,70 +42,6 @@ pub(crate) const SUITES: [Suite; 13] = [
     ("start", start),
     ("commands", commands),
 ];
-
-/// A tool that makes a component of another language, and the handler that it is given.
-struct Language {
-    name: &'static str,
-    tool: &'static str,
-    source: &'static str,
-    arguments: &'static [&'static str],
-}
-
-/// In the arguments the handler's source, the folder of the WIT, and the component are named so.
-const LANGUAGES: [Language; 3] = [
-    Language {
-        name: "JavaScript, by `componentize-qjs`",
-        tool: "componentize-qjs",
-        source: "body_echo.js",
-        arguments: &["--sync", "--wit", "wit", "--world", "handler", "--js", "body_echo.js", "--output", "echo.wasm"],
-    },
-    Language {
-        name: "JavaScript, by `componentize-js`",
-        tool: "componentize-js",
-        source: "body_echo.js",
-        arguments: &[
-            "body_echo.js",
-            "--wit",
-            "wit",
-            "--world-name",
-            "handler",
-            "--out",
-            "echo.wasm",
-            "--disable",
-            "stdio",
-            "random",
-            "clocks",
-            "http",
-            "fetch-event",
-        ],
-    },
-    Language {
-        name: "Python, by `componentize-py`",
-        tool: "componentize-py",
-        source: "body_echo.py",
-        arguments: &["--wit-path", "wit", "--world", "handler", "componentize", "body_echo", "--output", "echo.wasm"],
-    },
-];
-
-/// A component, in a folder that goes with it.
-struct Component {
-    file: PathBuf,
-    _folder: TempDir,
-}
-
-impl Language {
-    /// `None` if the tool is not installed.
-    fn build(&self) -> Result<Option<Component>> {
-        let Some(tool) = installed(self.tool) else { return Ok(None) };
-        let (folder, project) = (TempDir::new()?, Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")));
-        let (wit, source) = (project.join("wit"), project.join("tests/guests/body-echo").join(self.source));
-        std::os::unix::fs::symlink(wit.canonicalize()?, folder.path().join("wit"))?;
-        std::fs::copy(source, folder.path().join(self.source))?;
-        let output = Command::new(tool).args(self.arguments).current_dir(&folder).output()?;
-        ensure!(output.status.success(), "{}: {}", self.tool, String::from_utf8_lossy(&output.stderr));
-        Ok(Some(Component { file: folder.path().join("echo.wasm"), _folder: folder }))
-    }
-}
 
 /// The most that `wasmtime serve` offers.
 const REUSED: [&str; 4] = ["-Scli", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
@@ -365,11 +302,13 @@ fn handlers(bench: &Bench) -> Result<Section> {
                     the other, as many as its manifest says."
         .to_owned();
     for language in &LANGUAGES {
-        let Some(component) = language.build()? else {
+        let Some(built) = language.build()? else {
             text.push_str(&format!(" {} was left out: `{}` is not installed.", language.name, language.tool));
             continue;
         };
-        servers.push(bench.server(language.name, MeshOptions { component: component.file, ..bench.mesh(1) })?);
+        servers.push(
+            bench.server(language.name, MeshOptions { component: built.path().join(COMPONENT), ..bench.mesh(1) })?,
+        );
     }
     let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
@@ -425,9 +364,7 @@ fn memory(bench: &Bench) -> Result<Section> {
         let connections: Vec<_> =
             (0..1_000).map(|_| std::net::TcpStream::connect(mesh.http[0])).collect::<std::io::Result<_>>()?;
         let open = || -> Result<bool> { Ok(mesh.get(0, "/metrics")?.1.contains("meshage_client_connections 1000")) };
-        while !open()? {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        wait_until(START_MAX, open)?;
         let connected = mesh.processes[0].resident_kb()? as f64;
         drop(connections);
         Ok((idle, connected - idle))
@@ -553,9 +490,7 @@ fn start(bench: &Bench) -> Result<Section> {
         let before = loaded_at(&mesh)?;
         let began = Instant::now();
         std::fs::rename(plugins.join("new"), plugins.join("echo.wasm"))?;
-        while loaded_at(&mesh)? == before {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until(START_MAX, || Ok(loaded_at(&mesh)? != before))?;
         found[2].push(began.elapsed().as_secs_f64() * 1e3);
         let (files, options) = mesh.stop();
         let began = Instant::now();
