@@ -1,107 +1,154 @@
-//! When a lane that is about to sleep lets the others of its core run first. Who shares the core, a client or another node,
-//! then has more for the lane when it goes on, and needs not wake it: with all of them on one machine that makes some more
-//! requests.
+//! A lane that has much to do lets others have their turn on its core. Linux gives a core to a thread that wakes up, if it
+//! has run less than the thread that runs: with a client or another node on the core, that ends their turn with each message
+//! that they send, when soon they would have had more for the lane. With the policy `SCHED_BATCH` (sched(7)) a lane
+//! waits for the end of their turn instead, which is a time slice at most, and then finds more to do.
 
 use std::cell::Cell;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
+use super::policy::{self, Policy};
+
 thread_local! {
-    static COURTESY: Cell<Courtesy> = const { Cell::new(Courtesy::new()) };
+    static COURTESY: Cell<Option<Courtesy>> = const { Cell::new(None) };
 }
 
-/// To be called when a lane wakes up.
-pub(super) fn awake() {
-    let mut courtesy = COURTESY.get();
-    courtesy.awake_since = Some(Instant::now());
-    COURTESY.set(courtesy);
+/// To be called by a lane before it begins. Does nothing if an operator has chosen a policy for the process.
+pub(super) fn begin() {
+    if policy::is(Policy::Normal) {
+        COURTESY.set(Some(Courtesy::new(Instant::now(), worked())));
+    }
 }
 
 /// To be called before a lane goes to sleep.
-pub(super) fn give_way() {
-    let mut courtesy = COURTESY.get();
-    let began = Instant::now();
-    if courtesy.is_due(began) {
-        thread::yield_now();
-        courtesy.note(began, Instant::now());
-        COURTESY.set(courtesy);
-    }
+pub(super) fn look() {
+    let Some(mut courtesy) = COURTESY.get() else { return };
+    let changed = courtesy.is_due(Instant::now).then(|| courtesy.note(Instant::now(), worked())).flatten();
+    // A system that refuses it once will always.
+    let is_refused = changed.is_some_and(|policy| policy::set(policy).is_err());
+    COURTESY.set((!is_refused).then_some(courtesy));
 }
 
-/// A lane that had less to do than this sleeps at once: it is not pressed, and what comes next should not wait. With a third of
-/// this a mesh that shares its cores does more at saturation, with three times as much its p99 at half load is better.
-const BUSY_MIN: Duration = Duration::from_micros(100);
+/// The time that this thread has had a core.
+fn worked() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
 
-/// Others that take a core for longer would have gone on with it.
-const TURN_MAX: Duration = Duration::from_millis(1);
+/// A lane goes to sleep this often from one look at the clock to the next: then it costs a message next to nothing.
+const SLEEPS: u32 = 8;
 
-/// For how long nobody is given way to after such a turn; the next time twice as long.
-const PAUSE_MIN: Duration = Duration::from_millis(8);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Long enough to know how busy a lane is, and short enough for what has changed.
+const PERIOD: Duration = Duration::from_millis(10);
 
-/// What a lane knows of those that it shares its core with. Those that keep the core make the lane late, while a lane that
-/// sleeps gets its core back at once; so it soon gives way to them no more. Pure.
+/// Shares of a core from which, and down to which, a lane has much to do. With less, its messages would wait for others that
+/// are busy, and do not yet now; with more, they wait either way. A lane of a mesh whose nodes and client all share two
+/// cores gets a third of one.
+const MUCH: f64 = 0.2;
+const LITTLE: f64 = 0.1;
+
+/// How busy a lane is, and what follows from it. Pure.
 #[derive(Debug, Clone, Copy)]
 struct Courtesy {
-    awake_since: Option<Instant>,
-    not_before: Option<Instant>,
-    pause: Duration,
+    policy: Policy,
+    sleeps: u32,
+    since: Instant,
+    worked: Duration,
 }
 
 impl Courtesy {
-    const fn new() -> Self {
-        Self { awake_since: None, not_before: None, pause: PAUSE_MIN }
+    fn new(now: Instant, worked: Duration) -> Self {
+        Self { policy: Policy::Normal, sleeps: 0, since: now, worked }
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        let was_busy = self.awake_since.is_some_and(|since| now.saturating_duration_since(since) >= BUSY_MIN);
-        was_busy && self.not_before.is_none_or(|not_before| now >= not_before)
+    /// Whether it is time to see how busy the lane was.
+    fn is_due(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        self.sleeps = (self.sleeps + 1) % SLEEPS;
+        self.sleeps == 0 && now().saturating_duration_since(self.since) >= PERIOD
     }
 
-    /// The others had the core in between.
-    fn note(&mut self, from: Instant, to: Instant) {
-        if to.saturating_duration_since(from) <= TURN_MAX {
-            *self = Self { awake_since: self.awake_since, ..Self::new() };
-        } else {
-            self.not_before = Some(to + self.pause);
-            self.pause = (2 * self.pause).min(PAUSE_MAX);
-        }
+    /// By now the lane has had a core for that long since it began. Returns the policy that it is to have, if that changes.
+    fn note(&mut self, now: Instant, worked: Duration) -> Option<Policy> {
+        let period = now.saturating_duration_since(self.since);
+        let share = worked.saturating_sub(self.worked).as_secs_f64() / period.as_secs_f64();
+        (self.since, self.worked) = (now, worked);
+        let policy = match self.policy {
+            Policy::Normal if share >= MUCH => Policy::Batch,
+            Policy::Batch if share <= LITTLE => Policy::Normal,
+            _ => return None,
+        };
+        self.policy = policy;
+        Some(policy)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Lanes;
     use super::*;
 
     #[test]
-    fn only_a_lane_that_was_busy_gives_way() {
-        let start = Instant::now();
-        let mut courtesy = Courtesy::new();
-        assert!(!courtesy.is_due(start));
-        courtesy.awake_since = Some(start);
-        assert!(!courtesy.is_due(start + BUSY_MIN / 2));
-        assert!(courtesy.is_due(start + BUSY_MIN));
+    fn only_a_lane_with_much_to_do_lets_others_have_their_turn() {
+        let (mut now, mut worked) = (Instant::now(), Duration::ZERO);
+        let mut courtesy = Courtesy::new(now, worked);
+        let mut after_a_share = |share: f64| {
+            now += PERIOD;
+            worked += PERIOD.mul_f64(share);
+            courtesy.note(now, worked)
+        };
+        let between = (LITTLE + MUCH) / 2.0;
+        assert_eq!(after_a_share(between), None);
+        assert_eq!(after_a_share(1.5 * MUCH), Some(Policy::Batch));
+        assert_eq!(after_a_share(1.5 * MUCH), None);
+        assert_eq!(after_a_share(between), None);
+        assert_eq!(after_a_share(LITTLE / 2.0), Some(Policy::Normal));
+        assert_eq!(after_a_share(between), None);
     }
 
     #[test]
-    fn those_that_keep_the_core_are_soon_given_way_to_no_more() {
+    fn the_clock_is_looked_at_now_and_then() {
         let start = Instant::now();
-        let mut courtesy = Courtesy { awake_since: Some(start), ..Courtesy::new() };
-        let mut now = start + BUSY_MIN;
-        let mut lost = Duration::ZERO;
-        for _ in 0..20 {
-            assert!(courtesy.is_due(now));
-            let back = now + 3 * TURN_MAX;
-            courtesy.note(now, back);
-            lost += back - now;
-            assert!(!courtesy.is_due(back));
-            now = courtesy.not_before.unwrap();
+        let mut courtesy = Courtesy::new(start, Duration::ZERO);
+        let mut looks = 0;
+        for _ in 0..10 * SLEEPS {
+            let is_due = courtesy.is_due(|| {
+                looks += 1;
+                start + PERIOD / 2
+            });
+            assert!(!is_due, "so soon says little");
         }
-        assert!(lost < (now - start) / 100, "{lost:?} of {:?} were given away", now - start);
-        // One that gives the core back is given way to as before.
-        courtesy.note(now, now + TURN_MAX);
-        assert!(courtesy.is_due(now + TURN_MAX));
-        courtesy.note(now, now + 2 * TURN_MAX);
-        assert!(courtesy.is_due(now + 2 * TURN_MAX + PAUSE_MIN));
+        assert_eq!(looks, 10);
+        let due = (0..SLEEPS).filter(|_| courtesy.is_due(|| start + PERIOD)).count();
+        assert_eq!(due, 1);
+    }
+
+    /// Bounds a hang.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Gives a lane tasks of this length, one after the other, until a task finds that the lane has the policy.
+    async fn work_until(lane: &tokio::runtime::Handle, policy: Policy, task: Duration, rest: Duration) {
+        let began = Instant::now();
+        loop {
+            let work = async move {
+                let began = Instant::now();
+                while began.elapsed() < task {}
+                policy::is(policy)
+            };
+            if lane.spawn(work).await.unwrap() {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "the lane does not get the policy {policy:?}");
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lane_has_the_policy_for_what_it_has_to_do() {
+        let lanes = Lanes::start().unwrap();
+        let lane = &lanes.all()[0];
+        work_until(lane, Policy::Batch, 4 * PERIOD / 10, Duration::ZERO).await;
+        work_until(lane, Policy::Normal, Duration::ZERO, PERIOD).await;
+        work_until(lane, Policy::Batch, 4 * PERIOD / 10, Duration::ZERO).await;
     }
 }

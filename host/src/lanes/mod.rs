@@ -1,7 +1,10 @@
 //! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a peer, stays on the lane
 //! that it is given, so that no core waits for another while it is served.
 
+#[cfg(target_os = "linux")]
 mod courtesy;
+#[cfg(target_os = "linux")]
+mod policy;
 
 use std::cell::Cell;
 use std::io;
@@ -64,10 +67,14 @@ pub fn number() -> usize {
 
 fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
     let mut lane = Builder::new_current_thread();
-    let lane = lane.enable_all().on_thread_park(courtesy::give_way).on_thread_unpark(courtesy::awake).build()?;
+    #[cfg(target_os = "linux")]
+    lane.on_thread_park(courtesy::look);
+    let lane = lane.enable_all().build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
         NUMBER.set(Some(number));
+        #[cfg(target_os = "linux")]
+        courtesy::begin();
         lane.block_on(stopped.cancelled());
     })?;
     Ok(handle)
