@@ -17,7 +17,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
+    timerfd_settime,
 };
 
 /// What one run sends.
@@ -45,6 +46,8 @@ pub(crate) struct Outcome {
     /// Answers other than 200, and connections that broke.
     pub(crate) failed: u64,
     pub(crate) elapsed: Duration,
+    /// The time that the client has run.
+    pub(crate) cpu: Duration,
     /// In nanoseconds.
     pub(crate) times: Histogram<u64>,
 }
@@ -123,7 +126,8 @@ impl<'a> Worker<'a> {
         for index in 0..load.connections {
             connections.push(Connection::open(load.addr, &poll, index)?);
         }
-        let outcome = Outcome { answered: 0, failed: 0, elapsed: Duration::ZERO, times: Histogram::new(3)? };
+        let outcome =
+            Outcome { answered: 0, failed: 0, elapsed: Duration::ZERO, cpu: Duration::ZERO, times: Histogram::new(3)? };
         let idle = (0..load.connections).collect();
         let waiting = VecDeque::new();
         Ok(Self { load, poll, connections, next_request: 0, idle, waiting, outcome, began: Instant::now() })
@@ -132,11 +136,13 @@ impl<'a> Worker<'a> {
     fn start_counting(&mut self) {
         (self.outcome.answered, self.outcome.failed) = (0, 0);
         self.outcome.times.reset();
+        self.outcome.cpu = thread_cpu();
         self.began = Instant::now();
     }
 
     fn finish(mut self) -> Outcome {
         self.outcome.elapsed = self.began.elapsed();
+        self.outcome.cpu = thread_cpu() - self.outcome.cpu;
         self.outcome
     }
 
@@ -279,6 +285,11 @@ impl Connection {
         poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self { stream, sending: None, since: Instant::now(), received: Vec::new() })
     }
+}
+
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn set(timer: impl AsFd, after: Duration) -> Result<()> {

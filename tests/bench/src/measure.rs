@@ -15,20 +15,41 @@ pub(crate) struct Effort {
 }
 
 /// One run against one server.
-#[derive(Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
-    /// Of all processes of the server, for each request.
-    pub(crate) cpu_us: f64,
+    /// For each request.
+    pub(crate) cpu: CpuUs,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
 }
 
+/// Time on cores, in microseconds.
+pub(crate) struct CpuUs {
+    /// In the order in which a message meets them.
+    pub(crate) processes: Vec<f64>,
+    pub(crate) client: f64,
+}
+
+impl CpuUs {
+    /// What each process of a server and the client have run since then, for each of so many requests.
+    pub(crate) fn since(before: &[Duration], server: &Server, client: Duration, requests: u64) -> Result<Self> {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / requests as f64;
+        let processes = server.cpu()?.iter().zip(before).map(|(now, before)| each(*now - *before)).collect();
+        Ok(Self { processes, client: each(client) })
+    }
+
+    /// Of the server.
+    pub(crate) fn total(&self) -> f64 {
+        self.processes.iter().sum()
+    }
+}
+
 impl Sample {
     /// For who waits.
     pub(crate) fn tell(&self, server: &str) {
-        let Self { per_second, cpu_us, p50_ms, p99_ms, p999_ms } = self;
+        let Self { per_second, cpu, p50_ms, p99_ms, p999_ms } = self;
+        let cpu_us = cpu.total();
         eprintln!(
             "  {server:<40} {per_second:>9.0} req/s  {cpu_us:>6.1} µs CPU  p50 {p50_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2} ms"
         );
@@ -128,16 +149,16 @@ fn each_in_turns<T>(subjects: &[T], effort: Effort, measure: impl Fn(&T) -> Resu
 }
 
 fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<Sample> {
-    let mut before = Ok(Duration::ZERO);
+    let mut before = Ok(Vec::new());
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
     let load = traffic.load(server, pace);
     let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = server.cpu())?;
-    let cpu = server.cpu()? - before?;
+    let cpu = CpuUs::since(&before?, server, outcome.cpu, outcome.answered)?;
     ensure!(outcome.failed == 0, "{}: {} of {} requests failed", server.name, outcome.failed, outcome.answered);
     ensure!(outcome.answered > 0, "{} answered nothing", server.name);
     let sample = Sample {
         per_second: outcome.per_second(),
-        cpu_us: cpu.as_secs_f64() * 1e6 / outcome.answered as f64,
+        cpu,
         p50_ms: outcome.quantile_ms(0.5),
         p99_ms: outcome.quantile_ms(0.99),
         p999_ms: outcome.quantile_ms(0.999),

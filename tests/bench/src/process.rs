@@ -50,14 +50,7 @@ impl Process {
 
     /// The time that it and its children have run so far, on all cores.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let mut ticks = 0;
-        for id in std::iter::once(self.id()).chain(self.children()) {
-            let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
-            // The name, in parentheses, may have spaces.
-            let fields: Vec<&str> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
-            ticks += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        }
-        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        std::iter::once(self.id()).chain(self.children()).map(|id| cpu_times(&id.to_string(), 0)).sum()
     }
 
     fn children(&self) -> Vec<u32> {
@@ -84,6 +77,23 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The time that processes have run which this one started, and which have ended.
+pub(crate) fn cpu_of_ended() -> Result<Duration> {
+    cpu_times("self", 2)
+}
+
+/// Two of the times that Linux tells of a process, together: its own in user mode and in the kernel (0), or those of its
+/// ended children (2).
+fn cpu_times(process: &str, first: usize) -> Result<Duration> {
+    const USER_TIME: usize = 11;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name, in parentheses, may have spaces.
+    let fields: Vec<&str> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields[USER_TIME + field].parse::<u64>();
+    let seconds = (ticks(first)? + ticks(first + 1)?) as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// A command as one would type it, with programs by their names.

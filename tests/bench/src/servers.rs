@@ -21,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) addr: SocketAddr,
     /// The paths of its requests, in turns.
     pub(crate) paths: Vec<String>,
+    /// In the order in which a message meets them.
     pub(crate) processes: Vec<Process>,
     /// What it is configured by, if that is a file.
     config: Option<String>,
@@ -166,9 +167,9 @@ impl Mesh {
 }
 
 impl Server {
-    /// The time that all its processes have run so far.
-    pub(crate) fn cpu(&self) -> Result<Duration> {
-        self.processes.iter().map(Process::cpu).sum()
+    /// The time that each of its processes has run so far.
+    pub(crate) fn cpu(&self) -> Result<Vec<Duration>> {
+        self.processes.iter().map(Process::cpu).collect()
     }
 
     pub(crate) fn files(&self) -> Option<&Path> {
@@ -253,7 +254,7 @@ fn behind(
 ) -> Result<Server> {
     wait_for(addr)?;
     let mut processes = bare.processes;
-    processes.push(process);
+    processes.insert(0, process);
     let (config, files) = (Some(config), Some(files));
     Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, config, files })
 }

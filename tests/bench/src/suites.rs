@@ -13,8 +13,8 @@ use meshage_host::placement::{Seed, owner};
 use tempfile::NamedTempFile;
 
 use crate::languages::{COMPONENT, LANGUAGES};
-use crate::measure::{Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
-use crate::process::{START_MAX, installed, wait_until};
+use crate::measure::{CpuUs, Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
+use crate::process::{START_MAX, cpu_of_ended, installed, wait_until};
 use crate::report::{Plot, Section, Table, spread, thousands};
 use crate::servers::{self, Mesh, MeshOptions, Server};
 
@@ -112,13 +112,25 @@ fn table(servers: &[&Server], samples: &[Samples]) -> Table {
             server.name.clone(),
             thousands(own.median(|sample| sample.per_second)),
             spread(own.ratio(&samples[0]), 2),
-            format!("{:.1}", own.median(|sample| sample.cpu_us)),
+            cpu_of_each(own),
+            format!("{:.1}", own.median(|sample| sample.cpu.client)),
             format!("{:.2}", own.median(|sample| sample.p50_ms)),
             format!("{:.2}", own.median(|sample| sample.p99_ms)),
         ]
     });
-    let head = vec!["", "requests/s", "ratio to the first", "CPU µs a request", "p50 ms", "p99 ms"];
+    let head = vec!["", "requests/s", "ratio to the first", "CPU µs a request", "of the client", "p50 ms", "p99 ms"];
     Table { head, rows: rows.collect() }
+}
+
+/// That of the server, and that of each of its processes if they are several.
+fn cpu_of_each(samples: &Samples) -> String {
+    let total = format!("{:.1}", samples.median(|sample| sample.cpu.total()));
+    let processes = samples.0[0].cpu.processes.len();
+    if processes == 1 {
+        return total;
+    }
+    let each = (0..processes).map(|process| format!("{:.1}", samples.median(|sample| sample.cpu.processes[process])));
+    format!("{total} ({})", each.collect::<Vec<_>>().join(" + "))
 }
 
 fn present<'a>(servers: impl IntoIterator<Item = &'a Option<Server>>) -> Vec<&'a Server> {
@@ -168,7 +180,7 @@ fn broadcast(bench: &Bench) -> Result<Section> {
     }
     let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
-    let cpu = |index: usize| samples[index].median(|sample| sample.cpu_us);
+    let cpu = |index: usize| samples[index].median(|sample| sample.cpu.total());
     let ratio = cpu(3) / (cpu(0) + cpu(1));
     let mut section = Section::new(
         "A broadcast",
@@ -235,7 +247,7 @@ fn bodies(bench: &Bench) -> Result<Section> {
                 server.name.clone(),
                 thousands(own.median(|sample| sample.per_second)),
                 spread(own.ratio(&samples[0]), 2),
-                format!("{:.1}", own.median(|sample| sample.cpu_us)),
+                format!("{:.1}", own.median(|sample| sample.cpu.total())),
             ]);
         }
     }
@@ -451,9 +463,9 @@ fn h2load(server: &Server, rate: Option<f64>, seconds: f64) -> Result<Sample> {
     }
     command.args(["-H", "content-type: application/json", "-d"]).arg(body.path());
     command.arg("--log-file").arg(log.path()).arg(format!("http://{}{}", server.addr, server.paths[0]));
-    let cpu = server.cpu()?;
+    let (cpu, client) = (server.cpu()?, cpu_of_ended()?);
     let output = command.output()?;
-    let cpu = server.cpu()? - cpu;
+    let client = cpu_of_ended()? - client;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
     let line = said.lines().find(|line| line.starts_with("finished in")).context("h2load has not finished")?;
@@ -466,7 +478,7 @@ fn h2load(server: &Server, rate: Option<f64>, seconds: f64) -> Result<Sample> {
     let quantile_ms = |quantile| took.value_at_quantile(quantile) as f64 / 1e3;
     let sample = Sample {
         per_second: per_second.parse()?,
-        cpu_us: cpu.as_secs_f64() * 1e6 / took.len() as f64,
+        cpu: CpuUs::since(&cpu, server, client, took.len())?,
         p50_ms: quantile_ms(0.5),
         p99_ms: quantile_ms(0.99),
         p999_ms: quantile_ms(0.999),
