@@ -42,11 +42,11 @@ const SLEEPS: u32 = 8;
 /// Long enough to know how busy a lane is, and short enough for what has changed.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Shares of a core from which, and down to which, a lane has much to do. With less, its messages would wait for others that
-/// are busy, and do not yet now; with more, they wait either way. A lane of a mesh whose nodes and client all share two
-/// cores gets a third of one.
-const MUCH: f64 = 0.2;
-const LITTLE: f64 = 0.1;
+/// Shares of a core from which, and down to which, a lane has much to do. At saturation a lane takes half of a core that it shares
+/// with a client, and nearly as much of one that it shares with another node, too. With a tenth, its messages would wait for
+/// others that are busy, and with the normal policy they do not.
+const MUCH: f64 = 0.3;
+const LITTLE: f64 = 0.2;
 
 /// How busy a lane is, and what follows from it. Pure.
 #[derive(Debug, Clone, Copy)]
