@@ -1,7 +1,7 @@
 //! A lane that has much to do lets others have their turn on its core. Linux gives a core to a thread that wakes up, if it
 //! has run less than the thread that runs: with a client or another node on the core, that ends their turn with each message
 //! that they send, when soon they would have had more for the lane. With the policy `SCHED_BATCH` (sched(7)) a lane
-//! waits for the end of their turn instead, which is a time slice at most, and then finds more to do.
+//! waits for the end of their time slices instead, and then finds more to do.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ thread_local! {
     static COURTESY: Cell<Option<Courtesy>> = const { Cell::new(None) };
 }
 
-/// To be called by a lane before it begins. Does nothing if an operator has chosen a policy for the process.
+/// To be called by a lane before it begins. Does nothing if the system lets it set no policy, or an operator has chosen one.
 pub(super) fn begin() {
-    if policy::is(Policy::Normal) {
+    if policy::is(Policy::Normal) && policy::set(Policy::Normal).is_ok() {
         COURTESY.set(Some(Courtesy::new(Instant::now(), worked())));
     }
 }
@@ -24,10 +24,13 @@ pub(super) fn begin() {
 /// To be called before a lane goes to sleep.
 pub(super) fn look() {
     let Some(mut courtesy) = COURTESY.get() else { return };
-    let changed = courtesy.is_due(Instant::now).then(|| courtesy.note(Instant::now(), worked())).flatten();
-    // A system that refuses it once will always.
-    let is_refused = changed.is_some_and(|policy| policy::set(policy).is_err());
-    COURTESY.set((!is_refused).then_some(courtesy));
+    let before = courtesy.policy;
+    if courtesy.is_due(Instant::now) {
+        courtesy.note(Instant::now(), worked());
+    }
+    // What an operator has chosen since then stays.
+    let is_set = courtesy.policy == before || policy::is(before) && policy::set(courtesy.policy).is_ok();
+    COURTESY.set(is_set.then_some(courtesy));
 }
 
 /// The time that this thread has had a core.
@@ -36,17 +39,19 @@ fn worked() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// A lane goes to sleep this often from one look at the clock to the next: then it costs a message next to nothing.
+/// A lane with little to do goes to sleep this often from one look at the clock to the next: then it costs a message next to
+/// nothing.
 const SLEEPS: u32 = 8;
 
 /// Long enough to know how busy a lane is, and short enough for what has changed.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// Shares of a core from which, and down to which, a lane has much to do. At saturation a lane takes half of a core that it shares
-/// with a client, and nearly as much of one that it shares with another node, too. With a tenth, its messages would wait for
-/// others that are busy, and with the normal policy they do not.
-const MUCH: f64 = 0.3;
-const LITTLE: f64 = 0.2;
+/// Shares of a core from which, and down to which, a lane has much to do. At saturation it takes about half of a core that it
+/// shares with a client, or with another node too, and at half of that load it does better with the normal policy. The less
+/// it has to do, the more others could delay it: beside endless loops on each core, 3,000 messages a second
+/// had a p99 of 2.9 ms with this policy, and of 0.2 ms with the normal one; from 10,000 on it made no difference.
+const MUCH: f64 = 0.4;
+const LITTLE: f64 = 0.3;
 
 /// How busy a lane is, and what follows from it. Pure.
 #[derive(Debug, Clone, Copy)]
@@ -62,29 +67,30 @@ impl Courtesy {
         Self { policy: Policy::Normal, sleeps: 0, since: now, worked }
     }
 
-    /// Whether it is time to see how busy the lane was.
+    /// Whether it is time to see how busy the lane was. One that has less to do now should know it with the first message.
     fn is_due(&mut self, now: impl FnOnce() -> Instant) -> bool {
         self.sleeps = (self.sleeps + 1) % SLEEPS;
-        self.sleeps == 0 && now().saturating_duration_since(self.since) >= PERIOD
+        let may_look = self.sleeps == 0 || self.policy == Policy::Batch;
+        may_look && now().saturating_duration_since(self.since) >= PERIOD
     }
 
-    /// By now the lane has had a core for that long since it began. Returns the policy that it is to have, if that changes.
-    fn note(&mut self, now: Instant, worked: Duration) -> Option<Policy> {
+    /// By now the lane has had a core for that long since it began.
+    fn note(&mut self, now: Instant, worked: Duration) {
         let period = now.saturating_duration_since(self.since);
         let share = worked.saturating_sub(self.worked).as_secs_f64() / period.as_secs_f64();
         (self.since, self.worked) = (now, worked);
-        let policy = match self.policy {
+        self.policy = match self.policy {
             Policy::Normal if share >= MUCH => Policy::Batch,
             Policy::Batch if share <= LITTLE => Policy::Normal,
-            _ => return None,
+            same => same,
         };
-        self.policy = policy;
-        Some(policy)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::getpriority_process;
+
     use super::super::Lanes;
     use super::*;
 
@@ -95,48 +101,48 @@ mod tests {
         let mut after_a_share = |share: f64| {
             now += PERIOD;
             worked += PERIOD.mul_f64(share);
-            courtesy.note(now, worked)
+            courtesy.note(now, worked);
+            courtesy.policy
         };
         let between = (LITTLE + MUCH) / 2.0;
-        assert_eq!(after_a_share(between), None);
-        assert_eq!(after_a_share(1.5 * MUCH), Some(Policy::Batch));
-        assert_eq!(after_a_share(1.5 * MUCH), None);
-        assert_eq!(after_a_share(between), None);
-        assert_eq!(after_a_share(LITTLE / 2.0), Some(Policy::Normal));
-        assert_eq!(after_a_share(between), None);
+        assert_eq!(after_a_share(between), Policy::Normal);
+        assert_eq!(after_a_share(1.1 * MUCH), Policy::Batch);
+        assert_eq!(after_a_share(between), Policy::Batch);
+        assert_eq!(after_a_share(0.9 * LITTLE), Policy::Normal);
+        assert_eq!(after_a_share(between), Policy::Normal);
     }
 
     #[test]
     fn the_clock_is_looked_at_now_and_then() {
         let start = Instant::now();
         let mut courtesy = Courtesy::new(start, Duration::ZERO);
-        let mut looks = 0;
-        for _ in 0..10 * SLEEPS {
-            let is_due = courtesy.is_due(|| {
-                looks += 1;
-                start + PERIOD / 2
-            });
-            assert!(!is_due, "so soon says little");
-        }
-        assert_eq!(looks, 10);
-        let due = (0..SLEEPS).filter(|_| courtesy.is_due(|| start + PERIOD)).count();
-        assert_eq!(due, 1);
+        let looks = Cell::new(0);
+        let too_soon = || {
+            looks.set(looks.get() + 1);
+            start + PERIOD / 2
+        };
+        assert!((0..10 * SLEEPS).all(|_| !courtesy.is_due(too_soon)), "so soon says little");
+        assert_eq!(looks.get(), 10);
+        assert_eq!((0..SLEEPS).filter(|_| courtesy.is_due(|| start + PERIOD)).count(), 1);
+        courtesy.policy = Policy::Batch;
+        assert_eq!((0..SLEEPS).filter(|_| courtesy.is_due(|| start + PERIOD)).count(), SLEEPS as usize);
     }
 
     /// Bounds a hang.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Gives a lane tasks of this length, one after the other, until a task finds that the lane has the policy.
-    async fn work_until(lane: &tokio::runtime::Handle, policy: Policy, task: Duration, rest: Duration) {
+    /// Gives a lane work of this length, again and again, until the work finds that the lane has the policy. Returns the
+    /// lane's nice value.
+    async fn work_until(lane: &tokio::runtime::Handle, policy: Policy, work: Duration, rest: Duration) -> i32 {
         let began = Instant::now();
         loop {
             let work = async move {
-                let began = Instant::now();
-                while began.elapsed() < task {}
-                policy::is(policy)
+                let began = worked();
+                while worked() - began < work {}
+                policy::is(policy).then(|| getpriority_process(None).unwrap())
             };
-            if lane.spawn(work).await.unwrap() {
-                return;
+            if let Some(nice) = lane.spawn(work).await.unwrap() {
+                return nice;
             }
             assert!(began.elapsed() < PATIENCE, "the lane does not get the policy {policy:?}");
             tokio::time::sleep(rest).await;
@@ -145,10 +151,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_lane_has_the_policy_for_what_it_has_to_do() {
+        if !policy::is(Policy::Normal) || policy::set(Policy::Normal).is_err() {
+            return eprintln!("left out: here, threads keep the policy that they were given");
+        }
+        let nice = getpriority_process(None).unwrap();
         let lanes = Lanes::start().unwrap();
         let lane = &lanes.all()[0];
-        work_until(lane, Policy::Batch, 4 * PERIOD / 10, Duration::ZERO).await;
-        work_until(lane, Policy::Normal, Duration::ZERO, PERIOD).await;
-        work_until(lane, Policy::Batch, 4 * PERIOD / 10, Duration::ZERO).await;
+        let long = PERIOD / 2;
+        assert_eq!(work_until(lane, Policy::Batch, long, Duration::ZERO).await, nice);
+        assert!(policy::is(Policy::Normal), "this thread is no lane");
+        assert_eq!(work_until(lane, Policy::Normal, Duration::ZERO, PERIOD).await, nice);
+        work_until(lane, Policy::Batch, long, Duration::ZERO).await;
     }
 }

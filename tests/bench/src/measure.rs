@@ -153,9 +153,9 @@ fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<S
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
     let load = traffic.load(server, pace);
     let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = server.cpu())?;
-    let cpu = CpuUs::since(&before?, server, outcome.cpu, outcome.answered)?;
     ensure!(outcome.failed == 0, "{}: {} of {} requests failed", server.name, outcome.failed, outcome.answered);
     ensure!(outcome.answered > 0, "{} answered nothing", server.name);
+    let cpu = CpuUs::since(&before?, server, outcome.cpu, outcome.answered)?;
     let sample = Sample {
         per_second: outcome.per_second(),
         cpu,

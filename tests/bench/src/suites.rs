@@ -222,7 +222,7 @@ fn latency(bench: &Bench) -> Result<Section> {
         "Time to answer, below saturation",
         "Requests are due at a fixed rate, a share of what the server did in a closed loop just before, over 32 connections. Times count from \
          when a request was due, so that a pause delays all that were due in it. The client shares the cores. What lies above two milliseconds, of bare hyper too, is the system \
-         giving a core to another of the threads that share it, for its time slice.",
+         giving a core to another of the threads that share it, for its time slice; lanes that have much to do do not take it back.",
     );
     section.tables.push(Table { head: vec!["", "of its peak", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"], rows });
     section.plots.push(Plot { name: "latency", x: "requests/s", y: "p99 in ms", lines });
@@ -429,13 +429,25 @@ fn http2(bench: &Bench) -> Result<Section> {
                 pace.to_owned(),
                 thousands(own.median(|sample| sample.per_second)),
                 spread(own.ratio(&samples[0]), 2),
+                cpu_of_each(own),
+                format!("{:.1}", own.median(|sample| sample.cpu.client)),
                 format!("{:.2}", own.median(|sample| sample.p50_ms)),
                 spread(own.spread(|sample| sample.p99_ms), 2),
                 spread(own.spread(|sample| sample.p999_ms), 2),
             ]);
         }
     }
-    let head = vec!["", "of its peak", "requests/s", "ratio to the first", "p50 ms", "p99 ms", "p99.9 ms"];
+    let head = vec![
+        "",
+        "of its peak",
+        "requests/s",
+        "ratio to the first",
+        "CPU µs a request",
+        "of the client",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+    ];
     section.tables.push(Table { head, rows });
     Ok(section)
 }
