@@ -149,6 +149,33 @@ mod tests {
         }
     }
 
+    /// Runs this in a thread of its own, for which an operator has chosen the policy that the system would not.
+    fn in_a_thread_of_an_operator(check: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| match policy::set(Policy::Batch) {
+            Ok(()) => check(),
+            Err(error) => eprintln!("left out: here, threads keep the policy that they were given ({error})"),
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_an_operator_has_chosen_stays() {
+        in_a_thread_of_an_operator(|| {
+            begin();
+            assert!(COURTESY.get().is_none());
+        });
+        in_a_thread_of_an_operator(|| {
+            let began = Instant::now();
+            // It was begun with the normal policy.
+            COURTESY.set(Some(Courtesy::new(began, worked())));
+            while COURTESY.get().is_some() {
+                look();
+                assert!(began.elapsed() < PATIENCE, "the choice is not noticed");
+            }
+            assert!(policy::is(Policy::Batch));
+        });
+    }
+
     #[tokio::test]
     async fn a_lane_has_the_policy_for_what_it_has_to_do() {
         if !policy::is(Policy::Normal) || policy::set(Policy::Normal).is_err() {
