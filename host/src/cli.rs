@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 ///
 /// Each setting is taken from its flag, else from its environment variable, else from the
 /// configuration file, else it has its default.
-#[derive(Debug, Default, Parser)]
+#[derive(Debug, Default, Clone, Parser)]
 #[command(name = "meshage-host", version)]
 pub struct Cli {
     #[command(subcommand)]
@@ -129,7 +129,7 @@ pub struct Cli {
 }
 
 /// What else there is to do than to be a node.
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Say whether these plugins would load, and if not, why; exit code 1 if any would not
     ///

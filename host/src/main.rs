@@ -1,18 +1,20 @@
 //! Start, signals, stop.
 
+mod signals;
+
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use meshage_host::cli::{Cli, Command};
-use meshage_host::config::{Config, ConfigError, PluginTerms};
+use meshage_host::config::{Config, ConfigError, PluginTerms, log_format};
+use meshage_host::node;
 use meshage_host::security::new_secret;
-use meshage_host::{node, telemetry};
+use meshage_host::telemetry::Logs;
 use mimalloc::MiMalloc;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 /// A request is some fifty small allocations, many of them freed on another core.
 #[global_allocator]
@@ -21,43 +23,60 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// The exit code for a wrong setting.
 const WRONG_SETTING: u8 = 2;
 
-/// The exit code after a second signal: 128 + SIGINT, as shells have it.
-const ENDED_AT_ONCE: i32 = 130;
-
 /// What is left to do when the node has left: nothing that is worth more than this.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
+
+/// How long a process that ends waits for a reader of its log who takes nothing.
+const LOG_STALLED_MAX: Duration = Duration::from_secs(2);
+
+/// Why a command came to no good end.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+    #[error("the system gives what every process needs no more: {0}")]
+    System(#[from] io::Error),
+}
 
 fn main() -> ExitCode {
     // The allocator asks for huge pages, of which an idle node would use little.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let mut cli = Cli::parse();
-    let done = match cli.command.take() {
-        Some(Command::Check { files }) => PluginTerms::new(cli).map(|terms| check(&files, terms)),
+    let command = cli.command.take();
+    let logs = match Logs::start(log_format(&cli)) {
+        Ok(logs) => logs,
+        Err(error) => {
+            eprintln!("meshage-host: {}", Failed::from(error));
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = match command {
+        Some(Command::Check { files }) => check(&files, cli),
         Some(Command::Secret) => {
             println!("{}", new_secret());
-            Ok(Ok(ExitCode::SUCCESS))
+            Ok(ExitCode::SUCCESS)
         }
-        None => configure(cli).map(run),
+        None => run(cli, &logs),
     };
-    match done {
-        Ok(Ok(exit_code)) => exit_code,
-        Ok(Err(error)) => {
-            eprintln!("meshage-host: {error:#}");
-            ExitCode::FAILURE
+    let exit_code = done.unwrap_or_else(|failed| {
+        logs.last_word(&failed);
+        match failed {
+            Failed::Setting(_) => ExitCode::from(WRONG_SETTING),
+            Failed::Other(_) | Failed::System(_) => ExitCode::FAILURE,
         }
-        Err(error) => {
-            eprintln!("meshage-host: {error}");
-            ExitCode::from(WRONG_SETTING)
-        }
-    }
+    });
+    logs.flush(LOG_STALLED_MAX);
+    exit_code
 }
 
 /// Says of each plugin whether it would load.
-#[tokio::main]
-async fn check(files: &[PathBuf], terms: PluginTerms) -> anyhow::Result<ExitCode> {
+fn check(files: &[PathBuf], cli: Cli) -> Result<ExitCode, Failed> {
+    let terms = PluginTerms::new(cli)?;
     let mut all_are_good = true;
-    for verdict in node::check(files, terms).await? {
+    for verdict in tokio::runtime::Runtime::new()?.block_on(node::check(files, terms)).map_err(anyhow::Error::from)? {
         match verdict {
             Ok(good) => println!("{good}"),
             Err(bad) => {
@@ -69,38 +88,16 @@ async fn check(files: &[PathBuf], terms: PluginTerms) -> anyhow::Result<ExitCode
     Ok(if all_are_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn configure(cli: Cli) -> Result<Config, ConfigError> {
+/// Is a node, until a signal or something that it needs ends it.
+fn run(cli: Cli, logs: &Logs) -> Result<ExitCode, Failed> {
     let config = Config::new(cli)?;
-    telemetry::init_logs(config.log_format, &config.log_filter).map_err(|_| config.log_filter_error())?;
-    Ok(config)
-}
-
-fn run(config: Config) -> anyhow::Result<ExitCode> {
+    logs.listen(&config.log_filter).map_err(|_| config.log_filter_error())?;
+    let leave = CancellationToken::new();
+    signals::listen(leave.clone(), node::leave_max(&config), logs.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run_until_signal(config));
+    let ended = runtime.block_on(node::run(config, leave));
     // A file system that does not answer holds nobody who has left.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
-    ended
-}
-
-async fn run_until_signal(config: Config) -> anyhow::Result<ExitCode> {
-    let leave = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let on_signal = leave.clone();
-    tokio::spawn(async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if first {
-                on_signal.cancel();
-            } else {
-                warn!("ended at once by a second signal");
-                std::process::exit(ENDED_AT_ONCE);
-            }
-        }
-    });
-    node::run(config, leave).await?;
+    ended.map_err(anyhow::Error::from)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -174,7 +174,7 @@ impl Config {
             request_timeout: duration("request_timeout", &mut settings)?,
             timeout: plugin_terms.timeout_max,
             plugin_terms,
-            log_format: log_format(&mut settings)?,
+            log_format: check_log_format(&mut settings)?,
             log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
         };
         if let Some([one, other]) = config.colliding_ports() {
@@ -321,7 +321,13 @@ fn duration(name: &'static str, settings: &mut Settings<'_>) -> Result<Duration,
     }
 }
 
-fn log_format(settings: &mut Settings<'_>) -> Result<LogFormat, ConfigError> {
+/// How the log is written, as far as that can be known: who starts with a wrong setting is told so in the log's format.
+pub fn log_format(cli: &Cli) -> LogFormat {
+    let written = complete(cli.clone()).ok();
+    written.and_then(|mut cli| check_log_format(&mut Settings(&mut cli)).ok()).unwrap_or(LogFormat::Text)
+}
+
+fn check_log_format(settings: &mut Settings<'_>) -> Result<LogFormat, ConfigError> {
     match settings.take("log_format").as_deref() {
         None | Some("text") => Ok(LogFormat::Text),
         Some("json") => Ok(LogFormat::Json),

@@ -49,6 +49,14 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Why a node could not start, or had to end.
+/// For what is between these, on a machine that is busy.
+const LEAVE_MARGIN: Duration = Duration::from_secs(10);
+
+/// How long a node takes to leave at most.
+pub fn leave_max(config: &Config) -> Duration {
+    LEAVE_NOTICE + PARTING_MAX + config.timeout + DRAIN_MARGIN + STOP_MAX + LEAVE_NOTICE + LEAVE_MARGIN
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error(transparent)]

@@ -78,6 +78,7 @@ fn describe() {
     describe_counter!(names::GOSSIP_BYTES, Unit::Bytes, "Payload of gossip's datagrams, by direction.");
     describe_counter!(names::GOSSIP_REJECTED, "Datagrams that are no gossip of this mesh, by cause.");
     describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
+    describe_counter!(names::LOG_DROPPED, "Lines of the log that were dropped, as nobody took it.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
 }
 
@@ -119,7 +120,7 @@ fn outcome_index(outcome: &Outcome) -> usize {
         Err(Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong)) => 7,
         Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::Time => 7,
         Err(Fault::LimitExceeded(_)) => 12,
-        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull)) => 9,
+        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom)) => 9,
         Err(Fault::Refused(_)) => 8,
         Err(Fault::Unreachable | Fault::NoCandidate) => 10,
         Err(Fault::Lost) => 11,

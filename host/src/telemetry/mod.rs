@@ -1,10 +1,12 @@
 //! Telemetry: logs and metrics. Every layer may use it; it knows none.
 
+mod log_queue;
 mod logs;
 mod metrics;
 pub mod names;
+mod printable;
 mod throttle;
 
-pub use logs::{BadFilter, LogFormat, init_logs};
+pub use logs::{BadFilter, LogFormat, Logs};
 pub use metrics::{Metrics, MetricsError, PluginMetrics, Route, StreamMetrics};
 pub use throttle::Throttle;

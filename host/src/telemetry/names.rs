@@ -34,3 +34,5 @@ pub const COMPILED: &str = "meshage_components_compiled_total";
 pub const INSTANCES_MADE: &str = "meshage_instances_made_total";
 /// Gauge by `stream`: versions in memory; one while nothing is being replaced.
 pub const PLUGIN_VERSIONS: &str = "meshage_plugin_versions";
+/// Counter: lines of the log that nobody took in time.
+pub const LOG_DROPPED: &str = "meshage_log_lines_dropped_total";

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::{Answer, Client, HANG, Plugins, Request, Secret};
@@ -57,6 +57,8 @@ pub(crate) struct Seen {
 pub(super) struct Log {
     lines: Mutex<Vec<String>>,
     grown: Notify,
+    /// Whether somebody reads what the node writes.
+    is_read: watch::Sender<bool>,
 }
 
 impl Setup {
@@ -124,9 +126,10 @@ impl Setup {
     fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command.env_clear();
-        command.args(["--plugins", self.plugins.path().to_str().unwrap(), "--log-format", "json"]);
-        if !self.arguments.iter().any(|argument| argument == "--data-dir") {
-            command.args(["--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data")]);
+        command.args(["--plugins", self.plugins.path().to_str().unwrap()]);
+        let usual = [("--log-format", "json"), ("--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data"))];
+        for (flag, value) in usual.iter().filter(|(flag, _)| !self.arguments.iter().any(|argument| argument == flag)) {
+            command.args([flag, value]);
         }
         if self.ports_are_any {
             command.args(["--http-port", "0", "--cluster-port", "0", "--admin-port", "0"]);
@@ -140,10 +143,14 @@ impl Setup {
     pub(crate) async fn start(self) -> Node {
         let mut child = self.spawn();
         let log = Arc::new(Log::default());
+        log.is_read.send_replace(true);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let writer = log.clone();
         tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
+            let mut is_read = writer.is_read.subscribe();
+            while is_read.wait_for(|is_read| *is_read).await.is_ok()
+                && let Ok(Some(line)) = lines.next_line().await
+            {
                 writer.lines.lock().unwrap().push(line);
                 writer.grown.notify_waiters();
             }
@@ -283,6 +290,11 @@ impl Node {
     /// How many lines of the log have this text in them, so far.
     pub(crate) fn log_lines(&self, text: &str) -> usize {
         self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Reads no more of the log, until told to go on: then it fills what is between the node and its reader.
+    pub(crate) fn read_log(&self, is_read: bool) {
+        self.log.is_read.send_replace(is_read);
     }
 
     pub(crate) fn process_id(&self) -> u32 {

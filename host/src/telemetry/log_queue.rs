@@ -1,0 +1,193 @@
+//! Lines on their way to stderr: a bounded queue with a thread of its own, so that nobody waits for who reads the log.
+//! Knows nothing of what a line says.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use metrics::counter;
+use rustix::io::Errno;
+use tracing::warn;
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::names;
+use super::printable::Printable;
+
+/// Lines that wait, in bytes: some ten thousand, or what 64 calls of guests may log at most.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+
+/// What is written at once: as much as a pipe holds, so that progress shows.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+
+/// Before a stderr that somebody has made non-blocking is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// The queue. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct LogQueue {
+    shared: Arc<Shared>,
+    printable: Printable,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Lines for which there was no room, and those that could not be written, since it was last told.
+    dropped: u64,
+    /// Bytes that were put in, and that have left again, ever.
+    pushed: u64,
+    gone: u64,
+}
+
+impl LogQueue {
+    /// Starts the thread that writes to stderr, for as long as the process lives.
+    pub(super) fn start(printable: Printable) -> io::Result<Self> {
+        let queue = Self { shared: Arc::default(), printable };
+        let shared = queue.shared.clone();
+        thread::Builder::new().name("log".into()).spawn(move || shared.write_for_ever())?;
+        Ok(queue)
+    }
+
+    /// Adds a line, or counts it as dropped if there is no room. Never waits for who reads.
+    pub(super) fn push(&self, line: &str) {
+        let line = self.printable.of(line);
+        let mut waiting = self.shared.lock();
+        if waiting.lines.len() + line.len() > WAITING_BYTES_MAX {
+            waiting.dropped += 1;
+            drop(waiting);
+            counter!(names::LOG_DROPPED).increment(1);
+            return;
+        }
+        waiting.lines.extend_from_slice(line.as_bytes());
+        waiting.pushed += line.len() as u64;
+        drop(waiting);
+        self.shared.changed.notify_all();
+    }
+
+    /// Waits until everything is written; gives up when for so long nobody has taken any of it.
+    pub(super) fn flush(&self, stalled_max: Duration) {
+        let mut waiting = self.shared.lock();
+        let until = waiting.pushed;
+        while waiting.gone < until {
+            let before = waiting.gone;
+            let is_stalled = |waiting: &mut Waiting| waiting.gone == before;
+            let waited = self.shared.changed.wait_timeout_while(waiting, stalled_max, is_stalled);
+            let (now, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+            if timed_out.timed_out() {
+                return;
+            }
+            waiting = now;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_for_ever(&self) {
+        let mut batch = Vec::new();
+        loop {
+            let dropped = self.take(&mut batch);
+            for piece in batch.chunks(PIECE_BYTES_MAX) {
+                let written = write_all(piece);
+                let mut waiting = self.lock();
+                waiting.gone += piece.len() as u64;
+                if written.is_err() {
+                    waiting.dropped += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+                }
+                drop(waiting);
+                self.changed.notify_all();
+            }
+            batch.clear();
+            if dropped > 0 {
+                warn!(event = "log-dropped", lines = dropped, "nobody took the log: lines were dropped");
+            }
+        }
+    }
+
+    /// Waits for lines, and moves them into the empty `batch`. Returns how many were dropped before.
+    fn take(&self, batch: &mut Vec<u8>) -> u64 {
+        let waiting = self.changed.wait_while(self.lock(), |waiting| waiting.lines.is_empty());
+        let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.lines, batch);
+        std::mem::take(&mut waiting.dropped)
+    }
+}
+
+/// Writes to stderr without the lock of the standard library: who else writes there must not wait either.
+fn write_all(mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(rustix::stdio::stderr(), bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => thread::sleep(FULL_PAUSE),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// One line of tracing's.
+pub(super) struct Line<'a>(&'a LogQueue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogQueue {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> LogQueue {
+        // Without a thread: nobody reads.
+        LogQueue { shared: Arc::default(), printable: Printable::Json }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_dropped_and_counted() {
+        let queue = queue();
+        let line = "x".repeat(WAITING_BYTES_MAX / 4);
+        for _ in 0..6 {
+            queue.push(&line);
+        }
+        let mut batch = Vec::new();
+        assert_eq!(queue.shared.take(&mut batch), 2);
+        assert_eq!(batch.len(), WAITING_BYTES_MAX);
+        queue.push(&line);
+        batch.clear();
+        assert_eq!(queue.shared.take(&mut batch), 0, "it was told");
+        assert_eq!(batch.len(), line.len());
+    }
+
+    #[test]
+    fn who_waits_for_the_last_line_gives_up_when_nobody_takes_any() {
+        let queue = queue();
+        queue.flush(Duration::from_secs(3_600));
+        queue.push("never taken\n");
+        queue.flush(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,75 @@
+//! The log: who reads it stops nobody, and what it says can be relied upon.
+
+use rustix::process::Signal;
+
+use crate::harness::{Node, Plugins, Setup, until};
+
+/// A node whose log nobody takes, so that lines are dropped.
+async fn node_that_nobody_reads() -> Node {
+    let node = Setup::new(Plugins::usual().with("orders", "orders")).ready().await;
+    node.read_log(false);
+    until(|| async {
+        node.post("/api/fickle/1?log_lines=2000").send().await.ok();
+        node.metric("meshage_log_lines_dropped_total").await > 0
+    })
+    .await;
+    node
+}
+
+#[tokio::test]
+async fn who_does_not_read_the_log_stops_nobody() {
+    let mut node = node_that_nobody_reads().await;
+    for _ in 0..20 {
+        node.post("/api/echo/1").json("{}").send().await.ok();
+        node.post("/api/orders/ada").json(r#"{"article":"tea","quantity":3}"#).send().await.ok();
+    }
+    assert_eq!(node.admin("/readyz").await.status, 200);
+    node.read_log(true);
+    let told = node.log_line("log-dropped").await;
+    assert!(told.contains("lines were dropped"), "{told}");
+    // There is room again, and a graceful end loses nothing.
+    node.post("/api/fickle/1?log=the-last-call").send().await.ok();
+    node.signal(Signal::TERM);
+    assert_eq!(node.ended().await.code(), Some(0));
+    node.log_line("the-last-call").await;
+    node.log_line(r#""message":"left""#).await;
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_node_whose_log_nobody_reads() {
+    let mut node = node_that_nobody_reads().await;
+    node.signal(Signal::TERM);
+    assert_eq!(node.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_stranger_who_makes_the_node_log_stops_nobody() {
+    let node = Setup::new(Plugins::usual()).flag("--log", "trace").ready().await;
+    node.read_log(false);
+    until(|| async {
+        // No hello: each is refused, and debug and trace tell of much more.
+        let _ = tokio::net::TcpStream::connect(&node.cluster).await;
+        node.post("/api/fickle/1?log_lines=2000").send().await.ok();
+        node.metric("meshage_log_lines_dropped_total").await > 0
+    })
+    .await;
+    node.post("/api/echo/1").json("{}").send().await.ok();
+}
+
+#[tokio::test]
+async fn a_wrong_start_is_told_in_the_format_of_the_log() {
+    let (code, said) = Setup::new(Plugins::empty()).flag("--timeout", "soon").fail().await;
+    assert_eq!((code, said.lines().count()), (2, 1), "{said}");
+    let entry: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&entry["level"], &entry["event"]), (&"ERROR".into(), &"fatal".into()));
+    assert!(entry["message"].as_str().unwrap().contains("timeout"), "{said}");
+    let (code, said) = Setup::new(Plugins::empty()).flag("--log-format", "text").flag("--timeout", "soon").fail().await;
+    assert_eq!(code, 2);
+    assert!(said.starts_with("meshage-host: invalid timeout \"soon\""), "{said}");
+}
+
+#[tokio::test]
+async fn a_space_does_not_silence_it() {
+    let node = Setup::new(Plugins::usual()).variable("MESHAGE_LOG", "info ").ready().await;
+    node.log_line(r#""message":"ready""#).await;
+}
