@@ -98,6 +98,10 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_TRUSTED_KEYS", value_name = "FILE")]
     pub trusted_keys: Option<String>,
 
+    /// Origins whose pages may use the public API in a browser, comma-separated, or * for all [default: none]
+    #[arg(long, env = "MESHAGE_ALLOWED_ORIGINS", value_name = "ORIGIN,…")]
+    pub allowed_origins: Option<String>,
+
     /// Longest body of a request, in bytes [default: 1048576]
     #[arg(long, env = "MESHAGE_MAX_BODY", value_name = "BYTES")]
     pub max_body: Option<String>,

@@ -1,6 +1,7 @@
 //! meshage-host: a node of the mesh. `ARCHITECTURE.md` has the map.
 
 pub mod api;
+pub mod bodies;
 pub mod cli;
 pub mod config;
 pub mod dispatch;

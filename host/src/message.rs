@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::bodies::{Bodies, NoRoom, Room};
+
 /// Longest partition key, in bytes after percent-decoding. An entity's name, not a document: it is
 /// hashed, logged and sent with every forward.
 pub const PARTITION_KEY_BYTES_MAX: usize = 1024;
@@ -187,12 +189,13 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every method, as the `Allow` header lists them.
-    pub const ALLOWED: &str = "GET, POST, PUT, PATCH, DELETE";
+    /// Every method that a client may use, as the `Allow` header lists them.
+    pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+    /// That of a message. HEAD is a GET of which only the head is answered.
     pub fn from_http(method: &http::Method) -> Option<Self> {
         Some(match *method {
-            http::Method::GET => Self::Get,
+            http::Method::GET | http::Method::HEAD => Self::Get,
             http::Method::POST => Self::Post,
             http::Method::PUT => Self::Put,
             http::Method::PATCH => Self::Patch,
@@ -243,11 +246,29 @@ impl Message {
 }
 
 /// What a handler answered.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// That of the body on this node.
+    pub room: Room,
+}
+
+impl Reply {
+    /// The reply with its body in this room, which grows if it must.
+    ///
+    /// # Errors
+    /// If there is no more: the reply is lost.
+    pub fn in_room(mut self, mut room: Room, bodies: &'static Bodies) -> Outcome {
+        match room.resize(bodies, self.body.len()) {
+            Ok(()) => {
+                self.room = room;
+                Ok(self)
+            }
+            Err(NoRoom) => Err(Fault::no_room(bodies)),
+        }
+    }
 }
 
 /// What a handler refused with.
@@ -314,6 +335,8 @@ pub enum LimitKind {
     ReplyBodyBytes,
     ReplyHeaders,
     ReplyHeaderBytes,
+    /// What all bodies of a node may take, when a reply was made that found no room.
+    BodiesBytes,
 }
 
 impl fmt::Display for Limit {
@@ -329,6 +352,7 @@ impl fmt::Display for Limit {
             LimitKind::ReplyBodyBytes => write!(f, "{} MiB in the body of a reply", max >> 20),
             LimitKind::ReplyHeaders => write!(f, "{max} headers in a reply"),
             LimitKind::ReplyHeaderBytes => write!(f, "{} KiB of headers in a reply", max >> 10),
+            LimitKind::BodiesBytes => write!(f, "{} MiB for all bodies of a node", max >> 20),
         }
     }
 }
@@ -346,8 +370,10 @@ pub enum Refusal {
     Overloaded,
     #[error("as many messages wait for the handler already as may (queue)")]
     QueueFull,
-    #[error("it waited for the handler until its time was over, and did not run")]
+    #[error("it waited for its turn until its time was over, and did not run")]
     WaitedTooLong,
+    #[error("the bodies of all messages and answers that are under way take as much memory as they may")]
+    NoRoom,
 }
 
 impl Refusal {
@@ -360,11 +386,17 @@ impl Refusal {
             Self::Overloaded => "overloaded",
             Self::QueueFull => "queue-full",
             Self::WaitedTooLong => "waited-too-long",
+            Self::NoRoom => "no-room",
         }
     }
 }
 
 impl Fault {
+    /// A reply was made, and found no room.
+    pub fn no_room(bodies: &Bodies) -> Self {
+        Self::LimitExceeded(Limit { kind: LimitKind::BodiesBytes, max: bodies.bytes_max() as u64 })
+    }
+
     /// Whether it is certain that no handler saw the message, so that it may be sent again.
     pub fn nothing_ran(&self) -> bool {
         match self {
@@ -382,7 +414,7 @@ pub fn cut(mut text: String, bytes_max: usize) -> String {
 }
 
 /// How one message ended, and on which node.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Answer {
     pub node: NodeId,
     pub outcome: Outcome,

@@ -59,11 +59,23 @@ async fn a_candidate_that_crashes_harms_no_other() {
 async fn replies_that_are_no_json_come_in_base64() {
     let nodes = mesh(2).await;
     let answer = nodes[0].post("/api/broadcast/fickle/1").header("content-type", "text/plain").body("hé").send().await;
-    let element = json!({ "contentType": "text/plain", "base64": STANDARD.encode("hé") });
+    let element = json!({ "status": 200, "contentType": "text/plain", "base64": STANDARD.encode("hé") });
     assert_eq!(answer.json(), json!([element, element]));
     // Nor is what only calls itself so.
     let answer = nodes[0].post("/api/broadcast/fickle/1").json("{oops").send().await;
     assert_eq!(answer.json()[0]["base64"], STANDARD.encode("{oops"));
+}
+
+#[tokio::test]
+async fn what_replies_say_beside_their_bodies_is_there() {
+    let nodes = mesh(2).await;
+    let answer = nodes[0].post("/api/broadcast/fickle/1?status=404").send().await;
+    let element = json!({ "status": 404, "contentType": "text/plain", "base64": STANDARD.encode("as told") });
+    assert_eq!(answer.json(), json!([element, element]));
+    assert_eq!(answer.header("meshage-broadcast"), Some("ok=2 failed=0"), "it is a reply");
+    let answer = nodes[0].post("/api/broadcast/fickle/1?header=content-encoding:br").send().await;
+    let element = json!({ "status": 200, "contentType": null, "contentEncoding": "br", "base64": "" });
+    assert_eq!(answer.json(), json!([element, element]));
 }
 
 #[tokio::test]

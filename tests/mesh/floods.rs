@@ -126,6 +126,38 @@ async fn all_bodies_together_take_so_much_memory() {
     node.post("/api/fickle/1").body(vec![b'x'; bytes]).send().await.ok();
 }
 
+#[tokio::test]
+async fn all_answers_together_take_so_much_memory() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    node.post("/api/echo/1").json("{}").send().await.ok();
+    let before = taken(&node).resident_mb;
+    let mut slow = Vec::new();
+    let mut answers = [0, 0];
+    for _ in 0..45 {
+        let mut stream = TcpStream::connect(&node.http).await.unwrap();
+        stream.write_all(b"GET /api/fickle/1?bytes=16000000 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut head = [0; 12];
+        timeout(HANG, stream.read_exact(&mut head)).await.expect("no answer").unwrap();
+        match &head {
+            b"HTTP/1.1 200" => answers[0] += 1,
+            b"HTTP/1.1 503" => answers[1] += 1,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+        slow.push(stream);
+    }
+    let after = taken(&node).resident_mb;
+    assert!(after < before + 400, "memory grows from {before} to {after} MB: {answers:?}");
+    // What the sockets have taken of an answer takes no room any more.
+    assert!(answers[0] >= 10 && answers[1] >= 10, "{answers:?}");
+    // A broadcast puts together what there is room for.
+    let broadcast = node.get("/api/broadcast/fickle/1?bytes=16000000").send().await;
+    assert_eq!(broadcast.header("meshage-broadcast"), Some("ok=0 failed=1"), "{} bytes", broadcast.body.len());
+    assert_eq!(broadcast.json()[0]["status"], 503, "{}", broadcast.text());
+    drop(slow);
+    node.wait_for_metric("meshage_client_connections 1").await;
+    assert_eq!(node.get("/api/fickle/1?bytes=16000000").send().await.body.len(), 16_000_000);
+}
+
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;

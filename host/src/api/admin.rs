@@ -33,7 +33,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admin_site::{self, SEC_FETCH_SITE};
 use super::connections::Connections;
 use super::stream::ClientStream;
 use crate::dispatch::Dispatcher;
@@ -43,7 +42,7 @@ use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Instances, Limits};
-use crate::security::Tokens;
+use crate::security::{Asking, SEC_FETCH_SITE, Tokens, check_own};
 use crate::telemetry::{Metrics, names};
 
 /// Operators and their tools are few.
@@ -138,10 +137,11 @@ impl Admin {
             .route("/cluster/owner/{stream}/{partition_key}", get(owner))
             .route("/plugins", get(plugins))
             .layer(from_fn_with_state(self.clone(), need_token))
-            // These tell nothing that is not seen from the outside, and what asks them often cannot send a token.
+            .layer(from_fn_with_state(self.clone(), refuse_other_sites))
+            // These tell nothing that is not seen from the outside, and what asks them often cannot send a token, and names
+            // the node as it likes.
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
-            .layer(from_fn_with_state(self.clone(), refuse_other_sites))
             .with_state(self)
     }
 }
@@ -163,7 +163,8 @@ async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: 
         let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
         // No page has a token that it could send.
         let host = header(HOST).filter(|_| admin.tokens.is_none());
-        admin_site::check(host, header(ORIGIN), header(SEC_FETCH_SITE))
+        let asking = Asking { host: header(HOST), origin: header(ORIGIN), fetch_site: header(SEC_FETCH_SITE) };
+        check_own(host, asking)
     };
     match checked {
         Ok(()) => next.run(request).await,

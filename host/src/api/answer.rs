@@ -1,21 +1,38 @@
 //! Answers of the public API: replies, problems, and the array of a broadcast.
 
 use std::io::Write;
+use std::pin::pin;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use futures_util::{Stream, StreamExt};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use metrics::counter;
 use serde::Serialize;
 use serde::de::IgnoredAny;
 
 use super::problem::{ApiError, Problem, RETRY_AFTER_SECONDS, Subject};
-use crate::message::{Answer, Message, Method, NodeId, Reply};
+use crate::bodies::{Bodies, Room};
+use crate::message::{Answer, Fault, Message, Method, NodeId, Reply};
 use crate::telemetry::names;
 
-pub(super) type HttpResponse = Response<Bytes>;
+pub(super) type HttpResponse = Response<Content>;
+
+/// The body of an answer, with its room.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) bytes: Bytes,
+    pub(super) room: Room,
+}
+
+impl From<Vec<u8>> for Content {
+    /// One that is small.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), room: Room::default() }
+    }
+}
 
 const NODE: HeaderName = HeaderName::from_static("meshage-node");
 const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
@@ -43,7 +60,7 @@ impl Answers {
     pub(super) fn send(&self, message: &Message, answer: Answer) -> HttpResponse {
         match answer.outcome {
             Ok(reply) => {
-                let mut response = Response::new(reply.body);
+                let mut response = Response::new(Content { bytes: reply.body, room: reply.room });
                 *response.status_mut() = reply.status;
                 *response.headers_mut() = reply.headers;
                 self.name(&mut response, &answer.node);
@@ -80,50 +97,80 @@ impl Answers {
         response
     }
 
-    /// The answers of all candidates as a JSON array, in the order given. This node put them together.
-    pub(super) fn broadcast(&self, message: &Message, answers: &[Answer]) -> HttpResponse {
-        let mut body = Vec::from(b"[");
-        let mut failed = 0;
-        for (index, answer) in answers.iter().enumerate() {
-            if index > 0 {
+    /// The answers of all candidates as a JSON array, in the order in which they come. This node puts them together, each as
+    /// soon as it is there.
+    pub(super) async fn broadcast(
+        &self,
+        message: &Message,
+        answers: impl Stream<Item = Answer>,
+        bodies: &'static Bodies,
+    ) -> HttpResponse {
+        let mut answers = pin!(answers);
+        let (mut body, mut room) = (Vec::from(b"["), Room::default());
+        let (mut ok, mut failed) = (0, 0);
+        while let Some(Answer { node, outcome }) = answers.next().await {
+            if body.len() > 1 {
                 body.push(b',');
             }
-            match &answer.outcome {
-                Ok(reply) => put_reply(&mut body, reply),
+            let element = outcome.and_then(|reply| {
+                let bytes = body.len() + element_bytes_max(&reply);
+                room.resize(bodies, bytes).map_err(|_| Fault::no_room(bodies)).map(|()| reply)
+            });
+            match element {
+                Ok(reply) => {
+                    ok += 1;
+                    put_reply(&mut body, &reply);
+                }
                 Err(fault) => {
                     failed += 1;
-                    let error = ApiError::Fault { fault: fault.clone(), may_run_twice: message.may_run_twice() };
-                    let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &answer.node);
+                    let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
+                    let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &node);
                     put_json(&mut body, &problem);
                 }
             }
         }
         body.push(b']');
-        let mut response = Response::new(Bytes::from(body));
+        let mut response = Response::new(Content { bytes: body.into(), room });
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let counts = format!("ok={} failed={failed}", answers.len() - failed);
+        let counts = format!("ok={ok} failed={failed}");
         headers.insert(BROADCAST, HeaderValue::try_from(counts).expect("digits and letters are a header value"));
         self.name(&mut response, &self.node);
         response
     }
 }
 
+/// A reply that is not simply JSON, with what there is to say of it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct NotJson<'a> {
+struct Wrapped<'a> {
+    status: u16,
     content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_encoding: Option<&'a str>,
     base64: String,
 }
 
-/// A reply that is JSON goes into the array as it is, any other in base64.
+/// What a wrapped reply has beside its body, and two headers of at most 64 KiB.
+const WRAPPING_BYTES: usize = 128;
+
+/// What a reply takes in the array at most: in base64 four bytes for three.
+fn element_bytes_max(reply: &Reply) -> usize {
+    let headers = [CONTENT_TYPE, CONTENT_ENCODING].map(|name| reply.headers.get(name).map_or(0, HeaderValue::len));
+    reply.body.len().div_ceil(3) * 4 + headers.iter().sum::<usize>() + WRAPPING_BYTES
+}
+
+/// A reply that is 200, and JSON as it stands, goes into the array as it is, any other in base64, with its status and how it
+/// is to be read.
 fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
-    let content_type = reply.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let goes_in_as_it_is = content_type.is_some_and(names_json) && is_json(&reply.body);
-    if goes_in_as_it_is {
+    let header = |name| reply.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let (content_type, content_encoding) = (header(CONTENT_TYPE), header(CONTENT_ENCODING));
+    let says_no_more = reply.status == StatusCode::OK && content_encoding.is_none();
+    if says_no_more && content_type.is_some_and(names_json) && is_json(&reply.body) {
         body.extend_from_slice(&reply.body);
     } else {
-        put_json(body, &NotJson { content_type, base64: STANDARD.encode(&reply.body) });
+        let (status, base64) = (reply.status.as_u16(), STANDARD.encode(&reply.body));
+        put_json(body, &Wrapped { status, content_type, content_encoding, base64 });
     }
 }
 
@@ -149,7 +196,7 @@ fn subject(message: &Message) -> Subject<'_> {
 fn json(value: &impl Serialize, content_type: &'static str) -> HttpResponse {
     let mut body = Vec::new();
     put_json(&mut body, value);
-    let mut response = Response::new(Bytes::from(body));
+    let mut response = Response::new(Content::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::activity::{Activity, Open};
-use super::bodies::Held;
+use crate::bodies::Room;
 
 /// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of those before.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
@@ -31,7 +31,7 @@ enum Request {
 struct Counted {
     bytes: Bytes,
     _open: Open,
-    _held: Held,
+    _room: Room,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -41,12 +41,12 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl AnswerBody {
-    pub(super) fn new(bytes: Bytes, open: Open, held: Held) -> Self {
-        if !held.is_counted() {
+    pub(super) fn new(bytes: Bytes, open: Open, room: Room) -> Self {
+        if !room.is_counted() {
             return Self { bytes, request: Request::Small(open) };
         }
         let request = Request::Counted(open.activity().clone());
-        Self { bytes: Bytes::from_owner(Counted { bytes, _open: open, _held: held }), request }
+        Self { bytes: Bytes::from_owner(Counted { bytes, _open: open, _room: room }), request }
     }
 }
 

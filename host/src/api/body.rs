@@ -1,6 +1,5 @@
 //! Takes in request bodies, within limits of size and time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,20 +9,20 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use super::bodies::{Bodies, Held, NoRoom};
+use crate::bodies::{Bodies, NoRoom, Room};
+use crate::message::Refusal;
 
-/// How long such a body is read for at most.
+/// How long a body that nobody wants is read for at most.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// What is read and thrown away of a body that is too large, so that a client that sends before it
-/// listens gets to see the answer.
+/// What is read and thrown away of it, so that a client that sends before it listens gets to see the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("the body has more than {bytes_max} bytes, the limit of this node (--max-body)")]
     TooLarge { bytes_max: usize },
-    #[error("the bodies of all requests and answers that are under way take as much memory as they may")]
+    #[error("{}", Refusal::NoRoom)]
     NoRoom,
     #[error("the body did not arrive within {0:?}")]
     Late(Duration),
@@ -31,33 +30,38 @@ pub(super) enum BodyError {
     Broken(String),
 }
 
-/// The whole body, without a copy when it came in one piece.
+/// The whole body, without a copy when it came in one piece; its room is had as it arrives.
 pub(super) async fn collect(
-    mut body: Incoming,
-    headers: &HeaderMap,
+    body: &mut Incoming,
     bytes_max: usize,
     time_max: Duration,
-    bodies: &Arc<Bodies>,
-    held: &mut Held,
+    bodies: &'static Bodies,
+    room: &mut Room,
 ) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let read = timeout(time_max, read(&mut body, bytes_max, bodies, held)).await;
-    if let Ok(Err(BodyError::TooLarge { .. } | BodyError::NoRoom)) = &read
-        && !headers.contains_key(EXPECT)
-    {
-        // Whether all of it came does not change the answer.
-        let _ = timeout(DISCARD_TIME_MAX, discard(&mut body)).await;
-    }
+    let read = timeout(time_max, read(body, bytes_max, bodies, room)).await;
     read.unwrap_or(Err(BodyError::Late(time_max)))
+}
+
+/// Reads a body to its end and throws it away, within limits. Returns whether it has come to its end.
+pub(super) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    // Who waits for a word before he sends it hears another one instead.
+    if headers.contains_key(EXPECT) || body.size_hint().lower() > DISCARD_BYTES_MAX {
+        return false;
+    }
+    timeout(DISCARD_TIME_MAX, discard_all(body)).await.unwrap_or(false)
 }
 
 async fn read(
     body: &mut Incoming,
     bytes_max: usize,
-    bodies: &Arc<Bodies>,
-    held: &mut Held,
+    bodies: &'static Bodies,
+    room: &mut Room,
 ) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(BodyError::TooLarge { bytes_max });
@@ -71,7 +75,7 @@ async fn read(
         if bytes > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
-        held.make_room(bodies, bytes).map_err(|NoRoom| BodyError::NoRoom)?;
+        room.resize(bodies, bytes).map_err(|NoRoom| BodyError::NoRoom)?;
         if bytes == piece.len() {
             first = piece;
         } else {
@@ -85,15 +89,14 @@ async fn read(
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-async fn discard(body: &mut Incoming) {
-    if body.size_hint().lower() > DISCARD_BYTES_MAX {
-        return;
-    }
+async fn discard_all(body: &mut Incoming) -> bool {
     let mut discarded = 0;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
         discarded += frame.data_ref().map_or(0, |data| data.len() as u64);
         if discarded > DISCARD_BYTES_MAX {
-            return;
+            return false;
         }
     }
+    true
 }

@@ -1,7 +1,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{admin_site, framing, target};
+use super::{framing, target};
+use crate::security::{Asking, SEC_FETCH_SITE, Sites, check_own};
 
 /// Takes a request's target and headers, one a line. A path that is understood is understood the same way when it is
 /// written otherwise.
@@ -23,7 +24,9 @@ pub fn request(data: &[u8]) {
         }
     }
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let _ = admin_site::check(text("host"), text("origin"), text("sec-fetch-site"));
+    let asking = Asking { host: text("host"), origin: text("origin"), fetch_site: text(SEC_FETCH_SITE.as_str()) };
+    let _ = check_own(asking.host, asking);
+    let _ = Sites::default().check(asking, false);
 }
 
 fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {

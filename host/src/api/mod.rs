@@ -2,10 +2,8 @@
 
 mod activity;
 mod admin;
-mod admin_site;
 mod answer;
 mod answer_body;
-mod bodies;
 mod body;
 mod connections;
 mod framing;
@@ -14,6 +12,7 @@ pub(crate) mod fuzz;
 mod patience;
 mod problem;
 mod public;
+mod requests;
 mod stream;
 mod target;
 

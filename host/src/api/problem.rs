@@ -23,6 +23,8 @@ pub(super) enum ApiError {
     Unauthorized,
     #[error("the request is not well formed: {0}")]
     Framing(&'static str),
+    #[error("{0}; name the origins whose pages may use this node in --allowed-origins")]
+    Site(&'static str),
     #[error("the method {method} is not allowed; use one of {}", Method::ALLOWED)]
     Method { method: String },
     #[error(transparent)]
@@ -74,6 +76,7 @@ impl ApiError {
                 Row("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
             }
             Self::Framing(_) => Row("bad-request", "The request is not well formed", StatusCode::BAD_REQUEST),
+            Self::Site(_) => Row("other-site", "Pages of other sites may not ask", StatusCode::FORBIDDEN),
             Self::Unauthorized => Row("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
             Self::Method { .. } => {
                 Row("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
@@ -96,12 +99,15 @@ impl ApiError {
                 // Nothing ran; but nobody will be there to run it next time either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
-                Fault::LimitExceeded(limit) => limit.kind == LimitKind::Time && *may_run_twice,
+                Fault::LimitExceeded(limit) => {
+                    matches!(limit.kind, LimitKind::Time | LimitKind::BodiesBytes) && *may_run_twice
+                }
                 other => other.nothing_ran(),
             },
             Self::Body(BodyError::Late(_) | BodyError::Broken(_) | BodyError::NoRoom) => true,
             Self::Target(_)
             | Self::Framing(_)
+            | Self::Site(_)
             | Self::Unauthorized
             | Self::Method { .. }
             | Self::Body(BodyError::TooLarge { .. }) => false,
@@ -115,6 +121,9 @@ impl ApiError {
             Fault::Failure(failure) => failure.text.clone(),
             Fault::NoCandidate => format!("no node offers the stream {stream:?}"),
             Fault::Crashed => "the handler crashed; the node's log says how".into(),
+            Fault::LimitExceeded(limit) if limit.kind == LimitKind::BodiesBytes => {
+                format!("the handler answered, but its answer found no room: the limit is {limit}")
+            }
             Fault::LimitExceeded(limit) => format!("the handler was stopped at its limit of {limit}"),
             Fault::DeadlineExceeded => "the handler did not answer before the deadline".into(),
             Fault::Lost => "the node that had the message was lost; whether it ran is not known".into(),
@@ -166,7 +175,7 @@ fn fault_row(fault: &Fault) -> Row {
             Row("limit-exceeded", "The handler exceeded a limit", StatusCode::INTERNAL_SERVER_ERROR)
         }
         Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => DEADLINE_EXCEEDED,
-        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull) => OVERLOADED,
+        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom) => OVERLOADED,
         Fault::Refused(Refusal::Leaving) => Row("leaving", "The node is leaving", StatusCode::SERVICE_UNAVAILABLE),
         Fault::Refused(Refusal::Starting) => Row("starting", "The node is starting", StatusCode::SERVICE_UNAVAILABLE),
         Fault::Refused(Refusal::NotOffered) => {
@@ -222,6 +231,8 @@ mod tests {
         check(&fault(Fault::NoCandidate), 404, "no-candidate", false);
         check(&fault(Fault::Refused(Refusal::Overloaded)), 503, "overloaded", true);
         check(&fault(Fault::Refused(Refusal::QueueFull)), 503, "overloaded", true);
+        check(&fault(Fault::Refused(Refusal::NoRoom)), 503, "overloaded", true);
+        check(&ApiError::Site("because"), 403, "other-site", false);
         check(&fault(Fault::Refused(Refusal::Leaving)), 503, "leaving", true);
         check(&fault(Fault::Unreachable), 503, "unreachable", true);
         check(&fault(Fault::Lost), 502, "lost", false);
@@ -231,5 +242,7 @@ mod tests {
         check(&limit(LimitKind::Time, false), 504, "deadline-exceeded", false);
         check(&limit(LimitKind::Time, true), 504, "deadline-exceeded", true);
         check(&limit(LimitKind::MemoryBytes, true), 500, "limit-exceeded", false);
+        check(&limit(LimitKind::BodiesBytes, false), 500, "limit-exceeded", false);
+        check(&limit(LimitKind::BodiesBytes, true), 500, "limit-exceeded", true);
     }
 }

@@ -1,5 +1,5 @@
-//! One client's TCP stream, which hyper owns, and what hyper does not tell of it: how a request's head was written, and
-//! the last word to a client whose head does not arrive in time.
+//! One client's TCP stream, which hyper owns, and what hyper does not tell of it or do with it: how a request's head was
+//! written, the last word to a client whose head does not arrive in time, and an end that does not cut off the answer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,14 +8,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep, timeout};
 
 /// The answer to half a head: there is no request yet that a problem could be about.
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-pub(super) struct ClientStream<S: AsyncWrite + Unpin> {
-    stream: S,
+/// How long what a client still sends is read after the last answer: a system that gets bytes which nobody reads tells the
+/// client that the connection is broken, and the client may never get to read what was answered.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// Anything that bytes go through both ways.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+pub(super) struct ClientStream<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    /// Always there until the end.
+    stream: Option<S>,
     /// How long the client may leave no room for more.
     stalled_max: Duration,
     /// Something has arrived since the last answer.
@@ -36,6 +46,10 @@ pub(super) struct Observed {
     request: Mutex<Vec<u8>>,
     /// A request has begun with them.
     is_taken: AtomicBool,
+    /// The client may still be sending what nobody will read.
+    is_lingering: AtomicBool,
+    /// The stream that hyper has given up, if it is to linger.
+    left: Mutex<Option<Box<dyn Stream>>>,
 }
 
 /// The first bytes of a connection, by which hyper tells HTTP/2 from HTTP/1.
@@ -66,12 +80,12 @@ impl Opening {
     }
 }
 
-impl<S: AsyncWrite + Unpin> ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
     pub(super) fn new(stream: S, opening_max: Duration, stalled_max: Duration) -> (Self, Arc<Observed>) {
         let observed = Arc::new(Observed::default());
         let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(opening_max)) };
         let stream = Self {
-            stream,
+            stream: Some(stream),
             stalled_max,
             request_has_begun: false,
             observed: observed.clone(),
@@ -80,6 +94,10 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             stalled: None,
         };
         (stream, observed)
+    }
+
+    fn stream(&mut self) -> Pin<&mut S> {
+        Pin::new(self.stream.as_mut().expect("it goes with the value"))
     }
 
     /// Gives up a client that takes too little for too long: the system tells of room when a third of its buffer is free.
@@ -103,6 +121,24 @@ impl Observed {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
+    /// The client may still be sending what nobody will read. To be called before the stream is dropped.
+    pub(super) fn set_lingering(&self) {
+        self.is_lingering.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads what the client still sends, if it may, until it has seen that this side has ended. To be called when the stream
+    /// has been dropped.
+    pub(super) async fn linger(&self) {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut stream) = left else { return };
+        let reading = async {
+            let _ = stream.shutdown().await;
+            let mut unread = [0; 4 * 1024];
+            while stream.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
+        };
+        let _ = timeout(LINGER_MAX, reading).await;
+    }
+
     /// What arrived first since the last answer, from its beginning on; `None` for a request that arrived together with others,
     /// behind the first of them. To be called once for each.
     pub(super) fn request(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
@@ -123,14 +159,19 @@ impl Observed {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Drop for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientStream<S> {
     fn drop(&mut self) {
         // A client that is merely idle is told nothing: it would take it for the next answer.
         if self.request_has_begun && self.observed.timed_out.load(Ordering::Relaxed) {
             // So few bytes go at once or not at all.
             let mut context = Context::from_waker(Waker::noop());
-            let _ = Pin::new(&mut self.stream).poll_write(&mut context, REQUEST_TIMEOUT);
-            let _ = Pin::new(&mut self.stream).poll_flush(&mut context);
+            let _ = self.stream().poll_write(&mut context, REQUEST_TIMEOUT);
+            let _ = self.stream().poll_flush(&mut context);
+        }
+        if self.observed.is_lingering.load(Ordering::Relaxed)
+            && let Some(stream) = self.stream.take()
+        {
+            *self.observed.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stream));
         }
     }
 }
@@ -145,10 +186,10 @@ fn joined<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; JOINED_BYTES_MAX]) ->
     Some(&buffer[..length])
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let polled = self.stream().poll_read(cx, buffer);
         let arrived = &buffer.filled()[before..];
         if !arrived.is_empty() {
             if !self.is_http2 {
@@ -168,10 +209,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let polled = self.stream().poll_write(cx, bytes);
         self.while_not_stalled(cx, polled)
     }
 
@@ -182,23 +223,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     ) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
         let polled = match joined(slices, &mut [0; JOINED_BYTES_MAX]) {
-            Some(bytes) => Pin::new(&mut self.stream).poll_write(cx, bytes),
-            None => Pin::new(&mut self.stream).poll_write_vectored(cx, slices),
+            Some(bytes) => self.stream().poll_write(cx, bytes),
+            None => self.stream().poll_write_vectored(cx, slices),
         };
         self.while_not_stalled(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(S::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        let polled = self.stream().poll_flush(cx);
         self.while_not_stalled(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let polled = self.stream().poll_shutdown(cx);
         self.while_not_stalled(cx, polled)
     }
 }

@@ -13,7 +13,7 @@ use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::{Keyring, PeerCertificates, ServerCertificate, TrustedKeys};
+use crate::security::{Keyring, PeerCertificates, ServerCertificate, Sites, TrustedKeys};
 use crate::telemetry::LogFormat;
 use settings::{Settings, complete};
 
@@ -48,7 +48,8 @@ pub struct Config {
     pub node_id: Option<NodeId>,
     pub cluster_id: String,
     pub plugins: PathBuf,
-    pub data_dir: PathBuf,
+    /// `None`: there is no home directory in which it could be, and no compile cache.
+    pub data_dir: Option<PathBuf>,
     /// `None`: the cluster port takes whoever reaches it.
     pub secret: Option<SecretFile>,
     /// Certificates between nodes that are not made of the secret.
@@ -58,6 +59,8 @@ pub struct Config {
     /// A file of tokens; `None`: whoever reaches the APIs may use them.
     pub token_file: Option<PathBuf>,
     pub body_bytes_max: usize,
+    /// Whose pages may use the public API.
+    pub sites: Sites,
     /// Connections of clients at once.
     pub connections_max: usize,
     pub request_timeout: Duration,
@@ -169,6 +172,7 @@ impl Config {
             token_file,
             peer_certificates: peer_certificates(&mut settings, secret.is_some())?,
             secret,
+            sites: sites(&mut settings)?,
             body_bytes_max,
             connections_max,
             request_timeout: duration("request_timeout", &mut settings)?,
@@ -266,6 +270,15 @@ fn is_host(host: &str) -> bool {
     }
 }
 
+fn sites(settings: &mut Settings<'_>) -> Result<Sites, ConfigError> {
+    let Some(text) = settings.take("allowed_origins") else { return Ok(Sites::default()) };
+    Sites::parse(text.split(',').map(str::trim).filter(|origin| !origin.is_empty())).map_err(|_| {
+        let expected =
+            "origins, comma-separated, such as https://app.example.com or http://localhost:3000, or * for all";
+        settings.error("allowed_origins", &text, expected)
+    })
+}
+
 fn secret(settings: &mut Settings<'_>) -> Result<Option<SecretFile>, ConfigError> {
     let Some(text) = settings.take("secret_file") else { return Ok(None) };
     let file = PathBuf::from(&text);
@@ -302,13 +315,12 @@ fn peer_certificates(settings: &mut Settings<'_>, has_secret: bool) -> Result<Op
     }
 }
 
-fn data_dir(settings: &mut Settings<'_>) -> Result<PathBuf, ConfigError> {
+fn data_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigError> {
     match settings.take("data_dir") {
         Some(text) => std::path::absolute(&text)
+            .map(Some)
             .map_err(|error| settings.error("data_dir", &text, &format!("a directory, but {error}"))),
-        None => etcetera::choose_base_strategy()
-            .map(|base| base.cache_dir().join("meshage"))
-            .map_err(|error| settings.error("data_dir", "", &format!("a directory, as there is no default: {error}"))),
+        None => Ok(etcetera::choose_base_strategy().map(|base| base.cache_dir().join("meshage")).ok()),
     }
 }
 
@@ -392,6 +404,7 @@ mod tests {
         check_error(&["--secret-file", "/missing"], &["secret_file", "/missing", "cannot be read"]);
         check_error(&["--insecure", "maybe"], &["insecure", "maybe", "true or false"]);
         check_error(&["--node-id", "a b"], &["node_id", "a b", "' '"]);
+        check_error(&["--allowed-origins", "app.example.com"], &["allowed_origins", "https://app.example.com", "or *"]);
         check_error(&["--max-body", "0"], &["max_body", "1 to 67108864 bytes"]);
         check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
         check_error(&["--log-format", "xml"], &["log_format", "xml", "text or json", "--log-format"]);

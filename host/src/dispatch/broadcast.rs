@@ -1,8 +1,9 @@
 //! Broadcast: one message to every candidate of its stream.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 
 use super::Dispatcher;
 use crate::message::{Answer, Fault, Message};
@@ -12,14 +13,21 @@ use crate::message::{Answer, Fault, Message};
 const FAN_OUT_MAX: usize = 32;
 
 impl Dispatcher {
-    /// Runs a message on every candidate and returns their answers, ordered by node id.
+    /// Runs a message on every candidate; their answers come ordered by node id, each as soon as those before it are there.
     ///
     /// # Errors
     /// If there is no candidate.
-    pub async fn broadcast(&self, message: &Message, deadline: Instant) -> Result<Vec<Answer>, Fault> {
+    pub fn broadcast(
+        &self,
+        message: &Arc<Message>,
+        deadline: Instant,
+    ) -> Result<impl Stream<Item = Answer> + Send, Fault> {
         let route = self.route(message)?;
-        let calls: Vec<_> =
-            route.candidates.iter().map(|candidate| self.run_on(&route, candidate, message, deadline)).collect();
-        Ok(stream::iter(calls).buffered(FAN_OUT_MAX).collect().await)
+        let candidates = 0..route.candidates.len();
+        let calls = candidates.map(move |index| {
+            let route = route.clone();
+            async move { self.run_on(&route, &route.candidates[index], message, deadline).await.answer }
+        });
+        Ok(stream::iter(calls).buffered(FAN_OUT_MAX))
     }
 }

@@ -11,12 +11,14 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use metrics::counter;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
+use crate::lanes;
 use crate::membership::{NodeState, View};
-use crate::message::{Answer, Fault, Message, NodeId, Outcome, Refusal};
-use crate::peer::{BreakerState, Peers};
+use crate::message::{Answer, Fault, Message, NodeId, Refusal};
+use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
 use crate::plugins::Catalog;
 use crate::telemetry::{Route, Throttle, names};
@@ -33,6 +35,8 @@ pub struct Dispatcher {
     self_id: NodeId,
     catalog: Arc<Catalog>,
     peers: Peers,
+    /// Where calls go that are too long for their lane.
+    runtime: Handle,
     routes: ArcSwap<Routes>,
     retries: RetryBudget,
     failovers: Throttle<(NodeId, &'static str)>,
@@ -40,12 +44,21 @@ pub struct Dispatcher {
     following: Mutex<()>,
 }
 
+/// What came of offering a message to one node.
+struct Tried {
+    answer: Answer,
+    /// Whether anything of it went over the network.
+    was_sent: bool,
+}
+
 impl Dispatcher {
+    /// Must be called within the node's main runtime.
     pub fn new(self_id: NodeId, catalog: Arc<Catalog>, peers: Peers) -> Self {
         Self {
             self_id,
             catalog,
             peers,
+            runtime: Handle::current(),
             routes: ArcSwap::default(),
             retries: RetryBudget::default(),
             failovers: Throttle::default(),
@@ -74,7 +87,7 @@ impl Dispatcher {
     }
 
     /// Runs a message on the owner of its key, or on the next in rank if the owner cannot be reached.
-    pub async fn send(&self, message: &Message, deadline: Instant) -> Answer {
+    pub async fn send(&self, message: &Arc<Message>, deadline: Instant) -> Answer {
         let route = match self.route(message) {
             Ok(route) => route,
             Err(fault) => return Answer { node: self.self_id.clone(), outcome: Err(fault) },
@@ -83,10 +96,10 @@ impl Dispatcher {
         let key = message.partition_key.as_str();
         // There is an owner: a stream without candidates has no route.
         let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
-        let answer = self.run_on(&route, &route.candidates[owner], message, deadline).await;
-        match after(&answer.outcome, message) {
-            Next::Stop => answer,
-            Next::TryNextInRank => self.send_down_the_ranking(&route, message, deadline, answer).await,
+        let tried = self.run_on(&route, &route.candidates[owner], message, deadline).await;
+        match after(&tried.answer.outcome, message) {
+            Next::Stop => tried.answer,
+            Next::TryNextInRank => self.send_down_the_ranking(&route, message, deadline, tried).await,
         }
     }
 
@@ -94,17 +107,17 @@ impl Dispatcher {
     async fn send_down_the_ranking(
         &self,
         route: &StreamRoute,
-        message: &Message,
+        message: &Arc<Message>,
         deadline: Instant,
-        first: Answer,
+        first: Tried,
     ) -> Answer {
         let ranking = placement::ranking(&route.candidates, message.partition_key.as_str(), Candidate::seed);
         let behind = ranking.into_iter().skip(1).map(|index| &route.candidates[index]);
-        let mut answer = first;
+        let Tried { mut answer, mut was_sent } = first;
         let mut lost: Option<Answer> = None;
         let mut times_lost = 0;
         for candidate in behind.chain(&route.last_resort) {
-            if costs(&answer.outcome) && !self.retries.spend() {
+            if was_sent && costs(&answer.outcome) && !self.retries.spend() {
                 break;
             }
             self.tell_failover(message, &answer);
@@ -115,7 +128,7 @@ impl Dispatcher {
                 }
                 lost = Some(answer);
             }
-            answer = self.run_on(route, candidate, message, deadline).await;
+            Tried { answer, was_sent } = self.run_on(route, candidate, message, deadline).await;
             if after(&answer.outcome, message) == Next::Stop {
                 return answer;
             }
@@ -145,13 +158,29 @@ impl Dispatcher {
         }
     }
 
-    async fn run_on(&self, route: &StreamRoute, candidate: &Candidate, message: &Message, deadline: Instant) -> Answer {
+    async fn run_on(
+        &self,
+        route: &StreamRoute,
+        candidate: &Candidate,
+        message: &Arc<Message>,
+        deadline: Instant,
+    ) -> Tried {
         let began = Instant::now();
-        let (metric, outcome): (Route, Outcome) = match &candidate.target {
-            Target::Local => (Route::Local, self.catalog.run(message, deadline).await),
-            Target::Peer(peer) => (Route::Forwarded, peer.call(message, deadline).await),
+        let (metric, Called { outcome, was_sent }) = match &candidate.target {
+            Target::Local => {
+                let call = self.catalog.run(message.clone(), deadline);
+                let outcome = lanes::here_or_elsewhere(call, &self.runtime).await;
+                (Route::Local, Called { outcome, was_sent: false })
+            }
+            Target::Peer(peer) => {
+                let called = peer.call(message, deadline, route.reply_expected.bytes()).await;
+                if let Ok(reply) = &called.outcome {
+                    route.reply_expected.note(reply.body.len());
+                }
+                (Route::Forwarded, called)
+            }
         };
         route.metrics.record(metric, &outcome, began.elapsed());
-        Answer { node: candidate.node_id.clone(), outcome }
+        Tried { answer: Answer { node: candidate.node_id.clone(), outcome }, was_sent }
     }
 }

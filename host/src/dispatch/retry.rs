@@ -15,15 +15,17 @@ pub(super) fn after(outcome: &Outcome, message: &Message) -> Next {
         Err(Fault::Unreachable) => true,
         Err(Fault::Refused(Refusal::NotOffered | Refusal::Starting | Refusal::Leaving)) => true,
         Err(Fault::Lost) => message.may_run_twice(),
-        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::WaitedTooLong)) => false,
+        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom | Refusal::WaitedTooLong)) => {
+            false
+        }
         Err(Fault::Failure(_) | Fault::Crashed | Fault::LimitExceeded(_) | Fault::DeadlineExceeded) => false,
         Err(Fault::NoCandidate) | Ok(_) => false,
     };
     if goes_on { Next::TryNextInRank } else { Next::Stop }
 }
 
-/// Whether sending the message on is a retry, which the budget pays: it was sent over the network and came back
-/// for nothing. What never went out costs nobody anything.
+/// Whether sending on a message that went over the network is a retry, which the budget pays: it came back for nothing. What
+/// never went out costs nobody anything.
 pub(super) fn costs(outcome: &Outcome) -> bool {
     matches!(outcome, Err(Fault::Refused(_) | Fault::Lost))
 }

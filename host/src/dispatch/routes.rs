@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::bodies::Expected;
 use crate::membership::{Node, NodeState, View};
 use crate::message::{NodeId, StreamName};
 use crate::peer::Peer;
@@ -21,6 +22,8 @@ pub(super) struct StreamRoute {
     /// This node, while it is leaving: better than nobody, when the others cannot be reached.
     pub(super) last_resort: Option<Candidate>,
     pub(super) metrics: Arc<StreamMetrics>,
+    /// What replies of other nodes take.
+    pub(super) reply_expected: Arc<Expected>,
 }
 
 pub(super) struct Candidate {
@@ -47,7 +50,7 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// `peers` are those of the view; a stream's metrics go on from the `previous` routes.
+    /// `peers` are those of the view; what is known of a stream's messages goes on from the `previous` routes.
     pub(super) fn new(view: &View, peers: &HashMap<NodeId, Arc<Peer>>, previous: &Self) -> Self {
         let mut candidates = view.candidates();
         let leaving = view.nodes.get(&view.self_id).filter(|own| own.state == NodeState::Leaving);
@@ -60,14 +63,14 @@ impl Routes {
         let streams = candidates
             .into_iter()
             .map(|(stream, nodes)| {
-                let metrics = match previous.streams.get(stream) {
-                    Some(route) => route.metrics.clone(),
-                    None => Arc::new(StreamMetrics::new(stream.clone())),
+                let (metrics, reply_expected) = match previous.streams.get(stream) {
+                    Some(route) => (route.metrics.clone(), route.reply_expected.clone()),
+                    None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
                 let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
                 let last_resort = leaving.filter(|own| own.streams.contains_key(stream));
                 let last_resort = last_resort.and_then(|own| candidate(own, view, peers));
-                (stream.clone(), Arc::new(StreamRoute { candidates, last_resort, metrics }))
+                (stream.clone(), Arc::new(StreamRoute { candidates, last_resort, metrics, reply_expected }))
             })
             .filter(|(_, route): &(_, Arc<StreamRoute>)| !route.candidates.is_empty())
             .collect();

@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 mod courtesy;
+mod leaving;
 #[cfg(target_os = "linux")]
 mod policy;
 
@@ -14,6 +15,8 @@ use std::thread::{self, available_parallelism};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use leaving::{here_or_elsewhere, leave};
 
 /// The lanes of one node. They end with the last clone of the value; each clone has turns of its own.
 pub struct Lanes {
@@ -30,6 +33,7 @@ impl Clone for Lanes {
 
 thread_local! {
     static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    static IS_LANE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Lanes {
@@ -65,6 +69,11 @@ pub fn number() -> usize {
     })
 }
 
+/// Whether this thread is a lane.
+fn is_lane() -> bool {
+    IS_LANE.get()
+}
+
 fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
     let mut lane = Builder::new_current_thread();
     #[cfg(target_os = "linux")]
@@ -73,6 +82,7 @@ fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
         NUMBER.set(Some(number));
+        IS_LANE.set(true);
         #[cfg(target_os = "linux")]
         courtesy::begin();
         lane.block_on(stopped.cancelled());

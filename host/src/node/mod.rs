@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
+use crate::bodies::Bodies;
 use crate::config::{Config, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
@@ -48,7 +49,6 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 /// For what is left when everything is done: connections of peers take three seconds at most, gossip a round.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// Why a node could not start, or had to end.
 /// For what is between these, on a machine that is busy.
 const LEAVE_MARGIN: Duration = Duration::from_secs(10);
 
@@ -57,6 +57,7 @@ pub fn leave_max(config: &Config) -> Duration {
     LEAVE_NOTICE + PARTING_MAX + config.timeout + DRAIN_MARGIN + STOP_MAX + LEAVE_NOTICE + LEAVE_MARGIN
 }
 
+/// Why a node could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     #[error(transparent)]
@@ -147,11 +148,12 @@ impl Running {
         let lanes = Lanes::start().map_err(NodeError::Threads)?;
         let tls = secrets::peer_tls(config, &node_id, keyring.clone())?;
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
-        let catalog = Arc::new(Catalog::default());
+        let bodies = Bodies::new(config.body_bytes_max);
+        let catalog = Arc::new(Catalog::new(bodies));
         let dispatcher = Arc::new(Dispatcher::new(
             node_id.clone(),
             catalog.clone(),
-            Peers::new(hello.clone(), tls.clone(), lanes.clone()),
+            Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone()),
         ));
         let readiness = Arc::new(Readiness::default());
 
@@ -169,6 +171,7 @@ impl Running {
             hello,
             tls,
             Inbound { catalog: catalog.clone(), refusing: refusing.clone(), refused: Throttle::default() },
+            bodies,
             lanes.clone(),
         );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
@@ -194,8 +197,9 @@ impl Running {
             timeout: config.timeout,
             tls: config.certificate.clone().map(secrets::server_tls).transpose()?,
             tokens,
+            sites: config.sites.clone(),
         };
-        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), lanes));
+        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), bodies, lanes));
         let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
 
         Ok(Self {
@@ -217,7 +221,7 @@ impl Running {
     /// plugins directory has.
     async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
         let data_dir = config.data_dir.clone();
-        let engine = tokio::task::spawn_blocking(move || Engine::new(&data_dir)).await??;
+        let engine = tokio::task::spawn_blocking(move || Engine::new(data_dir.as_deref())).await??;
         let PluginTerms { timeout_max, trusted_keys } = config.plugin_terms.clone();
         let loader = Loader { engine, timeout_max, trusted_keys };
         let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());
@@ -326,14 +330,14 @@ struct Inbound {
 }
 
 impl Serve for Inbound {
-    async fn serve(&self, message: &Message, deadline: Instant) -> Outcome {
+    async fn serve(&self, message: Arc<Message>, deadline: Instant) -> Outcome {
         let outcome = if self.refusing.load(Ordering::Relaxed) {
             Err(Fault::Refused(Refusal::Leaving))
         } else {
-            self.catalog.run(message, deadline).await
+            self.catalog.run(message.clone(), deadline).await
         };
         if let Err(Fault::Refused(refusal)) = &outcome {
-            self.tell_refused(message, *refusal);
+            self.tell_refused(&message, *refusal);
         }
         outcome
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,13 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{ConnectError, Connection, Health};
+use super::connection::{Called, ConnectError, Connection, Health};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
+use crate::bodies::Bodies;
 use crate::lanes::{self, Lanes};
-use crate::message::{Fault, Message, NodeId, Outcome, Refusal};
+use crate::message::{Fault, Message, NodeId, Refusal};
 use crate::telemetry::names;
 
 /// How long a message waits for a peer that is being connected to. On one network it takes a millisecond; past
@@ -39,8 +41,11 @@ const LINKS_USUAL: usize = 256;
 pub struct Peers {
     own: Arc<Hello>,
     tls: TlsNow,
+    bodies: &'static Bodies,
     lanes: Lanes,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    /// The lane of the next peer's first link.
+    next_lane: AtomicUsize,
     departures: Arc<Notify>,
 }
 
@@ -50,6 +55,26 @@ pub struct Peer {
     addr: SocketAddr,
     /// At least one. Messages use that of the lane on which they are sent, as far as there is one.
     links: Box<[KeptLink]>,
+    spread: Spread,
+}
+
+/// On which lanes the links to one peer are: on one after the other, and where those of the peer before ended.
+#[derive(Debug, Clone, Copy)]
+struct Spread {
+    first: usize,
+    links: usize,
+    lanes: usize,
+}
+
+impl Spread {
+    fn lane_of(self, link: usize) -> usize {
+        (self.first + link) % self.lanes
+    }
+
+    /// The link of a lane, or, if it has none, one that it shares with others.
+    fn link_of(self, lane: usize) -> usize {
+        (lane % self.lanes + self.lanes - self.first) % self.lanes % self.links
+    }
 }
 
 struct KeptLink {
@@ -72,8 +97,10 @@ enum LinkState {
 }
 
 impl Peers {
-    pub fn new(own: Hello, tls: TlsNow, lanes: Lanes) -> Self {
-        Self { own: Arc::new(own), tls, lanes, peers: Mutex::default(), departures: Arc::default() }
+    /// `bodies` are those of the node: replies take their room among them.
+    pub fn new(own: Hello, tls: TlsNow, bodies: &'static Bodies, lanes: Lanes) -> Self {
+        let next_lane = AtomicUsize::new(0);
+        Self { own: Arc::new(own), tls, bodies, lanes, peers: Mutex::default(), next_lane, departures: Arc::default() }
     }
 
     /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those that
@@ -97,15 +124,21 @@ impl Peers {
 
     /// A new peer, to which connections are under way.
     fn meet(&self, node_id: &NodeId, generation: u64, addr: SocketAddr, links_max: usize) -> Peer {
-        let links = self.lanes.all().iter().take(links_max).map(|lane| {
+        let lanes = self.lanes.all();
+        let links = links_max.min(lanes.len());
+        let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
+        let spread = Spread { first, links, lanes: lanes.len() };
+        let links = (0..links).map(|link| {
+            let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let keeper = Keeper { own, tls, addr, link: link.clone(), breaker, departures };
+            let bodies = self.bodies;
+            let keeper = Keeper { own, tls, bodies, addr, link: link.clone(), breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep()).abort_handle() }
         });
-        Peer { generation, addr, links: links.collect() }
+        Peer { generation, addr, links: links.collect(), spread }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.
@@ -124,22 +157,25 @@ impl Peers {
 }
 
 impl Peer {
-    /// Runs a message on the peer. Dropping the call cancels it there.
-    pub async fn call(&self, message: &Message, deadline: Instant) -> Outcome {
+    /// Runs a message on the peer. Dropping the call cancels it there. Room for a reply of so many bytes is had before.
+    pub async fn call(&self, message: &Message, deadline: Instant, reply_bytes_expected: usize) -> Called {
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let (link, connection) = self.connection(deadline).await?;
-            match connection.call(message, deadline).await {
-                Ok(outcome) => return outcome,
+            let (link, connection) = match self.connection(deadline).await {
+                Ok(found) => found,
+                Err(fault) => return fault.into(),
+            };
+            match connection.call(message, deadline, reply_bytes_expected).await {
+                Ok(called) => return called,
                 Err(Closed) => link.forget(&connection),
             }
         }
-        Err(Fault::Unreachable)
+        Fault::Unreachable.into()
     }
 
     /// A connection that answers: that of this lane, or else of another, for what lives on one lane lives on all. If
     /// there is none, waits a moment for one.
     async fn connection(&self, deadline: Instant) -> Result<(&Link, Arc<Connection>), Fault> {
-        let KeptLink { link: own, .. } = &self.links[lanes::number() % self.links.len()];
+        let KeptLink { link: own, .. } = &self.links[self.spread.link_of(lanes::number())];
         if let Some(connection) = own.answering() {
             return Ok((own, connection));
         }
@@ -225,6 +261,7 @@ impl Link {
 struct Keeper {
     own: Arc<Hello>,
     tls: TlsNow,
+    bodies: &'static Bodies,
     addr: SocketAddr,
     link: Arc<Link>,
     breaker: Breaker,
@@ -243,7 +280,7 @@ impl Keeper {
     async fn keep(mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id).await {
+            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {
                 Ok(connection) => {
                     info!(peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {
@@ -316,5 +353,37 @@ impl Keeper {
             };
             counter!(names::BREAKER_CHANGES, "state" => name).increment(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_spread(peers: usize, links: usize, lanes: usize) {
+        let mut links_of = vec![0; lanes];
+        for peer in 0..peers {
+            let spread = Spread { first: peer * links % lanes, links, lanes };
+            let on_lanes: Vec<usize> = (0..links).map(|link| spread.lane_of(link)).collect();
+            for lane in 0..lanes {
+                let link = spread.link_of(lane);
+                if on_lanes.contains(&lane) {
+                    assert_eq!(on_lanes[link], lane, "a lane with a link of its own uses another");
+                }
+            }
+            on_lanes.iter().for_each(|lane| links_of[*lane] += 1);
+        }
+        let (fewest, most) = (links_of.iter().min().unwrap(), links_of.iter().max().unwrap());
+        assert!(most - fewest <= 1, "{peers} peers, {links} links to each: {links_of:?}");
+    }
+
+    #[test]
+    fn links_are_spread_over_all_lanes() {
+        check_spread(300, 1, 2);
+        check_spread(100, 2, 2);
+        check_spread(10, 4, 16);
+        check_spread(7, 3, 8);
+        check_spread(1, 1, 1);
     }
 }

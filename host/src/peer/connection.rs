@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use super::outbox::{Closed, Outbox};
 use super::stream::{self, Reader, TlsNow};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use crate::bodies::{Bodies, Room};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
 use crate::telemetry::names;
 
@@ -67,10 +68,13 @@ pub(super) enum LinkError {
     Protocol(#[from] WireError),
     #[error("nothing was heard for too long")]
     Silent,
+    #[error("it takes nothing of what it asks for")]
+    TakesNothing,
 }
 
 pub(super) struct Connection {
     outbox: Outbox,
+    bodies: &'static Bodies,
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
     health: watch::Sender<Health>,
@@ -78,6 +82,27 @@ pub(super) struct Connection {
     is_silent: AtomicBool,
     peer_is_leaving: AtomicBool,
     has_ended: AtomicBool,
+}
+
+/// How a call of a peer ended.
+#[derive(Debug)]
+pub struct Called {
+    pub outcome: Outcome,
+    /// Whether anything of it went over the network.
+    pub was_sent: bool,
+}
+
+impl Called {
+    fn not_sent(refusal: Refusal) -> Self {
+        Fault::Refused(refusal).into()
+    }
+}
+
+/// Without anything being sent.
+impl From<Fault> for Called {
+    fn from(fault: Fault) -> Self {
+        Self { outcome: Err(fault), was_sent: false }
+    }
 }
 
 /// How a connection is.
@@ -91,9 +116,20 @@ pub(super) enum Health {
     Ended,
 }
 
+/// The reader of a connection. However it ends, so does the connection.
+struct Reading(Arc<Connection>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// A call that waits for its reply, and what has arrived of it.
 struct Waiting {
     done: oneshot::Sender<Outcome>,
+    /// Of the reply: what it usually takes, until it says what it takes.
+    room: Room,
     partial: Option<(Box<Reply>, Body)>,
 }
 
@@ -104,6 +140,7 @@ impl Connection {
         tls: &TlsNow,
         own: &Hello,
         expected: &NodeId,
+        bodies: &'static Bodies,
     ) -> Result<Arc<Self>, ConnectError> {
         let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
@@ -121,6 +158,7 @@ impl Connection {
 
         let connection = Arc::new(Self {
             outbox: Outbox::new(),
+            bodies,
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
             health: watch::Sender::new(Health::Answering),
@@ -128,18 +166,18 @@ impl Connection {
             peer_is_leaving: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         });
-        let (writing, reading, peer) = (connection.clone(), connection.clone(), expected.clone());
+        let (writing, reading, peer) = (connection.clone(), Reading(connection.clone()), expected.clone());
         let writing = tokio::spawn(async move {
             // A failed write shows at the reader too, which ends the connection.
             let _ = writing.outbox.write_to(writer).await;
         });
         tokio::spawn(async move {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
-            match reading.read(frames).await {
+            match reading.0.read(frames).await {
                 Ok(()) => info!(%peer, %addr, "peer connection closed"),
                 Err(error) => warn!(%peer, %addr, %error, "peer connection lost"),
             }
-            reading.end();
+            drop(reading);
             // A peer that takes nothing more must not get it when it wakes up.
             writing.abort();
             gauge!(names::PEER_CONNECTIONS).decrement(1.0);
@@ -148,32 +186,41 @@ impl Connection {
     }
 
     /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping the
-    /// call cancels it on the other side.
-    pub(super) async fn call(&self, message: &Message, deadline: Instant) -> Result<Outcome, Closed> {
+    /// call cancels it on the other side. Room for a reply of so many bytes is had before.
+    pub(super) async fn call(
+        &self,
+        message: &Message,
+        deadline: Instant,
+        reply_bytes_expected: usize,
+    ) -> Result<Called, Closed> {
         if self.has_ended.load(Ordering::Relaxed) {
             return Err(Closed);
         }
         if self.peer_is_leaving.load(Ordering::Relaxed) {
-            return Ok(Err(Fault::Refused(Refusal::Leaving)));
+            return Ok(Called::not_sent(Refusal::Leaving));
         }
+        let Ok(room) = self.bodies.room(reply_bytes_expected) else { return Ok(Called::not_sent(Refusal::NoRoom)) };
         let (done, outcome) = oneshot::channel();
-        let Some(call) = Call::begin(self, done) else {
-            return Ok(Err(Fault::Refused(Refusal::Overloaded)));
+        let Some(call) = Call::begin(self, Waiting { done, room, partial: None }) else {
+            return Ok(Called::not_sent(Refusal::Overloaded));
         };
-        let sending = self.outbox.push_with_body(call.id, message.body.len(), |buffer| {
+        // The message holds the room of its body for as long as this takes.
+        let sending = self.outbox.push_with_body(call.id, message.body.len(), Room::default(), |buffer| {
             let remaining = deadline.saturating_duration_since(Instant::now());
             wire::put_call(buffer, call.id, message, remaining)
         });
         match timeout_at(deadline.into(), sending).await {
             Ok(sent) => sent?,
             // It waited for room until the end: the peer takes less than it is sent.
-            Err(_) => return Ok(Err(Fault::DeadlineExceeded)),
+            Err(_) => return Ok(Called::not_sent(Refusal::WaitedTooLong)),
         }
-        Ok(match timeout_at(deadline.into(), outcome).await {
+        let outcome = match timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Fault::Lost),
+            Err(_) if self.outbox.take_back(call.id) => return Ok(Called::not_sent(Refusal::WaitedTooLong)),
             Err(_) => Err(Fault::DeadlineExceeded),
-        })
+        };
+        Ok(Called { outcome, was_sent: true })
     }
 
     pub(super) fn health(&self) -> watch::Receiver<Health> {
@@ -241,16 +288,24 @@ impl Connection {
         match frame {
             Frame::Reply { id, mut reply, body } => {
                 let mut calls = self.lock();
-                if body.is_complete() {
-                    if let Some(waiting) = calls.remove(&id) {
-                        self.close_if_done(&calls);
-                        drop(calls);
-                        reply.body = body.into_bytes();
-                        // The caller may have given up in this moment.
-                        let _ = waiting.done.send(Ok(*reply));
-                    }
-                } else if let Some(waiting) = calls.get_mut(&id) {
+                // A call that was cancelled is not there any more.
+                let Some(waiting) = calls.get_mut(&id) else { return Ok(()) };
+                let has_room = waiting.room.resize(self.bodies, body.bytes()).is_ok();
+                if has_room && !body.is_complete() {
                     waiting.partial = Some((reply, body));
+                } else if let Some(waiting) = calls.remove(&id) {
+                    self.close_if_done(&calls);
+                    drop(calls);
+                    let outcome = if has_room {
+                        (reply.body, reply.room) = (body.into_bytes(), waiting.room);
+                        Ok(*reply)
+                    } else {
+                        // The rest of it need not come.
+                        let _ = self.outbox.push(|buffer| wire::put_cancel(buffer, id));
+                        Err(Fault::no_room(self.bodies))
+                    };
+                    // The caller may have given up in this moment.
+                    let _ = waiting.done.send(outcome);
                 }
             }
             Frame::Chunk { id, bytes } => self.receive_chunk(id, &bytes)?,
@@ -281,11 +336,11 @@ impl Connection {
         };
         body.push(bytes)?;
         if body.is_complete()
-            && let Some(Waiting { done, partial: Some((mut reply, body)) }) = calls.remove(&id)
+            && let Some(Waiting { done, room, partial: Some((mut reply, body)) }) = calls.remove(&id)
         {
             self.close_if_done(&calls);
             drop(calls);
-            reply.body = body.into_bytes();
+            (reply.body, reply.room) = (body.into_bytes(), room);
             let _ = done.send(Ok(*reply));
         }
         Ok(())
@@ -325,13 +380,13 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn begin(connection: &'a Connection, done: oneshot::Sender<Outcome>) -> Option<Self> {
+    fn begin(connection: &'a Connection, waiting: Waiting) -> Option<Self> {
         let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
         let mut calls = connection.lock();
         if calls.len() >= CALLS_MAX {
             return None;
         }
-        calls.insert(id, Waiting { done, partial: None });
+        calls.insert(id, waiting);
         Some(Self { connection, id })
     }
 }

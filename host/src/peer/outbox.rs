@@ -11,11 +11,13 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::wire::{self, CHUNK_BYTES_MAX, CallId};
+use crate::bodies::Room;
 
 /// Bytes of bodies longer than a chunk that one connection holds at once; later ones wait.
 const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of frames that wait for the writer; what comes with a body waits until there is room.
+/// Bytes of frames that wait for the writer; what comes with a body waits until there is room, and what must not wait ends
+/// the connection: the other side asks and asks, and takes nothing.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 
 /// Chunks in one write: what a small frame can be held up by.
@@ -53,6 +55,8 @@ enum Added<F> {
 struct WaitingBody {
     id: CallId,
     rest: Bytes,
+    /// That of the body in the node's memory.
+    _kept: Room,
     _room: OwnedSemaphorePermit,
 }
 
@@ -66,21 +70,26 @@ impl Outbox {
         }
     }
 
-    /// Appends what `encode` writes: frames that are small and must not wait.
+    /// Appends what `encode` writes: frames that are small and must not wait. Closes the outbox if too much waits already.
     pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
-        match self.add(|waiting| encode(&mut waiting.buffer), usize::MAX) {
+        match self.add(|waiting| encode(&mut waiting.buffer), BUFFER_BYTES_MAX) {
             Added::Done => Ok(()),
-            Added::Closed | Added::Full(_) => Err(Closed),
+            Added::Closed => Err(Closed),
+            Added::Full(_) => {
+                self.close();
+                Err(Closed)
+            }
         }
     }
 
     /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
-    /// bytes; that follows chunk by chunk. Waits while too much else does; callers that find room together may
-    /// exceed the limit by a chunk each.
+    /// bytes; that follows chunk by chunk, and has its room `kept` until then. Waits while too much else does; callers that
+    /// find room together may exceed the limit by a chunk each.
     pub(super) async fn push_with_body(
         &self,
         id: CallId,
         body_bytes: usize,
+        kept: Room,
         encode: impl FnOnce(&mut BytesMut) -> Bytes,
     ) -> Result<(), Closed> {
         let mut room = None;
@@ -91,7 +100,7 @@ impl Outbox {
         let mut add = |waiting: &mut Waiting| {
             let rest = encode(&mut waiting.buffer);
             if let Some(room) = room {
-                waiting.bodies.push_back(WaitingBody { id, rest, _room: room });
+                waiting.bodies.push_back(WaitingBody { id, rest, _kept: kept, _room: room });
             }
         };
         loop {
@@ -128,6 +137,14 @@ impl Outbox {
     /// Drops what is left of a body whose call has ended.
     pub(super) fn forget_body(&self, id: CallId) {
         self.lock().bodies.retain(|body| body.id != id);
+    }
+
+    /// Takes back a call that has not gone out as a whole, so that the other side has not begun it. Returns whether that is so.
+    pub(super) fn take_back(&self, id: CallId) -> bool {
+        let mut waiting = self.lock();
+        let before = waiting.bodies.len();
+        waiting.bodies.retain(|body| body.id != id);
+        waiting.bodies.len() < before || wire::void_call(&mut waiting.buffer, id)
     }
 
     /// Refuses everything from now on and ends the writer.
@@ -195,16 +212,19 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
     use tokio_util::codec::Decoder;
 
-    use super::super::wire::{Frame, decode, framing, put_cancel, put_reply};
+    use super::super::wire::{Frame, calls_in, decode, framing, put_call, put_cancel, put_reply};
     use super::*;
     use crate::message::Reply;
 
     fn reply(body_bytes: usize) -> Reply {
-        Reply { status: http::StatusCode::OK, headers: http::HeaderMap::new(), body: vec![b'x'; body_bytes].into() }
+        let (status, headers, body) = (http::StatusCode::OK, http::HeaderMap::new(), vec![b'x'; body_bytes].into());
+        Reply { status, headers, body, room: Room::default() }
     }
 
     /// Writes everything to a pipe and returns the frames in the order in which they went out.
@@ -225,7 +245,10 @@ mod tests {
         let outbox = Outbox::new();
         for id in [1, 2] {
             let reply = reply(20 * CHUNK_BYTES_MAX);
-            outbox.push_with_body(id, reply.body.len(), |buffer| put_reply(buffer, id, &reply)).await.unwrap();
+            outbox
+                .push_with_body(id, reply.body.len(), Room::default(), |buffer| put_reply(buffer, id, &reply))
+                .await
+                .unwrap();
         }
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         let frames = written(&outbox).await;
@@ -246,21 +269,58 @@ mod tests {
     #[tokio::test]
     async fn what_comes_with_a_body_waits_while_the_buffer_is_full() {
         let outbox = Outbox::new();
-        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
+        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX - 1, 0)).unwrap();
+        outbox.push(|buffer| put_cancel(buffer, 2)).unwrap();
         let reply = reply(1);
-        let mut pushing = Box::pin(outbox.push_with_body(1, 1, |buffer| put_reply(buffer, 1, &reply)));
+        let mut pushing = Box::pin(outbox.push_with_body(1, 1, Room::default(), |buffer| put_reply(buffer, 1, &reply)));
         assert!(pushing.as_mut().now_or_never().is_none(), "there is no room");
-        outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         let mut batch = BytesMut::new();
         outbox.take(&mut batch);
         pushing.await.unwrap();
+    }
+
+    #[test]
+    fn who_asks_and_takes_nothing_is_ended() {
+        let outbox = Outbox::new();
+        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
+        assert!(outbox.push(wire::put_pong).is_err());
+        let mut batch = BytesMut::new();
+        assert!(outbox.take(&mut batch), "it is closed");
+    }
+
+    #[tokio::test]
+    async fn what_has_not_gone_out_can_be_taken_back() {
+        let outbox = Outbox::new();
+        let message = |body_bytes| {
+            let mut message = wire::tests::message(body_bytes);
+            message.headers.clear();
+            message
+        };
+        for (id, body_bytes) in [(1, 10), (2, 10), (3, 20 * CHUNK_BYTES_MAX)] {
+            let message = message(body_bytes);
+            let encode = |buffer: &mut BytesMut| put_call(buffer, id, &message, Duration::from_secs(1));
+            outbox.push_with_body(id, body_bytes, Room::default(), encode).await.unwrap();
+        }
+        assert!(outbox.take_back(2));
+        assert!(!outbox.take_back(2), "once");
+        assert_eq!(calls_in(&outbox.lock().buffer), [1, 3]);
+        let mut batch = BytesMut::new();
+        outbox.take(&mut batch);
+        assert!(!outbox.take_back(1), "it has gone out");
+        // Only its beginning has.
+        assert!(outbox.take_back(3));
+        let frames = written(&outbox).await;
+        assert!(frames.is_empty(), "{frames:?}");
     }
 
     #[tokio::test]
     async fn calls_that_have_not_gone_out_as_a_whole_are_known() {
         let outbox = Outbox::new();
         let large = reply(20 * CHUNK_BYTES_MAX);
-        outbox.push_with_body(1, large.body.len(), |buffer| put_reply(buffer, 1, &large)).await.unwrap();
+        outbox
+            .push_with_body(1, large.body.len(), Room::default(), |buffer| put_reply(buffer, 1, &large))
+            .await
+            .unwrap();
         let mut batch = BytesMut::new();
         outbox.take(&mut batch);
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
@@ -275,7 +335,8 @@ mod tests {
         outbox.close();
         assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
         let reply = reply(2 * CHUNK_BYTES_MAX);
-        let pushed = outbox.push_with_body(1, reply.body.len(), |buffer| put_reply(buffer, 1, &reply)).await;
+        let pushed =
+            outbox.push_with_body(1, reply.body.len(), Room::default(), |buffer| put_reply(buffer, 1, &reply)).await;
         assert!(pushed.is_err());
     }
 }

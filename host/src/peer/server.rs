@@ -21,9 +21,11 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
+use super::outbox::Closed;
 use super::session::{Arriving, Calls, Running, Session};
 use super::stream::{self, TlsNow, Writer};
-use super::wire::{self, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use super::wire::{self, CallId, Frame, Hello, PROTOCOL_VERSION};
+use crate::bodies::Bodies;
 use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::telemetry::Throttle;
@@ -49,7 +51,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a node does with the messages that its peers send. It cannot forward them.
 pub trait Serve: Send + Sync + 'static {
-    fn serve(&self, message: &Message, deadline: Instant) -> impl Future<Output = Outcome> + Send;
+    fn serve(&self, message: Arc<Message>, deadline: Instant) -> impl Future<Output = Outcome> + Send;
 }
 
 /// A connection of a peer, with its place among those that there may be.
@@ -69,6 +71,7 @@ pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     service: S,
+    bodies: &'static Bodies,
     lanes: Lanes,
     /// Where calls go that are not done at once.
     runtime: Handle,
@@ -81,11 +84,13 @@ pub struct Server<S> {
 }
 
 impl<S: Serve> Server<S> {
-    pub fn new(own: Hello, tls: TlsNow, service: S, lanes: Lanes) -> Arc<Self> {
+    /// `bodies` are those of the node: what peers send takes its room among them.
+    pub fn new(own: Hello, tls: TlsNow, service: S, bodies: &'static Bodies, lanes: Lanes) -> Arc<Self> {
         Arc::new(Self {
             own,
             tls,
             service,
+            bodies,
             lanes,
             runtime: Handle::current(),
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -245,10 +250,14 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    fn receive(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, frame: Frame) -> Result<(), WireError> {
+    fn receive(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, frame: Frame) -> Result<(), LinkError> {
         match frame {
             Frame::Call { id, message, remaining, body } => {
-                let call = Arriving { message, deadline: Instant::now() + remaining, body };
+                let Ok(room) = self.bodies.room(body.bytes()) else {
+                    session.answer_fault(id, &Fault::Refused(Refusal::NoRoom));
+                    return Ok(());
+                };
+                let call = Arriving { message, deadline: Instant::now() + remaining, body, room };
                 if call.body.is_complete() {
                     self.begin(session, calls, id, call);
                 } else if calls.arriving.len() < CALLS_MAX {
@@ -271,9 +280,7 @@ impl<S: Serve> Server<S> {
                 calls.arriving.remove(&id);
                 session.cancel(id);
             }
-            Frame::Ping => {
-                let _ = session.outbox.push(wire::put_pong);
-            }
+            Frame::Ping => session.outbox.push(wire::put_pong).map_err(|Closed| LinkError::TakesNothing)?,
             // Frames that only the answering side sends.
             Frame::Hello(_)
             | Frame::Reject(_)
@@ -287,8 +294,9 @@ impl<S: Serve> Server<S> {
 
     /// Starts a call that has arrived as a whole.
     fn begin(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, id: CallId, call: Arriving) {
-        let Arriving { mut message, deadline, body } = call;
+        let Arriving { mut message, deadline, body, room } = call;
         message.body = body.into_bytes();
+        let message = Arc::from(message);
         if session.running().len() >= CALLS_MAX {
             session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
             return;
@@ -296,7 +304,8 @@ impl<S: Serve> Server<S> {
         let (server, task_session) = (self.clone(), session.clone());
         let mut call = Box::pin(async move {
             let running = Running { session: task_session, id };
-            let outcome = server.service.serve(&message, deadline).await;
+            let outcome = server.service.serve(message, deadline).await;
+            drop(room);
             running.session.answer(id, outcome).await;
         });
         // Nobody takes this node for drained before the call is where it stays.

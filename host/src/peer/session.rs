@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::outbox::Outbox;
 use super::wire::{self, Body, CallId};
+use crate::bodies::Room;
 use crate::message::{Fault, Message, Outcome};
 
 /// How long the reader of a connection runs what has arrived together before the rest goes elsewhere; a call that alone takes
@@ -60,6 +61,7 @@ pub(super) struct Arriving {
     pub(super) message: Box<Message>,
     pub(super) deadline: Instant,
     pub(super) body: Body,
+    pub(super) room: Room,
 }
 
 /// A call that runs. However it ends, it is not running any more, and its caller is told.
@@ -94,10 +96,11 @@ impl Session {
 
     pub(super) async fn answer(&self, id: CallId, outcome: Outcome) {
         match outcome {
-            Ok(reply) => {
+            Ok(mut reply) => {
+                let room = std::mem::take(&mut reply.room);
                 let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
                 // On a closed connection nobody waits for the reply.
-                let _ = self.outbox.push_with_body(id, reply.body.len(), encode).await;
+                let _ = self.outbox.push_with_body(id, reply.body.len(), room, encode).await;
             }
             Err(fault) => self.answer_fault(id, &fault),
         }

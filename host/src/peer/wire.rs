@@ -13,6 +13,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use uuid::Uuid;
 
 use super::headers;
+use crate::bodies::Room;
 use crate::message::{BODY_BYTES_MAX, Fault, Message, Method, NodeId, PartitionKey, Reply, StreamName};
 
 /// What both sides must speak. It changes when a frame of an older version would be misread.
@@ -298,6 +299,22 @@ pub(super) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
     calls
 }
 
+/// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of what was never begun.
+pub(super) fn void_call(buffer: &mut [u8], id: CallId) -> bool {
+    let mut start = 0;
+    while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {
+        let next = start + 4 + u32::from_be_bytes(*length) as usize;
+        if let Some([kind @ kind::CALL, a, b, c, d]) = frame.first_chunk_mut::<5>()
+            && CallId::from_be_bytes([*a, *b, *c, *d]) == id
+        {
+            *kind = kind::CANCEL;
+            return true;
+        }
+        start = next;
+    }
+    false
+}
+
 fn take_id(frame: &mut Bytes) -> Result<CallId, WireError> {
     frame.try_get_u32().map_err(|_| WireError::Short)
 }
@@ -324,7 +341,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
 fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     let (head, first): (ReplyHead<'_>, _) = postcard::take_from_bytes(&frame)?;
     let status = StatusCode::from_u16(head.status).map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
-    let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new() };
+    let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new(), room: Room::default() };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Reply { id, reply: Box::new(reply), body })
 }
@@ -346,6 +363,11 @@ impl Body {
         }
         let chunks = if first.len() == expected { Chunks::One(first) } else { Chunks::Many(BytesMut::from(first)) };
         Ok(Self { expected, chunks })
+    }
+
+    /// What it is to have as a whole.
+    pub(super) fn bytes(&self) -> usize {
+        self.expected
     }
 
     /// Adds the next chunk.
@@ -376,14 +398,14 @@ impl Body {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use http::HeaderValue;
     use tokio_util::codec::Decoder;
 
     use super::*;
     use crate::message::{Failure, FailureKind, Refusal};
 
-    fn message(body_bytes: usize) -> Message {
+    pub(in crate::peer) fn message(body_bytes: usize) -> Message {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.append("x-a", HeaderValue::from_static("1"));
@@ -448,7 +470,8 @@ mod tests {
 
     #[test]
     fn replies_and_faults_arrive_as_they_were_sent() {
-        let reply = Reply { status: StatusCode::CREATED, headers: message(0).headers, body: Bytes::from("done") };
+        let (headers, body) = (message(0).headers, Bytes::from("done"));
+        let reply = Reply { status: StatusCode::CREATED, headers, body, room: Room::default() };
         let faults = [
             Fault::Failure(Failure { kind: FailureKind::Conflict, text: "taken".into() }),
             Fault::Refused(Refusal::Leaving),

@@ -9,11 +9,13 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use crate::bodies::{Bodies, Expected, NoRoom};
 use crate::message::{Digest, Fault, Message, Outcome, Refusal, StreamName};
 use crate::runtime::Handler;
 
 /// Every plugin of the node, and what failed to become one.
 pub struct Catalog {
+    bodies: &'static Bodies,
     snapshot: ArcSwap<Snapshot>,
     offers: watch::Sender<Offers>,
     /// Held while the snapshot changes. In it, the replaced versions, some of which may still run.
@@ -41,6 +43,8 @@ pub struct Plugin {
     pub manifest: String,
     pub loaded_at: SystemTime,
     pub handler: Handler,
+    /// What its replies take.
+    pub reply_expected: Expected,
 }
 
 /// A file that did not become a plugin. An older version of it may run on.
@@ -67,13 +71,17 @@ pub enum PluginState {
     Failed,
 }
 
-impl Default for Catalog {
-    fn default() -> Self {
-        Self { snapshot: ArcSwap::default(), offers: watch::Sender::new(Offers::new()), replaced: Mutex::default() }
-    }
-}
-
 impl Catalog {
+    /// An empty one. Replies take their room among `bodies`.
+    pub fn new(bodies: &'static Bodies) -> Self {
+        Self {
+            bodies,
+            snapshot: ArcSwap::default(),
+            offers: watch::Sender::new(Offers::new()),
+            replaced: Mutex::default(),
+        }
+    }
+
     /// Offers a plugin, instead of an older version if there is one. Messages that run on that one run to
     /// their end.
     pub fn offer(&self, plugin: Arc<Plugin>) {
@@ -172,11 +180,16 @@ impl Catalog {
         self.snapshot.load().failed.values().cloned().collect()
     }
 
-    /// Runs a message on this node's plugin, or refuses it if there is none.
-    pub async fn run(&self, message: &Message, deadline: Instant) -> Outcome {
-        match self.plugin(message.stream.as_str()) {
-            Some(plugin) => plugin.handler.invoke(message, deadline).await,
-            None => Err(Fault::Refused(Refusal::NotOffered)),
+    /// Runs a message on this node's plugin, or refuses it if there is none. The call holds on to nothing of this value.
+    pub fn run(&self, message: Arc<Message>, deadline: Instant) -> impl Future<Output = Outcome> + Send + use<> {
+        let (plugin, bodies) = (self.plugin(message.stream.as_str()), self.bodies);
+        async move {
+            let plugin = plugin.ok_or(Fault::Refused(Refusal::NotOffered))?;
+            // Had before anything runs.
+            let room = bodies.room(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))?;
+            let reply = plugin.handler.invoke(&message, deadline).await?;
+            plugin.reply_expected.note(reply.body.len());
+            reply.in_room(room, bodies)
         }
     }
 }

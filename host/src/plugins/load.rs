@@ -14,6 +14,7 @@ use tracing::info;
 use super::catalog::{Failed, Plugin};
 use super::manifest::{ManifestError, is_credential, read_manifest};
 use super::scan::{Stamp, signature_of};
+use crate::bodies::Expected;
 use crate::message::{Digest, NameError, StreamName, cut};
 use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
 use crate::security::{SignatureError, TrustedKeys};
@@ -121,7 +122,8 @@ impl Loader {
         };
         match self.try_prepare(&name, &file, files).await {
             Ok((stream, manifest, handler)) => {
-                Ok(Plugin { stream, file, digest, manifest, loaded_at: SystemTime::now(), handler })
+                let (loaded_at, reply_expected) = (SystemTime::now(), Expected::default());
+                Ok(Plugin { stream, file, digest, manifest, loaded_at, handler, reply_expected })
             }
             Err(error) => Err(Failed {
                 name,

@@ -5,6 +5,7 @@ use http::header::InvalidHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::limits::REPLY_BODY_BYTES_MAX;
+use crate::bodies::Room;
 use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, Reply, cut};
 
 wasmtime::component::bindgen!({
@@ -71,7 +72,7 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
             headers.append(parsed, value);
         }
     }
-    Ok(Reply { status, headers, body: Bytes::from(reply.body) })
+    Ok(Reply { status, headers, body: Bytes::from(reply.body), room: Room::default() })
 }
 
 fn header_name(name: &str) -> Result<HeaderName, InvalidHeaderName> {

@@ -1,5 +1,6 @@
 //! The engine: one wasmtime for the whole node, its instance pool, its compile cache, its clock.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,28 +46,32 @@ pub struct Engine {
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error(
-        "the compile cache cannot be in {directory} (data_dir): {cause}; set --data-dir to a directory that can be written"
-    )]
-    Cache { directory: String, cause: String },
     #[error("the WebAssembly engine cannot start: {0}")]
     Start(String),
 }
 
 impl Engine {
-    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may share it.
+    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may share it. If it cannot be
+    /// there, the log says so, and the engine compiles everything anew.
     ///
     /// # Errors
-    /// If the directory cannot be written, or the machine cannot run compiled code.
-    pub fn new(data_dir: &Path) -> Result<Self, EngineError> {
-        let cache_error = |cause: String| EngineError::Cache { directory: data_dir.display().to_string(), cause };
-        let mut cache_config = CacheConfig::new();
-        cache_config.with_directory(data_dir.join("compiled"));
-        let cache = Cache::new(cache_config).map_err(|error| cache_error(format!("{error:#}")))?;
-        // Beside the cache, which removes what it does not know.
-        let turns = CompileTurns::in_directory(data_dir.join("compiling"));
-        let turns = turns.map_err(|error| cache_error(error.to_string()))?;
-        Self::start(Some(cache), turns)
+    /// If the machine cannot run compiled code.
+    pub fn new(data_dir: Option<&Path>) -> Result<Self, EngineError> {
+        let opened =
+            data_dir.ok_or_else(|| "there is no home directory, and so no default".to_owned()).and_then(open_cache);
+        match opened {
+            Ok((cache, turns)) => Self::start(Some(cache), turns),
+            Err(error) => {
+                let directory = data_dir.map(|directory| directory.display().to_string());
+                warn!(
+                    event = "no-compile-cache",
+                    directory,
+                    error,
+                    "there is no compile cache: each start compiles every plugin; set --data-dir to a directory that can be written"
+                );
+                Self::without_cache()
+            }
+        }
     }
 
     /// An engine that compiles everything anew and leaves nothing behind.
@@ -85,7 +90,7 @@ impl Engine {
         let wasmtime = match wasmtime::Engine::new(&config(cache.clone(), pool())) {
             Ok(engine) => engine,
             Err(error) => {
-                warn!(%error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
+                warn!(event = "no-instance-pool", %error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
                 let mut config = config(cache.clone(), InstanceAllocationStrategy::OnDemand);
                 config.memory_reservation(0).memory_guard_size(0);
                 wasmtime::Engine::new(&config).map_err(start_error)?
@@ -107,6 +112,18 @@ impl Engine {
             counter!(names::COMPILED).absolute(cache.cache_misses() as u64);
         }
     }
+}
+
+/// Opens the cache, and the turns beside it, which removes what it does not know. What it cannot write it does not say.
+fn open_cache(data_dir: &Path) -> Result<(Cache, CompileTurns), String> {
+    let mut config = CacheConfig::new();
+    let directory = data_dir.join("compiled");
+    config.with_directory(&directory);
+    let cache = Cache::new(config).map_err(|error| format!("{error:#}"))?;
+    let turns = CompileTurns::in_directory(data_dir.join("compiling")).map_err(|error| error.to_string())?;
+    let probe = directory.join(format!(".probe-{}", std::process::id()));
+    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|error| error.to_string())?;
+    Ok((cache, turns))
 }
 
 fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config {

@@ -27,6 +27,9 @@ const ENTRY_TEXT_BYTES_MAX: usize = 8 * 1024;
 /// A longer line of an output is cut into several.
 const LINE_BYTES_MAX: usize = 4 * 1024;
 
+/// What is kept of stderr for the entry that says how a call ended: a panic and what led to it.
+const LAST_WORDS_BYTES_MAX: usize = 2 * 1024;
+
 /// What one write may bring; the guest's library splits larger ones.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
@@ -52,20 +55,28 @@ struct Entries {
     message: Uuid,
     /// The unfinished lines of stdout and stderr.
     lines: [Vec<u8>; 2],
+    /// The last lines of stderr, whether or not they were logged.
+    last_words: String,
     /// What the running call may still log, in bytes.
     left: usize,
 }
 
 impl GuestLog {
     pub(super) fn new(stream: StreamName) -> Self {
-        let entries = Entries { stream, message: Uuid::nil(), lines: Default::default(), left: CALL_BYTES_MAX };
-        Self(Arc::new(Mutex::new(entries)))
+        Self(Arc::new(Mutex::new(Entries {
+            stream,
+            message: Uuid::nil(),
+            lines: Default::default(),
+            last_words: String::new(),
+            left: CALL_BYTES_MAX,
+        })))
     }
 
     /// A call begins: says which message the coming entries belong to.
     pub(super) fn begin(&self, message: Uuid) {
         let mut entries = self.entries();
         entries.message = message;
+        entries.last_words.clear();
         entries.left = CALL_BYTES_MAX;
     }
 
@@ -76,11 +87,28 @@ impl GuestLog {
         entries.flush(Stdio::Err);
     }
 
+    /// The last lines that the call wrote to stderr, if it wrote any.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let entries = self.entries();
+        (!entries.last_words.is_empty()).then(|| entries.last_words.clone())
+    }
+
     pub(super) fn output(&self, stdio: Stdio) -> Output {
         Output { log: self.clone(), stdio }
     }
 
     pub(super) fn entry(&self, level: Level, text: String) {
+        // What nobody will see takes nothing from what the call may log.
+        let is_seen = match level {
+            Level::Trace => tracing::enabled!(target: "guest", tracing::Level::TRACE),
+            Level::Debug => tracing::enabled!(target: "guest", tracing::Level::DEBUG),
+            Level::Info => tracing::enabled!(target: "guest", tracing::Level::INFO),
+            Level::Warn => tracing::enabled!(target: "guest", tracing::Level::WARN),
+            Level::Error => tracing::enabled!(target: "guest", tracing::Level::ERROR),
+        };
+        if !is_seen {
+            return;
+        }
         let text = one_line(&cut(text, ENTRY_TEXT_BYTES_MAX));
         let mut entries = self.entries();
         if !entries.admits(text.len()) {
@@ -112,7 +140,7 @@ impl Entries {
         if self.left > 0 {
             self.left = 0;
             let (stream, message) = (&self.stream, self.message);
-            warn!(%stream, message_id = %message, "a handler logged more than {CALL_BYTES_MAX} bytes in one call; the rest is dropped");
+            warn!(event = "guest-log-cut-off", %stream, message_id = %message, "a handler logged more than {CALL_BYTES_MAX} bytes in one call; the rest is dropped");
         }
         false
     }
@@ -120,9 +148,6 @@ impl Entries {
     fn write(&mut self, stdio: Stdio, bytes: &[u8]) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             for piece in part.chunks(LINE_BYTES_MAX) {
-                if self.left == 0 {
-                    return;
-                }
                 let line = &mut self.lines[stdio as usize];
                 line.extend_from_slice(piece);
                 if piece.ends_with(b"\n") || line.len() >= LINE_BYTES_MAX {
@@ -134,7 +159,13 @@ impl Entries {
 
     fn flush(&mut self, stdio: Stdio) {
         let line = std::mem::take(&mut self.lines[stdio as usize]);
-        if line.is_empty() || !self.admits(line.len()) {
+        if line.is_empty() {
+            return;
+        }
+        if matches!(stdio, Stdio::Err) {
+            self.keep_last(&line);
+        }
+        if !tracing::enabled!(target: "guest", tracing::Level::INFO) || !self.admits(line.len()) {
             return;
         }
         let text = String::from_utf8_lossy(&line);
@@ -144,6 +175,15 @@ impl Entries {
             Stdio::Err => "stderr",
         };
         info!(target: "guest", stream = %self.stream, message_id = %self.message, output, "{text}");
+    }
+}
+
+impl Entries {
+    fn keep_last(&mut self, line: &[u8]) {
+        self.last_words += &String::from_utf8_lossy(line);
+        let surplus = self.last_words.len().saturating_sub(LAST_WORDS_BYTES_MAX);
+        let start = self.last_words.ceil_char_boundary(surplus);
+        self.last_words.drain(..start);
     }
 }
 
@@ -200,5 +240,28 @@ impl AsyncWrite for Output {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_of_stderr_are_kept() {
+        let log = GuestLog::new(StreamName::try_from("s").unwrap());
+        log.begin(Uuid::nil());
+        assert_eq!(log.last_words(), None);
+        log.entries().write(Stdio::Out, b"not this\n");
+        for number in 0..1_000 {
+            log.entries().write(Stdio::Err, format!("line {number} of \u{fc}\n").as_bytes());
+        }
+        log.entries().write(Stdio::Err, b"and what has no end");
+        log.end();
+        let last = log.last_words().unwrap();
+        assert!(last.ends_with("line 999 of \u{fc}\nand what has no end"), "{last}");
+        assert!((LAST_WORDS_BYTES_MAX - 4..=LAST_WORDS_BYTES_MAX).contains(&last.len()), "{}", last.len());
+        log.begin(Uuid::nil());
+        assert_eq!(log.last_words(), None);
     }
 }

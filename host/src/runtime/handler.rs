@@ -51,9 +51,9 @@ impl Handler {
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
+            grant: Arc::new(Grant::new(stream.clone(), limits.allowed_hosts.clone())),
             stream,
             pre,
-            grant: Arc::new(Grant::new(limits.allowed_hosts.clone())),
             pool: engine.pools.new_pool(),
             running: Semaphore::new(limits.concurrency),
             waiting: AtomicUsize::new(0),
@@ -103,7 +103,7 @@ impl Handler {
             Ok(Ok(reply)) => Ok(reply),
             Err(_) => {
                 let (stream, message) = (&self.stream, message.id);
-                warn!(%stream, message_id = %message, "stopped a handler that waited, for the host or for its turn, past its deadline");
+                warn!(event = "handler-late", %stream, message_id = %message, "stopped a handler that waited, for the host or for its turn, past its deadline");
                 Err(late)
             }
         }
@@ -128,7 +128,7 @@ impl Handler {
     fn reply(&self, message: &Message, result: Result<wit::Reply, wit::Failure>) -> Outcome {
         let reply = result.map_err(|failure| Fault::Failure(failure.into()))?;
         bindings::check_reply(reply).map_err(|error| {
-            error!(stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
+            error!(event = "bad-reply", stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
             match error {
                 BadReply::Limit(limit) => Fault::LimitExceeded(limit),
                 BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
@@ -187,21 +187,21 @@ impl Handler {
     /// What an instance's end means to the caller; everything else about it goes to the log, with the
     /// guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
-        let (stream, message) = (&self.stream, message.id);
+        let (stream, message, stderr) = (&self.stream, message.id, stopped.stderr.as_deref());
         let error = cut(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
         if stopped.error.is::<Interrupted>() {
-            warn!(%stream, message_id = %message, error, "stopped a handler that ran into its deadline");
+            warn!(event = "handler-interrupted", %stream, message_id = %message, error, stderr, "stopped a handler that ran into its deadline");
             return Ended::Interrupted;
         }
         if stopped.is_want_of_room() {
-            warn!(%stream, message_id = %message, error, "refused a message: the node has no room for another instance");
+            warn!(event = "no-instance", %stream, message_id = %message, error, "refused a message: the node has no room for another instance");
             return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
         if let Some(limit) = stopped.limit {
-            error!(%stream, message_id = %message, %limit, error, "a handler was stopped at a limit");
+            error!(event = "handler-limit", %stream, message_id = %message, %limit, error, stderr, "a handler was stopped at a limit");
             return Ended::Fault(Fault::LimitExceeded(limit));
         }
-        error!(%stream, message_id = %message, error, "a handler crashed");
+        error!(event = "handler-crashed", %stream, message_id = %message, error, stderr, "a handler crashed");
         Ended::Fault(Fault::Crashed)
     }
 }

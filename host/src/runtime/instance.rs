@@ -56,6 +56,8 @@ pub(super) struct Stopped {
     /// The limit that the guest ran into, if that was it.
     pub(super) limit: Option<Limit>,
     pub(super) error: wasmtime::Error,
+    /// The last lines of its stderr: what a guest says of its panic.
+    pub(super) stderr: Option<String>,
 }
 
 impl Stopped {
@@ -161,7 +163,7 @@ fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
     } else {
         store.data().budget.refused()
     };
-    Stopped { limit, error }
+    Stopped { limit, error, stderr: store.data().log.last_words() }
 }
 
 impl HostState {

@@ -1,9 +1,10 @@
 //! Outbound HTTP of guests: to the hosts that the manifest allows, and within limits of time, size and
 //! number. Everything else is denied.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
+use tracing::warn;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi_http::p2::bindings::http::types::{HostOutgoingRequest as _, Method, Scheme};
@@ -19,6 +21,8 @@ use wasmtime_wasi_http::p2::types::HostOutgoingRequest as OutgoingRequest;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, WasiHttpView, default_send_request,
 };
+
+use crate::message::StreamName;
 
 /// Requests of one plugin under way at once; a further one is refused.
 const REQUESTS_MAX: usize = 64;
@@ -32,6 +36,9 @@ const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// A method, scheme or authority.
 const TEXT_BYTES_MAX: usize = 8 << 10;
+
+/// Hosts that the log names for each version of a plugin: what a guest makes up has an end.
+const DENIED_TOLD_MAX: usize = 32;
 
 /// The interface in the version of the linker's; it serves every 0.2.
 const TYPES: &str = "wasi:http/types@0.2.12";
@@ -74,13 +81,26 @@ impl std::fmt::Display for AllowedHost {
 
 /// What the instances of one plugin share.
 pub(super) struct Grant {
+    stream: StreamName,
     allowed: Vec<AllowedHost>,
     running: Arc<Semaphore>,
+    /// Those that were denied, and told.
+    denied: Mutex<BTreeSet<String>>,
 }
 
 impl Grant {
-    pub(super) fn new(allowed: Vec<AllowedHost>) -> Self {
-        Self { allowed, running: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+    pub(super) fn new(stream: StreamName, allowed: Vec<AllowedHost>) -> Self {
+        Self { stream, allowed, running: Arc::new(Semaphore::new(REQUESTS_MAX)), denied: Mutex::default() }
+    }
+
+    /// Says of a host that the handler may not ask it, once: its author may have forgotten to name it.
+    fn tell_denied(&self, uri: &Uri) {
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if denied.len() < DENIED_TOLD_MAX && denied.insert(host.to_owned()) {
+            let (stream, scheme) = (&self.stream, uri.scheme_str());
+            warn!(event = "host-denied", %stream, host, scheme, "a handler may not ask this host: its manifest does not name it (allowed_hosts)");
+        }
     }
 
     fn allows(&self, uri: &Uri) -> bool {
@@ -158,6 +178,7 @@ impl WasiHttpHooks for Outbound {
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send> {
         let deadline = self.deadline.into();
         if !self.grant.allows(request.uri()) {
+            self.grant.tell_denied(request.uri());
             return Box::new(async { Err(Error::HttpRequestDenied) });
         }
         let Ok(place) = self.grant.running.clone().try_acquire_owned() else {
@@ -196,7 +217,7 @@ mod tests {
 
     #[track_caller]
     fn check(allowed: &str, uri: &str, expected: bool) {
-        let grant = Grant::new(vec![allowed.parse().unwrap()]);
+        let grant = Grant::new(StreamName::try_from("s").unwrap(), vec![allowed.parse().unwrap()]);
         assert_eq!(grant.allows(&uri.parse().unwrap()), expected, "{allowed} {uri}");
     }
 

@@ -12,6 +12,8 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 
+use crate::lanes;
+
 /// The places for busy guests: one for each core.
 #[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
@@ -63,11 +65,13 @@ impl Turns {
             if let Some(output) = free.await {
                 return output;
             }
+            // It is a long one: on a lane it would be in the way of all others there, and each lane has but one core.
+            lanes::leave().await;
             while turn.is_over() {
-                // The semaphore is never closed.
-                let place = self.0.acquire().await;
                 // Tokio looks after I/O and timers before it comes back here.
                 yield_now().await;
+                // Only then: who has a place and does not run keeps a core idle. The semaphore is never closed.
+                let place = self.0.acquire().await;
                 turn.begin();
                 let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context))).await;
                 drop(place);

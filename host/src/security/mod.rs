@@ -6,6 +6,7 @@ mod seal;
 mod secret;
 mod server_tls;
 mod signatures;
+mod sites;
 mod tokens;
 
 pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
@@ -15,4 +16,5 @@ pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
+pub use sites::{AllowedOrigin, Asking, NotAnOrigin, SEC_FETCH_SITE, Sites, allow_what_is_asked, check_own};
 pub use tokens::{TokenError, Tokens};

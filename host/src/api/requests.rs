@@ -1,0 +1,284 @@
+//! From a request of the public API to its answer: who may ask, what for, and how it is answered.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::ext::ReasonPhrase;
+use uuid::{NoContext, Timestamp, Uuid};
+
+use super::activity::Activity;
+use super::answer::{Content, HttpResponse};
+use super::answer_body::AnswerBody;
+use super::body::{self, BodyError};
+use super::framing;
+use super::problem::{ApiError, Subject};
+use super::public::PublicApi;
+use super::stream::Observed;
+use super::target::{self, Rejected, Target};
+use crate::bodies::Room;
+use crate::message::{Answer, Message, Method};
+use crate::security::{Asking, SEC_FETCH_SITE};
+
+/// One client's connection.
+pub(super) struct Client {
+    pub(super) api: Arc<PublicApi>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) stream: Arc<Observed>,
+}
+
+/// A request that may be asked.
+enum Admitted {
+    Message(Method, Target),
+    /// Which methods there are (RFC 9110, section 9.3.7).
+    Options,
+}
+
+/// A request that is answered with a problem.
+struct Refused {
+    error: ApiError,
+    stream: Option<String>,
+    partition_key: Option<String>,
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self { error, stream: None, partition_key: None }
+    }
+}
+
+impl From<Rejected> for Refused {
+    fn from(Rejected { error, stream, partition_key }: Rejected) -> Self {
+        Self { error: ApiError::Target(error), stream, partition_key }
+    }
+}
+
+impl Client {
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let open = self.activity.begin();
+        let (mut head, mut body) = request.into_parts();
+        let is_http1 = head.version <= Version::HTTP_11;
+        let is_head = head.method == HttpMethod::HEAD;
+        let (mut response, is_whole) = match self.framing(&head) {
+            None => self.admit_and_answer(&mut head, &mut body).await,
+            // Where this request ends is not certain.
+            Some(problem) => (self.api.answers.problem(&ApiError::Framing(problem), Subject::default()), false),
+        };
+        if !is_whole && is_http1 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            self.stream.set_lingering();
+        }
+        finish(&mut response, is_head);
+        response.map(|Content { bytes, room }| AnswerBody::new(bytes, open, room))
+    }
+
+    fn framing(&self, head: &Parts) -> Option<&'static str> {
+        let bytes = if head.version == Version::HTTP_11 { self.stream.request() } else { None };
+        let bytes = bytes.as_ref().map(|bytes| bytes.as_slice());
+        framing::problem(head.version, &head.method, &head.uri, &head.headers, bytes)
+    }
+
+    /// The answer, and whether the request has been read to its end.
+    async fn admit_and_answer(&self, head: &mut Parts, body: &mut Incoming) -> (HttpResponse, bool) {
+        let checked = self.api.check_site(head);
+        // Without it a page of another site could not even read that it is not allowed.
+        let allowed_origin = checked.as_ref().ok().copied().flatten();
+        let admitted = checked.map_err(Refused::from).and_then(|_| self.api.admit(head));
+        let (mut response, is_whole) = match admitted {
+            Ok(Admitted::Options) => (options(head, allowed_origin.is_some()), true),
+            Ok(Admitted::Message(method, target)) => self.api.take(method, &target, head, body).await,
+            Err(Refused { error, stream, partition_key }) => {
+                let subject =
+                    Subject { stream: stream.as_deref(), partition_key: partition_key.as_deref(), message_id: None };
+                // Who sends before he listens would not see the answer.
+                let is_whole = body::discard(body, &head.headers).await;
+                (self.api.answers.problem(&error, subject), is_whole)
+            }
+        };
+        if let Some(origin) = allowed_origin {
+            origin.allow(response.headers_mut());
+        }
+        (response, is_whole)
+    }
+}
+
+impl PublicApi {
+    /// Whether the page that sends this, if one does, may; then what lets it read the answer.
+    fn check_site(&self, head: &Parts) -> Result<Option<crate::security::AllowedOrigin<'_>>, ApiError> {
+        let header = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let asking = Asking {
+            host: header(HOST).or_else(|| head.uri.authority().map(|authority| authority.as_str())),
+            origin: header(ORIGIN),
+            fetch_site: header(SEC_FETCH_SITE),
+        };
+        // No page has a token that it could send, and a certificate is for one name.
+        let names_are_safe = self.config.tokens.is_some() || self.config.tls.is_some();
+        self.config.sites.check(asking, names_are_safe).map_err(ApiError::Site)
+    }
+
+    fn admit(&self, head: &mut Parts) -> Result<Admitted, Refused> {
+        if head.method == HttpMethod::OPTIONS {
+            // What a browser asks beforehand comes without a token.
+            return target::parse(head.uri.path()).map(|_| Admitted::Options).map_err(Refused::from);
+        }
+        if let Some(tokens) = &self.config.tokens {
+            // It is this node's, and goes no further: no handler gets to see it.
+            let authorization = head.headers.remove(AUTHORIZATION);
+            if !tokens.borrow().allow(authorization.as_ref()) {
+                return Err(ApiError::Unauthorized.into());
+            }
+        }
+        let target = target::parse(head.uri.path())?;
+        let Some(method) = Method::from_http(&head.method) else {
+            return Err(Refused {
+                error: ApiError::Method { method: head.method.to_string() },
+                stream: Some(target.stream.to_string()),
+                partition_key: Some(target.partition_key.as_str().to_owned()),
+            });
+        };
+        Ok(Admitted::Message(method, target))
+    }
+
+    /// Takes in the body, and runs the message. Returns whether the request has been read to its end, too.
+    async fn take(
+        &self,
+        method: Method,
+        target: &Target,
+        head: &mut Parts,
+        body: &mut Incoming,
+    ) -> (HttpResponse, bool) {
+        let mut room = Room::default();
+        let collected =
+            body::collect(body, self.config.body_bytes_max, self.config.request_timeout, self.bodies, &mut room);
+        let bytes = match collected.await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // What is read from here on is not kept.
+                drop(room);
+                let is_whole = match &error {
+                    BodyError::TooLarge { .. } | BodyError::NoRoom => body::discard(body, &head.headers).await,
+                    BodyError::Late(_) | BodyError::Broken(_) => false,
+                };
+                let subject = Subject {
+                    stream: Some(target.stream.as_str()),
+                    partition_key: Some(target.partition_key.as_str()),
+                    message_id: None,
+                };
+                return (self.answers.problem(&error.into(), subject), is_whole);
+            }
+        };
+        let mut headers = std::mem::take(&mut head.headers);
+        if head.version > Version::HTTP_11 {
+            join_cookies(&mut headers);
+        }
+        let message = Arc::new(Message {
+            // Without the counter that all threads would share: ids of one millisecond need no order.
+            id: Uuid::new_v7(Timestamp::now(NoContext)),
+            stream: target.stream.clone(),
+            partition_key: target.partition_key.clone(),
+            method,
+            query: head.uri.query().unwrap_or_default().to_owned(),
+            headers,
+            body: bytes,
+        });
+        let response = self.run(&message, target.broadcast).await;
+        // That of the request's body, which was there until now.
+        drop(room);
+        (response, true)
+    }
+
+    async fn run(&self, message: &Arc<Message>, is_broadcast: bool) -> HttpResponse {
+        // The time that the request took to arrive is the client's, not the message's.
+        let deadline = Instant::now() + self.config.timeout;
+        if !is_broadcast {
+            return self.answers.send(message, self.dispatcher.send(message, deadline).await);
+        }
+        match self.dispatcher.broadcast(message, deadline) {
+            Ok(answers) => self.answers.broadcast(message, answers, self.bodies).await,
+            Err(fault) => {
+                let node = self.config.node_id.clone();
+                self.answers.send(message, Answer { node, outcome: Err(fault) })
+            }
+        }
+    }
+}
+
+/// HTTP/2 lets clients send a cookie a field, for its compression; to whoever does not speak it they are one (RFC 9113,
+/// section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Which methods there are; to a browser that asks on behalf of a page, which it may send.
+fn options(head: &Parts, is_preflight: bool) -> HttpResponse {
+    let mut response = Response::new(Content::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
+    if is_preflight {
+        crate::security::allow_what_is_asked(&head.headers, Method::ALLOWED, response.headers_mut());
+    }
+    response
+}
+
+/// Makes of an answer what HTTP wants of it, whatever the handler said: hyper sees to that for HTTP/1 only.
+fn finish(response: &mut HttpResponse, is_head: bool) {
+    let status = response.status();
+    let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    if is_head && has_content {
+        let length = response.body().bytes.len();
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    if is_head || !has_content {
+        *response.body_mut() = Content::default();
+    }
+    if status.canonical_reason().is_none() {
+        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_become_one() {
+        let mut headers = HeaderMap::new();
+        join_cookies(&mut headers);
+        assert!(headers.is_empty());
+        for cookie in ["a=1", "b=2; c=3", "d=4"] {
+            headers.append(COOKIE, HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        let joined: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(joined, ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[track_caller]
+    fn check_finished(status: u16, is_head: bool, body: &str, length: Option<&str>) {
+        let mut response = Response::new(Content::from(b"body".to_vec()));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        finish(&mut response, is_head);
+        assert_eq!(response.body().bytes, body, "{status}");
+        let found = response.headers().get(CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+        assert_eq!(found, length, "{status}");
+    }
+
+    #[test]
+    fn there_is_no_body_where_there_must_be_none() {
+        check_finished(200, false, "body", None);
+        check_finished(200, true, "", Some("4"));
+        check_finished(404, true, "", Some("4"));
+        for status in [204, 205, 304] {
+            check_finished(status, false, "", None);
+            check_finished(status, true, "", None);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Calls that leave their lane: one that turns out to keep a core busy goes on elsewhere, where every core may take it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::task::Poll;
+
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+
+thread_local! {
+    /// What runs now began on this lane, and may leave it.
+    static MAY_LEAVE: Cell<bool> = const { Cell::new(false) };
+    static WANTS_TO_LEAVE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a call where it begins, and once it wants to leave its lane, as a task of the runtime `elsewhere`. Dropping the
+/// future drops the call, wherever it is.
+pub async fn here_or_elsewhere<C>(call: C, elsewhere: &Handle) -> C::Output
+where
+    C: Future<Output: Send> + Send + 'static,
+{
+    let mut call = Box::pin(call);
+    let stayed = poll_fn(|context| {
+        MAY_LEAVE.set(super::is_lane());
+        WANTS_TO_LEAVE.set(false);
+        let polled = call.as_mut().poll(context);
+        MAY_LEAVE.set(false);
+        match polled {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if WANTS_TO_LEAVE.take() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    if let Some(output) = stayed.await {
+        return output;
+    }
+    match AbortOnDropHandle::new(elsewhere.spawn(call)).await {
+        Ok(output) => output,
+        Err(ended) => match ended.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and with it whoever waits.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// To be awaited by what keeps a core busy. On a lane that it may leave, the call goes on elsewhere from here.
+pub async fn leave() {
+    if MAY_LEAVE.get() {
+        WANTS_TO_LEAVE.set(true);
+        let mut is_first = true;
+        // It is polled again at once, elsewhere.
+        poll_fn(|_| if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::super::Lanes;
+    use super::*;
+
+    /// Where a call was before and after it wanted to leave.
+    async fn places() -> [ThreadId; 2] {
+        let before = thread::current().id();
+        leave().await;
+        [before, thread::current().id()]
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_call_leaves_a_lane_and_nothing_else() {
+        let (lanes, elsewhere) = (Lanes::start().unwrap(), Handle::current());
+        let runtime = elsewhere.clone();
+        let on_lane = lanes.next().spawn(async move {
+            let here = thread::current().id();
+            (here, here_or_elsewhere(places(), &runtime).await, here_or_elsewhere(async { 1 }, &runtime).await)
+        });
+        let (lane, [before, after], output) = on_lane.await.unwrap();
+        assert_eq!((before, output), (lane, 1));
+        assert_ne!(after, lane, "it stayed");
+        // What is no such call stays, also on a lane.
+        let [before, after] = lanes.next().spawn(places()).await.unwrap();
+        assert_eq!(before, after);
+        let [before, after] =
+            elsewhere.spawn(async { here_or_elsewhere(places(), &Handle::current()).await }).await.unwrap();
+        assert_eq!(before, after);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_call_that_has_left_ends_with_who_waits_for_it() {
+        let (lanes, elsewhere) = (Lanes::start().unwrap(), Handle::current());
+        let (left, has_left) = tokio::sync::oneshot::channel();
+        let (alive, mut ends) = tokio::sync::mpsc::channel::<()>(1);
+        let waiting = lanes.next().spawn(async move {
+            let call = async move {
+                let _alive = alive;
+                leave().await;
+                let _ = left.send(());
+                std::future::pending::<()>().await;
+            };
+            here_or_elsewhere(call, &elsewhere).await;
+        });
+        has_left.await.unwrap();
+        waiting.abort();
+        assert_eq!(ends.recv().await, None);
+    }
+}

@@ -1,0 +1,252 @@
+//! Pages of other sites: what a browser sends for them is done only where an operator allows it. Pure.
+//!
+//! A browser sends requests for whatever page it shows, to any address that its user can reach, a node on the same
+//! machine among them. It says so with `Origin` (RFC 6454) and `Sec-Fetch-Site` (W3C Fetch Metadata); tools send neither. A page
+//! may read the answer, and send more than a form could, only if the answer to its first question says so (CORS, of the Fetch
+//! standard).
+
+use std::net::IpAddr;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, VARY,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+
+pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// For so many seconds a browser need not ask again what it may send: browsers keep it for ten minutes to two hours at most.
+const PREFLIGHT_SECONDS: &str = "600";
+
+/// Origins whose pages may ask.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sites {
+    any: bool,
+    origins: Vec<HeaderValue>,
+}
+
+/// The text is not an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an origin")]
+pub struct NotAnOrigin;
+
+/// What a request says of where it comes from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asking<'a> {
+    pub host: Option<&'a str>,
+    pub origin: Option<&'a str>,
+    pub fetch_site: Option<&'a str>,
+}
+
+/// An origin that may read the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllowedOrigin<'a> {
+    Any,
+    This(&'a HeaderValue),
+}
+
+impl Sites {
+    /// Reads `*`, or origins as browsers write them: `https://app.example.com`, with a port if it is not the usual one.
+    ///
+    /// # Errors
+    /// If one of them is none.
+    pub fn parse<'a>(origins: impl IntoIterator<Item = &'a str>) -> Result<Self, NotAnOrigin> {
+        let mut sites = Self::default();
+        for origin in origins {
+            if origin == "*" {
+                sites.any = true;
+            } else {
+                sites.origins.push(read_origin(origin).ok_or(NotAnOrigin)?);
+            }
+        }
+        Ok(sites)
+    }
+
+    /// Whether a request may be answered; then, whether its page may read the answer. `names_are_safe`: a page that has made
+    /// its own name lead here could not ask.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, asking: Asking<'_>, names_are_safe: bool) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
+        let Asking { host, origin, fetch_site } = asking;
+        if let Some(origin) = origin
+            && let Some(allowed) = self.allowed(origin)
+        {
+            return Ok(Some(allowed));
+        }
+        if origin.is_none() && fetch_site.is_none() || self.any {
+            return Ok(None);
+        }
+        if matches!(fetch_site, Some("cross-site" | "same-site")) {
+            return Err("it comes from a page of another site (Sec-Fetch-Site)");
+        }
+        if !origin.is_none_or(|origin| is_of(host, origin)) {
+            return Err("it comes from a page of another site (Origin)");
+        }
+        let is_typed = fetch_site == Some("none");
+        let is_known =
+            |host: &str| is_address(host) || self.origins.iter().any(|origin| is_own(host, origin.as_bytes()));
+        if !is_typed && !names_are_safe && !host.is_none_or(is_known) {
+            return Err("it comes from a page whose name leads here, and which may be of another site (Host)");
+        }
+        Ok(None)
+    }
+
+    fn allowed(&self, origin: &str) -> Option<AllowedOrigin<'_>> {
+        if self.any {
+            return Some(AllowedOrigin::Any);
+        }
+        let allowed = self.origins.iter().find(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+        allowed.map(AllowedOrigin::This)
+    }
+}
+
+impl AllowedOrigin<'_> {
+    /// Lets the page read an answer.
+    pub fn allow(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Any => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            }
+            Self::This(origin) => {
+                headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+                // What keeps answers must not show this one to another page.
+                headers.append(VARY, HeaderValue::from_static("origin"));
+            }
+        }
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
+    }
+}
+
+/// Answers what a browser asks before it sends what no form could: all of these methods, and whatever headers it names.
+pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &mut HeaderMap) {
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
+    if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+        headers.append(VARY, HeaderValue::from_name(ACCESS_CONTROL_REQUEST_HEADERS));
+    }
+}
+
+/// Whether a request may be answered that only people, tools and the server's own pages send; if not, why. `host` is what
+/// must be an address, if anything must.
+///
+/// # Errors
+/// Why not.
+pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static str> {
+    if matches!(asking.fetch_site, Some("cross-site" | "same-site")) {
+        return Err("the admin API does not answer requests of other sites (Sec-Fetch-Site)");
+    }
+    // A page of another site that has made its own name lead here is one of the same origin to the browser.
+    if !host.is_none_or(is_address) {
+        return Err("the admin API answers to an IP address or localhost, not to other names (Host)");
+    }
+    let is_own = asking.origin.is_none_or(|origin| is_of(asking.host, origin));
+    if is_own { Ok(()) } else { Err("the admin API does not answer requests of other sites (Origin)") }
+}
+
+/// Whether an origin is this very server, by whichever scheme: what is in front of it may speak HTTPS.
+fn is_of(host: Option<&str>, origin: &str) -> bool {
+    host.is_some_and(|host| is_own(host, origin.as_bytes()))
+}
+
+fn is_own(host: &str, origin: &[u8]) -> bool {
+    let schemes = [&b"http://"[..], b"https://"];
+    schemes.iter().any(|scheme| origin.strip_prefix(*scheme).is_some_and(|at| at.eq_ignore_ascii_case(host.as_bytes())))
+}
+
+fn read_origin(text: &str) -> Option<HeaderValue> {
+    let uri: Uri = text.parse().ok()?;
+    let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+        && uri.path() == "/"
+        && !text.ends_with('/')
+        && uri.query().is_none();
+    if is_origin { HeaderValue::from_str(&text.to_ascii_lowercase()).ok() } else { None }
+}
+
+fn is_address(host: &str) -> bool {
+    let has_port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = has_port.map_or(host, |(name, _)| name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking<'a>(host: &'a str, origin: Option<&'a str>, fetch_site: Option<&'a str>) -> Asking<'a> {
+        Asking { host: Some(host), origin, fetch_site }
+    }
+
+    const PEOPLE_AND_TOOLS: [(&str, Option<&str>, Option<&str>); 9] = [
+        ("127.0.0.1:9080", None, None),
+        ("localhost:9080", None, None),
+        ("LOCALHOST", None, None),
+        ("[::1]:9080", None, None),
+        ("10.0.0.7", None, None),
+        ("127.0.0.1:9080", None, Some("none")),
+        ("localhost:1", Some("http://localhost:1"), Some("same-origin")),
+        ("localhost:1", Some("http://localhost:1"), None),
+        ("localhost:1", None, Some("same-origin")),
+    ];
+
+    const OTHER_SITES: [(&str, Option<&str>, Option<&str>); 8] = [
+        ("localhost:1", Some("http://evil.example"), None),
+        ("localhost:1", Some("http://localhost:2"), None),
+        ("localhost:1", Some("null"), None),
+        ("localhost:1", None, Some("cross-site")),
+        ("localhost:1", None, Some("same-site")),
+        ("localhost:1", Some("https://evil.example"), Some("cross-site")),
+        // Their own names lead here.
+        ("evil.example:1", Some("http://evil.example:1"), Some("same-origin")),
+        ("127.0.0.1.evil.example", None, Some("same-origin")),
+    ];
+
+    #[test]
+    fn people_and_tools_are_answered() {
+        for (host, origin, fetch_site) in PEOPLE_AND_TOOLS {
+            let asking = asking(host, origin, fetch_site);
+            assert_eq!(Sites::default().check(asking, false), Ok(None), "{asking:?}");
+            assert_eq!(check_own(Some(host), asking), Ok(()), "{asking:?}");
+        }
+        assert_eq!(check_own(None, Asking::default()), Ok(()));
+        // A tool may use any name; and a person may type it.
+        for fetch_site in [None, Some("none")] {
+            let asking = asking("node.example:8080", None, fetch_site);
+            assert_eq!(Sites::default().check(asking, false), Ok(None), "{asking:?}");
+        }
+        assert!(check_own(Some("node.example:9080"), asking("node.example:9080", None, None)).is_err());
+    }
+
+    #[test]
+    fn other_sites_are_not() {
+        for (host, origin, fetch_site) in OTHER_SITES {
+            let asking = asking(host, origin, fetch_site);
+            assert!(Sites::default().check(asking, false).is_err(), "{asking:?}");
+            assert!(check_own(Some(host), asking).is_err(), "{asking:?}");
+        }
+        // Where no page could ask by its own name, a name is as good as an address.
+        let own = asking("node.example", Some("https://node.example"), Some("same-origin"));
+        assert!(Sites::default().check(own, false).is_err());
+        assert_eq!(Sites::default().check(own, true), Ok(None));
+    }
+
+    #[test]
+    fn an_operator_allows_others() {
+        let sites = Sites::parse(["https://app.example", "http://node.example:8080"]).unwrap();
+        let allowed = sites.check(asking("localhost:1", Some("https://app.example"), Some("cross-site")), false);
+        let origin = HeaderValue::from_static("https://app.example");
+        assert_eq!(allowed, Ok(Some(AllowedOrigin::This(&origin))));
+        assert_eq!(sites.check(asking("node.example:8080", None, Some("same-origin")), false), Ok(None));
+        assert!(sites.check(asking("localhost:1", Some("https://evil.example"), None), false).is_err());
+        let any = Sites::parse(["*"]).unwrap();
+        let allowed = any.check(asking("evil.example", Some("https://evil.example"), Some("cross-site")), false);
+        assert_eq!(allowed, Ok(Some(AllowedOrigin::Any)));
+        assert_eq!(any.check(asking("evil.example", None, Some("cross-site")), false), Ok(None));
+        for wrong in ["", "app.example", "https://", "https://a/", "https://a/b", "ftp://a", "https://u@a", "null"] {
+            assert_eq!(Sites::parse([wrong]), Err(NotAnOrigin), "{wrong:?}");
+        }
+    }
+}
