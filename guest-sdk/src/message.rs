@@ -103,18 +103,23 @@ impl Message {
         &self.method
     }
 
-    /// The query as it was sent, without the leading `?`; empty if there was none.
+    /// The query as it was sent, without the leading `?` and not decoded; empty if there was none.
     pub fn query(&self) -> &str {
         &self.query
     }
 
-    /// The first header of that name, whatever its case: `content-type`, and those that the
-    /// plugin's manifest names.
+    /// The header of that name, whatever its case: `content-type`, and those that the plugin's
+    /// manifest names. A header may come more than once; this is the first.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.header_values(name).next()
     }
 
-    /// Every header, as (name, value).
+    /// Every header of that name, whatever its case, in the order in which they came.
+    pub fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers().filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Every header, as (name, value). A name may come more than once.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -222,5 +227,14 @@ mod tests {
         assert_eq!(message.header("x-tenant"), Some("a"));
         assert_eq!(message.header("X-TENANT"), Some("a"));
         assert_eq!(message.header("x-other"), None);
+    }
+
+    #[test]
+    fn a_header_may_come_more_than_once() {
+        let message = Message::new("echo", "42").with_header("X-Tag", "a").with_header("X-Other", "b");
+        let message = message.with_header("x-tag", "c");
+        assert_eq!(message.header("X-Tag"), Some("a"));
+        assert!(message.header_values("X-Tag").eq(["a", "c"]));
+        assert_eq!(message.header_values("x-none").next(), None);
     }
 }
