@@ -1,12 +1,10 @@
 //! Typed arguments: what a handler can ask for instead of the whole message.
 
 use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::{DeserializeOwned, DeserializeSeed};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
-use crate::{Failure, Message};
+use crate::{Failure, Message, json_body};
 
 /// A handler's argument: something that can be made from a message.
 #[diagnostic::on_unimplemented(
@@ -34,6 +32,19 @@ pub trait FromMessage: Sized {
 
 /// As an argument: the body, read as JSON (whatever its content type). As a result: a value,
 /// written as JSON with the content type `application/json`.
+///
+/// What is read is what was sent, or the body is refused:
+///
+/// - **Integers** are read exactly if 64 bits hold them, signed or not. A larger one is refused,
+///   wherever it stands and whatever the type could hold (`u128`): let such numbers be sent as
+///   strings, or take `Vec<u8>` and read it yourself. It is taken, as a float, if a 64-bit float is
+///   written with the same digits: JavaScript and Go write `1e20` as `100000000000000000000`.
+/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest one of 64 bits, as
+///   JavaScript does; one out of their range (`1e400`) is refused.
+/// - **Nesting** ends at 127 levels of arrays and objects; what the type has no field for does not count.
+/// - Of members with **one name** the last counts, in a [`Value`](crate::Value) or a map; a type with
+///   named fields refuses the second.
+/// - A **byte order mark** at the beginning is skipped. What is not UTF-8 is no JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
@@ -85,7 +96,7 @@ impl<T: DeserializeOwned> FromMessage for Json<T> {
         if message.body().is_empty() {
             return Err(Failure::invalid("the body is empty; this handler needs JSON"));
         }
-        parse_json(message.body()).map(Self)
+        json_body::parse(message.body()).map(Self)
     }
 }
 
@@ -122,21 +133,6 @@ impl FromMessage for Vec<u8> {
     fn from_owned(message: Message) -> Result<Self, Failure> {
         Ok(message.into_body())
     }
-}
-
-/// Tells bodies that are no JSON at all from those that are JSON of another shape.
-pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    parse_json_with(body, PhantomData)
-}
-
-/// The same, for what is read into something that is there.
-pub(crate) fn parse_json_with<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> Result<S::Value, Failure> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value)).map_err(|error| {
-        let is_json = error.is_data() && serde_json::from_slice::<Value>(body).is_ok();
-        let problem = if is_json { "does not fit" } else { "is not JSON" };
-        Failure::invalid(format_args!("the body {problem}: {error}"))
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::Failure;
-use crate::extract::{parse_json, parse_json_with};
+use crate::json_body;
 
 /// The fields of a merged message that a body cannot set.
 const STREAM: &str = "stream";
@@ -137,18 +137,21 @@ impl Message {
     /// The merged message: `{stream, partitionKey, …body}`, in that order.
     ///
     /// The fields of a JSON object follow the two names, which a body cannot override; any other
-    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter.
+    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter. Of
+    /// fields with one name the last counts. What a body is read as, and what is refused instead of
+    /// changed, is what [`Json`](crate::Json) says.
     ///
     /// # Errors
-    /// [`Failure::Invalid`] if there is a body and it is no JSON.
+    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is no JSON, is nested deeper
+    /// than 127 levels, or has a number that would be another one.
     pub fn merged(&self) -> Result<Value, Failure> {
         let mut merged = Map::with_capacity(FIELDS_USUAL);
         merged.insert(STREAM.into(), self.stream.as_str().into());
         merged.insert(PARTITION_KEY.into(), self.partition_key.as_str().into());
-        if self.body.trim_ascii_start().starts_with(b"{") {
-            parse_json_with(&self.body, BodyFields(&mut merged))?;
+        if json_body::without_mark(&self.body).trim_ascii_start().starts_with(b"{") {
+            json_body::parse_with(&self.body, BodyFields(&mut merged))?;
         } else if !self.body.is_empty() {
-            merged.insert("body".into(), parse_json(&self.body)?);
+            merged.insert("body".into(), json_body::parse(&self.body)?);
         }
         Ok(Value::Object(merged))
     }
@@ -203,6 +206,33 @@ mod tests {
         check_merged("null", r#"{"stream":"echo","partitionKey":"42","body":null}"#);
         check_merged("\n {\"a\":{\"b\":[]}} ", r#"{"stream":"echo","partitionKey":"42","a":{"b":[]}}"#);
         check_merged(r#"{"a":1,"b":2,"a":3}"#, r#"{"stream":"echo","partitionKey":"42","a":3,"b":2}"#);
+        check_merged("\u{feff}{\"a\":1}", r#"{"stream":"echo","partitionKey":"42","a":1}"#);
+        check_merged("\u{feff}17", r#"{"stream":"echo","partitionKey":"42","body":17}"#);
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_were_sent() {
+        for number in ["18446744073709551615", "-9223372036854775808", "31.245270191439438", "-0.5"] {
+            let rest = |name: &str| format!(r#"{{"stream":"echo","partitionKey":"42","{name}":{number}}}"#);
+            check_merged(&format!(r#"{{"n":{number}}}"#), &rest("n"));
+            check_merged(number, &rest("body"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_would_be_another_is_invalid() {
+        let deep = "[".repeat(128) + &"]".repeat(128);
+        for (value, problem) in [
+            ("18446744073709551616", "the integer `18446744073709551616`"),
+            ("1e400", "number out of range"),
+            (deep.as_str(), "deeper than 127 levels"),
+        ] {
+            for body in [value.to_owned(), format!(r#"{{"a":{value}}}"#)] {
+                let failure = Message::new("echo", "42").with_body(body).merged().unwrap_err();
+                let text = failure.to_string();
+                assert!(text.contains(problem) && !text.contains("not JSON"), "{value}: {text}");
+            }
+        }
     }
 
     #[test]
