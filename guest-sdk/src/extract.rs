@@ -2,9 +2,14 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use crate::failure::quoted;
 use crate::{Failure, Message, json_body};
+
+/// What `serde_html_form` says if a name comes more than once, and its type is no list.
+const REPEATED: &str = "unsupported value";
 
 /// A handler's argument: something that can be made from a message.
 #[diagnostic::on_unimplemented(
@@ -49,6 +54,29 @@ pub trait FromMessage: Sized {
 pub struct Json<T>(pub T);
 
 /// As an argument: the query, read as `name=value&…` into a type with named fields.
+///
+/// ```
+/// use meshage_sdk::{FromMessage, Message, Query};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Wanted {
+///     #[serde(default)]
+///     ids: Vec<u32>,
+///     limit: Option<u32>,
+/// }
+///
+/// let message = Message::new("orders", "1").with_query("ids=1&ids=2&limit=");
+/// let Query(wanted) = Query::<Wanted>::from_message(&message)?;
+/// assert_eq!((wanted.ids, wanted.limit), (vec![1, 2], None));
+/// # Ok::<(), meshage_sdk::Failure>(())
+/// ```
+///
+/// - A name that comes **more than once** fits nothing but a list. A list takes a name that comes once,
+///   too, and with `#[serde(default)]` one that does not come.
+/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is `true`, `on` or
+///   `false`.
+/// - `+` is a space. A **`%`** without two hexadecimal digits behind it stays as it is, as the URL
+///   standard of WHATWG has it. What is not UTF-8 when it is decoded, such as `%ff`, is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Query<T>(pub T);
 
@@ -102,9 +130,16 @@ impl<T: DeserializeOwned> FromMessage for Json<T> {
 
 impl<T: DeserializeOwned> FromMessage for Query<T> {
     fn from_message(message: &Message) -> Result<Self, Failure> {
-        serde_urlencoded::from_str(message.query())
-            .map(Self)
-            .map_err(|error| Failure::invalid(format_args!("the query does not fit: {error}")))
+        let query = message.query();
+        // The parser would replace what is no UTF-8 by a character that nobody sent.
+        if let Some(part) = query.split('&').find(|part| percent_decode_str(part).decode_utf8().is_err()) {
+            let part = quoted(part);
+            return Err(Failure::invalid(format_args!("the query's part {part} is not percent-encoded UTF-8")));
+        }
+        serde_html_form::from_str(query).map(Self).map_err(|error| match error.to_string().as_str() {
+            REPEATED => Failure::invalid("the query does not fit: a name that takes one value comes more than once"),
+            problem => Failure::invalid(format_args!("the query does not fit: {problem}")),
+        })
     }
 }
 
@@ -171,6 +206,46 @@ mod tests {
         let order = Query::<Order>::from_message(&message.clone().with_query("amount=3")).unwrap();
         assert_eq!(order, Query(Order { amount: 3 }));
         check_invalid::<Query<Order>>(&message.with_query("amount=many"), "the query does not fit");
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Wanted {
+        #[serde(default)]
+        ids: Vec<u32>,
+        text: Option<String>,
+        limit: Option<u32>,
+    }
+
+    #[track_caller]
+    fn check_wanted(query: &str, ids: &[u32], text: Option<&str>, limit: Option<u32>) {
+        let message = Message::new("orders", "1").with_query(query);
+        let wanted = Wanted { ids: ids.to_vec(), text: text.map(str::to_owned), limit };
+        assert_eq!(Query::from_message(&message), Ok(Query(wanted)), "for {query}");
+    }
+
+    #[test]
+    fn a_list_takes_a_name_however_often_it_comes() {
+        check_wanted("", &[], None, None);
+        check_wanted("ids=1", &[1], None, None);
+        check_wanted("ids=1&text=a&ids=2&other=1&other=2", &[1, 2], Some("a"), None);
+        let message = Message::new("orders", "1").with_query("ids=1&ids=2&limit=1&limit=2");
+        check_invalid::<Query<Wanted>>(&message, "a name that takes one value comes more than once");
+        let Query(pairs) = Query::<Vec<(String, u32)>>::from_message(&message).unwrap();
+        assert_eq!(pairs.len(), 4);
+    }
+
+    #[test]
+    fn a_query_is_decoded_as_utf8() {
+        check_wanted("text=a+b%20%C3%A9é%2B&limit=", &[], Some("a b éé+"), None);
+        check_wanted("text=100%&limit=3", &[], Some("100%"), Some(3));
+        check_wanted("text=%zz%2", &[], Some("%zz%2"), None);
+        let message = Message::new("orders", "1");
+        for part in ["text=%ff", "%C3=a", "text=%C3", "other=%ED%A0%80"] {
+            let query = message.clone().with_query(format!("limit=1&{part}&ids=1"));
+            check_invalid::<Query<Wanted>>(&query, &format!("the query's part `{part}` is not percent-encoded UTF-8"));
+        }
+        let long = message.with_query(format!("text={}%ff", "é".repeat(100)));
+        check_invalid::<Query<Wanted>>(&long, &format!("`text={}…`", "é".repeat(35)));
     }
 
     #[test]
