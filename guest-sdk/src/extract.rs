@@ -1,12 +1,15 @@
 //! Typed arguments: what a handler can ask for instead of the whole message.
 
 use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::{DeserializeOwned, DeserializeSeed};
-use serde_json::Value;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
 
-use crate::{Failure, Message};
+use crate::failure::quoted;
+use crate::{Failure, Message, json_body};
+
+/// What `serde_html_form` says if a name comes more than once, and its type is no list.
+const REPEATED: &str = "unsupported value";
 
 /// A handler's argument: something that can be made from a message.
 #[diagnostic::on_unimplemented(
@@ -34,10 +37,46 @@ pub trait FromMessage: Sized {
 
 /// As an argument: the body, read as JSON (whatever its content type). As a result: a value,
 /// written as JSON with the content type `application/json`.
+///
+/// What is read is what was sent, or the body is refused:
+///
+/// - **Integers** are read exactly if 64 bits hold them, signed or not. A larger one is refused,
+///   wherever it stands and whatever the type could hold (`u128`): let such numbers be sent as
+///   strings, or take `Vec<u8>` and read it yourself. It is taken, as a float, if a 64-bit float is
+///   written with the same digits: JavaScript and Go write `1e20` as `100000000000000000000`.
+/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest one of 64 bits, as
+///   JavaScript does; one out of their range (`1e400`) is refused.
+/// - **Nesting** ends at 127 levels of arrays and objects; what the type has no field for does not count.
+/// - Of members with **one name** the last counts, in a [`Value`](crate::Value) or a map; a type with
+///   named fields refuses the second.
+/// - A **byte order mark** at the beginning is skipped. What is not UTF-8 is no JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
 /// As an argument: the query, read as `name=value&…` into a type with named fields.
+///
+/// ```
+/// use meshage_sdk::{FromMessage, Message, Query};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Wanted {
+///     #[serde(default)]
+///     ids: Vec<u32>,
+///     limit: Option<u32>,
+/// }
+///
+/// let message = Message::new("orders", "1").with_query("ids=1&ids=2&limit=");
+/// let Query(wanted) = Query::<Wanted>::from_message(&message)?;
+/// assert_eq!((wanted.ids, wanted.limit), (vec![1, 2], None));
+/// # Ok::<(), meshage_sdk::Failure>(())
+/// ```
+///
+/// - A name that comes **more than once** fits nothing but a list. A list takes a name that comes once,
+///   too, and with `#[serde(default)]` one that does not come.
+/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is `true`, `on` or
+///   `false`.
+/// - `+` is a space. A **`%`** without two hexadecimal digits behind it stays as it is, as the URL
+///   standard of WHATWG has it. What is not UTF-8 when it is decoded, such as `%ff`, is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Query<T>(pub T);
 
@@ -85,15 +124,22 @@ impl<T: DeserializeOwned> FromMessage for Json<T> {
         if message.body().is_empty() {
             return Err(Failure::invalid("the body is empty; this handler needs JSON"));
         }
-        parse_json(message.body()).map(Self)
+        json_body::parse(message.body()).map(Self)
     }
 }
 
 impl<T: DeserializeOwned> FromMessage for Query<T> {
     fn from_message(message: &Message) -> Result<Self, Failure> {
-        serde_urlencoded::from_str(message.query())
-            .map(Self)
-            .map_err(|error| Failure::invalid(format_args!("the query does not fit: {error}")))
+        let query = message.query();
+        // The parser would replace what is no UTF-8 by a character that nobody sent.
+        if let Some(part) = query.split('&').find(|part| percent_decode_str(part).decode_utf8().is_err()) {
+            let part = quoted(part);
+            return Err(Failure::invalid(format_args!("the query's part {part} is not percent-encoded UTF-8")));
+        }
+        serde_html_form::from_str(query).map(Self).map_err(|error| match error.to_string().as_str() {
+            REPEATED => Failure::invalid("the query does not fit: a name that takes one value comes more than once"),
+            problem => Failure::invalid(format_args!("the query does not fit: {problem}")),
+        })
     }
 }
 
@@ -122,21 +168,6 @@ impl FromMessage for Vec<u8> {
     fn from_owned(message: Message) -> Result<Self, Failure> {
         Ok(message.into_body())
     }
-}
-
-/// Tells bodies that are no JSON at all from those that are JSON of another shape.
-pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    parse_json_with(body, PhantomData)
-}
-
-/// The same, for what is read into something that is there.
-pub(crate) fn parse_json_with<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> Result<S::Value, Failure> {
-    let mut json = serde_json::Deserializer::from_slice(body);
-    seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value)).map_err(|error| {
-        let is_json = error.is_data() && serde_json::from_slice::<Value>(body).is_ok();
-        let problem = if is_json { "does not fit" } else { "is not JSON" };
-        Failure::invalid(format_args!("the body {problem}: {error}"))
-    })
 }
 
 #[cfg(test)]
@@ -175,6 +206,46 @@ mod tests {
         let order = Query::<Order>::from_message(&message.clone().with_query("amount=3")).unwrap();
         assert_eq!(order, Query(Order { amount: 3 }));
         check_invalid::<Query<Order>>(&message.with_query("amount=many"), "the query does not fit");
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Wanted {
+        #[serde(default)]
+        ids: Vec<u32>,
+        text: Option<String>,
+        limit: Option<u32>,
+    }
+
+    #[track_caller]
+    fn check_wanted(query: &str, ids: &[u32], text: Option<&str>, limit: Option<u32>) {
+        let message = Message::new("orders", "1").with_query(query);
+        let wanted = Wanted { ids: ids.to_vec(), text: text.map(str::to_owned), limit };
+        assert_eq!(Query::from_message(&message), Ok(Query(wanted)), "for {query}");
+    }
+
+    #[test]
+    fn a_list_takes_a_name_however_often_it_comes() {
+        check_wanted("", &[], None, None);
+        check_wanted("ids=1", &[1], None, None);
+        check_wanted("ids=1&text=a&ids=2&other=1&other=2", &[1, 2], Some("a"), None);
+        let message = Message::new("orders", "1").with_query("ids=1&ids=2&limit=1&limit=2");
+        check_invalid::<Query<Wanted>>(&message, "a name that takes one value comes more than once");
+        let Query(pairs) = Query::<Vec<(String, u32)>>::from_message(&message).unwrap();
+        assert_eq!(pairs.len(), 4);
+    }
+
+    #[test]
+    fn a_query_is_decoded_as_utf8() {
+        check_wanted("text=a+b%20%C3%A9é%2B&limit=", &[], Some("a b éé+"), None);
+        check_wanted("text=100%&limit=3", &[], Some("100%"), Some(3));
+        check_wanted("text=%zz%2", &[], Some("%zz%2"), None);
+        let message = Message::new("orders", "1");
+        for part in ["text=%ff", "%C3=a", "text=%C3", "other=%ED%A0%80"] {
+            let query = message.clone().with_query(format!("limit=1&{part}&ids=1"));
+            check_invalid::<Query<Wanted>>(&query, &format!("the query's part `{part}` is not percent-encoded UTF-8"));
+        }
+        let long = message.with_query(format!("text={}%ff", "é".repeat(100)));
+        check_invalid::<Query<Wanted>>(&long, &format!("`text={}…`", "é".repeat(35)));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::fmt::{self, Display};
 
+/// What a failure repeats of what it refuses: enough to find it by.
+const QUOTED_CHARS_MAX: usize = 40;
+
 /// A refusal, with a text that goes to the caller.
 ///
 /// The constructors take anything that can be displayed, so that they fit `map_err`:
@@ -62,3 +65,11 @@ impl Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A piece of a message, for the text of a failure.
+pub(crate) fn quoted(piece: &str) -> String {
+    match piece.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("`{}…`", &piece[..end]),
+        None => format!("`{piece}`"),
+    }
+}

@@ -52,7 +52,9 @@ mod extract;
 mod failure;
 #[cfg(target_family = "wasm")]
 mod guest;
+mod integers;
 mod json;
+mod json_body;
 mod message;
 mod reply;
 

@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::Failure;
-use crate::extract::{parse_json, parse_json_with};
+use crate::json_body;
 
 /// The fields of a merged message that a body cannot set.
 const STREAM: &str = "stream";
@@ -103,18 +103,23 @@ impl Message {
         &self.method
     }
 
-    /// The query as it was sent, without the leading `?`; empty if there was none.
+    /// The query as it was sent, without the leading `?` and not decoded; empty if there was none.
     pub fn query(&self) -> &str {
         &self.query
     }
 
-    /// The first header of that name, whatever its case: `content-type`, and those that the
-    /// plugin's manifest names.
+    /// The header of that name, whatever its case: `content-type`, and those that the plugin's
+    /// manifest names. A header may come more than once; this is the first.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.header_values(name).next()
     }
 
-    /// Every header, as (name, value).
+    /// Every header of that name, whatever its case, in the order in which they came.
+    pub fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers().filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Every header, as (name, value). A name may come more than once.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -132,18 +137,21 @@ impl Message {
     /// The merged message: `{stream, partitionKey, …body}`, in that order.
     ///
     /// The fields of a JSON object follow the two names, which a body cannot override; any other
-    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter.
+    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter. Of
+    /// fields with one name the last counts. What a body is read as, and what is refused instead of
+    /// changed, is what [`Json`](crate::Json) says.
     ///
     /// # Errors
-    /// [`Failure::Invalid`] if there is a body and it is no JSON.
+    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is no JSON, is nested deeper
+    /// than 127 levels, or has a number that would be another one.
     pub fn merged(&self) -> Result<Value, Failure> {
         let mut merged = Map::with_capacity(FIELDS_USUAL);
         merged.insert(STREAM.into(), self.stream.as_str().into());
         merged.insert(PARTITION_KEY.into(), self.partition_key.as_str().into());
-        if self.body.trim_ascii_start().starts_with(b"{") {
-            parse_json_with(&self.body, BodyFields(&mut merged))?;
+        if json_body::without_mark(&self.body).trim_ascii_start().starts_with(b"{") {
+            json_body::parse_with(&self.body, BodyFields(&mut merged))?;
         } else if !self.body.is_empty() {
-            merged.insert("body".into(), parse_json(&self.body)?);
+            merged.insert("body".into(), json_body::parse(&self.body)?);
         }
         Ok(Value::Object(merged))
     }
@@ -198,6 +206,33 @@ mod tests {
         check_merged("null", r#"{"stream":"echo","partitionKey":"42","body":null}"#);
         check_merged("\n {\"a\":{\"b\":[]}} ", r#"{"stream":"echo","partitionKey":"42","a":{"b":[]}}"#);
         check_merged(r#"{"a":1,"b":2,"a":3}"#, r#"{"stream":"echo","partitionKey":"42","a":3,"b":2}"#);
+        check_merged("\u{feff}{\"a\":1}", r#"{"stream":"echo","partitionKey":"42","a":1}"#);
+        check_merged("\u{feff}17", r#"{"stream":"echo","partitionKey":"42","body":17}"#);
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_were_sent() {
+        for number in ["18446744073709551615", "-9223372036854775808", "31.245270191439438", "-0.5"] {
+            let rest = |name: &str| format!(r#"{{"stream":"echo","partitionKey":"42","{name}":{number}}}"#);
+            check_merged(&format!(r#"{{"n":{number}}}"#), &rest("n"));
+            check_merged(number, &rest("body"));
+        }
+    }
+
+    #[test]
+    fn a_body_that_would_be_another_is_invalid() {
+        let deep = "[".repeat(128) + &"]".repeat(128);
+        for (value, problem) in [
+            ("18446744073709551616", "the integer `18446744073709551616`"),
+            ("1e400", "number out of range"),
+            (deep.as_str(), "deeper than 127 levels"),
+        ] {
+            for body in [value.to_owned(), format!(r#"{{"a":{value}}}"#)] {
+                let failure = Message::new("echo", "42").with_body(body).merged().unwrap_err();
+                let text = failure.to_string();
+                assert!(text.contains(problem) && !text.contains("not JSON"), "{value}: {text}");
+            }
+        }
     }
 
     #[test]
@@ -222,5 +257,14 @@ mod tests {
         assert_eq!(message.header("x-tenant"), Some("a"));
         assert_eq!(message.header("X-TENANT"), Some("a"));
         assert_eq!(message.header("x-other"), None);
+    }
+
+    #[test]
+    fn a_header_may_come_more_than_once() {
+        let message = Message::new("echo", "42").with_header("X-Tag", "a").with_header("X-Other", "b");
+        let message = message.with_header("x-tag", "c");
+        assert_eq!(message.header("X-Tag"), Some("a"));
+        assert!(message.header_values("X-Tag").eq(["a", "c"]));
+        assert_eq!(message.header_values("x-none").next(), None);
     }
 }
