@@ -13,10 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::catalog::{Catalog, Plugin};
+use super::catalog::Catalog;
 use super::load::{Loaded, Loader};
 use super::scan::{identity, scan};
 use super::settle::{Next, Settling, Step};
+use super::withdrawals::Withdrawal;
 
 /// How often the directory is looked at without any event: network and container file systems lose
 /// them, and what a link leads to changes elsewhere.
@@ -66,7 +67,7 @@ enum Done {
         loaded: Loaded,
     },
     /// The others have had the time to learn that a plugin is withdrawn.
-    Notice(Arc<Plugin>),
+    Notice(Withdrawal),
 }
 
 impl Keeper {
@@ -164,10 +165,10 @@ impl Keeper {
             }
             Step::Remove { name } => {
                 info!(plugin = name, "plugin removed");
-                if let Some(plugin) = self.catalog.withdraw(&name) {
+                if let Some(withdrawal) = self.catalog.withdraw(&name) {
                     self.jobs.spawn(async move {
                         sleep(REMOVAL_NOTICE).await;
-                        Done::Notice(plugin)
+                        Done::Notice(withdrawal)
                     });
                 }
             }
@@ -185,7 +186,7 @@ impl Keeper {
                 self.settling.loaded(&name, Instant::now(), next);
                 self.show(&name, loaded);
             }
-            Some(Done::Notice(plugin)) => self.catalog.remove_withdrawn(&plugin),
+            Some(Done::Notice(withdrawal)) => self.catalog.remove_withdrawn(&withdrawal),
             None => {}
         }
     }

@@ -8,6 +8,7 @@ mod load;
 mod manifest;
 mod scan;
 mod settle;
+mod withdrawals;
 
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
