@@ -1,6 +1,7 @@
 //! Whatever happens to the plugins directory takes effect by itself, and costs no request.
 
 use std::fs;
+use std::time::SystemTime;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -156,6 +157,26 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
     assert_eq!(versions(&node, "fickle").await.len(), 1);
     // Counted through all versions.
     node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 4"#).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_touched_makes_no_other_version() {
+    let plugins = Plugins::empty().with("fickle", "fickle");
+    let node = Setup::new(plugins.clone()).ready().await;
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
+    for times in 1..=2 {
+        let file = fs::File::options().append(true).open(plugins.path().join("fickle.wasm")).unwrap();
+        file.set_modified(SystemTime::now()).unwrap();
+        until(|| async { node.log_lines("plugin-unchanged") == times }).await;
+        let listed = versions(&node, "fickle").await;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0].0, "ready");
+    }
+    // It is the one that has counted before.
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
+    assert_eq!(node.admin("/plugins").await.json()["plugins"][0]["calls"], 2);
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 2"#).await;
+    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="idle"} 1"#).await;
 }
 
 #[tokio::test]

@@ -125,6 +125,11 @@ impl Catalog {
     }
 
     fn publish(&self, replaced: &mut Vec<Weak<Plugin>>, snapshot: Snapshot) {
+        // A version that is offered again, or still, is not a replaced one.
+        let is_current = |old: &Weak<Plugin>| {
+            snapshot.plugins.values().any(|current| std::ptr::eq(Arc::as_ptr(current), old.as_ptr()))
+        };
+        replaced.retain(|old| old.strong_count() > 0 && !is_current(old));
         let offers: Offers = snapshot
             .plugins
             .iter()
@@ -137,7 +142,6 @@ impl Catalog {
             *published = offers;
             is_news
         });
-        replaced.retain(|old| old.strong_count() > 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Plugin>>> {
@@ -156,8 +160,11 @@ impl Catalog {
 
     /// Every version that is in memory, by stream, the one that messages run on first.
     pub fn plugins(&self) -> Vec<(PluginState, Arc<Plugin>)> {
-        let replaced: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
-        let snapshot = self.snapshot.load();
+        // Together, so that no version is in both, or in neither.
+        let (replaced, snapshot) = {
+            let replaced = self.lock();
+            (replaced.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), self.snapshot.load())
+        };
         let state = |stream: &StreamName| {
             if snapshot.withdrawn.contains(stream) { PluginState::Draining } else { PluginState::Ready }
         };

@@ -202,7 +202,10 @@ impl Keeper {
                 error!(plugin = name, error = failed.error, serving, "plugin failed");
                 self.catalog.fail(failed);
             }
-            Loaded::Same(plugin) => self.catalog.offer(plugin),
+            Loaded::Same(plugin) => {
+                self.catalog.offer(plugin.clone());
+                info!(event = "plugin-unchanged", stream = %plugin.stream, "the files of a plugin are those of the version that runs");
+            }
             Loaded::Unsettled => {}
         }
     }
