@@ -54,7 +54,7 @@ async fn wait_until_gone(nodes: &[&Node], stream: &str) {
 }
 
 /// What a node logs when the system tells it of a change, so that it need not wait for its next look.
-const EVENT: &str = "the plugins directory has changed";
+const EVENT: &str = "plugins-directory-changed";
 
 /// Two nodes with one plugins directory.
 async fn pair(plugins: &Plugins) -> [Node; 2] {
@@ -242,13 +242,13 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     let node = Setup::new(parent.subdirectory("plugins")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
     fs::rename(&directory, parent.path().join("away")).unwrap();
-    node.log_line("the plugins directory cannot be read").await;
+    node.log_line("plugins-directory-unreadable").await;
     // It has been looked for again and again.
-    until(|| async { node.log_lines("the plugins directory still cannot be read") > 3 }).await;
+    until(|| async { node.log_lines("plugins-directory-still-unreadable") > 3 }).await;
     node.post("/api/other/1").send().await.ok();
     // The same comes back, and goes again.
     fs::rename(parent.path().join("away"), &directory).unwrap();
-    node.log_line("the plugins directory can be read again").await;
+    node.log_line("plugins-directory-readable").await;
     node.post("/api/other/1").send().await.ok();
     fs::rename(&directory, parent.path().join("away")).unwrap();
     // Another one comes in its place; it is watched, and what is not in it goes.

@@ -29,5 +29,7 @@ mod sandbox;
 mod security;
 mod send;
 mod signed;
+#[cfg(target_os = "linux")]
+mod silent_directory;
 mod soak;
 mod start;

@@ -3,11 +3,13 @@
 mod catalog;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod jobs;
 mod keeper;
 mod load;
 mod manifest;
 mod scan;
 mod settle;
+mod watch;
 mod withdrawals;
 
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};

@@ -14,7 +14,7 @@ pub(super) struct Withdrawals {
 }
 
 /// One withdrawal of a stream: it may be offered again before that ends, and withdrawn again.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Withdrawal {
     pub(super) stream: StreamName,
     number: u64,
