@@ -200,6 +200,23 @@ async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
 }
 
 #[tokio::test]
+async fn a_file_that_stays_broken_is_told_once() {
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0)).with_file("bad.wasm", "bad");
+    let node = Setup::new(plugins.clone()).ready().await;
+    node.log_line("plugin-failed").await;
+    plugins.put("echo.wasm", b"broken");
+    wait_until_failed(&node, "echo", "not WebAssembly").await;
+    until(|| async { node.log_lines("plugin-failed") == 2 }).await;
+    let line: Value = serde_json::from_str(&node.log_line(r#""plugin":"echo""#).await).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert_eq!(line["event"], "plugin-failed");
+    assert_eq!(line["serving"], digest(&stamped("echo", 0)));
+    plugins.put("echo.wasm", &stamped("echo", 0));
+    node.log_line("plugin-unchanged").await;
+    assert_eq!(node.log_lines("plugin-failed"), 2);
+}
+
+#[tokio::test]
 async fn links_are_followed_wherever_they_lead() {
     // As Kubernetes mounts files: the names lead through `..data`, and that link is flipped.
     let plugins = Plugins::empty();

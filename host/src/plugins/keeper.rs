@@ -15,7 +15,7 @@ use super::catalog::Catalog;
 use super::jobs::Jobs;
 use super::load::{Loaded, Loader};
 use super::scan::{Found, scan};
-use super::settle::{Next, Settling, Step};
+use super::settle::{Ended, Settling, Step};
 use super::watch::Watch;
 use super::withdrawals::Withdrawal;
 
@@ -117,6 +117,9 @@ impl Keeper {
                 }
                 done => self.finish(done),
             }
+            for step in self.settling.begun(Instant::now()) {
+                self.take(step);
+            }
         }
         Ok(())
     }
@@ -195,6 +198,10 @@ impl Keeper {
                     self.jobs.start(notice, |_| Done::Notice(ended));
                 }
             }
+            Step::Tell { name, error } => {
+                let serving = self.catalog.plugin(&name).map(|plugin| plugin.digest.as_str().to_owned());
+                error!(event = "plugin-failed", plugin = name, error, serving, "plugin failed");
+            }
         }
     }
 
@@ -205,13 +212,16 @@ impl Keeper {
                 self.see(found);
             }
             Done::Load { name, loaded } => {
-                let next = match &loaded {
-                    Loaded::Unsettled => Next::AtOnce,
-                    Loaded::Failed(failed) if !failed.is_lasting => Next::After(RETRY_AFTER),
-                    Loaded::Plugin(_) | Loaded::Same(_) | Loaded::Failed(_) => Next::WhenChanged,
+                let ended = match &loaded {
+                    Loaded::Plugin(_) | Loaded::Same(_) => Ended::Well,
+                    Loaded::Unsettled => Ended::Unsettled,
+                    Loaded::Failed(failed) => Ended::Failed {
+                        error: failed.error.clone(),
+                        retry_after: (!failed.is_lasting).then_some(RETRY_AFTER),
+                    },
                 };
-                self.settling.loaded(&name, Instant::now(), next);
-                self.show(&name, loaded);
+                self.settling.loaded(&name, Instant::now(), ended);
+                self.show(loaded);
             }
             Done::Notice(withdrawal) => self.catalog.remove_withdrawn(&withdrawal),
         }
@@ -241,7 +251,7 @@ impl Keeper {
         }
     }
 
-    fn show(&self, name: &str, loaded: Loaded) {
+    fn show(&self, loaded: Loaded) {
         match loaded {
             Loaded::Plugin(plugin) => {
                 info!(
@@ -254,8 +264,12 @@ impl Keeper {
                 self.catalog.offer(Arc::from(plugin));
             }
             Loaded::Failed(failed) => {
-                let serving = self.catalog.plugin(name).map(|plugin| plugin.digest.as_str().to_owned());
-                error!(event = "plugin-failed", plugin = name, error = failed.error, serving, "plugin failed");
+                debug!(
+                    event = "plugin-load-failed",
+                    plugin = failed.name,
+                    error = failed.error,
+                    "a plugin could not be loaded"
+                );
                 self.catalog.fail(failed);
             }
             Loaded::Same(plugin) => {
