@@ -33,3 +33,4 @@ mod signed;
 mod silent_directory;
 mod soak;
 mod start;
+mod stray_files;

@@ -14,8 +14,9 @@ use tracing::{debug, error, info, warn};
 use super::catalog::Catalog;
 use super::jobs::Jobs;
 use super::load::{Loaded, Loader};
-use super::scan::{Found, scan};
+use super::scan::Scan;
 use super::settle::{Ended, Settling, Step};
+use super::strays::Strays;
 use super::watch::Watch;
 use super::withdrawals::Withdrawal;
 
@@ -48,6 +49,7 @@ pub struct Keeper {
     loader: Loader,
     catalog: Arc<Catalog>,
     settling: Settling,
+    strays: Strays,
     jobs: Jobs<Done>,
     loads: Arc<Semaphore>,
     changed: Arc<Notify>,
@@ -72,7 +74,7 @@ enum Event {
 /// A job that has come to its end.
 enum Done {
     Look {
-        found: io::Result<Found>,
+        scan: io::Result<Scan>,
         watch: Watch,
     },
     Load {
@@ -91,6 +93,7 @@ impl Keeper {
             loader,
             catalog,
             settling: Settling::default(),
+            strays: Strays::default(),
             jobs: Jobs::new(),
             loads: Arc::new(Semaphore::new(LOADS_MAX)),
             watch: Some(Watch::new(changed.clone())),
@@ -108,10 +111,10 @@ impl Keeper {
         self.look();
         while let Some(done) = self.jobs.next().await {
             match done {
-                Done::Look { found, watch } => {
+                Done::Look { scan, watch } => {
                     self.watch = Some(watch);
-                    let found = found.map_err(|source| DirectoryError { directory: self.directory.clone(), source })?;
-                    for step in self.settling.begin(Instant::now(), &found) {
+                    let scan = scan.map_err(|source| DirectoryError { directory: self.directory.clone(), source })?;
+                    for step in self.settling.begin(Instant::now(), &scan.plugins) {
                         self.take(step);
                     }
                 }
@@ -165,9 +168,9 @@ impl Keeper {
         let look = move || {
             // Watched first: what changes from here on is seen.
             watch.follow(&directory);
-            Done::Look { found: scan(&directory), watch }
+            Done::Look { scan: Scan::of(&directory), watch }
         };
-        let panicked = |panic: String| Done::Look { found: Err(io::Error::other(panic)), watch: Watch::new(changed) };
+        let panicked = |panic: String| Done::Look { scan: Err(io::Error::other(panic)), watch: Watch::new(changed) };
         self.jobs.start_blocking(look, panicked);
     }
 
@@ -207,9 +210,9 @@ impl Keeper {
 
     fn finish(&mut self, done: Done) {
         match done {
-            Done::Look { found, watch } => {
+            Done::Look { scan, watch } => {
                 self.watch = Some(watch);
-                self.see(found);
+                self.see(scan);
             }
             Done::Load { name, loaded } => {
                 let ended = match &loaded {
@@ -228,17 +231,22 @@ impl Keeper {
     }
 
     /// Takes what a look has found.
-    fn see(&mut self, found: io::Result<Found>) {
+    fn see(&mut self, scan: io::Result<Scan>) {
         let now = Instant::now();
         let directory = self.directory.display();
-        match found {
-            Ok(found) => {
+        match scan {
+            Ok(scan) => {
                 if !std::mem::replace(&mut self.is_readable, true) {
                     info!(event = "plugins-directory-readable", %directory, "the plugins directory can be read again");
                     self.settling.look_anew(now);
                 }
-                for step in self.settling.observe(now, &found) {
+                for step in self.settling.observe(now, &scan.plugins) {
                     self.take(step);
+                }
+                for stray in self.strays.observe(now, scan.strays) {
+                    let file = self.directory.join(&stray.name);
+                    let (file, because) = (file.display(), stray.unused);
+                    warn!(event = "plugin-file-unused", %file, %because, "a file in the plugins directory is not used");
                 }
             }
             // A directory that is gone says nothing of its plugins: they stay until it is back.

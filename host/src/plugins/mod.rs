@@ -9,6 +9,7 @@ mod load;
 mod manifest;
 mod scan;
 mod settle;
+mod strays;
 mod watch;
 mod withdrawals;
 
@@ -16,3 +17,5 @@ pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
 pub use load::Loader;
 pub use manifest::{ManifestError, read_manifest};
+pub use scan::Scan;
+pub use strays::{Stray, Unused};
