@@ -157,7 +157,8 @@ impl Settling {
                 if !seen.failure.as_ref().is_some_and(is_known) {
                     seen.failure = Some(Failure { stamp, error, at: now, is_told: false });
                 }
-                if let Some(pause) = retry_after {
+                // Those that have changed meanwhile are not the same.
+                if let Some(pause) = retry_after.filter(|_| seen.stamp == stamp) {
                     (seen.loaded, seen.since) = (None, now + pause);
                 }
             }
@@ -240,6 +241,10 @@ mod tests {
         assert_eq!(settling.observe(at(100), &found(2)), [], "one load at a time");
         settling.loaded("echo", start, Ended::Well);
         assert_eq!(settling.observe(at(101), &found(2)), load(2));
+        // Without a pause, if that was for what it was before.
+        assert_eq!(settling.observe(at(200), &found(3)), []);
+        settling.loaded("echo", at(210), failed("no room", Some(Duration::from_secs(5))));
+        assert_eq!(settling.observe(at(250), &found(3)), load(3));
     }
 
     #[test]
