@@ -137,9 +137,10 @@ pub struct Cli {
 pub enum Command {
     /// Say whether these plugins would load, and if not, why; exit code 1 if any would not
     ///
-    /// Looks at each component and at the manifest beside it, makes a first instance, and needs no mesh.
+    /// Looks at each component and at the manifest beside it, makes a first instance, and needs no mesh. Warns of a manifest
+    /// that would not be read, such as one with a wrong name.
     Check {
-        /// Components: <stream>.wasm
+        /// Components, <stream>.wasm, or directories of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
@@ -107,19 +108,61 @@ async fn check_is_content_with_what_is_good() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
+/// What `check` says of something in the directory, and its exit code.
+async fn check(plugins: &Plugins, name: &str) -> (Option<i32>, String) {
+    let output = Command::new(binary()).arg("check").arg(plugins.path().join(name)).output().await.unwrap();
+    (output.status.code(), shown(std::str::from_utf8(&output.stdout).unwrap(), plugins))
+}
+
 #[tokio::test]
 async fn check_says_what_is_no_plugin_file() {
-    let plugins = Plugins::empty().with_file("notes.txt", "hello");
-    std::fs::create_dir(plugins.path().join("folder.wasm")).unwrap();
+    let plugins = Plugins::empty().with_file("notes.txt", "hello").with("echo", "echo");
+    let at = |name: &str| plugins.path().join(name);
+    fs::create_dir(at("folder.wasm")).unwrap();
+    fs::rename(at("echo.wasm"), at("echo.WASM")).unwrap();
+    symlink("releases/far.wasm", at("far.wasm")).unwrap();
     for (name, expected) in [
         ("notes.txt", "PLUGINS/notes.txt: expected a component, <stream>.wasm\n"),
         ("missing.wasm", "PLUGINS/missing.wasm cannot be read: No such file or directory (os error 2)\n"),
-        ("folder.wasm", "PLUGINS/folder.wasm is no regular file; a plugin is one, or a link to one\n"),
+        ("folder.wasm", "PLUGINS/folder.wasm: it is a directory; a component is a file, or a link to one\n"),
+        (
+            "echo.WASM",
+            "PLUGINS/echo.WASM: it is not loaded, as a component is a file <stream>.wasm; name it echo.wasm\n",
+        ),
+        ("far.wasm", "PLUGINS/far.wasm: it is a link to releases/far.wasm, where there is nothing\n"),
     ] {
-        let output = Command::new(binary()).arg("check").arg(plugins.path().join(name)).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert_eq!(shown(std::str::from_utf8(&output.stdout).unwrap(), &plugins), expected);
+        assert_eq!(check(&plugins, name).await, (Some(1), expected.to_owned()));
     }
+}
+
+#[tokio::test]
+async fn check_warns_of_a_manifest_that_is_not_read() {
+    let plugins = Plugins::usual().with_file("echo.wasm.toml", "timeout_ms = 1").with_file("other.toml", "");
+    let good = |name: &str| format!("PLUGINS/{name}.wasm: good; it is the stream {name}\n");
+    let misnamed =
+        "warning: PLUGINS/echo.wasm.toml: it is not read, as a manifest is a file <stream>.toml; name it echo.toml\n";
+    // A component is good, whatever lies beside it; what is another's is not mentioned.
+    assert_eq!(check(&plugins, "echo.wasm").await, (Some(0), good("echo") + misnamed));
+    assert_eq!(check(&plugins, "fickle.wasm").await, (Some(0), good("fickle")));
+}
+
+#[tokio::test]
+async fn check_looks_at_everything_in_a_directory() {
+    let plugins = Plugins::usual().with_file("README.md", "hello").with_file("other.toml", "");
+    let good = "PLUGINS/echo.wasm: good; it is the stream echo\nPLUGINS/fickle.wasm: good; it is the stream fickle\n";
+    let unused = "warning: PLUGINS/other.toml: there is no other.wasm, whose manifest it would be\n";
+    let directory = plugins.path().to_str().unwrap().to_owned();
+    assert_eq!(check(&plugins, &directory).await, (Some(0), format!("{good}{unused}")));
+    // One that is bad is enough, be it for its content or for its name.
+    let plugins = plugins.with_file("bad.wasm", "hello").with_file("upper.WASM", "");
+    let (code, said) = check(&plugins, &directory).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("PLUGINS/bad.wasm: it is not WebAssembly") && said.contains("name it upper.wasm"), "{said}");
+    assert!(said.contains(good.lines().next().unwrap()), "{said}");
+    // Whoever checks a directory expects something in it.
+    let empty = Plugins::empty();
+    let expected = (Some(1), "PLUGINS: expected components, <stream>.wasm, and found none\n".to_owned());
+    assert_eq!(check(&empty, empty.path().to_str().unwrap()).await, expected);
 }
 
 #[tokio::test]

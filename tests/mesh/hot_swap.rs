@@ -1,6 +1,7 @@
 //! Whatever happens to the plugins directory takes effect by itself, and costs no request.
 
 use std::fs;
+use std::time::SystemTime;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -53,7 +54,7 @@ async fn wait_until_gone(nodes: &[&Node], stream: &str) {
 }
 
 /// What a node logs when the system tells it of a change, so that it need not wait for its next look.
-const EVENT: &str = "the plugins directory has changed";
+const EVENT: &str = "plugins-directory-changed";
 
 /// Two nodes with one plugins directory.
 async fn pair(plugins: &Plugins) -> [Node; 2] {
@@ -159,6 +160,26 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_touched_makes_no_other_version() {
+    let plugins = Plugins::empty().with("fickle", "fickle");
+    let node = Setup::new(plugins.clone()).ready().await;
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
+    for times in 1..=2 {
+        let file = fs::File::options().append(true).open(plugins.path().join("fickle.wasm")).unwrap();
+        file.set_modified(SystemTime::now()).unwrap();
+        until(|| async { node.log_lines("plugin-unchanged") == times }).await;
+        let listed = versions(&node, "fickle").await;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0].0, "ready");
+    }
+    // It is the one that has counted before.
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
+    assert_eq!(node.admin("/plugins").await.json()["plugins"][0]["calls"], 2);
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 2"#).await;
+    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="idle"} 1"#).await;
+}
+
+#[tokio::test]
 async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
     let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
     let nodes = pair(&plugins).await;
@@ -176,6 +197,23 @@ async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
     fs::write(plugins.path().join("echo.wasm"), &whole).unwrap();
     wait_until_serving(&nodes, "echo", &whole).await;
     traffic.none_failed().await;
+}
+
+#[tokio::test]
+async fn a_file_that_stays_broken_is_told_once() {
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0)).with_file("bad.wasm", "bad");
+    let node = Setup::new(plugins.clone()).ready().await;
+    node.log_line("plugin-failed").await;
+    plugins.put("echo.wasm", b"broken");
+    wait_until_failed(&node, "echo", "not WebAssembly").await;
+    until(|| async { node.log_lines("plugin-failed") == 2 }).await;
+    let line: Value = serde_json::from_str(&node.log_line(r#""plugin":"echo""#).await).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert_eq!(line["event"], "plugin-failed");
+    assert_eq!(line["serving"], digest(&stamped("echo", 0)));
+    plugins.put("echo.wasm", &stamped("echo", 0));
+    node.log_line("plugin-unchanged").await;
+    assert_eq!(node.log_lines("plugin-failed"), 2);
 }
 
 #[tokio::test]
@@ -221,13 +259,13 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     let node = Setup::new(parent.subdirectory("plugins")).flag("--log", debug).ready().await;
     let traffic = Traffic::start("echo", &[&node]);
     fs::rename(&directory, parent.path().join("away")).unwrap();
-    node.log_line("the plugins directory cannot be read").await;
+    node.log_line("plugins-directory-unreadable").await;
     // It has been looked for again and again.
-    until(|| async { node.log_lines("the plugins directory still cannot be read") > 3 }).await;
+    until(|| async { node.log_lines("plugins-directory-still-unreadable") > 3 }).await;
     node.post("/api/other/1").send().await.ok();
     // The same comes back, and goes again.
     fs::rename(parent.path().join("away"), &directory).unwrap();
-    node.log_line("the plugins directory can be read again").await;
+    node.log_line("plugins-directory-readable").await;
     node.post("/api/other/1").send().await.ok();
     fs::rename(&directory, parent.path().join("away")).unwrap();
     // Another one comes in its place; it is watched, and what is not in it goes.

@@ -32,6 +32,9 @@ mod sandbox;
 mod security;
 mod send;
 mod signed;
+#[cfg(target_os = "linux")]
+mod silent_directory;
 mod sites;
 mod soak;
 mod start;
+mod stray_files;

@@ -1,29 +1,82 @@
 //! Checking plugins without a node: what a node would say of these files.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::PluginTerms;
-use crate::plugins::Loader;
+use crate::plugins::{Loader, Scan, Stray};
 use crate::runtime::{Engine, EngineError};
 
-/// Loads each of the files, and says in a line that it is good, or what is wrong with it.
+/// A line that is said: of something good, or nothing worse than a warning; or of what a node would not take.
+type Verdict = Result<String, String>;
+
+/// Loads each of the components, and those in each of the directories, and says in a line that it is good, or what
+/// is wrong with it; and warns of manifests that a node would not read.
 ///
 /// # Errors
 /// If this machine cannot run components at all.
-pub async fn check(files: &[PathBuf], terms: PluginTerms) -> Result<Vec<Result<String, String>>, EngineError> {
+pub async fn check(paths: &[PathBuf], terms: PluginTerms) -> Result<Vec<Verdict>, EngineError> {
     let PluginTerms { timeout_max, trusted_keys } = terms;
     let loader = Loader { engine: Engine::without_cache()?, timeout_max, trusted_keys };
-    let mut verdicts = Vec::with_capacity(files.len());
-    for file in files {
-        if file.extension() != Some(OsStr::new("wasm")) {
-            verdicts.push(Err(format!("{}: expected a component, <stream>.wasm", file.display())));
-            continue;
-        }
-        verdicts.push(match loader.load_file(file).await {
-            Ok(plugin) => Ok(format!("{}: good; it is the stream {}", file.display(), plugin.stream)),
-            Err(failed) => Err(failed.error),
+    let mut verdicts = Vec::with_capacity(paths.len());
+    for path in paths {
+        // By the name of a component it is meant as one, and said to be none.
+        let is_directory = path.extension() != Some(OsStr::new("wasm")) && path.is_dir();
+        verdicts.extend(if is_directory {
+            check_directory(&loader, path).await
+        } else {
+            check_file(&loader, path).await
         });
     }
     Ok(verdicts)
+}
+
+async fn check_file(loader: &Loader, file: &Path) -> Vec<Verdict> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A directory that cannot be listed may have files that can be read.
+    let strays = Scan::of(directory).map(|scan| scan.strays).unwrap_or_default();
+    let verdict = match strays.iter().find(|stray| stray.name == name) {
+        Some(stray) => Err(said(file, stray)),
+        None if file.extension() == Some(OsStr::new("wasm")) => load(loader, file).await,
+        None => Err(format!("{}: expected a component, <stream>.wasm", file.display())),
+    };
+    let manifests = strays.iter().filter(|stray| stray.is_manifest_of(&name));
+    let warnings = manifests.map(|stray| Ok(warning(&file.with_file_name(&stray.name), stray)));
+    std::iter::once(verdict).chain(warnings).collect()
+}
+
+async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
+    let scan = match Scan::of(directory) {
+        Ok(scan) => scan,
+        Err(error) => return vec![Err(format!("{} cannot be read: {error}", directory.display()))],
+    };
+    let mut verdicts = Vec::new();
+    for component in scan.components() {
+        verdicts.push(load(loader, component).await);
+    }
+    verdicts.extend(scan.strays.iter().map(|stray| {
+        let file = directory.join(&stray.name);
+        if stray.is_component() { Err(said(&file, stray)) } else { Ok(warning(&file, stray)) }
+    }));
+    // A node would start with it; but whoever checks it takes it for another.
+    if scan.components().next().is_none() {
+        verdicts.push(Err(format!("{}: expected components, <stream>.wasm, and found none", directory.display())));
+    }
+    verdicts
+}
+
+async fn load(loader: &Loader, file: &Path) -> Verdict {
+    match loader.load_file(file).await {
+        Ok(plugin) => Ok(format!("{}: good; it is the stream {}", file.display(), plugin.stream)),
+        Err(failed) => Err(failed.error),
+    }
+}
+
+fn said(file: &Path, stray: &Stray) -> String {
+    format!("{}: {}", file.display(), stray.unused)
+}
+
+fn warning(file: &Path, stray: &Stray) -> String {
+    format!("warning: {}", said(file, stray))
 }

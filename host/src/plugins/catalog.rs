@@ -1,6 +1,6 @@
 //! The catalog: the plugins of this node, as an immutable snapshot that is swapped atomically.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::withdrawals::{Withdrawal, Withdrawals};
 use crate::bodies::{Bodies, Expected, NoRoom};
 use crate::message::{Digest, Fault, Message, Outcome, Refusal, StreamName};
 use crate::runtime::Handler;
@@ -30,7 +31,7 @@ struct Snapshot {
     /// What messages run on.
     plugins: BTreeMap<StreamName, Arc<Plugin>>,
     /// Those of them that are not offered any more: they run what still arrives.
-    withdrawn: BTreeSet<StreamName>,
+    withdrawn: Withdrawals,
     failed: BTreeMap<String, Arc<Failed>>,
 }
 
@@ -88,7 +89,7 @@ impl Catalog {
         self.change(|snapshot| {
             let stream = plugin.stream.clone();
             snapshot.failed.remove(stream.as_str());
-            snapshot.withdrawn.remove(&stream);
+            snapshot.withdrawn.cancel(&stream);
             snapshot.plugins.insert(stream, plugin)
         });
     }
@@ -100,24 +101,24 @@ impl Catalog {
         });
     }
 
-    /// Offers a stream no longer, but runs what still arrives for it. Returns what is to be removed later.
-    pub fn withdraw(&self, name: &str) -> Option<Arc<Plugin>> {
+    /// Offers a stream no longer, but runs what still arrives for it. Returns the withdrawal, which is to be ended
+    /// later; `None` if there is nothing to withdraw, or it has been.
+    pub(super) fn withdraw(&self, name: &str) -> Option<Withdrawal> {
+        let mut withdrawal = None;
         self.change(|snapshot| {
             snapshot.failed.remove(name);
             if let Some((stream, _)) = snapshot.plugins.get_key_value(name) {
-                snapshot.withdrawn.insert(stream.clone());
+                withdrawal = snapshot.withdrawn.begin(stream);
             }
             None
         });
-        self.plugin(name)
+        withdrawal
     }
 
-    /// Forgets a plugin that was withdrawn, unless it, or another version, has been offered since.
-    pub fn remove_withdrawn(&self, plugin: &Arc<Plugin>) {
+    /// Ends a withdrawal, and forgets its plugin, unless that, or another version, has been offered since.
+    pub(super) fn remove_withdrawn(&self, withdrawal: &Withdrawal) {
         self.change(|snapshot| {
-            let stream = &plugin.stream;
-            let is_it = snapshot.plugins.get(stream).is_some_and(|current| Arc::ptr_eq(current, plugin));
-            if is_it && snapshot.withdrawn.remove(stream) { snapshot.plugins.remove(stream) } else { None }
+            if snapshot.withdrawn.end(withdrawal) { snapshot.plugins.remove(&withdrawal.stream) } else { None }
         });
     }
 
@@ -132,10 +133,15 @@ impl Catalog {
     }
 
     fn publish(&self, replaced: &mut Vec<Weak<Plugin>>, snapshot: Snapshot) {
+        // A version that is offered again, or still, is not a replaced one.
+        let is_current = |old: &Weak<Plugin>| {
+            snapshot.plugins.values().any(|current| std::ptr::eq(Arc::as_ptr(current), old.as_ptr()))
+        };
+        replaced.retain(|old| old.strong_count() > 0 && !is_current(old));
         let offers: Offers = snapshot
             .plugins
             .iter()
-            .filter(|(stream, _)| !snapshot.withdrawn.contains(*stream))
+            .filter(|(stream, _)| !snapshot.withdrawn.contains(stream))
             .map(|(stream, plugin)| (stream.clone(), plugin.digest.clone()))
             .collect();
         self.snapshot.store(Arc::new(snapshot));
@@ -144,7 +150,6 @@ impl Catalog {
             *published = offers;
             is_news
         });
-        replaced.retain(|old| old.strong_count() > 0);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Plugin>>> {
@@ -163,8 +168,11 @@ impl Catalog {
 
     /// Every version that is in memory, by stream, the one that messages run on first.
     pub fn plugins(&self) -> Vec<(PluginState, Arc<Plugin>)> {
-        let replaced: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
-        let snapshot = self.snapshot.load();
+        // Together, so that no version is in both, or in neither.
+        let (replaced, snapshot) = {
+            let replaced = self.lock();
+            (replaced.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), self.snapshot.load())
+        };
         let state = |stream: &StreamName| {
             if snapshot.withdrawn.contains(stream) { PluginState::Draining } else { PluginState::Ready }
         };

@@ -49,6 +49,8 @@ enum PluginError {
     Signature(PathBuf, SignatureError),
     #[error("{}: {}", .0.display(), .1)]
     Component(PathBuf, LoadError),
+    #[error("{}: the host panicked when it loaded it: {}; it is tried again", .0.display(), .1)]
+    Panicked(PathBuf, String),
 }
 
 /// What became of the files of a plugin.
@@ -61,9 +63,10 @@ pub(super) enum Loaded {
     Unsettled,
 }
 
-/// What is read of the disk, before any of it is looked at.
+/// What is read of the disk, before any of it is looked at. The digest is made where it may take its time.
 struct Files {
     component: Vec<u8>,
+    digest: Digest,
     manifest: String,
 }
 
@@ -103,7 +106,7 @@ impl Loader {
             Err(error) => Err(PluginError::Read(file.clone(), error.into())),
         };
         if let (Ok(files), Some(current)) = (&files, current)
-            && digest(&files.component) == current.digest
+            && files.digest == current.digest
             && files.manifest == current.manifest
         {
             return Loaded::Same(current);
@@ -115,39 +118,31 @@ impl Loader {
     }
 
     async fn prepare(&self, file: PathBuf, files: Result<Files, PluginError>) -> Result<Plugin, Failed> {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let digest = match &files {
-            Ok(files) => digest(&files.component),
-            Err(_) => Digest::from_text(""),
+            Ok(files) => files.digest.clone(),
+            Err(_) => no_digest(),
         };
-        match self.try_prepare(&name, &file, files).await {
+        match self.try_prepare(&file, files).await {
             Ok((stream, manifest, handler)) => {
                 let (loaded_at, reply_expected) = (SystemTime::now(), Expected::default());
                 Ok(Plugin { stream, file, digest, manifest, loaded_at, handler, reply_expected })
             }
-            Err(error) => Err(Failed {
-                name,
-                file,
-                digest,
-                failed_at: SystemTime::now(),
-                is_lasting: error.is_lasting(),
-                error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
-            }),
+            Err(error) => Err(failed(file, digest, &error)),
         }
     }
 
     async fn try_prepare(
         &self,
-        name: &str,
         file: &Path,
         files: Result<Files, PluginError>,
     ) -> Result<(StreamName, String, Handler), PluginError> {
-        let stream = StreamName::try_from(name).map_err(|problem| PluginError::Name {
+        let name = name(file);
+        let stream = StreamName::try_from(name.as_str()).map_err(|problem| PluginError::Name {
             file: file.to_owned(),
-            name: name.to_owned(),
+            name,
             problem,
         })?;
-        let Files { component, manifest } = files?;
+        let Files { component, manifest, .. } = files?;
         let limits: Limits = read_manifest(&manifest, self.timeout_max)
             .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
         if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
@@ -158,6 +153,30 @@ impl Loader {
             .map_err(|error| PluginError::Component(file.to_owned(), error))?;
         Ok((stream, manifest, handler))
     }
+}
+
+impl Loaded {
+    /// What becomes of files that the host panics over: it may be a matter of the moment.
+    pub(super) fn panicked(file: PathBuf, panic: String) -> Self {
+        let error = PluginError::Panicked(file.clone(), panic);
+        Self::Failed(failed(file, no_digest(), &error))
+    }
+}
+
+fn failed(file: PathBuf, digest: Digest, error: &PluginError) -> Failed {
+    Failed {
+        name: name(&file),
+        file,
+        digest,
+        failed_at: SystemTime::now(),
+        is_lasting: error.is_lasting(),
+        error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
+    }
+}
+
+/// The file's name without `.wasm`: the stream, unless it cannot be one.
+fn name(file: &Path) -> String {
+    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn read(file: &Path, trusted_keys: Option<&TrustedKeys>) -> Result<Files, PluginError> {
@@ -174,7 +193,7 @@ fn read(file: &Path, trusted_keys: Option<&TrustedKeys>) -> Result<Files, Plugin
             String::from_utf8(manifest).map_err(|_| PluginError::ManifestText(manifest_file))?
         }
     };
-    Ok(Files { component, manifest })
+    Ok(Files { digest: digest(&component), component, manifest })
 }
 
 /// Makes sure that a trusted key has signed the file, if it must: the signature is beside it.
@@ -221,6 +240,7 @@ impl PluginError {
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
             }
             Self::Component(_, error) => error.is_lasting(),
+            Self::Panicked(..) => false,
             _ => true,
         }
     }
@@ -228,4 +248,9 @@ impl PluginError {
 
 fn digest(component: &[u8]) -> Digest {
     Digest::from_text(&format!("{:x}", Sha256::digest(component)))
+}
+
+/// Of what could not be read.
+fn no_digest() -> Digest {
+    Digest::from_text("")
 }

@@ -3,13 +3,19 @@
 mod catalog;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod jobs;
 mod keeper;
 mod load;
 mod manifest;
 mod scan;
 mod settle;
+mod strays;
+mod watch;
+mod withdrawals;
 
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
 pub use load::Loader;
 pub use manifest::{ManifestError, read_manifest};
+pub use scan::Scan;
+pub use strays::{Stray, Unused};

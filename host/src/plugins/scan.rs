@@ -1,8 +1,7 @@
-//! Scanning: which plugins there are in the directory, and by what their files can be told from what they
-//! were before.
+//! Scanning: which plugins there are in the directory, by what their files can be told from what they were before,
+//! and what else has been meant for them. It asks the file system, which may hang: only for threads that may wait.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -10,8 +9,17 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What a directory holds: the file of each plugin by its name without `.wasm`, with its stamp. What is
-/// hidden is not looked at: Kubernetes keeps its mounts there, and tools what they have not finished.
+use super::strays::{self, Entries, Stray, Target};
+
+/// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and tools what they
+/// have not finished.
+pub struct Scan {
+    pub(super) plugins: Found,
+    /// By name.
+    pub strays: Vec<Stray>,
+}
+
+/// The file of each plugin by its name without `.wasm`, with its stamp.
 pub(super) type Found = BTreeMap<String, (PathBuf, Stamp)>;
 
 /// The state of a plugin's two files, and of their signatures. When a file is written or replaced, however, its stamp differs.
@@ -25,6 +33,41 @@ pub(super) struct Stamp {
 /// A hash of what the system says of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp(u64);
+
+impl Scan {
+    /// Looks at a directory.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(directory: &Path) -> io::Result<Self> {
+        let (mut plugins, mut entries) = (Found::new(), Entries::new());
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !strays::is_meant(&name) {
+                continue;
+            }
+            let target = Target::of(&entry);
+            if target == Target::File
+                && let Some(stem) = name.strip_suffix(".wasm")
+                && let Some(stamp) = Stamp::of(&entry.path())
+            {
+                plugins.insert(stem.to_owned(), (entry.path(), stamp));
+            }
+            entries.insert(name, target);
+        }
+        let strays = strays::find(&entries).into_iter().filter_map(|(name, unused)| {
+            let stamp = FileStamp::of_name(&directory.join(&name))?;
+            Some(Stray { name, unused, stamp })
+        });
+        Ok(Self { plugins, strays: strays.collect() })
+    }
+
+    /// The files of the plugins, by name.
+    pub fn components(&self) -> impl Iterator<Item = &Path> {
+        self.plugins.values().map(|(file, _)| file.as_path())
+    }
+}
 
 impl Stamp {
     /// The stamp of a component and of the manifest beside it; `None` if there is no such file. Links are
@@ -45,16 +88,46 @@ impl FileStamp {
     const UNREADABLE: Self = Self(0);
 
     fn of(file: &Path) -> Option<Self> {
-        let metadata = match fs::metadata(file) {
-            Ok(metadata) if metadata.is_dir() => return None,
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => return Some(Self::UNREADABLE),
-        };
+        match fs::metadata(file) {
+            Ok(metadata) if metadata.is_dir() => None,
+            Ok(metadata) => Some(Self::hash(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(Self::UNREADABLE),
+        }
+    }
+
+    /// The stamp of what is there by this name itself, be it a link or a directory.
+    fn of_name(name: &Path) -> Option<Self> {
+        fs::symlink_metadata(name).ok().map(|metadata| Self::hash(&metadata))
+    }
+
+    fn hash(metadata: &fs::Metadata) -> Self {
         let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
         let numbers = [metadata.dev(), metadata.ino(), metadata.len()].map(u64::to_ne_bytes);
         let bytes = [numbers.concat(), times.map(i64::to_ne_bytes).concat()].concat();
-        Some(Self(xxh3_64(&bytes)))
+        Self(xxh3_64(&bytes))
+    }
+}
+
+impl Target {
+    /// Where a name leads. What cannot be looked at is taken for a file: to load it fails, and says why.
+    fn of(entry: &fs::DirEntry) -> Self {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => Self::Directory,
+            Ok(kind) if kind.is_symlink() => Self::of_link(&entry.path()),
+            _ => Self::File,
+        }
+    }
+
+    fn of_link(link: &Path) -> Self {
+        match fs::metadata(link) {
+            Ok(metadata) if metadata.is_dir() => Self::Directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // It may be gone by now; then it is no plugin, and no stray either.
+                fs::read_link(link).map_or(Self::File, Self::Nowhere)
+            }
+            _ => Self::File,
+        }
     }
 }
 
@@ -65,27 +138,16 @@ pub(super) fn signature_of(file: &Path) -> PathBuf {
     name.into()
 }
 
-pub(super) fn scan(directory: &Path) -> io::Result<Found> {
-    let mut found = Found::new();
-    for entry in fs::read_dir(directory)? {
-        let file = entry?.path();
-        if file.extension() != Some(OsStr::new("wasm")) {
-            continue;
-        }
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with('.') {
-            continue;
-        }
-        if let Some(stamp) = Stamp::of(&file) {
-            found.insert(name, (file, stamp));
-        }
-    }
-    Ok(found)
-}
-
 /// Which directory a path leads to: another one when it was replaced, or a link on the way was.
 pub(super) fn identity(directory: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+impl FileStamp {
+    pub(super) fn test(bytes: u64) -> Self {
+        Self(bytes)
+    }
 }
 
 #[cfg(test)]

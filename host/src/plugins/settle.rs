@@ -1,5 +1,5 @@
-//! Settling: when a change of the directory is ripe to be acted upon. Pure: time and findings come in,
-//! steps go out.
+//! Settling: when a change of the directory is ripe to be acted upon, and a failure to be told. Pure: time and
+//! findings come in, steps go out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +14,10 @@ const SETTLED: Duration = Duration::from_millis(50);
 /// A file that has been missing for so long is taken to be removed: tools delete before they write.
 const REMOVED: Duration = Duration::from_millis(400);
 
+/// A failure is told once its files have stayed as they are for so long: a slow copy fails with each piece that
+/// comes, which is nobody's business.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
+
 /// What has been seen and done, for each plugin by its name.
 #[derive(Default)]
 pub(super) struct Settling(BTreeMap<String, Seen>);
@@ -26,20 +30,47 @@ struct Seen {
     /// What was last loaded, or tried to be.
     loaded: Option<Stamp>,
     is_loading: bool,
+    /// Why the last load that said something failed.
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    /// What the files were.
+    stamp: Option<Stamp>,
+    error: String,
+    at: Instant,
+    is_told: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    Load { name: String, file: PathBuf, stamp: Stamp },
-    Remove { name: String },
+    Load {
+        name: String,
+        file: PathBuf,
+        stamp: Stamp,
+    },
+    Remove {
+        name: String,
+    },
+    /// Says that a plugin failed, and why.
+    Tell {
+        name: String,
+        error: String,
+    },
 }
 
-/// When the same files are loaded again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
-    WhenChanged,
-    AtOnce,
-    After(Duration),
+/// How a load came to its end.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The files are those of a version that runs.
+    Well,
+    /// The files changed meanwhile: it says nothing, and is made again.
+    Unsettled,
+    Failed {
+        error: String,
+        /// When the same files are tried again; `None`: it would be in vain.
+        retry_after: Option<Duration>,
+    },
 }
 
 impl Settling {
@@ -52,6 +83,7 @@ impl Settling {
                 since: now,
                 loaded: None,
                 is_loading: false,
+                failure: None,
             });
             if seen.stamp != Some(*stamp) {
                 (seen.stamp, seen.since) = (Some(*stamp), now);
@@ -62,13 +94,20 @@ impl Settling {
                 (seen.stamp, seen.since) = (None, now);
             }
         }
-        self.ripe(now)
+        let mut steps = self.ripe(now);
+        steps.extend(self.tell(now));
+        steps
     }
 
     /// The first look at the directory: nothing is waited for.
     pub(super) fn begin(&mut self, now: Instant, found: &Found) -> Vec<Step> {
         self.observe(now, found);
         self.ripe(now + SETTLED)
+    }
+
+    /// What the first loads have found wrong: whoever starts a node looks at what it says right away.
+    pub(super) fn begun(&mut self, now: Instant) -> Vec<Step> {
+        self.tell(now + TOLD_AFTER)
     }
 
     fn ripe(&mut self, now: Instant) -> Vec<Step> {
@@ -92,14 +131,37 @@ impl Settling {
         steps
     }
 
+    fn tell(&mut self, now: Instant) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (name, seen) in &mut self.0 {
+            let is_due = seen.tell_due().is_some_and(|due| due <= now);
+            if let Some(failure) = seen.failure.as_mut().filter(|_| is_due) {
+                failure.is_told = true;
+                steps.push(Step::Tell { name: name.clone(), error: failure.error.clone() });
+            }
+        }
+        steps
+    }
+
     /// A load has come to its end.
-    pub(super) fn loaded(&mut self, name: &str, now: Instant, next: Next) {
+    pub(super) fn loaded(&mut self, name: &str, now: Instant, ended: Ended) {
         let Some(seen) = self.0.get_mut(name) else { return };
         seen.is_loading = false;
-        match next {
-            Next::WhenChanged => {}
-            Next::AtOnce => seen.loaded = None,
-            Next::After(pause) => (seen.loaded, seen.since) = (None, now + pause),
+        match ended {
+            Ended::Well => seen.failure = None,
+            Ended::Unsettled => seen.loaded = None,
+            Ended::Failed { error, retry_after } => {
+                let stamp = seen.loaded;
+                // What fails again in the same way is told once.
+                let is_known = |known: &Failure| known.stamp == stamp && known.error == error;
+                if !seen.failure.as_ref().is_some_and(is_known) {
+                    seen.failure = Some(Failure { stamp, error, at: now, is_told: false });
+                }
+                // Those that have changed meanwhile are not the same.
+                if let Some(pause) = retry_after.filter(|_| seen.stamp == stamp) {
+                    (seen.loaded, seen.since) = (None, now + pause);
+                }
+            }
         }
     }
 
@@ -112,7 +174,7 @@ impl Settling {
 
     /// When the next step is ripe, if nothing changes until then.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.values().filter_map(Seen::due).min()
+        self.0.values().flat_map(|seen| [seen.due(), seen.tell_due()]).flatten().min()
     }
 }
 
@@ -129,6 +191,11 @@ impl Seen {
             None => Some(self.since + REMOVED),
         }
     }
+
+    fn tell_due(&self) -> Option<Instant> {
+        let failure = self.failure.as_ref().filter(|failure| !failure.is_told && failure.stamp == self.stamp)?;
+        (!self.is_loading).then(|| failure.at + TOLD_AFTER)
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +210,14 @@ mod tests {
         vec![Step::Load { name: "echo".into(), file: "echo.wasm".into(), stamp: Stamp::test(bytes) }]
     }
 
+    fn failed(error: &str, retry_after: Option<Duration>) -> Ended {
+        Ended::Failed { error: error.into(), retry_after }
+    }
+
+    fn tell(error: &str) -> Vec<Step> {
+        vec![Step::Tell { name: "echo".into(), error: error.into() }]
+    }
+
     #[test]
     fn a_file_is_loaded_once_it_stays_as_it_is() {
         let (mut settling, start) = (Settling::default(), Instant::now());
@@ -152,7 +227,7 @@ mod tests {
         assert_eq!(settling.due(), Some(at(90)));
         assert_eq!(settling.observe(at(89), &found(2)), []);
         assert_eq!(settling.observe(at(90), &found(2)), load(2));
-        settling.loaded("echo", start, Next::WhenChanged);
+        settling.loaded("echo", start, Ended::Well);
         assert_eq!(settling.due(), None);
         assert_eq!(settling.observe(at(1000), &found(2)), []);
     }
@@ -164,18 +239,22 @@ mod tests {
         assert_eq!(settling.begin(at(0), &found(1)), load(1));
         assert_eq!(settling.observe(at(10), &found(2)), []);
         assert_eq!(settling.observe(at(100), &found(2)), [], "one load at a time");
-        settling.loaded("echo", start, Next::WhenChanged);
+        settling.loaded("echo", start, Ended::Well);
         assert_eq!(settling.observe(at(101), &found(2)), load(2));
+        // Without a pause, if that was for what it was before.
+        assert_eq!(settling.observe(at(200), &found(3)), []);
+        settling.loaded("echo", at(210), failed("no room", Some(Duration::from_secs(5))));
+        assert_eq!(settling.observe(at(250), &found(3)), load(3));
     }
 
     #[test]
     fn an_attempt_that_says_nothing_is_made_again() {
         let (mut settling, start) = (Settling::default(), Instant::now());
         assert_eq!(settling.begin(start, &found(1)), load(1));
-        settling.loaded("echo", start, Next::AtOnce);
+        settling.loaded("echo", start, Ended::Unsettled);
         assert_eq!(settling.observe(start + SETTLED, &found(1)), load(1));
-        settling.loaded("echo", start, Next::After(Duration::from_secs(5)));
-        assert_eq!(settling.observe(start + Duration::from_secs(5), &found(1)), []);
+        settling.loaded("echo", start, failed("no room", Some(Duration::from_secs(5))));
+        assert_eq!(settling.observe(start + Duration::from_secs(5), &found(1)), tell("no room"));
         assert_eq!(settling.observe(start + Duration::from_secs(5) + SETTLED, &found(1)), load(1));
     }
 
@@ -184,7 +263,7 @@ mod tests {
         let (mut settling, start) = (Settling::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         settling.begin(at(0), &found(1));
-        settling.loaded("echo", at(0), Next::WhenChanged);
+        settling.loaded("echo", at(0), Ended::Well);
         assert_eq!(settling.observe(at(10), &Found::new()), []);
         settling.look_anew(at(5_000));
         assert_eq!(settling.observe(at(5_000), &Found::new()), []);
@@ -196,7 +275,7 @@ mod tests {
         let (mut settling, start) = (Settling::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         settling.begin(at(0), &found(1));
-        settling.loaded("echo", start, Next::WhenChanged);
+        settling.loaded("echo", start, Ended::Well);
         assert_eq!(settling.observe(at(10), &Found::new()), []);
         // It is replaced the way editors do, and it is the same: nothing happens.
         assert_eq!(settling.observe(at(100), &found(1)), []);
@@ -207,5 +286,74 @@ mod tests {
         // When it comes back it is loaded, whatever was loaded of it before.
         assert_eq!(settling.observe(at(700), &found(1)), []);
         assert_eq!(settling.observe(at(750), &found(1)), load(1));
+    }
+
+    #[test]
+    fn a_slow_copy_is_told_of_no_piece() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        for piece in 0..10 {
+            let arrives = piece * 900;
+            assert_eq!(settling.observe(at(arrives), &found(piece)), []);
+            assert_eq!(settling.observe(at(arrives + 50), &found(piece)), load(piece));
+            settling.loaded("echo", at(arrives + 60), failed("cut off", None));
+            assert_eq!(settling.observe(at(arrives + 890), &found(piece)), []);
+        }
+        assert_eq!(settling.observe(at(9_000), &found(10)), []);
+        assert_eq!(settling.observe(at(9_050), &found(10)), load(10));
+        assert_eq!(settling.due(), None, "it is being loaded");
+        settling.loaded("echo", at(9_060), Ended::Well);
+        assert_eq!(settling.observe(at(20_000), &found(10)), []);
+    }
+
+    #[test]
+    fn a_file_that_stays_broken_is_told_once() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        settling.observe(at(0), &found(1));
+        assert_eq!(settling.observe(at(50), &found(1)), load(1));
+        settling.loaded("echo", at(60), failed("broken", None));
+        assert_eq!(settling.due(), Some(at(1_060)));
+        assert_eq!(settling.observe(at(1_059), &found(1)), []);
+        assert_eq!(settling.observe(at(1_060), &found(1)), tell("broken"));
+        assert_eq!(settling.observe(at(5_000), &found(1)), []);
+        assert_eq!(settling.due(), None);
+        // Another file that is broken in the same way is another failure.
+        settling.observe(at(6_000), &found(2));
+        assert_eq!(settling.observe(at(6_050), &found(2)), load(2));
+        settling.loaded("echo", at(6_060), failed("broken", None));
+        assert_eq!(settling.observe(at(7_060), &found(2)), tell("broken"));
+        // What is removed before it was told is told no more.
+        settling.observe(at(8_000), &found(3));
+        assert_eq!(settling.observe(at(8_050), &found(3)), load(3));
+        settling.loaded("echo", at(8_060), failed("broken", None));
+        assert_eq!(settling.observe(at(8_100), &Found::new()), []);
+        assert_eq!(settling.observe(at(9_500), &Found::new()), [Step::Remove { name: "echo".into() }]);
+    }
+
+    #[test]
+    fn attempts_that_fail_in_the_same_way_are_told_once() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let pause = Some(Duration::from_secs(5));
+        assert_eq!(settling.begin(at(0), &found(1)), load(1));
+        settling.loaded("echo", at(10), failed("no room", pause));
+        assert_eq!(settling.observe(at(1_010), &found(1)), tell("no room"));
+        assert_eq!(settling.observe(at(5_060), &found(1)), load(1));
+        settling.loaded("echo", at(5_070), failed("no room", pause));
+        assert_eq!(settling.observe(at(7_000), &found(1)), []);
+        assert_eq!(settling.observe(at(10_120), &found(1)), load(1));
+        settling.loaded("echo", at(10_130), failed("broken", None));
+        assert_eq!(settling.observe(at(11_130), &found(1)), tell("broken"));
+    }
+
+    #[test]
+    fn what_fails_at_the_start_is_told_at_once() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        assert_eq!(settling.begin(start, &found(1)), load(1));
+        settling.loaded("echo", start, failed("broken", None));
+        assert_eq!(settling.begun(start), tell("broken"));
+        assert_eq!(settling.begun(start), []);
+        assert_eq!(settling.observe(start + TOLD_AFTER, &found(1)), []);
     }
 }

@@ -1,0 +1,224 @@
+//! Strays: what is in the directory, was meant for a plugin, as its name shows, and is not used. Everything else
+//! (texts, backups, sources, what is hidden) is nobody's business. Pure: names and times come in, findings go out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::scan::FileStamp;
+
+/// What has been a stray for so long is told: a manifest may come before its component, and tools write in steps.
+const TOLD_AFTER: Duration = Duration::from_secs(1);
+
+/// What names lead to.
+pub(super) type Entries = BTreeMap<String, Target>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A file, or what only opening it tells from one.
+    File,
+    Directory,
+    /// A link that leads to this, where there is nothing.
+    Nowhere(PathBuf),
+}
+
+/// A name in the directory that is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    pub name: String,
+    pub unused: Unused,
+    pub(super) stamp: FileStamp,
+}
+
+/// Why it is not used, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unused {
+    #[error("it is not loaded, as a component is a file <stream>.wasm; name it {0}")]
+    ComponentName(String),
+    #[error("it is not read, as a manifest is a file <stream>.toml; name it {0}")]
+    ManifestName(String),
+    #[error("there is no {0}, whose manifest it would be")]
+    NoComponent(String),
+    #[error("it is a directory; a component is a file, or a link to one")]
+    Directory,
+    #[error("it is a link to {}, where there is nothing", .0.display())]
+    Nowhere(PathBuf),
+}
+
+impl Stray {
+    /// Whether a plugin is missing; else it is what a manifest says.
+    pub fn is_component(&self) -> bool {
+        component_stem(&self.name).is_some()
+    }
+
+    /// Whether it seems to be the manifest of this component.
+    pub fn is_manifest_of(&self, component: &str) -> bool {
+        let Some(stream) = component_stem(component) else { return false };
+        let manifest = format!("{stream}.toml");
+        match &self.unused {
+            Unused::ManifestName(right) => *right == manifest,
+            Unused::Nowhere(_) => self.name == manifest,
+            Unused::ComponentName(_) | Unused::NoComponent(_) | Unused::Directory => false,
+        }
+    }
+}
+
+/// Whether a name looks as if it was meant for a plugin.
+pub(super) fn is_meant(name: &str) -> bool {
+    !name.starts_with('.') && (component_stem(name).is_some() || manifest_stem(name).is_some())
+}
+
+/// The strays among all names that are meant.
+pub(super) fn find(entries: &Entries) -> BTreeMap<String, Unused> {
+    let strays = entries.iter().filter_map(|(name, target)| Some((name.clone(), why_unused(name, target, entries)?)));
+    strays.collect()
+}
+
+fn why_unused(name: &str, target: &Target, entries: &Entries) -> Option<Unused> {
+    if let Some(stem) = component_stem(name) {
+        let right = format!("{stem}.wasm");
+        return match target {
+            Target::Directory => (name == right).then_some(Unused::Directory),
+            _ if name != right => Some(Unused::ComponentName(right)),
+            Target::Nowhere(to) => Some(Unused::Nowhere(to.clone())),
+            Target::File => None,
+        };
+    }
+    let stem = manifest_stem(name)?;
+    let component = format!("{stem}.wasm");
+    let has_component = entries.contains_key(&component);
+    // A stream may be called `a.wasm`, and then `a.wasm.toml` is right.
+    let stream = component_stem(stem).filter(|_| !has_component).unwrap_or(stem);
+    let right = format!("{stream}.toml");
+    match target {
+        Target::Directory => None,
+        _ if name != right => Some(Unused::ManifestName(right)),
+        Target::Nowhere(to) if has_component => Some(Unused::Nowhere(to.clone())),
+        // If the component is a stray itself, that is what is said.
+        _ if entries.keys().any(|other| component_stem(other) == Some(stem)) => None,
+        _ => Some(Unused::NoComponent(component)),
+    }
+}
+
+/// What is before the extension of a component, in whatever case that is.
+fn component_stem(name: &str) -> Option<&str> {
+    stem(name, "wasm")
+}
+
+fn manifest_stem(name: &str) -> Option<&str> {
+    stem(name, "toml")
+}
+
+fn stem<'a>(name: &'a str, expected: &str) -> Option<&'a str> {
+    let (stem, extension) = name.rsplit_once('.')?;
+    extension.eq_ignore_ascii_case(expected).then_some(stem)
+}
+
+/// The strays that there are, and which of them have been told.
+#[derive(Default)]
+pub(super) struct Strays(BTreeMap<String, Standing>);
+
+struct Standing {
+    stray: Stray,
+    since: Instant,
+    is_told: bool,
+}
+
+impl Strays {
+    /// Takes what a scan has found, and returns what is to be told now: each stray once, and again when it changes.
+    pub(super) fn observe(&mut self, now: Instant, found: Vec<Stray>) -> Vec<Stray> {
+        let mut before = std::mem::take(&mut self.0);
+        let mut told = Vec::new();
+        for stray in found {
+            let standing = before.remove(&stray.name).filter(|standing| standing.stray == stray);
+            let mut standing = standing.unwrap_or(Standing { stray, since: now, is_told: false });
+            if !standing.is_told && now >= standing.since + TOLD_AFTER {
+                standing.is_told = true;
+                told.push(standing.stray.clone());
+            }
+            self.0.insert(standing.stray.name.clone(), standing);
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of each stray among these names, of which those with a slash are directories, and those with
+    /// an arrow links to nowhere.
+    fn said(names: &str) -> Vec<String> {
+        let mut entries = Entries::new();
+        for name in names.split(", ") {
+            let (name, target) = match (name.strip_suffix('/'), name.split_once(" -> ")) {
+                (Some(name), _) => (name, Target::Directory),
+                (_, Some((name, to))) => (name, Target::Nowhere(to.into())),
+                _ => (name, Target::File),
+            };
+            if is_meant(name) {
+                entries.insert(name.to_owned(), target);
+            }
+        }
+        find(&entries).into_iter().map(|(name, unused)| format!("{name}: {unused}")).collect()
+    }
+
+    #[test]
+    fn what_is_used_or_not_meant_is_silent() {
+        for names in [
+            "echo.wasm, echo.toml, echo.wasm.minisig, bare.wasm",
+            "README.md, echo.wasm.new, echo.toml~, #echo.toml#, toml, wasm",
+            ".hidden.toml, .wasm, ..data/, echo/, orders/, notes.toml/",
+            // A stream by the name of `a.wasm`, with its manifest.
+            "a.wasm.wasm, a.wasm.toml",
+        ] {
+            assert_eq!(said(names), [""; 0], "{names}");
+        }
+    }
+
+    #[test]
+    fn what_is_meant_and_not_used_says_what_would_be_right() {
+        let manifest = "it is not read, as a manifest is a file <stream>.toml; name it a.toml";
+        for (names, stray, expected) in [
+            ("tpyo.toml", "tpyo.toml", "there is no tpyo.wasm, whose manifest it would be"),
+            ("a.wasm, a.wasm.toml", "a.wasm.toml", manifest),
+            ("a.wasm, a.Toml", "a.Toml", manifest),
+            ("a.WASM, a.toml", "a.WASM", "it is not loaded, as a component is a file <stream>.wasm; name it a.wasm"),
+            ("a.wasm -> /b/a.wasm", "a.wasm", "it is a link to /b/a.wasm, where there is nothing"),
+            ("a.wasm, a.toml -> b", "a.toml", "it is a link to b, where there is nothing"),
+            ("a.wasm/, a.toml", "a.wasm", "it is a directory; a component is a file, or a link to one"),
+        ] {
+            assert_eq!(said(names), [format!("{stray}: {expected}")]);
+        }
+    }
+
+    #[test]
+    fn a_component_knows_what_seems_to_be_its_manifest() {
+        let stray = |name: &str, unused| Stray { name: name.into(), unused, stamp: FileStamp::test(1) };
+        assert!(stray("a.wasm.toml", Unused::ManifestName("a.toml".into())).is_manifest_of("a.wasm"));
+        assert!(stray("a.toml", Unused::Nowhere("b".into())).is_manifest_of("a.wasm"));
+        assert!(!stray("b.toml", Unused::NoComponent("b.wasm".into())).is_manifest_of("a.wasm"));
+        assert!(!stray("a.wasm", Unused::Nowhere("b".into())).is_manifest_of("a.wasm"));
+        assert!(!stray("a.toml", Unused::Nowhere("b".into())).is_manifest_of("a.toml"));
+    }
+
+    #[test]
+    fn a_stray_is_told_once_when_it_stays_and_again_when_it_changes() {
+        let (mut strays, start) = (Strays::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let found = |bytes| {
+            let unused = Unused::NoComponent("a.wasm".into());
+            vec![Stray { name: "a.toml".into(), unused, stamp: FileStamp::test(bytes) }]
+        };
+        assert_eq!(strays.observe(at(0), found(1)), []);
+        assert_eq!(strays.observe(at(999), found(1)), []);
+        assert_eq!(strays.observe(at(1_000), found(1)), found(1));
+        assert_eq!(strays.observe(at(9_000), found(1)), []);
+        assert_eq!(strays.observe(at(10_000), found(2)), []);
+        assert_eq!(strays.observe(at(11_000), found(2)), found(2));
+        // It got its component, and lost it.
+        assert_eq!(strays.observe(at(12_000), Vec::new()), []);
+        assert_eq!(strays.observe(at(13_000), found(2)), []);
+        assert_eq!(strays.observe(at(14_000), found(2)), found(2));
+    }
+}

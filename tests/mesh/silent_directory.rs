@@ -1,0 +1,74 @@
+//! A plugins directory that does not answer, as those of network file systems do at times, holds up nothing but what
+//! is on it.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use rustix::process::Signal;
+
+use crate::harness::{Plugins, Setup, stamped, until, wait_for_mesh};
+
+/// A file system over a directory whose server (FUSE) never says anything: whoever asks waits until the value goes.
+struct Silence {
+    directory: PathBuf,
+    /// What the server would answer by. The file system ends with it.
+    server: Option<File>,
+}
+
+impl Silence {
+    /// Has this thread, and the processes that it starts from here on, see mounts of their own.
+    fn prepare() {
+        let needs = "this needs Linux, with root or as root of a user namespace (`unshare --user --map-root-user`)";
+        unshare(CloneFlags::CLONE_NEWNS).unwrap_or_else(|error| panic!("no mount namespace: {error}; {needs}"));
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+    }
+
+    fn over(directory: &Path) -> Self {
+        let server = File::options().read(true).write(true).open("/dev/fuse");
+        let server = server.unwrap_or_else(|error| panic!("/dev/fuse: {error}; this needs it"));
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("silence"), directory, Some("fuse"), flags, Some(options.as_str())).unwrap();
+        Self { directory: directory.to_owned(), server: Some(server) }
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        // First, or unmounting would wait for an answer, too.
+        self.server = None;
+        umount2(&self.directory, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_does_not_answer_holds_up_nobody() {
+    Silence::prepare();
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0)).with("other", "echo");
+    // One thread for everything: if it waited for the directory, so would the node.
+    let first = Setup::new(plugins.clone()).id("n1").variable("TOKIO_WORKER_THREADS", "1").ready().await;
+    fs::remove_file(plugins.path().join("other.wasm")).unwrap();
+    first.log_line("plugin-removed").await;
+    let silence = Silence::over(plugins.path());
+    first.log_line("plugins-directory-silent").await;
+    // What had begun comes to its end: the others know, and the plugin goes.
+    until(|| async { !first.admin("/plugins").await.text().contains("other.wasm") }).await;
+    // It takes messages, and another node into its mesh.
+    assert_eq!(first.post("/api/echo/1").send().await.status, 200);
+    let second = Setup::new(Plugins::empty()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    assert_eq!(second.post("/api/echo/1").send().await.node(), "n1");
+    // One that finds its directory so at its start can leave.
+    let mut third = Setup::new(plugins.clone()).id("n3").seeds(&[&first]).start().await;
+    third.signal(Signal::TERM);
+    assert!(third.ended().await.success());
+
+    drop(silence);
+    first.log_line("plugins-directory-readable").await;
+    plugins.put("more.wasm", &stamped("echo", 1));
+    until(|| async { second.post("/api/more/1").send().await.status == 200 }).await;
+}
