@@ -139,6 +139,6 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner can read
+    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner, or its group, can read
     Secret,
 }

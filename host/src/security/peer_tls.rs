@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::private_file::{self, Besides, PrivateFileError};
+use super::private_file::{self, PrivateFileError};
 use super::secret::{Keyring, Secret};
 use crate::message::NodeId;
 
@@ -232,7 +232,7 @@ impl PemFile {
     }
 
     pub(super) fn read_key(file: &Path) -> Result<Self, TlsError> {
-        Ok(Self { file: file.to_owned(), bytes: private_file::read(file, Besides::Group)? })
+        Ok(Self { file: file.to_owned(), bytes: private_file::read(file)? })
     }
 
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
