@@ -70,6 +70,24 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
 }
 
 #[tokio::test]
+async fn spaces_around_a_setting_are_no_part_of_it() {
+    let plugins = Plugins::usual();
+    let file = plugins.path().join("meshage.toml");
+    std::fs::write(&file, "max_body = \" 10 \"\n").unwrap();
+    let node = Setup::new(plugins)
+        .variable("MESHAGE_LOG", "info ")
+        .variable("MESHAGE_CONFIG", &format!("{}\r", file.display()))
+        .flag("--cluster-id", "prod ")
+        .flag("--node-id", " n1 ")
+        .flag("--seeds", " 127.0.0.1:9 , 127.0.0.1:10\n")
+        .ready()
+        .await;
+    let cluster = node.admin("/cluster").await.json();
+    assert_eq!((&cluster["self"], &cluster["clusterId"]), (&"n1".into(), &"prod".into()));
+    node.post("/api/echo/1").body("x".repeat(11)).send().await.problem(413, "body-too-large");
+}
+
+#[tokio::test]
 async fn a_missing_plugins_directory_ends_the_start() {
     let setup = Setup::new(Plugins::empty()).variable("MESHAGE_PLUGINS", "/ignored").flag("--config", "/missing.toml");
     check_refusal(setup.fail().await, 2, &["config", "/missing.toml"]);

@@ -262,7 +262,7 @@ fn is_host(host: &str) -> bool {
     let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match unbracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || [':', '/'].contains(&c)),
     }
 }
 
