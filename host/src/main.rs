@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use meshage_host::cli::{Cli, Command};
 use meshage_host::config::{Config, ConfigError, PluginTerms};
+use meshage_host::node::NodeError;
 use meshage_host::security::new_secret;
 use meshage_host::{node, telemetry};
 use mimalloc::MiMalloc;
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
         Ok(Ok(exit_code)) => exit_code,
         Ok(Err(error)) => {
             eprintln!("meshage-host: {error:#}");
-            ExitCode::FAILURE
+            let is_setting = matches!(error.downcast_ref(), Some(NodeError::Setting(_)));
+            if is_setting { ExitCode::from(WRONG_SETTING) } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("meshage-host: {error}");

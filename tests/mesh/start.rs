@@ -1,8 +1,13 @@
 //! Starting: what may be missing, and what must be said when a setting is wrong.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::harness::{Plugins, Setup, port_known_beforehand, wait_for_mesh};
+use crate::harness::{Plugins, Setup, new_secret, port_known_beforehand, wait_for_mesh};
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
@@ -60,6 +65,9 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
         ("--bind", "0.0.0.0", ["bind", "0.0.0.0", "advertise"]),
         ("--log", "!?", ["log", "!?", "info"]),
         ("--log", "warning", ["log", "warning", "warn, info"]),
+        ("--secret-file", "/missing", ["secret_file", "a file of secrets", "/missing cannot be read"]),
+        ("--token-file", "/missing", ["token_file", "a file of tokens", "/missing cannot be read"]),
+        ("--trusted-keys", "/missing", ["trusted_keys", "a file of keys", "/missing cannot be read"]),
     ] {
         let (code, said) = wrong(flag, value).await;
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -67,6 +75,65 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
     }
     let (code, said) = Setup::new(Plugins::empty()).variable("CLUSTER_PORT", "many").own_ports().fail().await;
     check_refusal((code, said), 2, &["cluster_port", "many", "CLUSTER_PORT", "0 (any free one) to 65535"]);
+}
+
+/// Of a node with these flags: the setting that is named, its value, and what would be right.
+async fn check_wrong_file(flags: &[(&str, &str)], name: &str, file: &str, expected: &str) {
+    let setup = flags.iter().fold(Setup::new(Plugins::empty()), |setup, (flag, value)| setup.flag(flag, value));
+    let (code, said) = setup.fail().await;
+    assert_eq!(said.lines().count(), 1, "{said}");
+    check_refusal((code, said), 2, &[expected, file, "set by --", &format!("invalid {name} ")]);
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_or_key_ends_the_start_with_the_setting_that_names_it() {
+    let directory = TempDir::new().unwrap();
+    let put = |name: &str, text: String| {
+        let file = directory.path().join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let [own_key, ca_key, other_key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = CertificateParams::new(["n1".to_owned()]).unwrap();
+    let own = own.signed_by(&own_key, &Issuer::from_params(&params, &ca_key)).unwrap();
+    let files = [
+        put("cert.pem", own.pem()),
+        put("key.pem", own_key.serialize_pem()),
+        put("open.key.pem", own_key.serialize_pem()),
+        put("other.key.pem", other_key.serialize_pem()),
+        put("ca.pem", params.self_signed(&ca_key).unwrap().pem()),
+        put("other.ca.pem", params.self_signed(&other_key).unwrap().pem()),
+        put("secret", new_secret()),
+        put("nothing.pem", "neither certificate nor key".to_owned()),
+    ];
+    let [cert, key, open_key, other_key, ca, other_ca, secret, nothing] = files.each_ref().map(String::as_str);
+    fs::set_permissions(open_key, Permissions::from_mode(0o644)).unwrap();
+    let missing = "/missing";
+
+    let wrong_pairs = [
+        ([missing, key], "cert", missing, "/missing cannot be read"),
+        ([nothing, key], "cert", nothing, "has no certificate in PEM form"),
+        ([cert, missing], "key", missing, "/missing cannot be read"),
+        ([cert, open_key], "key", open_key, "chmod o-rwx"),
+        ([cert, nothing], "key", nothing, "has no private key in PEM form"),
+        ([cert, other_key], "key", other_key, "it is not the key of the certificate in"),
+    ];
+    for ([cert, key], wrong, file, expected) in wrong_pairs {
+        check_wrong_file(&[("--tls-cert", cert), ("--tls-key", key)], &format!("tls_{wrong}"), file, expected).await;
+        let flags = [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
+        check_wrong_file(&flags, &format!("peer_{wrong}"), file, expected).await;
+    }
+    let of_peers = |ca| [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
+    check_wrong_file(&of_peers(missing), "peer_ca", missing, "/missing cannot be read").await;
+    check_wrong_file(&of_peers(nothing), "peer_ca", nothing, "has no certificate in PEM form").await;
+    check_wrong_file(&of_peers(other_ca), "peer_cert", cert, "no authority in peer_ca has signed it").await;
+    // The name is that of another node: the one that was set, and one that is made of the port.
+    let named = [&of_peers(ca)[..], &[("--node-id", "n2")]].concat();
+    check_wrong_file(&named, "peer_cert", cert, "is not that of node n2").await;
+    check_wrong_file(&of_peers(ca), "peer_cert", cert, "the certificate is not that of node").await;
 }
 
 #[tokio::test]
