@@ -42,7 +42,7 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_BIND", value_name = "IP")]
     pub bind: Option<String>,
 
-    /// Address at which other nodes reach this one [default: the bound one]
+    /// Address at which other nodes reach this one [default: the bound one, or if that is all, the host's one private address]
     #[arg(long, env = "MESHAGE_ADVERTISE", value_name = "IP")]
     pub advertise: Option<String>,
 

@@ -62,7 +62,7 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
         ("--timeout", "soon", ["timeout", "soon", "30s"]),
         ("--seeds", "10.0.0.1", ["seeds", "10.0.0.1", "host:port"]),
         ("--node-id", "a b", ["node_id", "a b", "letters"]),
-        ("--bind", "0.0.0.0", ["bind", "0.0.0.0", "advertise"]),
+        ("--advertise", "0.0.0.0", ["advertise", "0.0.0.0", "other nodes can reach"]),
         ("--log", "!?", ["log", "!?", "info"]),
         ("--log", "warning", ["log", "warning", "warn, info"]),
         ("--secret-file", "/missing", ["secret_file", "a file of secrets", "/missing cannot be read"]),

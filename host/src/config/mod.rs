@@ -1,6 +1,7 @@
 //! The configuration: from what was written (flags, environment, file) to what is meant. Nothing
 //! below this reads the environment.
 
+mod advertise;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -98,13 +99,10 @@ impl Config {
                 ));
             }
             Some(address) => address,
-            None if bind.is_unspecified() => {
-                return Err(settings.error(
-                    "bind",
-                    &bind.to_string(),
-                    "advertise as well, with the IP that others reach",
-                ));
-            }
+            None if bind.is_unspecified() => advertise::private_address(bind).map_err(|problem| {
+                let expected = format!("advertise as well, with the IP that other nodes reach, as {problem}");
+                settings.error("bind", &bind.to_string(), &expected)
+            })?,
             None => bind,
         };
         let node_id = settings
@@ -348,7 +346,7 @@ mod tests {
         check_error(&["--http-port", "8742"], &["http_port", "8742", "cluster port is the admin port"]);
         check_error(&["--service-port", "abc"], &["http_port", "abc", "SERVICE_PORT"]);
         check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
-        check_error(&["--bind", "0.0.0.0"], &["bind", "0.0.0.0", "advertise"]);
+        check_error(&["--advertise", "0.0.0.0"], &["advertise", "0.0.0.0", "other nodes can reach"]);
         check_error(&["--bind", "192.0.2.1"], &["bind", "192.0.2.1", "secret_file", "meshage-host secret", "insecure"]);
         check_error(&["--secret-file", "/missing"], &["secret_file", "/missing", "cannot be read"]);
         check_error(&["--insecure", "maybe"], &["insecure", "maybe", "true or false"]);
@@ -359,6 +357,17 @@ mod tests {
         check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
         let error = Config::new(cli(&["--plugins", "/missing"])).unwrap_err().to_string();
         assert!(error.contains("/missing") && error.contains("create it"), "{error}");
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_reached_at_the_private_address_of_the_host_if_it_has_one() {
+        let flags = ["--bind", "0.0.0.0", "--insecure"];
+        match advertise::private_address(IpAddr::from([0, 0, 0, 0])) {
+            Ok(address) => assert_eq!(config(&flags).unwrap().advertise, address),
+            Err(problem) => check_error(&flags, &["bind", "0.0.0.0", "advertise as well", &problem]),
+        }
+        let named = config(&["--bind", "0.0.0.0", "--insecure", "--advertise", "192.0.2.1"]).unwrap();
+        assert_eq!(named.advertise.to_string(), "192.0.2.1");
     }
 
     #[test]
