@@ -42,7 +42,7 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_BIND", value_name = "IP")]
     pub bind: Option<String>,
 
-    /// Address at which other nodes reach this one [default: the bound one]
+    /// Address at which other nodes reach this one [default: the bound one, or if that is all, the host's one private address]
     #[arg(long, env = "MESHAGE_ADVERTISE", value_name = "IP")]
     pub advertise: Option<String>,
 
@@ -144,6 +144,6 @@ pub enum Command {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner can read
+    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner, or its group, can read
     Secret,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use meshage_host::cli::{Cli, Command};
 use meshage_host::config::{Config, ConfigError, PluginTerms, log_format};
-use meshage_host::node;
+use meshage_host::node::{self, NodeError};
 use meshage_host::security::new_secret;
 use meshage_host::telemetry::Logs;
 use mimalloc::MiMalloc;
@@ -98,6 +98,9 @@ fn run(cli: Cli, logs: &Logs) -> Result<ExitCode, Failed> {
     let ended = runtime.block_on(node::run(config, leave));
     // A file system that does not answer holds nobody who has left.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
-    ended.map_err(anyhow::Error::from)?;
-    Ok(ExitCode::SUCCESS)
+    match ended {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(NodeError::Setting(error)) => Err(error.into()),
+        Err(error) => Err(anyhow::Error::from(error).into()),
+    }
 }

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed,
+};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -187,13 +189,18 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
 /// A client with a certificate of its own making, that takes any.
 fn self_made(version: &'static SupportedProtocolVersion) -> TlsConnector {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["n2.meshage".to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+    client(version, &cert, &signing_key)
+}
+
+/// A client with this certificate, that takes any.
+fn client(version: &'static SupportedProtocolVersion, certificate: &Certificate, key: &KeyPair) -> TlsConnector {
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(RootCertStore::empty())
-        .with_client_auth_cert(vec![cert.der().clone()], key)
+        .with_client_auth_cert(vec![certificate.der().clone()], key)
         .unwrap();
     config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate));
     TlsConnector::from(Arc::new(config))
@@ -253,10 +260,15 @@ impl Authority {
         Self { directory, issuer: Issuer::new(params, key) }
     }
 
-    /// Starts a node with a certificate of this name.
-    async fn start(&self, id: &str, name: &str, secret: &Secret, seeds: &[&Node]) -> Node {
+    /// A certificate of this name, and its key.
+    fn certificate(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// Starts a node with a certificate of its name.
+    async fn start(&self, id: &str, secret: &Secret, seeds: &[&Node]) -> Node {
+        let (certificate, key) = self.certificate(id);
         let file = |file: String, content: String| {
             let path = self.directory.path().join(file);
             fs::write(&path, content).unwrap();
@@ -273,26 +285,30 @@ impl Authority {
 #[tokio::test]
 async fn an_operators_own_certificates_count_and_name_the_node() {
     let (secret, authority) = (Secret::of(&[new_secret()]), Authority::new());
-    let first = authority.start("n1", "n1", &secret, &[]).await;
-    let second = authority.start("n2", "n2", &secret, &[&first]).await;
+    let first = authority.start("n1", &secret, &[]).await;
+    let second = authority.start("n2", &secret, &[&first]).await;
     wait_for_mesh(&[&first, &second]).await;
     let key = first.key_owned_by("echo", "n2").await;
     let answer = first.post(&format!("/api/echo/{key}")).json("{}").send().await;
     assert_eq!((answer.status, answer.node()), (200, "n2"));
-    // One that has the secret, but a certificate of another name; and one whose certificate is made of the secret.
-    let wrong = authority.start("n3", "n9", &secret, &[&first]).await;
+    // Who has a certificate is the node that it names, and no other.
+    let (certificate, key) = authority.certificate("n9");
+    let stranger = client(&TLS13, &certificate, &key);
+    let connected = TcpStream::connect(&first.cluster).await.unwrap();
+    let stream = stranger.connect(ServerName::try_from("n1").unwrap(), connected).await.unwrap();
+    nothing_is_answered(stream, b"\0\0\0\x0e\x01\x01\x07meshage\x02n3\x01").await;
+    first.log_line("its certificate is not that of node n3").await;
+    // One that has the secret, but a certificate that is made of it.
     let own = Setup::new(Plugins::usual()).id("n4").secret(&secret).seeds(&[&first]).start().await;
-    wait_for_mesh(&[&first, &second, &wrong, &own]).await;
-    for id in ["n3", "n4"] {
-        let key = first.key_owned_by("echo", id).await;
-        for node in [&first, &second] {
-            let answer = node.post(&format!("/api/echo/{key}")).json("{}").send().await;
-            answer.ok();
-            assert!(["n1", "n2"].contains(&answer.node()), "{id} was given a message");
-        }
-        let told = first.log_line(&format!(r#""peer":"{id}""#)).await;
-        assert!(told.contains("handshake"), "{told}");
+    wait_for_mesh(&[&first, &second, &own]).await;
+    let key = first.key_owned_by("echo", "n4").await;
+    for node in [&first, &second] {
+        let answer = node.post(&format!("/api/echo/{key}")).json("{}").send().await;
+        answer.ok();
+        assert!(["n1", "n2"].contains(&answer.node()), "n4 was given a message");
     }
+    let told = first.log_line(r#""peer":"n4""#).await;
+    assert!(told.contains("handshake"), "{told}");
 }
 
 #[tokio::test]

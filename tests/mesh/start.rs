@@ -1,8 +1,13 @@
 //! Starting: what may be missing, and what must be said when a setting is wrong.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::harness::{Plugins, Setup, port_known_beforehand, wait_for_mesh};
+use crate::harness::{Plugins, Setup, new_secret, port_known_beforehand, wait_for_mesh};
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
@@ -57,9 +62,12 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
         ("--timeout", "soon", ["timeout", "soon", "30s"]),
         ("--seeds", "10.0.0.1", ["seeds", "10.0.0.1", "host:port"]),
         ("--node-id", "a b", ["node_id", "a b", "letters"]),
-        ("--bind", "0.0.0.0", ["bind", "0.0.0.0", "advertise"]),
+        ("--advertise", "0.0.0.0", ["advertise", "0.0.0.0", "other nodes can reach"]),
         ("--log", "!?", ["log", "!?", "info"]),
         ("--log", "warning", ["log", "warning", "warn, info"]),
+        ("--secret-file", "/missing", ["secret_file", "a file of secrets", "/missing cannot be read"]),
+        ("--token-file", "/missing", ["token_file", "a file of tokens", "/missing cannot be read"]),
+        ("--trusted-keys", "/missing", ["trusted_keys", "a file of keys", "/missing cannot be read"]),
     ] {
         let (code, said) = wrong(flag, value).await;
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -67,6 +75,83 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
     }
     let (code, said) = Setup::new(Plugins::empty()).variable("CLUSTER_PORT", "many").own_ports().fail().await;
     check_refusal((code, said), 2, &["cluster_port", "many", "CLUSTER_PORT", "0 (any free one) to 65535"]);
+}
+
+/// Of a node with these flags: the setting that is named, its value, and what would be right.
+async fn check_wrong_file(flags: &[(&str, &str)], name: &str, file: &str, expected: &str) {
+    let setup = flags.iter().fold(Setup::new(Plugins::empty()), |setup, (flag, value)| setup.flag(flag, value));
+    let (code, said) = setup.fail().await;
+    assert_eq!(said.lines().count(), 1, "{said}");
+    check_refusal((code, said), 2, &[expected, file, "set by --", &format!("invalid {name} ")]);
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_or_key_ends_the_start_with_the_setting_that_names_it() {
+    let directory = TempDir::new().unwrap();
+    let put = |name: &str, text: String| {
+        let file = directory.path().join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let [own_key, ca_key, other_key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = CertificateParams::new(["n1".to_owned()]).unwrap();
+    let own = own.signed_by(&own_key, &Issuer::from_params(&params, &ca_key)).unwrap();
+    let files = [
+        put("cert.pem", own.pem()),
+        put("key.pem", own_key.serialize_pem()),
+        put("open.key.pem", own_key.serialize_pem()),
+        put("other.key.pem", other_key.serialize_pem()),
+        put("ca.pem", params.self_signed(&ca_key).unwrap().pem()),
+        put("other.ca.pem", params.self_signed(&other_key).unwrap().pem()),
+        put("secret", new_secret()),
+        put("nothing.pem", "neither certificate nor key".to_owned()),
+    ];
+    let [cert, key, open_key, other_key, ca, other_ca, secret, nothing] = files.each_ref().map(String::as_str);
+    fs::set_permissions(open_key, Permissions::from_mode(0o644)).unwrap();
+    let missing = "/missing";
+
+    let wrong_pairs = [
+        ([missing, key], "cert", missing, "/missing cannot be read"),
+        ([nothing, key], "cert", nothing, "has no certificate in PEM form"),
+        ([cert, missing], "key", missing, "/missing cannot be read"),
+        ([cert, open_key], "key", open_key, "chmod o-rwx"),
+        ([cert, nothing], "key", nothing, "has no private key in PEM form"),
+        ([cert, other_key], "key", other_key, "it is not the key of the certificate in"),
+    ];
+    for ([cert, key], wrong, file, expected) in wrong_pairs {
+        check_wrong_file(&[("--tls-cert", cert), ("--tls-key", key)], &format!("tls_{wrong}"), file, expected).await;
+        let flags = [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
+        check_wrong_file(&flags, &format!("peer_{wrong}"), file, expected).await;
+    }
+    let of_peers = |ca| [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
+    check_wrong_file(&of_peers(missing), "peer_ca", missing, "/missing cannot be read").await;
+    check_wrong_file(&of_peers(nothing), "peer_ca", nothing, "has no certificate in PEM form").await;
+    check_wrong_file(&of_peers(other_ca), "peer_cert", cert, "no authority in peer_ca has signed it").await;
+    // The name is that of another node: the one that was set, and one that is made of the port.
+    let named = [&of_peers(ca)[..], &[("--node-id", "n2")]].concat();
+    check_wrong_file(&named, "peer_cert", cert, "is not that of node n2").await;
+    check_wrong_file(&of_peers(ca), "peer_cert", cert, "the certificate is not that of node").await;
+}
+
+#[tokio::test]
+async fn spaces_around_a_setting_are_no_part_of_it() {
+    let plugins = Plugins::usual();
+    let file = plugins.path().join("meshage.toml");
+    std::fs::write(&file, "max_body = \" 10 \"\n").unwrap();
+    let node = Setup::new(plugins)
+        .variable("MESHAGE_LOG", "info ")
+        .variable("MESHAGE_CONFIG", &format!("{}\r", file.display()))
+        .flag("--cluster-id", "prod ")
+        .flag("--node-id", " n1 ")
+        .flag("--seeds", " 127.0.0.1:9 , 127.0.0.1:10\n")
+        .ready()
+        .await;
+    let cluster = node.admin("/cluster").await.json();
+    assert_eq!((&cluster["self"], &cluster["clusterId"]), (&"n1".into(), &"prod".into()));
+    node.post("/api/echo/1").body("x".repeat(11)).send().await.problem(413, "body-too-large");
 }
 
 #[tokio::test]

@@ -1,22 +1,25 @@
 //! The configuration: from what was written (flags, environment, file) to what is meant. Nothing
 //! below this reads the environment.
 
+mod advertise;
+mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use etcetera::BaseStrategy;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::{Keyring, PeerCertificates, ServerCertificate, Sites, TrustedKeys};
+use crate::security::{Keyring, PeerCertificates, PeerTls, ServerCertificate, ServerTls, Sites, Tokens, TrustedKeys};
 use crate::telemetry::LogFormat;
 use settings::{Settings, complete};
 
+pub use files::FromFiles;
 pub use settings::ConfigError;
 
 /// What is added to the public API's port to get the admin API's.
@@ -50,14 +53,14 @@ pub struct Config {
     pub plugins: PathBuf,
     /// `None`: there is no home directory in which it could be, and no compile cache.
     pub data_dir: Option<PathBuf>,
-    /// `None`: the cluster port takes whoever reaches it.
-    pub secret: Option<SecretFile>,
+    /// The secrets of the mesh; `None`: the cluster port takes whoever reaches it.
+    pub secret: Option<FromFiles<PathBuf, Keyring>>,
     /// Certificates between nodes that are not made of the secret.
-    pub peer_certificates: Option<PeerCertificates>,
+    pub peer_certificates: Option<FromFiles<PeerCertificates, PeerTls>>,
     /// `None`: the public API speaks plain HTTP.
-    pub certificate: Option<ServerCertificate>,
-    /// A file of tokens; `None`: whoever reaches the APIs may use them.
-    pub token_file: Option<PathBuf>,
+    pub certificate: Option<FromFiles<ServerCertificate, ServerTls>>,
+    /// `None`: whoever reaches the APIs may use them.
+    pub tokens: Option<FromFiles<PathBuf, Tokens>>,
     pub body_bytes_max: usize,
     /// Whose pages may use the public API.
     pub sites: Sites,
@@ -68,13 +71,6 @@ pub struct Config {
     pub plugin_terms: PluginTerms,
     pub log_format: LogFormat,
     pub log_filter: String,
-}
-
-/// The secrets of the mesh, and where they are read from again when that changes.
-#[derive(Debug, Clone)]
-pub struct SecretFile {
-    pub file: PathBuf,
-    pub keyring: Keyring,
 }
 
 impl Config {
@@ -106,13 +102,10 @@ impl Config {
                 ));
             }
             Some(address) => address,
-            None if bind.is_unspecified() => {
-                return Err(settings.error(
-                    "bind",
-                    &bind.to_string(),
-                    "advertise as well, with the IP that others reach",
-                ));
-            }
+            None if bind.is_unspecified() => advertise::private_address(bind).map_err(|problem| {
+                let expected = format!("advertise as well, with the IP that other nodes reach, as {problem}");
+                settings.error("bind", &bind.to_string(), &expected)
+            })?,
             None => bind,
         };
         let node_id = settings
@@ -127,7 +120,7 @@ impl Config {
                 })
             })
             .transpose()?;
-        let secret = secret(&mut settings)?;
+        let secret = files::secret(&mut settings)?;
         let insecure = settings.parse("insecure", "true or false")?.unwrap_or(false);
         if !bind.is_loopback() && secret.is_none() && !insecure {
             let expected = "a loopback address, as there is no secret that keeps strangers out; for a network set secret_file \
@@ -149,9 +142,9 @@ impl Config {
         if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
             return Err(settings.error("max_connections", &connections_max.to_string(), &max_connections));
         }
-        let token_file = settings.take("token_file").map(PathBuf::from);
+        let tokens = files::tokens(&mut settings)?;
         let admin_bind = settings.parse("admin_bind", "an IP address of this host")?.unwrap_or(loopback);
-        if !admin_bind.is_loopback() && token_file.is_none() && !insecure {
+        if !admin_bind.is_loopback() && tokens.is_none() && !insecure {
             let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
             return Err(settings.error("admin_bind", &admin_bind.to_string(), expected));
         }
@@ -168,9 +161,9 @@ impl Config {
             cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
             plugins,
             data_dir: data_dir(&mut settings)?,
-            certificate: certificate(&mut settings)?,
-            token_file,
-            peer_certificates: peer_certificates(&mut settings, secret.is_some())?,
+            certificate: files::certificate(&mut settings)?,
+            tokens,
+            peer_certificates: files::peer_certificates(&mut settings, secret.is_some())?,
             secret,
             sites: sites(&mut settings)?,
             body_bytes_max,
@@ -185,7 +178,19 @@ impl Config {
             let expected = format!("three different ports, but the {one} port is the {other} port");
             return Err(settings.error("http_port", &http_port.to_string(), &expected));
         }
+        if let Some(node_id) = &config.node_id {
+            config.check_certificate_of(node_id)?;
+        }
         Ok(config)
+    }
+
+    /// Makes sure that the operator's own certificate between nodes, if there is one, is that of this node: its id may not be
+    /// known before its ports are bound.
+    ///
+    /// # Errors
+    /// Which setting is wrong: the certificate, or the id.
+    pub fn check_certificate_of(&self, node_id: &NodeId) -> Result<(), ConfigError> {
+        self.peer_certificates.iter().try_for_each(|own| files::check_certificate_of(node_id, own))
     }
 
     /// Two of the ports that are one, on one address.
@@ -237,11 +242,7 @@ impl PluginTerms {
     }
 
     fn check(settings: &mut Settings<'_>) -> Result<Self, ConfigError> {
-        let trusted_keys = settings.take("trusted_keys").map(|file| {
-            TrustedKeys::read(Path::new(&file))
-                .map_err(|error| settings.error("trusted_keys", &file, &format!("a file of keys, but {error}")))
-        });
-        Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: trusted_keys.transpose()? })
+        Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: files::trusted_keys(settings)? })
     }
 }
 
@@ -266,7 +267,7 @@ fn is_host(host: &str) -> bool {
     let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match unbracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains([':', '/', ' ']),
+        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || [':', '/'].contains(&c)),
     }
 }
 
@@ -277,42 +278,6 @@ fn sites(settings: &mut Settings<'_>) -> Result<Sites, ConfigError> {
             "origins, comma-separated, such as https://app.example.com or http://localhost:3000, or * for all";
         settings.error("allowed_origins", &text, expected)
     })
-}
-
-fn secret(settings: &mut Settings<'_>) -> Result<Option<SecretFile>, ConfigError> {
-    let Some(text) = settings.take("secret_file") else { return Ok(None) };
-    let file = PathBuf::from(&text);
-    match Keyring::read(&file) {
-        Ok(keyring) => Ok(Some(SecretFile { file, keyring })),
-        Err(error) => Err(settings.error("secret_file", &text, &format!("a file of secrets, but {error}"))),
-    }
-}
-
-fn certificate(settings: &mut Settings<'_>) -> Result<Option<ServerCertificate>, ConfigError> {
-    match ["tls_cert", "tls_key"].map(|name| settings.take(name).map(PathBuf::from)) {
-        [None, None] => Ok(None),
-        [Some(certificate), Some(key)] => Ok(Some(ServerCertificate { certificate, key })),
-        [Some(one), None] => Err(settings.error("tls_cert", &one.display().to_string(), "tls_key as well")),
-        [None, Some(one)] => Err(settings.error("tls_key", &one.display().to_string(), "tls_cert as well")),
-    }
-}
-
-/// All three files or none, and only with a secret: gossip is sealed with that.
-fn peer_certificates(settings: &mut Settings<'_>, has_secret: bool) -> Result<Option<PeerCertificates>, ConfigError> {
-    let files = ["peer_cert", "peer_key", "peer_ca"].map(|name| settings.take(name).map(PathBuf::from));
-    let set = files.iter().flatten().next().cloned();
-    match files {
-        [None, None, None] => Ok(None),
-        [Some(certificate), Some(key), Some(authority)] if has_secret => {
-            Ok(Some(PeerCertificates { certificate, key, authority }))
-        }
-        _ => {
-            let value = set.unwrap_or_default().display().to_string();
-            let expected =
-                "peer_cert, peer_key and peer_ca together, and secret_file, as gossip is sealed with the secret";
-            Err(settings.error("peer_cert", &value, expected))
-        }
-    }
 }
 
 fn data_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigError> {
@@ -399,7 +364,7 @@ mod tests {
         check_error(&["--http-port", "8742"], &["http_port", "8742", "cluster port is the admin port"]);
         check_error(&["--service-port", "abc"], &["http_port", "abc", "SERVICE_PORT"]);
         check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
-        check_error(&["--bind", "0.0.0.0"], &["bind", "0.0.0.0", "advertise"]);
+        check_error(&["--advertise", "0.0.0.0"], &["advertise", "0.0.0.0", "other nodes can reach"]);
         check_error(&["--bind", "192.0.2.1"], &["bind", "192.0.2.1", "secret_file", "meshage-host secret", "insecure"]);
         check_error(&["--secret-file", "/missing"], &["secret_file", "/missing", "cannot be read"]);
         check_error(&["--insecure", "maybe"], &["insecure", "maybe", "true or false"]);
@@ -414,6 +379,17 @@ mod tests {
     }
 
     #[test]
+    fn who_listens_everywhere_is_reached_at_the_private_address_of_the_host_if_it_has_one() {
+        let flags = ["--bind", "0.0.0.0", "--insecure"];
+        match advertise::private_address(IpAddr::from([0, 0, 0, 0])) {
+            Ok(address) => assert_eq!(config(&flags).unwrap().advertise, address),
+            Err(problem) => check_error(&flags, &["bind", "0.0.0.0", "advertise as well", &problem]),
+        }
+        let named = config(&["--bind", "0.0.0.0", "--insecure", "--advertise", "192.0.2.1"]).unwrap();
+        assert_eq!(named.advertise.to_string(), "192.0.2.1");
+    }
+
+    #[test]
     fn a_network_needs_a_secret_or_a_word_that_it_does_not() {
         assert!(config(&["--bind", "192.0.2.1", "--insecure"]).is_ok());
         assert!(config(&["--bind", "192.0.2.1", "--insecure", "false"]).is_err());
@@ -422,7 +398,7 @@ mod tests {
         fs::write(&file, new_secret()).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         let config = config(&["--bind", "192.0.2.1", "--secret-file", file.to_str().unwrap()]).unwrap();
-        assert_eq!(config.secret.unwrap().keyring.count(), 1);
+        assert_eq!(config.secret.unwrap().first.count(), 1);
     }
 
     #[test]

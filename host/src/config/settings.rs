@@ -49,21 +49,29 @@ const SETTINGS: [Setting; 27] = [
     ("log", "MESHAGE_LOG", |cli| &mut cli.log),
 ];
 
-/// Adds what the configuration file has, and takes what is empty for what is not set.
+/// Takes what was written as it is meant, and adds what the configuration file has. Whoever takes a setting after this gets
+/// the same text, so that what is checked is what is used.
 pub(super) fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
-    if cli.http_port.as_deref().is_none_or(str::is_empty) {
-        cli.http_port = cli.service_port.take();
-    }
-    // An empty setting is one that is not set; but no seeds are a setting, too.
     for (name, _, place) in SETTINGS {
-        place(&mut cli).take_if(|value| value.is_empty() && name != "seeds");
+        let place = place(&mut cli);
+        *place = place.take().and_then(|text| meant(name, &text));
     }
-    if let Some(file) = cli.config.clone().filter(|file| !file.is_empty()) {
+    if cli.http_port.is_none() {
+        cli.http_port = cli.service_port.take().and_then(|text| meant("http_port", &text));
+    }
+    if let Some(file) = cli.config.take().and_then(|text| meant("config", &text)) {
         let text = fs::read_to_string(&file)
             .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
         fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
     }
     Ok(cli)
+}
+
+/// What somebody means who writes this: spaces and line ends around a value come from shells, files of variables and
+/// templates, and an empty setting is one that is not set; but no seeds are a setting, too.
+fn meant(name: &str, text: &str) -> Option<String> {
+    let text = text.trim();
+    (!text.is_empty() || name == "seeds").then(|| text.to_owned())
 }
 
 /// What was written, and the way to say that it is wrong.
@@ -76,7 +84,7 @@ impl Settings<'_> {
     }
 
     pub(super) fn parse<T: FromStr>(&mut self, name: &'static str, expected: &str) -> Result<Option<T>, ConfigError> {
-        self.take(name).map(|text| text.trim().parse().map_err(|_| self.error(name, &text, expected))).transpose()
+        self.take(name).map(|text| text.parse().map_err(|_| self.error(name, &text, expected))).transpose()
     }
 
     pub(super) fn error(&self, name: &'static str, value: &str, expected: &str) -> ConfigError {
@@ -100,7 +108,10 @@ pub(super) fn fill_from_file(cli: &mut Cli, text: &str) -> Result<(), String> {
         let value = written(&value).ok_or_else(|| {
             format!("{key} is a {}; expected a text, a number, true or false, or a list of texts", value.type_str())
         })?;
-        place(cli).get_or_insert(value);
+        let place = place(cli);
+        if place.is_none() {
+            *place = meant(&key, &value);
+        }
     }
     Ok(())
 }
@@ -136,6 +147,27 @@ mod tests {
         assert_eq!(cli.http_port.as_deref(), Some("1"));
         assert_eq!(cli.cluster_port.as_deref(), Some("3"));
         assert_eq!(cli.seeds.as_deref(), Some("a:1,b:2"));
+    }
+
+    #[test]
+    fn spaces_around_a_value_are_no_part_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("meshage.toml");
+        fs::write(&file, "cluster_id = \" prod\\n\"\nplugins = \"\"\nlog = \"debug\"\ntimeout = \" 2s \"\n").unwrap();
+        let cli = complete(Cli {
+            http_port: Some(" ".into()),
+            service_port: Some(" 81\r\n".into()),
+            node_id: Some("\tn1 ".into()),
+            seeds: Some(" ".into()),
+            log: Some("info ".into()),
+            config: Some(format!(" {} ", file.display())),
+            ..Cli::default()
+        });
+        let cli = cli.unwrap();
+        let taken = [&cli.http_port, &cli.node_id, &cli.cluster_id, &cli.log, &cli.timeout];
+        assert_eq!(taken.map(Option::as_deref), [Some("81"), Some("n1"), Some("prod"), Some("info"), Some("2s")]);
+        // What is empty is not set, but for seeds, of which there can be none.
+        assert_eq!((cli.plugins, cli.seeds.as_deref()), (None, Some("")));
     }
 
     #[test]

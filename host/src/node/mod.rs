@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::bodies::Bodies;
-use crate::config::{Config, PluginTerms};
+use crate::config::{Config, ConfigError, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
@@ -28,7 +28,7 @@ use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
 use crate::runtime::{Engine, EngineError};
-use crate::security::{TlsError, TokenError};
+use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError, Throttle, names};
 use sockets::Sockets;
 
@@ -60,6 +60,9 @@ pub fn leave_max(config: &Config) -> Duration {
 /// Why a node could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// A setting is wrong, which could only be known once the ports were bound.
+    #[error(transparent)]
+    Setting(#[from] ConfigError),
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error("the host's name {host:?} cannot be part of a node id: {problem}; set --node-id")]
@@ -72,8 +75,6 @@ pub enum NodeError {
     Gossip(#[from] GossipError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error(transparent)]
-    Tokens(#[from] TokenError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     #[error("the system gives no threads for connections")]
@@ -128,6 +129,7 @@ impl Running {
         let metrics = Metrics::install()?;
         let sockets = Sockets::bind(config).await?;
         let own = own_node(config, &sockets)?;
+        config.check_certificate_of(&own.node_id)?;
         info!(
             node_id = %own.node_id,
             http = %sockets.http.local_addr()?,
@@ -176,7 +178,7 @@ impl Running {
         );
         let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
 
-        let tokens = config.token_file.clone().map(secrets::tokens).transpose()?;
+        let tokens = config.tokens.as_ref().map(secrets::tokens);
         let stop_admin = CancellationToken::new();
         let admin = Admin {
             view: gossip.view(),
@@ -195,7 +197,7 @@ impl Running {
             connections_max: open_files::room_for_clients(config.connections_max),
             request_timeout: config.request_timeout,
             timeout: config.timeout,
-            tls: config.certificate.clone().map(secrets::server_tls).transpose()?,
+            tls: config.certificate.as_ref().map(secrets::server_tls),
             tokens,
             sites: config.sites.clone(),
         };

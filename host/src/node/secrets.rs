@@ -1,116 +1,252 @@
-//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens.
+//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens. It begins with what they had when the
+//! settings were checked.
 
 use std::fmt::Display;
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info};
 
-use crate::config::{Config, SecretFile};
+use crate::config::{Config, FromFiles};
 use crate::message::NodeId;
 use crate::peer::TlsNow;
-use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, TokenError, Tokens};
+use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, Tokens};
 
 /// How often files are read again. They are small.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The secrets now, and whenever they change.
-pub(super) fn keyring(secret: &SecretFile) -> watch::Receiver<Arc<Keyring>> {
-    let SecretFile { file, keyring } = secret.clone();
-    follow("the secrets of the mesh", keyring, move || Keyring::read(&file))
+pub(super) fn keyring(secret: &FromFiles<PathBuf, Keyring>) -> watch::Receiver<Arc<Keyring>> {
+    let FromFiles { files, first } = secret.clone();
+    follow("the secrets of the mesh", first, move || Keyring::read(&files))
 }
 
 /// The tokens now, and whenever they change.
-///
-/// # Errors
-/// If the file has none.
-pub(super) fn tokens(file: PathBuf) -> Result<watch::Receiver<Arc<Tokens>>, TokenError> {
-    let first = Tokens::read(&file)?;
-    Ok(follow("the tokens", first, move || Tokens::read(&file)))
+pub(super) fn tokens(tokens: &FromFiles<PathBuf, Tokens>) -> watch::Receiver<Arc<Tokens>> {
+    let FromFiles { files, first } = tokens.clone();
+    follow("the tokens", first, move || Tokens::read(&files))
 }
 
 /// The certificate that clients see now, and whenever it changes.
-///
-/// # Errors
-/// If its files cannot be used.
-pub(super) fn server_tls(files: ServerCertificate) -> Result<watch::Receiver<Arc<ServerTls>>, TlsError> {
-    let first = ServerTls::read(&files)?;
-    Ok(follow("the certificates of the public API", first, move || ServerTls::read(&files)))
-}
-
-/// What files have now, and whenever that changes: when they were found so twice. Files that are wrong change nothing, and are told once.
-fn follow<T: PartialEq + Send + Sync + 'static, E: Display + Send + 'static>(
-    what: &'static str,
-    first: T,
-    read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
-) -> watch::Receiver<Arc<T>> {
-    let (sender, receiver) = watch::channel(Arc::new(first));
-    let read = Arc::new(read);
-    tokio::spawn(async move {
-        let mut told = None;
-        let mut coming = None;
-        while !sender.is_closed() {
-            sleep(READ_INTERVAL).await;
-            let read = read.clone();
-            match tokio::task::spawn_blocking(move || read()).await {
-                Ok(Ok(now)) => {
-                    told = None;
-                    if **sender.borrow() == now {
-                        coming = None;
-                    } else if coming.as_ref() == Some(&now) {
-                        coming = None;
-                        sender.send_replace(Arc::new(now));
-                        info!("{what} have changed: the new ones are used from now on");
-                    } else {
-                        // Whoever writes it may be in the middle of it.
-                        coming = Some(now);
-                    }
-                }
-                Ok(Err(wrong)) => {
-                    coming = None;
-                    let wrong = wrong.to_string();
-                    if told.as_ref() != Some(&wrong) {
-                        error!(error = wrong, "{what} stay as they are, as the file is wrong now");
-                        told = Some(wrong);
-                    }
-                }
-                Err(_) => return,
-            }
-        }
-    });
-    receiver
+pub(super) fn server_tls(certificate: &FromFiles<ServerCertificate, ServerTls>) -> watch::Receiver<Arc<ServerTls>> {
+    let FromFiles { files, first } = certificate.clone();
+    follow("the certificates of the public API", first, move || ServerTls::read(&files))
 }
 
 /// What secures the connections between nodes, now and whenever it changes: what is made of the secrets, or the operator's own.
 /// Connections that there are stay as they are.
 ///
 /// # Errors
-/// If the certificates cannot be used.
+/// If nothing can be made of the secrets.
 pub(super) fn peer_tls(
     config: &Config,
     node_id: &NodeId,
     keyring: Option<watch::Receiver<Arc<Keyring>>>,
 ) -> Result<TlsNow, TlsError> {
-    let Some(mut keyring) = keyring else { return Ok(None) };
+    let Some(keyring) = keyring else { return Ok(None) };
     let (cluster_id, node_id) = (config.cluster_id.clone(), node_id.clone());
-    if let Some(files) = config.peer_certificates.clone() {
-        let read = move || PeerTls::of_files(&files, &node_id);
-        return Ok(Some(follow("the certificates between nodes", read()?, read)));
+    if let Some(FromFiles { files, first }) = config.peer_certificates.clone() {
+        let read = move || PeerTls::of_files(&files).and_then(|tls| tls.check_own(&node_id).map(|()| tls));
+        return Ok(Some(follow("the certificates between nodes", first, read)));
     }
     let make = move |keyring: &Keyring| PeerTls::of_secret(keyring, &cluster_id, &node_id);
-    let first = make(&keyring.borrow_and_update())?;
-    let (sender, receiver) = watch::channel(Arc::new(first));
-    tokio::spawn(async move {
-        while keyring.changed().await.is_ok() {
-            let made = make(&keyring.borrow_and_update());
-            match made {
-                Ok(tls) => drop(sender.send_replace(Arc::new(tls))),
-                Err(error) => error!(%error, "the certificates between nodes stay as they are"),
+    let (sender, receiver) = watch::channel(Arc::new(make(&keyring.borrow())?));
+    tokio::spawn(make_anew(READ_INTERVAL, keyring, sender, make));
+    Ok(Some(receiver))
+}
+
+/// Makes what is made of the secrets whenever they are others; what fails is tried again, as a node whose gossip is sealed
+/// with one secret and whose connections have another is of no mesh.
+async fn make_anew<T: Send + 'static, E: Display + 'static>(
+    interval: Duration,
+    mut keyring: watch::Receiver<Arc<Keyring>>,
+    sender: watch::Sender<Arc<T>>,
+    make: impl Fn(&Keyring) -> Result<T, E> + Send + Sync + 'static,
+) {
+    let make = Arc::new(make);
+    let mut told = None;
+    while keyring.changed().await.is_ok() {
+        let (secrets, make) = (keyring.borrow_and_update().clone(), make.clone());
+        match attempt(move || make(&secrets)).await {
+            Ok(made) => {
+                told = None;
+                sender.send_replace(Arc::new(made));
+            }
+            Err(wrong) => {
+                if told.as_ref() != Some(&wrong) {
+                    error!(
+                        event = "peer-tls-not-made",
+                        error = wrong,
+                        "the certificates between nodes stay as they are"
+                    );
+                    told = Some(wrong);
+                }
+                sleep(interval).await;
+                keyring.mark_changed();
             }
         }
-    });
-    Ok(Some(receiver))
+    }
+}
+
+/// What files have now, and whenever that changes: when they were found so twice. Files that are wrong change nothing, and are told once.
+fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
+    what: &'static str,
+    first: T,
+    read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
+) -> watch::Receiver<Arc<T>> {
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    tokio::spawn(keep_reading(READ_INTERVAL, what, sender, read));
+    receiver
+}
+
+async fn keep_reading<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
+    interval: Duration,
+    what: &'static str,
+    sender: watch::Sender<Arc<T>>,
+    read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
+) {
+    let read = Arc::new(read);
+    let mut found = Found { coming: None, told: None };
+    while !sender.is_closed() {
+        sleep(interval).await;
+        let read = read.clone();
+        let result = attempt(move || read()).await;
+        let news = found.note(result, &sender.borrow());
+        match news {
+            News::Nothing => {}
+            News::Changed(now) => {
+                sender.send_replace(Arc::new(now));
+                info!(event = "files-changed", "{what} have changed: the new ones are used from now on");
+            }
+            News::Wrong(wrong) => {
+                error!(event = "files-wrong", error = wrong, "{what} stay as they are, as the file is wrong now");
+            }
+        }
+    }
+}
+
+/// What was found in files that is not used, or not yet.
+struct Found<T> {
+    coming: Option<T>,
+    told: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum News<T> {
+    Nothing,
+    Changed(T),
+    Wrong(String),
+}
+
+impl<T: PartialEq> Found<T> {
+    fn note(&mut self, found: Result<T, String>, used: &T) -> News<T> {
+        match found {
+            Ok(now) => {
+                self.told = None;
+                // Whoever writes it may be in the middle of it: it counts when it is found twice.
+                let before = self.coming.take();
+                if now == *used {
+                    return News::Nothing;
+                }
+                if before.as_ref() == Some(&now) {
+                    return News::Changed(now);
+                }
+                self.coming = Some(now);
+                News::Nothing
+            }
+            Err(wrong) => {
+                self.coming = None;
+                if self.told.as_ref() == Some(&wrong) {
+                    return News::Nothing;
+                }
+                self.told = Some(wrong.clone());
+                News::Wrong(wrong)
+            }
+        }
+    }
+}
+
+/// Does what blocks, or takes long, where nobody waits for it. A crash is told as what is wrong with a file is: who follows
+/// files goes on.
+async fn attempt<T: Send + 'static, E: Display + 'static>(
+    act: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    match spawn_blocking(move || act().map_err(|error| error.to_string())).await {
+        Ok(result) => result,
+        Err(ended) if ended.is_panic() => Err("it crashed, which is a bug".into()),
+        // The process is about to end.
+        Err(_) => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::*;
+    use crate::security::keyring as keyring_of;
+
+    const OFTEN: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_is_found_twice_is_used_and_what_is_wrong_is_told_once() {
+        let wrong = || Err("wrong".to_owned());
+        let told = || News::Wrong("wrong".to_owned());
+        let mut found = Found { coming: None, told: None };
+        let mut used = 1;
+        for (result, expected) in [
+            (Ok(1), News::Nothing),
+            (Ok(2), News::Nothing),
+            (Ok(2), News::Changed(2)),
+            (Ok(3), News::Nothing),
+            (Ok(2), News::Nothing),
+            (Ok(3), News::Nothing),
+            (wrong(), told()),
+            (wrong(), News::Nothing),
+            (Ok(3), News::Nothing),
+            (wrong(), told()),
+            (Ok(3), News::Nothing),
+            (Ok(3), News::Changed(3)),
+        ] {
+            let news = found.note(result, &used);
+            assert_eq!(news, expected);
+            if let News::Changed(now) = news {
+                used = now;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_crashes_does_not_end_the_following() {
+        let reads = AtomicU8::new(0);
+        let read = move || -> Result<u8, String> {
+            assert!(reads.fetch_add(1, Ordering::Relaxed) > 0, "a bug");
+            Ok(2)
+        };
+        let (sender, mut receiver) = watch::channel(Arc::new(1));
+        tokio::spawn(keep_reading(OFTEN, "the tokens", sender, read));
+        receiver.changed().await.unwrap();
+        assert_eq!(**receiver.borrow(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_made_of_the_secrets_is_made_later() {
+        let attempts = AtomicU8::new(0);
+        let make = move |keyring: &Keyring| match attempts.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("a bug"),
+            1 => Err("there is no randomness"),
+            _ => Ok(keyring.count()),
+        };
+        let (secrets, keyring) = watch::channel(Arc::new(keyring_of(&[1])));
+        let (sender, mut receiver) = watch::channel(Arc::new(1));
+        tokio::spawn(make_anew(OFTEN, keyring, sender, make));
+        secrets.send_replace(Arc::new(keyring_of(&[1, 2])));
+        receiver.changed().await.unwrap();
+        assert_eq!(**receiver.borrow(), 2);
+    }
 }

@@ -1,6 +1,7 @@
 //! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
 
 mod peer_tls;
+mod pem;
 mod private_file;
 mod seal;
 mod secret;
@@ -9,7 +10,8 @@ mod signatures;
 mod sites;
 mod tokens;
 
-pub use peer_tls::{PeerCertificates, PeerTls, TlsError};
+pub use peer_tls::{PeerCertificates, PeerTls};
+pub use pem::{PemError, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 #[cfg(any(test, fuzzing))]
 pub(crate) use secret::keyring;

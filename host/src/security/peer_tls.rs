@@ -1,25 +1,25 @@
 //! Mutual TLS between nodes: who a node is on its connections to peers, and how it knows theirs.
 
-use std::fs;
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::client::{Resumption, verify_server_name};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::private_file::{self, Besides, PrivateFileError};
+use super::pem::{PemFile, TlsError, certified_key, provider};
 use super::secret::{Keyring, Secret};
 use crate::message::NodeId;
 
@@ -31,18 +31,27 @@ const ED25519_PKCS8_HEAD: [u8; 16] =
 const SESSIONS_MAX: usize = 2_048;
 
 /// Certificates, keys and trust of one node. Both sides must have a certificate, and speak TLS 1.3.
+#[derive(Clone)]
 pub struct PeerTls {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
     names: Names,
+    certificate: CertificateDer<'static>,
     /// The operator's files, as they were when they were read.
-    files: Option<[PemFile; 3]>,
+    files: Option<Arc<[PemFile; 3]>>,
 }
 
 /// What is made of the same files is the same; what is made of a secret differs each time.
 impl PartialEq for PeerTls {
     fn eq(&self, other: &Self) -> bool {
         self.files.is_some() && self.files == other.files
+    }
+}
+
+/// Says nothing of keys.
+impl fmt::Debug for PeerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerTls").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
@@ -63,21 +72,6 @@ pub struct PeerCertificates {
     pub authority: PathBuf,
 }
 
-/// Why there can be no TLS between nodes.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("{} cannot be read: {}", .0.display(), .1)]
-    Read(PathBuf, io::Error),
-    #[error(transparent)]
-    Key(#[from] PrivateFileError),
-    #[error("{} has no {expected} in PEM form: {cause}", .file.display())]
-    Pem { file: PathBuf, expected: &'static str, cause: String },
-    #[error("these certificates cannot be used: {0}")]
-    Unusable(String),
-    #[error("the node id {0} cannot be the name in a certificate: use letters, digits, '-' and '.'")]
-    NodeId(NodeId),
-}
-
 impl PeerTls {
     /// A new certificate for this node, under an authority that all who have the secret can be. It is trusted
     /// under any of the secrets.
@@ -85,72 +79,78 @@ impl PeerTls {
     /// # Errors
     /// If the system has no randomness.
     pub fn of_secret(keyring: &Keyring, cluster_id: &str, node_id: &NodeId) -> Result<Self, TlsError> {
-        let unusable = |error: rcgen::Error| TlsError::Unusable(error.to_string());
+        let cannot_make = |error: rcgen::Error| TlsError::Unusable(error.to_string());
         let authorities: Vec<_> = keyring
             .secrets()
             .iter()
             .map(|secret| authority(secret, cluster_id))
             .collect::<Result<_, _>>()
-            .map_err(unusable)?;
+            .map_err(cannot_make)?;
         let mut trusted = RootCertStore::empty();
         for authority in &authorities {
-            let certificate = authority.params.self_signed(&authority.key).map_err(unusable)?;
-            trusted.add(certificate.der().clone()).map_err(|error| TlsError::Unusable(error.to_string()))?;
+            let certificate = authority.params.self_signed(&authority.key).map_err(cannot_make)?;
+            trusted.add(certificate.der().clone()).map_err(unusable)?;
         }
         let [Authority { params, key }, ..] = authorities.as_slice() else {
             return Err(TlsError::Unusable("there is no secret".into()));
         };
-        let own_key = KeyPair::generate().map_err(unusable)?;
-        let mut own = CertificateParams::new([hashed(node_id)]).map_err(unusable)?;
+        let own_key = KeyPair::generate().map_err(cannot_make)?;
+        let mut own = CertificateParams::new([hashed(node_id)]).map_err(cannot_make)?;
         own.distinguished_name.push(DnType::CommonName, node_id.as_str());
         own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let own = own.signed_by(&own_key, &Issuer::from_params(params, key)).map_err(unusable)?;
+        let own = own.signed_by(&own_key, &Issuer::from_params(params, key)).map_err(cannot_make)?;
         let own_key = PrivateKeyDer::Pkcs8(own_key.serialize_der().into());
-        Self::new(vec![own.der().clone()], own_key, trusted, Names::Hashed)
+        let own = CertifiedKey::from_der(vec![own.der().clone()], own_key, &provider()).map_err(unusable)?;
+        Self::new(own, Trust::new(trusted)?, Names::Hashed)
     }
 
     /// The operator's own certificates.
     ///
     /// # Errors
     /// Which file is wrong, and how.
-    pub fn of_files(files: &PeerCertificates, node_id: &NodeId) -> Result<Self, TlsError> {
-        ServerName::try_from(node_id.as_str()).map_err(|_| TlsError::NodeId(node_id.clone()))?;
-        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read_key(&files.key)?);
-        let authority = PemFile::read(&files.authority)?;
+    pub fn of_files(files: &PeerCertificates) -> Result<Self, TlsError> {
+        let (own, [certificate, key]) = certified_key(&files.certificate, &files.key)?;
+        let authority = PemFile::read(&files.authority).map_err(TlsError::Authority)?;
         let mut trusted = RootCertStore::empty();
-        for certificate in authority.certificates()? {
-            trusted.add(certificate).map_err(|error| TlsError::Unusable(error.to_string()))?;
+        for anchor in authority.certificates().map_err(TlsError::Authority)? {
+            trusted.add(anchor).map_err(|error| TlsError::Authority(authority.unfit(error.to_string())))?;
         }
-        let tls = Self::new(certificate.certificates()?, key.key()?, trusted, Names::Plain)?;
-        Ok(Self { files: Some([certificate, key, authority]), ..tls })
+        let trust = Trust::new(trusted)?;
+        if let Err(error) = trust.check(&own) {
+            return Err(TlsError::Certificate(certificate.unfit(refusal(&error))));
+        }
+        let tls = Self::new(own, trust, Names::Plain)?;
+        Ok(Self { files: Some(Arc::new([certificate, key, authority])), ..tls })
     }
 
-    fn new(
-        certificates: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        trusted: RootCertStore,
-        names: Names,
-    ) -> Result<Self, TlsError> {
-        let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
-        let trusted = Arc::new(trusted);
-        let provider = provider();
-        let mut client = ClientConfig::builder_with_provider(provider.clone())
+    fn new(own: CertifiedKey, trust: Trust, names: Names) -> Result<Self, TlsError> {
+        let certificate = own.end_entity_cert().map_err(unusable)?.clone().into_owned();
+        let own = Arc::new(SingleCertAndKey::from(own));
+        let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
-            .with_root_certificates(trusted.clone())
-            .with_client_auth_cert(certificates.clone(), key.clone_key())
-            .map_err(unusable)?;
+            .with_root_certificates(trust.authorities)
+            .with_client_cert_resolver(own.clone());
         client.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        let verifier = WebPkiClientVerifier::builder_with_provider(trusted, provider.clone())
-            .build()
-            .map_err(|error| TlsError::Unusable(error.to_string()))?;
-        let server = ServerConfig::builder_with_provider(provider)
+        let server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates, key)
-            .map_err(unusable)?;
-        Ok(Self { connector: Arc::new(client).into(), acceptor: Arc::new(server).into(), names, files: None })
+            .with_client_cert_verifier(trust.callers)
+            .with_cert_resolver(own);
+        let (connector, acceptor) = (Arc::new(client).into(), Arc::new(server).into());
+        Ok(Self { connector, acceptor, names, certificate, files: None })
+    }
+
+    /// Makes sure that this is the certificate of that node, as its peers will.
+    ///
+    /// # Errors
+    /// If it is another's, or such a node can have none.
+    pub fn check_own(&self, node_id: &NodeId) -> Result<(), TlsError> {
+        if self.name(node_id).is_err() {
+            return Err(TlsError::NodeId(node_id.clone()));
+        }
+        let of_another = |cause| TlsError::OfAnother { node_id: node_id.clone(), cause };
+        self.check(&self.certificate, node_id).map_err(of_another)
     }
 
     /// Makes a connection secure, if the other end is that node.
@@ -187,9 +187,54 @@ impl PeerTls {
     }
 }
 
-/// The one provider of cryptography in this process.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+fn unusable(error: impl fmt::Display) -> TlsError {
+    TlsError::Unusable(error.to_string())
+}
+
+/// Whom a node believes, at both ends of a connection.
+struct Trust {
+    authorities: Arc<RootCertStore>,
+    callers: Arc<dyn ClientCertVerifier>,
+}
+
+impl Trust {
+    fn new(authorities: RootCertStore) -> Result<Self, TlsError> {
+        let authorities = Arc::new(authorities);
+        let callers = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider()).build();
+        Ok(Self { authorities, callers: callers.map_err(unusable)? })
+    }
+
+    /// Makes sure that who trusts the same takes this certificate, from a node that calls and from one that is called.
+    fn check(&self, own: &CertifiedKey) -> Result<(), Error> {
+        let certificate = own.end_entity_cert()?;
+        let (intermediates, now) = (&own.cert[1..], UnixTime::now());
+        let algorithms = provider().signature_verification_algorithms.all;
+        let parsed = ParsedCertificate::try_from(certificate)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms)?;
+        self.callers.verify_client_cert(certificate, intermediates, now).map(|_| ())
+    }
+}
+
+/// Why peers would not take a certificate. The time is not in it: files are read again and again, and what is wrong with them
+/// is told when it is something else than before.
+fn refusal(error: &Error) -> String {
+    let Error::InvalidCertificate(cause) = error else { return error.to_string() };
+    match cause {
+        // Another authority may have the same name, and even another kind of key.
+        CertificateError::UnknownIssuer
+        | CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "no authority in peer_ca has signed it, or a certificate between the two is missing in its file".into()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".into(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet, by this host's clock".into()
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "a node calls and is called, so it must be for clients and for servers (extended key usage)".into()
+        }
+        other => other.to_string(),
+    }
 }
 
 /// A certificate authority: whoever has the secret can make its key.
@@ -216,45 +261,13 @@ fn hashed(node_id: &NodeId) -> String {
     format!("{hex}.meshage")
 }
 
-/// A PEM file, as it is at one moment.
-#[derive(PartialEq, Eq)]
-pub(super) struct PemFile {
-    file: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl PemFile {
-    pub(super) fn read(file: &Path) -> Result<Self, TlsError> {
-        match fs::read(file) {
-            Ok(bytes) => Ok(Self { file: file.to_owned(), bytes }),
-            Err(cause) => Err(TlsError::Read(file.to_owned(), cause)),
-        }
-    }
-
-    pub(super) fn read_key(file: &Path) -> Result<Self, TlsError> {
-        Ok(Self { file: file.to_owned(), bytes: private_file::read(file, Besides::Group)? })
-    }
-
-    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
-        match read {
-            Ok(certificates) if certificates.is_empty() => Err(self.has_no("certificate", "there is none")),
-            Ok(certificates) => Ok(certificates),
-            Err(cause) => Err(self.has_no("certificate", &cause.to_string())),
-        }
-    }
-
-    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|cause| self.has_no("private key", &cause.to_string()))
-    }
-
-    fn has_no(&self, expected: &'static str, cause: &str) -> TlsError {
-        TlsError::Pem { file: self.file.clone(), expected, cause: cause.to_owned() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use tokio::net::TcpListener;
 
     use super::super::secret::keyring;
@@ -317,5 +330,48 @@ mod tests {
         for node_id in ["a", "A_b.-", "host-9742", &"x".repeat(64)] {
             tls(&[1], node_id);
         }
+    }
+
+    /// Of an operator's own certificate for n1, which is changed before its authority signs it.
+    fn of_files(change: impl FnOnce(&mut CertificateParams)) -> Result<PeerTls, TlsError> {
+        let directory = tempfile::tempdir().unwrap();
+        let put = |name: &str, kind: &str, der: &[u8]| {
+            let file = directory.path().join(name);
+            let pem = format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der));
+            fs::write(&file, pem).unwrap();
+            fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+            file
+        };
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority_key = KeyPair::generate().unwrap();
+        let authority = params.self_signed(&authority_key).unwrap();
+        let mut own = CertificateParams::new(["n1".to_owned()]).unwrap();
+        change(&mut own);
+        let own_key = KeyPair::generate().unwrap();
+        let own = own.signed_by(&own_key, &Issuer::from_params(&params, &authority_key)).unwrap();
+        PeerTls::of_files(&PeerCertificates {
+            certificate: put("own.pem", "CERTIFICATE", own.der()),
+            key: put("own.key", "PRIVATE KEY", &own_key.serialize_der()),
+            authority: put("ca.pem", "CERTIFICATE", authority.der()),
+        })
+    }
+
+    #[test]
+    fn an_operators_certificate_is_good_if_peers_take_it_at_both_ends() {
+        let good = of_files(|_| {}).unwrap();
+        good.check_own(&id("n1")).unwrap();
+        assert!(matches!(good.check_own(&id("n2")), Err(TlsError::OfAnother { .. })));
+        assert!(matches!(good.check_own(&id("-")), Err(TlsError::NodeId(_))));
+        let told = |change: fn(&mut CertificateParams)| match of_files(change) {
+            Err(TlsError::Certificate(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        };
+        for usage in [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth] {
+            let error = of_files(|own| own.extended_key_usages = vec![usage]).unwrap_err().to_string();
+            assert!(error.contains("own.pem") && error.contains("for clients and for servers"), "{error}");
+        }
+        assert!(told(|own| own.not_after = rcgen::date_time_ymd(2020, 1, 1)).ends_with("it has expired"));
+        assert!(told(|own| own.not_before = rcgen::date_time_ymd(4000, 1, 1)).contains("it is not valid yet"));
     }
 }

@@ -1,4 +1,4 @@
-//! Files for their owner alone.
+//! Files that are none of others' business: secrets, tokens, keys of certificates.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -8,43 +8,52 @@ use std::path::{Path, PathBuf};
 /// A longer file is none of secrets.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
+/// What others may do with such a file is nothing. Its group may read it: services share keys by that, and a node that is not
+/// root gets what is mounted for it so.
+const OTHERS: u32 = 0o007;
+
 /// Why a file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivateFileError {
-    #[error("{} cannot be read: {}", .0.display(), .1)]
+    #[error("{} cannot be read: {}{}", .0.display(), .1, advice(.1))]
     Read(PathBuf, io::Error),
-    #[error("{} can be read by others (mode {mode:03o}); keep it to its owner: `chmod 600 {}`", .file.display(), .file.display())]
-    Readable { file: PathBuf, mode: u32 },
+    #[error(
+        "{} is open to others than its owner and group (mode {mode:03o}): `chmod o-rwx {}`, or where it is mounted from a Kubernetes \
+         Secret `defaultMode: 0440` and `fsGroup`", .file.display(), .file.display()
+    )]
+    Open { file: PathBuf, mode: u32 },
     #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
     TooLarge(PathBuf),
 }
 
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; this process must own it, or be in its group and that may read it (in Kubernetes: `defaultMode: 0440` and `fsGroup`)"
+        }
+        _ => "",
+    }
+}
+
 /// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
-    let text = String::from_utf8(read(file, Besides::Nobody)?);
+    let text = String::from_utf8(read(file)?);
     let text = text.map_err(|_| PrivateFileError::Read(file.to_owned(), io::ErrorKind::InvalidData.into()))?;
     Ok(lines(&text))
 }
 
-/// Who beside its owner may read a file.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Besides {
-    Nobody,
-    /// As is usual for the keys of certificates, which several services share.
-    Group,
-}
-
-/// What is in a file that strangers cannot read.
-pub(super) fn read(file: &Path, besides: Besides) -> Result<Vec<u8>, PrivateFileError> {
+/// What is in a file that others than its owner and group cannot reach.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
     let opened = File::open(file).map_err(read_error)?;
-    let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
-    let strangers = match besides {
-        Besides::Nobody => 0o077,
-        Besides::Group => 0o007,
-    };
-    if mode & strangers != 0 {
-        return Err(PrivateFileError::Readable { file: file.to_owned(), mode });
+    let metadata = opened.metadata().map_err(read_error)?;
+    if metadata.is_dir() {
+        // Its mode is not what is wrong with it.
+        return Err(read_error(io::ErrorKind::IsADirectory.into()));
+    }
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & OTHERS != 0 {
+        return Err(PrivateFileError::Open { file: file.to_owned(), mode });
     }
     let mut bytes = Vec::new();
     opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read_error)?;
@@ -60,4 +69,37 @@ pub(super) fn lines(text: &str) -> Vec<(usize, String)> {
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(n, line)| (n, line.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_for_its_owner_and_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("secret");
+        fs::write(&file, "hush").unwrap();
+        for mode in [0o400, 0o440, 0o600, 0o640] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&file).unwrap(), b"hush", "{mode:o}");
+        }
+        for mode in [0o604, 0o642, 0o644] {
+            fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+            let error = read(&file).unwrap_err().to_string();
+            let hints =
+                [format!("(mode {mode:o})"), "chmod o-rwx".into(), "defaultMode: 0440".into(), "fsGroup".into()];
+            assert!(hints.iter().all(|hint| error.contains(hint)) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_as_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let told = |file: &Path| read(file).unwrap_err().to_string();
+        assert!(told(directory.path()).ends_with("cannot be read: is a directory"), "{}", told(directory.path()));
+        assert!(told(&directory.path().join("missing")).contains("cannot be read: No such file"));
+    }
 }

@@ -111,9 +111,6 @@ pub(crate) fn keyring(secrets: &[u8]) -> Keyring {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::super::private_file::lines;
     use super::*;
 
@@ -136,18 +133,6 @@ mod tests {
         assert!(parse("# nothing\n").unwrap_err().contains("has no secret"));
         let many = format!("{}\n", new_secret()).repeat(SECRETS_MAX + 1);
         assert!(parse(&many).unwrap_err().contains("more than 8 secrets"));
-    }
-
-    #[test]
-    fn a_file_that_others_can_read_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("secret");
-        fs::write(&file, new_secret()).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = Keyring::read(&file).unwrap_err().to_string();
-        assert!(error.contains("can be read by others (mode 640)"), "{error}");
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
-        assert_eq!(Keyring::read(&file).unwrap().count(), 1);
     }
 
     #[test]

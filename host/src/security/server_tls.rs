@@ -1,15 +1,17 @@
 //! TLS of the public API.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::peer_tls::{PemFile, TlsError, provider};
+use super::pem::{PemFile, TlsError, certified_key, provider};
 
 /// HTTP/2 and HTTP/1.1 (RFC 7301).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -22,14 +24,22 @@ pub struct ServerCertificate {
 }
 
 /// A certificate that clients see, as its files were when they were read.
+#[derive(Clone)]
 pub struct ServerTls {
     acceptor: TlsAcceptor,
-    files: [PemFile; 2],
+    files: Arc<[PemFile; 2]>,
 }
 
 impl PartialEq for ServerTls {
     fn eq(&self, other: &Self) -> bool {
         self.files == other.files
+    }
+}
+
+/// Says nothing of the key.
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").finish_non_exhaustive()
     }
 }
 
@@ -39,16 +49,14 @@ impl ServerTls {
     /// # Errors
     /// Which file is wrong, and how.
     pub fn read(files: &ServerCertificate) -> Result<Self, TlsError> {
-        let unusable = |error: rustls::Error| TlsError::Unusable(error.to_string());
-        let (certificate, key) = (PemFile::read(&files.certificate)?, PemFile::read_key(&files.key)?);
+        let (own, files) = certified_key(&files.certificate, &files.key)?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(unusable)?
+            .map_err(|error| TlsError::Unusable(error.to_string()))?
             .with_no_client_auth()
-            .with_single_cert(certificate.certificates()?, key.key()?)
-            .map_err(unusable)?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        Ok(Self { acceptor: Arc::new(config).into(), files: [certificate, key] })
+        Ok(Self { acceptor: Arc::new(config).into(), files: Arc::new(files) })
     }
 
     /// Makes a client's connection secure.

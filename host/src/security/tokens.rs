@@ -33,6 +33,13 @@ pub enum TokenError {
     Empty(PathBuf),
 }
 
+/// Says nothing of the tokens.
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tokens", self.0.len())
+    }
+}
+
 impl Tokens {
     /// Reads the tokens of a file: one a line. Empty lines and those that begin with `#` are skipped.
     ///
