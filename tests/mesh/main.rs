@@ -18,6 +18,7 @@ mod instances;
 mod joining;
 mod leaving;
 mod limits;
+mod metrics;
 mod offers;
 mod outbound;
 mod overload;
