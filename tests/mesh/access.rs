@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{HANG, Node, Plugins, Setup, binary, new_secret, until};
+use crate::harness::{HANG, Http2, Node, Plugins, Setup, binary, new_secret, until};
 
 const FIRST: &str = "first-token-0123456789";
 const SECOND: &str = "second-token-0123456789";
@@ -193,6 +194,14 @@ async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""partitionKey":"1""#), "{answer}");
     let stream = connect(&node, &first, b"h2").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let client = Http2::over(stream).await;
+    let requests = (0..20).map(|key| {
+        let (client, url) = (&client, format!("https://localhost/api/echo/{key}"));
+        async move { client.post(&url, r#"{"a":1}"#).await.expect("the connection ends") }
+    });
+    for (key, answer) in join_all(requests).await.iter().enumerate() {
+        assert_eq!(answer.ok(), format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#));
+    }
     // Who speaks plain HTTP gets nothing of it.
     assert!(node.post("/api/echo/1").try_send().await.is_err());
 

@@ -1,6 +1,9 @@
 //! The admin API tells operators and tests the truth.
 
+use std::fs::{self, File};
+
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::harness::{Plugins, Setup, mesh};
 
@@ -79,12 +82,22 @@ async fn metrics_count_messages_by_stream_outcome_and_route() {
 
 #[tokio::test]
 async fn a_node_lives_before_it_is_ready() {
-    let node = Setup::new(Plugins::usual()).flag("--seeds", "127.0.0.1:9").start().await;
+    let (plugins, data) = (Plugins::empty().with("echo", "echo"), TempDir::new().unwrap());
+    let node = || Setup::new(plugins.clone()).flag("--data-dir", data.path().to_str().unwrap());
+    node().ready().await.kill().await;
+    // Of those that share a data directory one compiles, and the others wait for it, for 30 s: here it is the test that has
+    // the turns which the first node had, and with them keeps the second from being ready.
+    let turns: Vec<File> = fs::read_dir(data.path().join("compiling"))
+        .unwrap()
+        .map(|turn| File::open(turn.unwrap().path()).unwrap())
+        .inspect(|turn| turn.lock().unwrap())
+        .collect();
+    let node = node().start().await;
     assert_eq!(node.admin("/livez").await.status, 200);
-    // Its seed never answers, so for a while it is not ready, and says so.
     let ready = node.admin("/readyz").await;
-    assert_eq!(ready.status, 503, "{}", ready.text());
+    assert_eq!((ready.status, ready.text()), (503, "plugins are loading\n"));
     node.post("/api/echo/1").send().await.problem(503, "starting");
+    drop(turns);
     node.wait_until_ready().await;
     node.post("/api/echo/1").send().await.ok();
 }

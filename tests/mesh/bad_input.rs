@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::harness::{HANG, Node, Plugins, Setup, mesh};
+use crate::harness::{HANG, Node, Plugins, Setup, mesh, need_open_files};
 
 #[tokio::test]
 async fn paths_that_lead_nowhere_are_404_and_show_the_routes() {
@@ -153,7 +153,9 @@ async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
 
 #[tokio::test]
 async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
-    let node = Setup::new(Plugins::usual()).ready().await;
+    need_open_files(1_000);
+    // However slow they are, they stay.
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "1h").ready().await;
     let mut slow = Vec::new();
     for number in 0..300 {
         let mut stream = TcpStream::connect(&node.http).await.unwrap();

@@ -1,6 +1,13 @@
 //! Bodies pass through the mesh as bytes; the SDK makes sense of them.
 
+#[cfg(target_os = "linux")]
+use bytes::Bytes;
+#[cfg(target_os = "linux")]
+use futures_util::future::join_all;
+
 use crate::harness::{Node, mesh};
+#[cfg(target_os = "linux")]
+use crate::harness::{Plugins, Setup, wait_for_mesh};
 
 /// A key on each node: what is asked of `n1` runs there, or is forwarded.
 async fn keys(nodes: &[Node], stream: &str) -> [String; 2] {
@@ -44,6 +51,46 @@ async fn bytes_of_any_type_and_size_arrive_as_they_were_sent() {
         let over = nodes[0].post(&format!("/api/fickle/{key}")).body(vec![0; (1 << 20) + 1]).send().await;
         over.problem(413, "body-too-large");
     }
+}
+
+/// What the guest `fickle` makes of a body.
+#[cfg(target_os = "linux")]
+fn checksum(body: &[u8]) -> u64 {
+    body.iter().fold(1, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn bodies_as_large_as_may_be_go_side_by_side() {
+    const LARGEST: usize = 64 << 20;
+    let start = |id: &str| {
+        let plugins = Plugins::usual().with_file("fickle.toml", "memory_mb = 256\n");
+        let setup = Setup::new(plugins).id(id).flag("--max-body", &LARGEST.to_string());
+        // However long it takes.
+        setup.flag("--timeout", "1h").flag("--request-timeout", "1h")
+    };
+    // With one core it has one connection to the other: two of these bodies have room on it, and the third waits for it.
+    let first = start("n1").one_core().start().await;
+    let second = start("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let key = first.key_owned_by("fickle", "n2").await;
+    // Its pattern fits into no chunk, so that it shows if one takes the place of another.
+    let body: Bytes = (0..=250).cycle().take(LARGEST).collect();
+    let expected = checksum(&body).to_string();
+    let path = format!("/api/fickle/{key}?checksum");
+    let large = join_all((0..3).map(|_| first.post(&path).body(body.clone()).send()));
+    let small = async {
+        for _ in 0..20 {
+            first.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+        }
+    };
+    let (answers, ()) = tokio::join!(large, small);
+    for answer in answers {
+        assert_eq!((answer.ok(), answer.node()), (expected.as_str(), "n2"));
+    }
+    // A reply has a limit of its own.
+    let reply = first.post(&format!("/api/fickle/{key}?bytes={}", 16 << 20)).send().await;
+    assert_eq!((reply.status, reply.node(), reply.body.len()), (200, "n2", 16 << 20));
 }
 
 #[tokio::test]

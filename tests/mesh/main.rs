@@ -21,6 +21,7 @@ mod joining;
 mod leaving;
 mod limits;
 mod log;
+mod metrics;
 mod offers;
 mod outbound;
 mod overload;

@@ -1,5 +1,5 @@
-//! Ten times what a plugin can do, for as long as `MESHAGE_OVERLOAD_SECONDS` says (a few seconds by default): what it
-//! can do it does, the rest is refused early and truthfully, and nothing is left over.
+//! More than a plugin can do: what it can do it does, the rest is refused early and truthfully, and nothing is left over;
+//! for as long as `MESHAGE_OVERLOAD_SECONDS` says (a few seconds by default) ten times as much.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,20 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::harness::{Client, Node, Plugins, Setup, mesh_of, taken};
+use crate::harness::{Answer, Client, Gate, Node, Plugins, Setup, mesh_of, need_open_files, taken};
 
-/// What two nodes can do with a message that takes 20 ms, four at a time each.
-const CAPACITY: u64 = 400;
+/// Messages that run at once on each node, and that wait for that, as the plugin's manifest says.
+const CONCURRENCY: usize = 4;
+const QUEUE: usize = 64;
+
+/// What two nodes can do in a second with messages that take 20 ms.
+const CAPACITY: u64 = 2 * CONCURRENCY as u64 * 50;
+
+/// Requests of a flood that have no answer yet, at most: each of them is a connection.
+const UNANSWERED_MAX: usize = 2_000;
+
+/// Requests of each client that sends one after the other.
+const CALM_REQUESTS: usize = 10;
 
 /// What a client's connection may take.
 const CONNECTION_KB_MAX: u64 = 32;
@@ -26,10 +36,52 @@ struct Answers {
     slowest_refusal: Duration,
 }
 
+impl Answers {
+    fn note(&mut self, answer: &Answer, took: Duration) {
+        if answer.status == 200 {
+            self.good += 1;
+            self.slowest_good = self.slowest_good.max(took);
+        } else {
+            // Says when to come back, and that nothing has happened.
+            assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
+            self.refused += 1;
+            self.slowest_refusal = self.slowest_refusal.max(took);
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            good: self.good + other.good,
+            refused: self.refused + other.refused,
+            slowest_good: self.slowest_good.max(other.slowest_good),
+            slowest_refusal: self.slowest_refusal.max(other.slowest_refusal),
+        }
+    }
+}
+
+fn manifest() -> String {
+    format!("concurrency = {CONCURRENCY}\nqueue = {QUEUE}\n")
+}
+
+/// As many clients as there is room for on one node, whichever it is that they all come to.
+async fn calm(nodes: &[&Node]) -> Answers {
+    let clients = join_all((0..CONCURRENCY + QUEUE).map(|client| async move {
+        let mut answers = Answers::default();
+        for number in 0..CALM_REQUESTS {
+            let node = nodes[number % nodes.len()];
+            let began = Instant::now();
+            let answer = node.post(&format!("/api/fickle/key-{client}-{number}?sleep_ms=20")).send().await;
+            answers.note(&answer, began.elapsed());
+        }
+        answers
+    }));
+    clients.await.into_iter().fold(Answers::default(), Answers::and)
+}
+
 /// Sends so many requests a second, whether or not the earlier ones have been answered.
 async fn flood(nodes: &[&Node], per_second: u64, seconds: u64) -> Answers {
     let client = Client::new();
-    let mut requests = JoinSet::new();
+    let (mut requests, mut answers) = (JoinSet::new(), Answers::default());
     let mut ticks = tokio::time::interval(TICK);
     // What was missed is sent at once: the rate is kept.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -46,19 +98,15 @@ async fn flood(nodes: &[&Node], per_second: u64, seconds: u64) -> Answers {
             let answer = client.request(http::Method::POST, &url).send().await;
             (answer, began.elapsed())
         });
-    }
-    let mut answers = Answers::default();
-    while let Some(answered) = requests.join_next().await {
-        let (answer, time) = answered.unwrap();
-        if answer.status == 200 {
-            answers.good += 1;
-            answers.slowest_good = answers.slowest_good.max(time);
-        } else {
-            // Says when to come back, and that nothing has happened.
-            assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
-            answers.refused += 1;
-            answers.slowest_refusal = answers.slowest_refusal.max(time);
+        if requests.len() >= UNANSWERED_MAX
+            && let Some(answered) = requests.join_next().await
+        {
+            let (answer, took) = answered.unwrap();
+            answers.note(&answer, took);
         }
+    }
+    for (answer, took) in requests.join_all().await {
+        answers.note(&answer, took);
     }
     answers
 }
@@ -90,12 +138,40 @@ async fn connections_beyond_the_limit_wait_for_room() {
 }
 
 #[tokio::test]
+async fn what_finds_no_room_is_refused_whoever_is_asked_and_the_rest_is_done() {
+    need_open_files(1_000);
+    let gate = Gate::new().await;
+    let plugins = Plugins::usual().with_file("fickle.toml", manifest() + &gate.manifest());
+    let nodes = mesh_of(&[plugins.clone(), plugins]).await;
+    let keys = [nodes[0].key_owned_by("fickle", "n1").await, nodes[0].key_owned_by("fickle", "n2").await];
+    // For each owner more than it has room for, by way of itself and of the other.
+    let room = keys.len() * (CONCURRENCY + QUEUE);
+    let client = Client::new();
+    let mut requests = JoinSet::new();
+    for number in 0..4 * room {
+        let (node, key) = (&nodes[number % 2], &keys[number / 2 % 2]);
+        let (client, url) = (client.clone(), format!("http://{}/api/fickle/{key}?{}", node.http, gate.act()));
+        requests.spawn(async move { client.request(http::Method::POST, &url).send().await });
+    }
+    // Nobody is done before the gate is open, so that it is certain how many are too many.
+    while requests.len() > room {
+        let answer = requests.join_next().await.unwrap().unwrap();
+        assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
+    }
+    gate.open();
+    for answer in requests.join_all().await {
+        answer.ok();
+    }
+}
+
+#[tokio::test]
 async fn what_is_too_much_is_refused_and_the_rest_is_done() {
+    need_open_files(2 * UNANSWERED_MAX as u64);
     let seconds = std::env::var("MESHAGE_OVERLOAD_SECONDS").map_or(3, |text| text.parse().unwrap());
-    let plugins = Plugins::usual().with_file("fickle.toml", "concurrency = 4\nqueue = 64\n");
+    let plugins = Plugins::usual().with_file("fickle.toml", manifest());
     let nodes = mesh_of(&[plugins.clone(), plugins]).await;
     let nodes = [&nodes[0], &nodes[1]];
-    let calm = flood(&nodes, CAPACITY * 8 / 10, seconds).await;
+    let calm = calm(&nodes).await;
     let before = nodes.map(taken);
     let began = Instant::now();
     let flooded = flood(&nodes, CAPACITY * 10, seconds).await;
@@ -110,7 +186,8 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
     println!("flood: {flooded:?}, {:.0} good answers a second", flooded.good as f64 / flood_seconds);
     println!("well again after {:?}; {before:?} became {after:?}", began.elapsed());
     assert_eq!(calm.refused, 0, "{calm:?}");
-    assert!(flooded.refused > 0 && flooded.good > 0, "{flooded:?}");
+    // What was refused, and how much, depends on the speed of the machine.
+    assert!(flooded.good > 0, "{flooded:?}");
     for (before, after) in before.iter().zip(&after) {
         // What is refused holds nothing but its connection.
         let connections_mb = after.files as u64 * CONNECTION_KB_MAX / 1024;
@@ -124,6 +201,6 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
         let idle = metrics.text().lines().find_map(|line| {
             line.strip_prefix(r#"meshage_instances{stream="fickle",state="idle"} "#)?.parse::<u64>().ok()
         });
-        assert!(idle.is_some_and(|idle| idle <= 4), "{idle:?}");
+        assert!(idle.is_some_and(|idle| idle <= CONCURRENCY as u64), "{idle:?}");
     }
 }

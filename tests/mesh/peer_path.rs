@@ -1,14 +1,29 @@
 //! The path between nodes: many messages at once, and nobody on it who does not belong.
 
 use futures_util::future::join_all;
+#[cfg(target_os = "linux")]
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+#[cfg(target_os = "linux")]
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::harness::{HANG, Plugins, Setup, mesh, wait_for_mesh};
+#[cfg(target_os = "linux")]
+use crate::harness::{Crowd, Gate};
+use crate::harness::{HANG, Plugins, Setup, mesh, need_open_files, wait_for_mesh};
+
+/// Calls that wait for their replies on one connection at once.
+#[cfg(target_os = "linux")]
+const CALLS_MAX: usize = 8_192;
+
+/// Calls that are too many.
+#[cfg(target_os = "linux")]
+const CALLS_BEYOND: usize = 100;
 
 #[tokio::test]
 async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
+    need_open_files(1_000);
     let nodes = mesh(2).await;
     let key = nodes[0].key_owned_by("fickle", "n2").await;
     let path = format!("/api/fickle/{key}");
@@ -23,6 +38,41 @@ async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
         }
     });
     join_all(calls).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
+    let gate = Gate::new().await;
+    // One runs, and all others wait for it. Of the plugin there is room for more.
+    let manifest = format!("concurrency = 1\nqueue = {}\n{}", 2 * CALLS_MAX, gate.manifest());
+    let plugins = Plugins::empty().with("fickle", "fickle").with_file("fickle.toml", manifest);
+    let start = |id: &str, plugins| Setup::new(plugins).id(id).flag("--timeout", "1h");
+    let first = start("n1", Plugins::empty().with("echo", "echo")).one_core().start().await;
+    let second = start("n2", plugins).seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    first.wait_for_metric("meshage_peer_connections 1").await;
+    let (crowd, mut calls) = (Crowd::of(CALLS_MAX + CALLS_BEYOND), JoinSet::new());
+    for number in 0..CALLS_MAX + CALLS_BEYOND {
+        let act = if number == 0 { gate.act() } else { String::new() };
+        let (client, url) = (crowd.client(number), format!("http://{}/api/fickle/1?{act}", first.http));
+        calls.spawn(async move { client.request(Method::POST, &url).send().await });
+        if number == 0 {
+            gate.wait_for(1).await;
+        }
+    }
+    for _ in 0..CALLS_BEYOND {
+        let answer = calls.join_next().await.unwrap().unwrap();
+        assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
+    }
+    // What needs no connection is served as ever.
+    first.post("/api/echo/1").json("{}").send().await.ok();
+    gate.open();
+    let answers = calls.join_all().await;
+    assert_eq!(answers.len(), CALLS_MAX);
+    for answer in answers {
+        assert_eq!((answer.ok(), answer.node()), ("", "n2"));
+    }
 }
 
 #[tokio::test]

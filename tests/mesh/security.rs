@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed,
 };
@@ -19,7 +19,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::harness::{HANG, Node, Plugins, Secret, Setup, Traffic, new_secret, refs, until, wait_for_mesh};
+use crate::harness::{
+    HANG, Node, Plugins, Secret, Setup, Traffic, need_open_files, new_secret, refs, until, wait_for_mesh,
+};
 
 /// Datagrams of a stranger that a node has to bear.
 const JUNK: u64 = 100_000;
@@ -142,25 +144,41 @@ async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unp
     assert!(!answered.contains("n1") && !answered.contains("HTTP"), "{answered:?}");
 }
 
+/// Strangers that come together and say nothing; more than may be unknown at once.
+const CROWD: usize = 700;
+
+/// Waits until the node has closed the connections of all of them.
+async fn are_sent_away(crowd: &mut [TcpStream]) {
+    let sent_away = join_all(crowd.iter_mut().map(|stranger| async move {
+        let mut said = [0];
+        let closed = timeout(HANG, stranger.read(&mut said)).await.expect("a stranger's connection stays open");
+        assert!(matches!(closed, Ok(0) | Err(_)));
+    }));
+    sent_away.await;
+}
+
 #[tokio::test]
 async fn a_crowd_of_strangers_does_not_shut_out_peers() {
+    need_open_files(2 * CROWD as u64);
     let secret = Secret::of(&[new_secret()]);
     let first = Setup::new(Plugins::usual()).id("n1").secret(&secret).start().await;
     let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
     let traffic = Traffic::start("echo", &[&first, &second]);
-    // More than may be unknown at once: some are closed at once, the others when they have said nothing for long enough.
-    // They come together: one after another, the first would be gone before the last on a machine that is busy.
-    let strangers = try_join_all((0..700).map(|_| TcpStream::connect(&first.cluster))).await.unwrap();
-    first.log_line("too many at once").await;
+    // Some are closed at once, the others when they have said nothing for long enough. On a machine that is busy the first may
+    // be gone before the last are there: then they come anew.
+    let mut crowd = loop {
+        let mut crowd = try_join_all((0..CROWD).map(|_| TcpStream::connect(&first.cluster))).await.unwrap();
+        tokio::select! {
+            _ = first.log_line("too many at once") => break crowd,
+            () = are_sent_away(&mut crowd) => {}
+        }
+    };
     let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second, &third]).await;
     let key = third.key_owned_by("echo", "n1").await;
     third.post(&format!("/api/echo/{key}")).send().await.ok();
-    for mut stranger in strangers {
-        let closed = timeout(HANG, stranger.read(&mut [0])).await.expect("a stranger's connection stays open");
-        assert!(matches!(closed, Ok(0) | Err(_)));
-    }
+    are_sent_away(&mut crowd).await;
     traffic.none_failed().await;
 }
 

@@ -1,8 +1,9 @@
 //! A plain HTTP client that sends what it is told, right or wrong.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
@@ -12,6 +13,12 @@ use super::HANG;
 
 #[derive(Clone)]
 pub(crate) struct Client(hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>);
+
+/// Requests of a crowd that go over one connection: a node takes 256 of a client at once.
+const CROWD_REQUESTS_MAX: usize = 200;
+
+/// Clients that ask for many things at once, over so few connections that nobody runs out of open files.
+pub(crate) struct Crowd(Vec<Client>);
 
 #[must_use]
 pub(crate) struct Request<'a> {
@@ -43,6 +50,18 @@ impl Client {
     }
 }
 
+impl Crowd {
+    /// A crowd that has at most so many requests under way.
+    pub(crate) fn of(requests: usize) -> Self {
+        Self((0..requests.div_ceil(CROWD_REQUESTS_MAX)).map(|_| Client::http2()).collect())
+    }
+
+    /// Who asks for the next thing, by its number.
+    pub(crate) fn client(&self, number: usize) -> Client {
+        self.0[number % self.0.len()].clone()
+    }
+}
+
 impl Request<'_> {
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         self.request.headers_mut().append(name, value.parse().unwrap());
@@ -67,15 +86,20 @@ impl Request<'_> {
     pub(crate) async fn try_send(self) -> Result<Answer, String> {
         let exchange = async {
             let response = self.client.0.request(self.request).await.map_err(|error| format!("{error:?}"))?;
-            let (head, body) = response.into_parts();
-            let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
-            Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+            Answer::of(response).await.map_err(|error| format!("{error:?}"))
         };
         timeout(HANG, exchange).await.expect("a request hangs")
     }
 }
 
 impl Answer {
+    /// Takes in what is still to come of a response.
+    pub(super) async fn of(response: Response<Incoming>) -> hyper::Result<Self> {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Self { status: head.status.as_u16(), headers: head.headers, body })
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }

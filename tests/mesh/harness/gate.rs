@@ -1,15 +1,18 @@
 //! A server whose answers wait until the test lets them go: a handler that fetches from it runs for just
 //! as long as the test wants.
 
-use std::sync::Arc;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::HANG;
 
 pub(crate) struct Gate {
     pub(crate) addr: String,
     is_open: watch::Sender<bool>,
+    /// Requests that have come, ever.
+    arrived: watch::Sender<usize>,
 }
 
 impl Gate {
@@ -18,20 +21,25 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let (is_open, opened) = watch::channel(false);
-        let opened = Arc::new(opened);
+        let arrived = watch::Sender::new(0);
+        let arrivals = arrived.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut opened = watch::Receiver::clone(&opened);
+                let (mut opened, arrivals) = (opened.clone(), arrivals.clone());
                 tokio::spawn(async move {
                     let mut head = [0; 1024];
-                    let _ = stream.read(&mut head).await;
+                    // Whose handler is stopped has gone before it has said anything.
+                    if !stream.read(&mut head).await.is_ok_and(|bytes| bytes > 0) {
+                        return;
+                    }
+                    arrivals.send_modify(|arrived| *arrived += 1);
                     if opened.wait_for(|is_open| *is_open).await.is_ok() {
                         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nopen").await;
                     }
                 });
             }
         });
-        Self { addr, is_open }
+        Self { addr, is_open, arrived }
     }
 
     /// Answers all who wait, and all who come.
@@ -39,8 +47,25 @@ impl Gate {
         self.is_open.send_replace(true);
     }
 
+    /// Has all wait who come from now on.
+    pub(crate) fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    /// Waits until so many have come, ever: each is a handler that runs.
+    pub(crate) async fn wait_for(&self, count: usize) {
+        let mut arrived = self.arrived.subscribe();
+        let have_come = timeout(HANG, arrived.wait_for(|arrived| *arrived >= count)).await.is_ok();
+        assert!(have_come, "{} of {count} have come to the gate", *self.arrived.borrow());
+    }
+
     /// The manifest of a plugin that may wait here.
     pub(crate) fn manifest(&self) -> String {
         format!("allowed_hosts = [\"{}\"]\n", self.addr)
+    }
+
+    /// What has the guest `fickle` wait here, and then send back what it was sent.
+    pub(crate) fn act(&self) -> String {
+        format!("wait_for={}/", self.addr)
     }
 }

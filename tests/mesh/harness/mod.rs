@@ -2,7 +2,11 @@
 
 mod client;
 mod gate;
+mod http2;
 mod node;
+#[cfg(target_os = "linux")]
+mod one_core;
+mod open_files;
 mod plugins;
 mod secret;
 mod taken;
@@ -10,9 +14,11 @@ mod traffic;
 #[cfg(target_os = "linux")]
 mod wire;
 
-pub(crate) use client::{Answer, Client, Request};
+pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
+pub(crate) use http2::Http2;
 pub(crate) use node::{Node, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
+pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use taken::taken;

@@ -15,6 +15,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+use super::one_core::on_one_core;
 use super::{Answer, Client, HANG, Plugins, Request, Secret};
 #[cfg(target_os = "linux")]
 use super::{Place, Wire};
@@ -28,6 +30,10 @@ pub(crate) struct Setup {
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
     ports_are_any: bool,
+    #[cfg(target_os = "linux")]
+    address_space_kb_max: Option<u64>,
+    #[cfg(target_os = "linux")]
+    has_one_core: bool,
     #[cfg(target_os = "linux")]
     place: Option<Arc<Place>>,
 }
@@ -69,6 +75,10 @@ impl Setup {
             variables: Vec::new(),
             ports_are_any: true,
             #[cfg(target_os = "linux")]
+            address_space_kb_max: None,
+            #[cfg(target_os = "linux")]
+            has_one_core: false,
+            #[cfg(target_os = "linux")]
             place: None,
         }
     }
@@ -98,6 +108,20 @@ impl Setup {
         self
     }
 
+    /// Gives the node no more address space than this.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn address_space_kb_max(mut self, max: u64) -> Self {
+        self.address_space_kb_max = Some(max);
+        self
+    }
+
+    /// Starts it on one core, so that it has one link to each peer.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn one_core(mut self) -> Self {
+        self.has_one_core = true;
+        self
+    }
+
     /// Starts it on a wire, as the node of this number.
     #[cfg(target_os = "linux")]
     pub(crate) fn on(mut self, wire: &Wire, number: usize) -> Self {
@@ -120,11 +144,15 @@ impl Setup {
         if let Some(place) = &self.place {
             return place.enter(|| command.spawn().unwrap());
         }
+        #[cfg(target_os = "linux")]
+        if self.has_one_core {
+            return on_one_core(|| command.spawn().unwrap());
+        }
         command.spawn().unwrap()
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = self.program();
         command.env_clear();
         command.args(["--plugins", self.plugins.path().to_str().unwrap()]);
         let usual = [("--log-format", "json"), ("--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data"))];
@@ -137,6 +165,17 @@ impl Setup {
         command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         command
+    }
+
+    fn program(&self) -> Command {
+        #[cfg(target_os = "linux")]
+        if let Some(max) = self.address_space_kb_max {
+            // It limits itself, which takes no unsafe code, and becomes the node.
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", &format!("ulimit -v {max} && exec \"$0\" \"$@\"")]).arg(binary());
+            return shell;
+        }
+        Command::new(binary())
     }
 
     /// Starts the node and waits until it says which ports it has.
@@ -273,13 +312,18 @@ impl Node {
 
     /// A key that this node believes that one to own.
     pub(crate) async fn key_owned_by(&self, stream: &str, owner: &str) -> String {
+        self.key_ranked(stream, 0, owner).await
+    }
+
+    /// A key in whose ranking that one has this place, by the belief of this node.
+    pub(crate) async fn key_ranked(&self, stream: &str, place: usize, id: &str) -> String {
         for key in 0..1_000 {
             let key = format!("key-{key}");
-            if self.ranking(stream, &key).await[0] == owner {
+            if self.ranking(stream, &key).await[place] == id {
                 return key;
             }
         }
-        panic!("{owner} owns none of a thousand keys");
+        panic!("{id} has place {place} for none of a thousand keys");
     }
 
     /// Waits for a line of the log with this text in it, and returns it.
@@ -315,6 +359,20 @@ impl Node {
             stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
         };
         until(|| async { std::fs::read_dir(&threads).unwrap().all(|thread| stands_still(thread.unwrap())) }).await;
+    }
+
+    /// Sends a signal again and again, until the process has ended.
+    pub(crate) async fn signal_until_ended(&mut self, signal: Signal) -> ExitStatus {
+        let deadline = Instant::now() + HANG;
+        let mut ticks = tokio::time::interval(ASK_INTERVAL);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the node did not end:\n{}", self.log.text());
+            self.signal(signal);
+            ticks.tick().await;
+        }
     }
 
     /// Waits until the process has ended.

@@ -16,6 +16,11 @@ pub(crate) fn get(target: &str) -> Reply {
     }
 }
 
+/// Waits until a GET of `host:port/path` is answered, or has failed.
+pub(crate) fn wait_for(target: &str) -> Result<(), String> {
+    try_get(target).map(drop)
+}
+
 /// Begins a hundred requests to who never answers, and returns how many were refused as too many.
 pub(crate) fn begin_many(target: &str) -> usize {
     let begun: Vec<_> = (0..100).map(|_| begin(target).expect("it is a target")).collect();

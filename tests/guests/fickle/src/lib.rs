@@ -70,10 +70,12 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         "connect" => return text(&format!("{:?}", std::net::TcpStream::connect(argument).err())),
         "send" => return text(&format!("{:?}", std::net::UdpSocket::bind(argument).err())),
         "fetch" => return Ok(fetch::get(argument)),
+        "wait_for" => fetch::wait_for(argument).map_err(Failure::internal)?,
         "authority_bytes" => return text(&fetch::takes_authority(number()? as usize).to_string()),
         "fetch_many" => return text(&fetch::begin_many(argument).to_string()),
         "random" => return text(&format!("{:?}", wasip2::random::random::get_random_bytes(number()?))),
         "now" => return text(&format!("{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH))),
+        "checksum" => return text(&checksum(message.body()).to_string()),
         "describe" => {
             let text = format!("{} {} {}", message.method(), message.partition_key(), message.body().len());
             return self::text(&text);
@@ -87,6 +89,11 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
 
 fn text(text: &str) -> Result<Reply, Failure> {
     Ok(Reply::new(200).with_body("text/plain", text))
+}
+
+/// One number for a body, that its length, its bytes and their order have a part in.
+fn checksum(body: &[u8]) -> u64 {
+    body.iter().fold(1, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
 }
 
 #[allow(unconditional_recursion, reason = "it ends at the limit of the stack")]

@@ -1,0 +1,149 @@
+//! Each metric of the documents moves when what it counts happens, and there is none that no test has seen to move.
+
+use std::collections::BTreeSet;
+
+use http::Method;
+use tempfile::TempDir;
+use tokio::net::UdpSocket;
+
+use crate::harness::{Client, Gate, Node, Plugins, Secret, Setup, stamped, until, wait_for_mesh};
+
+const DOCUMENT: &str = include_str!("../../docs/http-api.md");
+
+/// What stands above the metrics there.
+const TABLE: &str = "| metric | is |\n|---|---|\n";
+
+/// The metrics that are documented, as they are written there: `meshage_calls_total{stream}`.
+fn documented() -> BTreeSet<String> {
+    let (_, table) = DOCUMENT.split_once(TABLE).expect("there is a table of metrics");
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+    names.map(str::to_owned).collect()
+}
+
+/// The metric of which a node shows this series, as it would be documented.
+fn metric_of(series: &str) -> String {
+    let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+    // One of a histogram's.
+    let name = name.strip_suffix("_count").unwrap_or(name);
+    let labels: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+    if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(", ")) }
+}
+
+/// The metrics that have been seen to move.
+#[derive(Default)]
+struct Moved(BTreeSet<String>);
+
+impl Moved {
+    /// Does something that these series of a node count, and waits until they show more than before.
+    async fn by<T>(&mut self, act: impl Future<Output = T>, node: &Node, series: &[&str]) -> T {
+        let mut before = Vec::new();
+        for series in series {
+            before.push(node.metric(series).await);
+        }
+        let done = act.await;
+        for (series, before) in series.iter().zip(before) {
+            // Shown if it is waited for in vain.
+            println!("{series} is more than {before}");
+            until(|| async { node.metric(series).await > before }).await;
+            self.0.insert(metric_of(series));
+        }
+        done
+    }
+}
+
+/// A POST of a client that has a connection of its own for as long as it is kept.
+async fn post(node: &Node, path: &str) -> Client {
+    let client = Client::new();
+    client.request(Method::POST, &format!("http://{}{path}", node.http)).send().await.ok();
+    client
+}
+
+#[tokio::test]
+async fn each_moves_when_what_it_counts_happens() {
+    let mut moved = Moved::default();
+    let (gate, secret, data) = (Gate::new().await, Secret::shared(), TempDir::new().unwrap());
+    let manifest = format!("concurrency = 1\nqueue = 0\n{}", gate.manifest());
+    let plugins = || Plugins::usual().with_file("fickle.toml", &manifest);
+    let directory = plugins();
+    let first = Setup::new(directory.clone()).id("n1").secret(&secret);
+    let first = first.flag("--data-dir", data.path().to_str().unwrap()).ready().await;
+
+    // Clients come and go.
+    let client = moved.by(post(&first, "/api/echo/1"), &first, &["meshage_client_connections"]).await;
+    drop(client);
+    first.wait_for_metric("meshage_client_connections 0").await;
+
+    // Another node joins.
+    let joining = async { Setup::new(plugins()).id("n2").secret(&secret).seeds(&[&first]).start().await };
+    let series = [
+        r#"meshage_view_changes_total{change="seen"}"#,
+        "meshage_peers",
+        "meshage_peer_connections",
+        r#"meshage_breaker_changes_total{state="closed"}"#,
+        r#"meshage_gossip_bytes_total{direction="sent"}"#,
+        r#"meshage_gossip_bytes_total{direction="received"}"#,
+    ];
+    let mut second = moved.by(joining, &first, &series).await;
+    wait_for_mesh(&[&first, &second]).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let junk = async { stranger.send_to(b"junk", &first.cluster).await.unwrap() };
+    moved.by(junk, &first, &[r#"meshage_gossip_rejected_total{because="not-sealed"}"#]).await;
+
+    // Messages run here and there, and some come to nothing.
+    for (owner, route) in [("n1", "local"), ("n2", "forwarded")] {
+        let key = first.key_owned_by("echo", owner).await;
+        let series = [
+            format!(r#"meshage_messages_total{{stream="echo",outcome="ok",route="{route}"}}"#),
+            format!(r#"meshage_message_duration_seconds_count{{stream="echo",route="{route}"}}"#),
+        ];
+        moved.by(post(&first, &format!("/api/echo/{key}")), &first, &series.each_ref().map(String::as_str)).await;
+        let runs_on = if owner == "n1" { &first } else { &second };
+        moved.by(post(&first, &format!("/api/echo/{key}")), runs_on, &[r#"meshage_calls_total{stream="echo"}"#]).await;
+    }
+    let in_vain = first.post("/api/nothing/1").send();
+    moved.by(in_vain, &first, &[r#"meshage_problems_total{type="no-candidate"}"#]).await;
+
+    // A plugin is added.
+    let adding = async { directory.put("other.wasm", &stamped("echo", 1)) };
+    let series = [r#"meshage_plugin_versions{stream="other"}"#, "meshage_components_compiled_total"];
+    moved.by(adding, &first, &series).await;
+
+    // An instance is dropped, another one made; it runs, and then it waits.
+    let local = format!("/api/fickle/{}", first.key_owned_by("fickle", "n1").await);
+    first.post(&format!("{local}?panic=now")).send().await.problem(500, "crashed");
+    moved.by(post(&first, &local), &first, &[r#"meshage_instances_made_total{stream="fickle"}"#]).await;
+    let (client, url) = (Client::new(), format!("http://{}{local}?{}", first.http, gate.act()));
+    let running = async {
+        let running = tokio::spawn(async move { client.request(Method::POST, &url).send().await });
+        gate.wait_for(1).await;
+        running
+    };
+    let running = moved.by(running, &first, &[r#"meshage_instances{stream="fickle",state="running"}"#]).await;
+    let finishing = async {
+        gate.open();
+        running.await.unwrap().ok();
+        gate.close();
+    };
+    moved.by(finishing, &first, &[r#"meshage_instances{stream="fickle",state="idle"}"#]).await;
+
+    // What the other node has no room for it refuses; what it is lost with goes on to this one.
+    let remote = format!("/api/fickle/{}", first.key_owned_by("fickle", "n2").await);
+    let (client, url) = (Client::new(), format!("http://{}{remote}?{}", first.http, gate.act()));
+    let running = tokio::spawn(async move { client.request(Method::PUT, &url).send().await });
+    gate.wait_for(2).await;
+    let refused = async { first.post(&remote).send().await.problem(503, "overloaded") };
+    moved.by(refused, &second, &[r#"meshage_forwards_refused_total{because="queue-full"}"#]).await;
+    let series = [
+        r#"meshage_failovers_total{stream="fickle",because="lost"}"#,
+        r#"meshage_breaker_changes_total{state="open"}"#,
+        r#"meshage_view_changes_total{change="gone"}"#,
+    ];
+    moved.by(second.kill(), &first, &series).await;
+    gate.open();
+    running.await.unwrap().ok();
+    first.wait_for_metric("meshage_peers 0").await;
+    first.wait_for_metric("meshage_peer_connections 0").await;
+
+    assert_eq!(moved.0, documented(), "what is documented, and what has been seen to move");
+}
