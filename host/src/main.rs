@@ -95,10 +95,11 @@ fn run(cli: Cli, logs: &Logs) -> Result<ExitCode, Failed> {
     let leave = CancellationToken::new();
     signals::listen(leave.clone(), node::leave_max(&config), logs.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(node::run(config, leave));
+    // As a task, so that a bug in it ends the process as any other error does.
+    let ended = runtime.block_on(runtime.spawn(node::run(config, leave)));
     // A file system that does not answer holds nobody who has left.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
-    match ended {
+    match ended.map_err(anyhow::Error::from)? {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(NodeError::Setting(error)) => Err(error.into()),
         Err(error) => Err(anyhow::Error::from(error).into()),

@@ -366,7 +366,7 @@ pub enum Refusal {
     Starting,
     #[error("the node is leaving")]
     Leaving,
-    #[error("the node is overloaded")]
+    #[error("every instance of the node is in use, or too many calls wait for the owner")]
     Overloaded,
     #[error("as many messages wait for the handler already as may (queue)")]
     QueueFull,

@@ -9,7 +9,7 @@
 //! | `GET /cluster/owner/{stream}/{partitionKey}` | the owner of a key, and the ranking behind it |
 //! | `GET /plugins` | every plugin: its state, version and limits |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -43,7 +43,7 @@ use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Instances, Limits};
 use crate::security::{Asking, SEC_FETCH_SITE, Tokens, check_own};
-use crate::telemetry::{Metrics, names};
+use crate::telemetry::{InstanceGauges, Metrics, names};
 
 /// Operators and their tools are few.
 const CONNECTIONS_MAX: usize = 256;
@@ -94,6 +94,7 @@ pub struct Admin {
     pub catalog: Arc<Catalog>,
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
+    pub instances: Arc<InstanceGauges>,
     /// `None`: whoever reaches the API may use it.
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
 }
@@ -196,12 +197,11 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
         *idle += plugin.handler.idle_instances();
         *running += plugin.handler.running();
     }
-    for (stream, counts) in instances {
-        for (state, count) in ["idle", "running"].into_iter().zip(counts) {
-            gauge!(names::INSTANCES, "stream" => stream.to_string(), "state" => state).set(count as f64);
-        }
-    }
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+    let (view, own) = (admin.view.borrow().clone(), instances.keys().cloned().collect::<BTreeSet<_>>());
+    admin.instances.show(instances);
+    let is_known =
+        |stream: &str| own.contains(stream) || view.nodes.values().any(|node| node.streams.contains_key(stream));
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render(is_known))
 }
 
 async fn cluster(State(admin): State<Admin>) -> Json<Value> {

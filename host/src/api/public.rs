@@ -11,7 +11,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -84,6 +84,22 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnRuntime {
     }
 }
 
+/// One of the open connections, for as long as it is.
+struct Open(Gauge);
+
+impl Open {
+    fn count(open: Gauge) -> Self {
+        open.increment(1);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 impl PublicApi {
     pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>, bodies: &'static Bodies, lanes: Lanes) -> Self {
         let answers = Answers::new(config.node_id.clone());
@@ -110,12 +126,11 @@ impl PublicApi {
             // One of its own: what all connections share is looked at by all cores.
             let stopping = stopping.child_token();
             let connection = async move {
-                open.increment(1);
+                let _open = Open::count(open);
                 match TcpStream::from_std(stream) {
                     Ok(stream) => api.secure_and_serve(stream, &builder, &stopping).await,
                     Err(error) => warn!(%error, "a client's connection was not accepted"),
                 }
-                open.decrement(1);
                 drop(place);
             };
             serving.spawn_on(connection, self.lanes.next());

@@ -120,12 +120,13 @@ impl Dispatcher {
             if was_sent && costs(&answer.outcome) && !self.retries.spend() {
                 break;
             }
+            let is_lost = matches!(answer.outcome, Err(Fault::Lost));
+            times_lost += usize::from(is_lost);
+            if times_lost >= LOST_MAX {
+                return answer;
+            }
             self.tell_failover(message, &answer);
-            if matches!(answer.outcome, Err(Fault::Lost)) {
-                times_lost += 1;
-                if times_lost >= LOST_MAX {
-                    return answer;
-                }
+            if is_lost {
                 lost = Some(answer);
             }
             Tried { answer, was_sent } = self.run_on(route, candidate, message, deadline).await;

@@ -23,11 +23,14 @@ pub struct Lanes {
     lanes: Arc<[Handle]>,
     next: AtomicUsize,
     stop: Arc<DropGuard>,
+    /// One of them has ended.
+    ended: CancellationToken,
 }
 
 impl Clone for Lanes {
     fn clone(&self) -> Self {
-        Self { lanes: self.lanes.clone(), next: AtomicUsize::new(0), stop: self.stop.clone() }
+        let (next, stop, ended) = (AtomicUsize::new(0), self.stop.clone(), self.ended.clone());
+        Self { lanes: self.lanes.clone(), next, stop, ended }
     }
 }
 
@@ -40,11 +43,16 @@ impl Lanes {
     /// # Errors
     /// If the system gives no threads.
     pub fn start() -> io::Result<Self> {
-        let stopped = CancellationToken::new();
+        let (stopped, ended) = (CancellationToken::new(), CancellationToken::new());
         let lanes = (0..available_parallelism()?.get())
-            .map(|number| start_lane(number, stopped.clone()))
+            .map(|number| start_lane(number, stopped.clone(), ended.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self { lanes, next: AtomicUsize::new(0), stop: Arc::new(stopped.drop_guard()) })
+        Ok(Self { lanes, next: AtomicUsize::new(0), stop: Arc::new(stopped.drop_guard()), ended })
+    }
+
+    /// Resolves when one of them has ended, which is a bug: connections would be stuck on it.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// The lane of the next connection: they take turns.
@@ -74,13 +82,15 @@ fn is_lane() -> bool {
     IS_LANE.get()
 }
 
-fn start_lane(number: usize, stopped: CancellationToken) -> io::Result<Handle> {
+fn start_lane(number: usize, stopped: CancellationToken, ended: CancellationToken) -> io::Result<Handle> {
     let mut lane = Builder::new_current_thread();
     #[cfg(target_os = "linux")]
     lane.on_thread_park(courtesy::look);
     let lane = lane.enable_all().build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
+        // However it ends.
+        let _ended = ended.drop_guard();
         NUMBER.set(Some(number));
         IS_LANE.set(true);
         #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ mod check;
 mod open_files;
 mod secrets;
 mod sockets;
+mod vital;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,14 +17,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::bodies::Bodies;
 use crate::config::{Config, ConfigError, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
-use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState};
+use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState, View};
 use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
 use crate::peer::{Hello, Peers, Serve, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
@@ -31,6 +32,7 @@ use crate::runtime::{Engine, EngineError};
 use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError, Throttle, names};
 use sockets::Sockets;
+use vital::{Vital, vital};
 
 pub use check::check;
 pub use sockets::BindError;
@@ -83,6 +85,9 @@ pub enum NodeError {
     Address(#[from] io::Error),
     #[error("the engine's start was cut off")]
     Cut(#[from] JoinError),
+    /// A bug, which the log has more of.
+    #[error("{0} ended before its time, which a node cannot go on without")]
+    Ended(&'static str),
 }
 
 /// Runs a node until `leave` is cancelled or something that it needs ends.
@@ -90,10 +95,12 @@ pub enum NodeError {
 /// # Errors
 /// Why it could not start, or had to end.
 pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeError> {
-    let node = Running::start(&config).await?;
-    tokio::select! {
+    let (vital, mut ends) = vital();
+    let node = Running::start(&config, &vital).await?;
+    let lanes = node.lanes.clone();
+    let ended = tokio::select! {
         // A signal during the start is no error either: it is left through the same door.
-        () = leave.cancelled() => {}
+        () = leave.cancelled() => None,
         ended = node.gossip.ended() => {
             // It may have been ready for a moment before it heard of its elder: what it was given it finishes.
             if matches!(ended, GossipError::Duplicate { .. }) {
@@ -101,15 +108,21 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeErr
             }
             return Err(ended.into());
         }
-        offering = node.offer_until(&config, &leave) => offering?,
+        offering = node.offer_until(&config, &leave) => offering.map(|()| None)?,
+        task = ends.next() => Some(task),
+        () = lanes.ended() => Some("a lane"),
+    };
+    if let Some(task) = ended {
+        error!(event = "task-ended", task, "a task ended before its time, which is a bug: the node leaves");
     }
     node.leave(&config).await;
-    Ok(())
+    ended.map_or(Ok(()), |task| Err(NodeError::Ended(task)))
 }
 
 /// A node with everything that it is made of.
 struct Running {
     gossip: Gossip,
+    lanes: Lanes,
     catalog: Arc<Catalog>,
     dispatcher: Arc<Dispatcher>,
     readiness: Arc<Readiness>,
@@ -125,7 +138,7 @@ struct Running {
 
 impl Running {
     /// Binds, gossips, and answers; without plugins yet.
-    async fn start(config: &Config) -> Result<Self, NodeError> {
+    async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
         let metrics = Metrics::install()?;
         let sockets = Sockets::bind(config).await?;
         let own = own_node(config, &sockets)?;
@@ -140,7 +153,7 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             "meshage-host starts"
         );
-        let keyring = config.secret.as_ref().map(secrets::keyring);
+        let keyring = config.secret.as_ref().map(|secret| secrets::keyring(secret, vital));
         if keyring.is_none() && !config.bind.is_loopback() {
             warn!(
                 "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
@@ -148,7 +161,7 @@ impl Running {
         }
         let node_id = own.node_id.clone();
         let lanes = Lanes::start().map_err(NodeError::Threads)?;
-        let tls = secrets::peer_tls(config, &node_id, keyring.clone())?;
+        let tls = secrets::peer_tls(config, &node_id, keyring.clone(), vital)?;
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
         let bodies = Bodies::new(config.body_bytes_max);
         let catalog = Arc::new(Catalog::new(bodies));
@@ -166,7 +179,7 @@ impl Running {
             keyring: keyring.clone(),
         };
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
-        follow_view(&gossip, dispatcher.clone());
+        vital.spawn("what follows the view", follow_view(gossip.view(), dispatcher.clone()));
 
         let refusing = Arc::new(AtomicBool::new(false));
         let server = Server::new(
@@ -176,9 +189,9 @@ impl Running {
             bodies,
             lanes.clone(),
         );
-        let serving_peers = tokio::spawn(server.clone().run(sockets.peers));
+        let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
 
-        let tokens = config.tokens.as_ref().map(secrets::tokens);
+        let tokens = config.tokens.as_ref().map(|tokens| secrets::tokens(tokens, vital));
         let stop_admin = CancellationToken::new();
         let admin = Admin {
             view: gossip.view(),
@@ -186,9 +199,10 @@ impl Running {
             catalog: catalog.clone(),
             readiness: readiness.clone(),
             metrics,
+            instances: Arc::default(),
             tokens: tokens.clone(),
         };
-        let serving_admin = tokio::spawn(admin.serve(sockets.admin, stop_admin.clone()));
+        let serving_admin = vital.spawn("the admin API", admin.serve(sockets.admin, stop_admin.clone()));
 
         let stop_public = CancellationToken::new();
         let public_config = PublicConfig {
@@ -197,15 +211,16 @@ impl Running {
             connections_max: open_files::room_for_clients(config.connections_max),
             request_timeout: config.request_timeout,
             timeout: config.timeout,
-            tls: config.certificate.as_ref().map(secrets::server_tls),
+            tls: config.certificate.as_ref().map(|certificate| secrets::server_tls(certificate, vital)),
             tokens,
             sites: config.sites.clone(),
         };
-        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), bodies, lanes));
-        let serving_clients = tokio::spawn(public.serve(sockets.http, stop_public.clone()));
+        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), bodies, lanes.clone()));
+        let serving_clients = vital.spawn("the public API", public.serve(sockets.http, stop_public.clone()));
 
         Ok(Self {
             gossip,
+            lanes,
             catalog,
             dispatcher,
             readiness,
@@ -225,7 +240,7 @@ impl Running {
         let data_dir = config.data_dir.clone();
         let engine = tokio::task::spawn_blocking(move || Engine::new(data_dir.as_deref())).await??;
         let PluginTerms { timeout_max, trusted_keys } = config.plugin_terms.clone();
-        let loader = Loader { engine, timeout_max, trusted_keys };
+        let loader = Loader { engine: engine.clone(), timeout_max, trusted_keys };
         let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());
         keeper.load_all().await?;
         self.readiness.plugins_loaded();
@@ -243,12 +258,13 @@ impl Running {
         self.dispatcher.follow(&self.gossip.view());
         self.readiness.joined();
         info!(streams = offered, "ready");
+        // Nothing but the first comes to an end, unless by a bug.
         tokio::select! {
-            () = leave.cancelled() => {}
-            () = keeper.keep() => {}
-            () = self.say_offers(&mut offers) => {}
+            () = leave.cancelled() => Ok(()),
+            () = keeper.keep() => Err(NodeError::Ended("what keeps the plugins")),
+            () = self.say_offers(&mut offers) => Err(NodeError::Ended("what tells the mesh of them")),
+            () = engine.ended() => Err(NodeError::Ended("a thread of the engine")),
         }
-        Ok(())
     }
 
     /// Tells the mesh whenever this node offers something else.
@@ -308,20 +324,17 @@ fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
     })
 }
 
-fn follow_view(gossip: &Gossip, dispatcher: Arc<Dispatcher>) {
-    let mut view = gossip.view();
-    tokio::spawn(async move {
-        loop {
-            view.mark_unchanged();
-            dispatcher.follow(&view);
-            tokio::select! {
-                changed = view.changed() => if changed.is_err() {
-                    return;
-                },
-                () = dispatcher.departure() => {}
-            }
+async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispatcher>) {
+    loop {
+        view.mark_unchanged();
+        dispatcher.follow(&view);
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() {
+                return;
+            },
+            () = dispatcher.departure() => {}
         }
-    });
+    }
 }
 
 /// Runs what the peers send, on this node's plugins.

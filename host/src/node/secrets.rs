@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::{error, info};
 
+use super::vital::Vital;
 use crate::config::{Config, FromFiles};
 use crate::message::NodeId;
 use crate::peer::TlsNow;
@@ -21,21 +22,24 @@ use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, 
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The secrets now, and whenever they change.
-pub(super) fn keyring(secret: &FromFiles<PathBuf, Keyring>) -> watch::Receiver<Arc<Keyring>> {
+pub(super) fn keyring(secret: &FromFiles<PathBuf, Keyring>, vital: &Vital) -> watch::Receiver<Arc<Keyring>> {
     let FromFiles { files, first } = secret.clone();
-    follow("the secrets of the mesh", first, move || Keyring::read(&files))
+    follow(vital, "the secrets of the mesh", first, move || Keyring::read(&files))
 }
 
 /// The tokens now, and whenever they change.
-pub(super) fn tokens(tokens: &FromFiles<PathBuf, Tokens>) -> watch::Receiver<Arc<Tokens>> {
+pub(super) fn tokens(tokens: &FromFiles<PathBuf, Tokens>, vital: &Vital) -> watch::Receiver<Arc<Tokens>> {
     let FromFiles { files, first } = tokens.clone();
-    follow("the tokens", first, move || Tokens::read(&files))
+    follow(vital, "the tokens", first, move || Tokens::read(&files))
 }
 
 /// The certificate that clients see now, and whenever it changes.
-pub(super) fn server_tls(certificate: &FromFiles<ServerCertificate, ServerTls>) -> watch::Receiver<Arc<ServerTls>> {
+pub(super) fn server_tls(
+    certificate: &FromFiles<ServerCertificate, ServerTls>,
+    vital: &Vital,
+) -> watch::Receiver<Arc<ServerTls>> {
     let FromFiles { files, first } = certificate.clone();
-    follow("the certificates of the public API", first, move || ServerTls::read(&files))
+    follow(vital, "the certificates of the public API", first, move || ServerTls::read(&files))
 }
 
 /// What secures the connections between nodes, now and whenever it changes: what is made of the secrets, or the operator's own.
@@ -47,16 +51,17 @@ pub(super) fn peer_tls(
     config: &Config,
     node_id: &NodeId,
     keyring: Option<watch::Receiver<Arc<Keyring>>>,
+    vital: &Vital,
 ) -> Result<TlsNow, TlsError> {
     let Some(keyring) = keyring else { return Ok(None) };
     let (cluster_id, node_id) = (config.cluster_id.clone(), node_id.clone());
     if let Some(FromFiles { files, first }) = config.peer_certificates.clone() {
         let read = move || PeerTls::of_files(&files).and_then(|tls| tls.check_own(&node_id).map(|()| tls));
-        return Ok(Some(follow("the certificates between nodes", first, read)));
+        return Ok(Some(follow(vital, "the certificates between nodes", first, read)));
     }
     let make = move |keyring: &Keyring| PeerTls::of_secret(keyring, &cluster_id, &node_id);
     let (sender, receiver) = watch::channel(Arc::new(make(&keyring.borrow())?));
-    tokio::spawn(make_anew(READ_INTERVAL, keyring, sender, make));
+    vital.spawn("what makes certificates of the secrets", make_anew(READ_INTERVAL, keyring, sender, make));
     Ok(Some(receiver))
 }
 
@@ -95,12 +100,13 @@ async fn make_anew<T: Send + 'static, E: Display + 'static>(
 
 /// What files have now, and whenever that changes: when they were found so twice. Files that are wrong change nothing, and are told once.
 fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
+    vital: &Vital,
     what: &'static str,
     first: T,
     read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
 ) -> watch::Receiver<Arc<T>> {
     let (sender, receiver) = watch::channel(Arc::new(first));
-    tokio::spawn(keep_reading(READ_INTERVAL, what, sender, read));
+    vital.spawn("what reads files again", keep_reading(READ_INTERVAL, what, sender, read));
     receiver
 }
 

@@ -3,16 +3,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
 use metrics::counter;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
 use super::connection::{Called, ConnectError, Connection, Health};
@@ -134,9 +136,8 @@ impl Peers {
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let bodies = self.bodies;
-            let keeper = Keeper { own, tls, bodies, addr, link: link.clone(), breaker, departures };
-            KeptLink { link, keeping: lane.spawn(keeper.keep()).abort_handle() }
+            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
+            KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
         Peer { generation, addr, links: links.collect(), spread }
     }
@@ -277,7 +278,15 @@ enum Parting {
 }
 
 impl Keeper {
-    async fn keep(mut self) {
+    /// Keeps the link whatever happens: a link that nobody keeps would be one to nowhere.
+    async fn keep_on(mut self) {
+        while AssertUnwindSafe(self.keep()).catch_unwind().await.is_err() {
+            error!(event = "peer-keeper-crashed", peer = %self.link.node_id, "what keeps the link to a peer crashed, which is a bug; it begins anew");
+            self.note(Event::AttemptFailed, "its keeper crashed");
+        }
+    }
+
+    async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
             match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {

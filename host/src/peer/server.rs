@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Closed;
-use super::session::{Arriving, Calls, Running, Session};
+use super::session::{Arriving, Calls, Ending, Running, Session};
 use super::stream::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, PROTOCOL_VERSION};
 use crate::bodies::Bodies;
@@ -187,10 +187,11 @@ impl<S: Serve> Server<S> {
             let session = session.clone();
             async move { session.outbox.write_to(writer).await }
         });
+        let ending = Ending(&session);
         if let Err(error) = self.read(&session, frames).await {
             warn!(%addr, %error, "a peer's connection was lost");
         }
-        session.end();
+        drop(ending);
         // What is still to be written goes out, unless the peer takes no more.
         if timeout(FLUSH_MAX, &mut writing).await.is_err() {
             writing.abort();

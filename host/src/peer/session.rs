@@ -79,6 +79,15 @@ impl Drop for Running {
     }
 }
 
+/// However the reader of a connection ends, nobody waits for what still runs.
+pub(super) struct Ending<'a>(pub(super) &'a Session);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// One connection's calls and replies.
 pub(super) struct Session {
     pub(super) outbox: Outbox,

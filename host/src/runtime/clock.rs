@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::EngineWeak;
 
 /// How long a busy guest's turn is while there are calls: what others wait for it at most, and the precision of
@@ -24,11 +25,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Starts the clock, which runs as long as the engine lives.
-    pub(super) fn start(engine: EngineWeak) -> io::Result<Self> {
+    /// Starts the clock, which runs as long as the engine lives, and cancels `ended` when it does not.
+    pub(super) fn start(engine: EngineWeak, ended: CancellationToken) -> io::Result<Self> {
         let clock = Self::default();
         let was_called = clock.was_called.clone();
         thread::Builder::new().name("epoch".into()).spawn(move || {
+            let _ended = ended.drop_guard();
             let mut idle_turns = TURNS_TO_REST;
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metrics::counter;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
@@ -32,6 +33,9 @@ const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 /// successor takes no page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
+/// What a memory has of address space beyond its size where that is scarce: so far it grows without being moved.
+const GROWTH_RESERVED_BYTES: u64 = 1 << 20;
+
 /// One for each node. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -42,6 +46,8 @@ pub struct Engine {
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
+    /// One of its threads has ended.
+    ended: CancellationToken,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +98,7 @@ impl Engine {
             Err(error) => {
                 warn!(event = "no-instance-pool", %error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
                 let mut config = config(cache.clone(), InstanceAllocationStrategy::OnDemand);
-                config.memory_reservation(0).memory_guard_size(0);
+                config.memory_reservation(0).memory_reservation_for_growth(GROWTH_RESERVED_BYTES).memory_guard_size(0);
                 wasmtime::Engine::new(&config).map_err(start_error)?
             }
         };
@@ -101,9 +107,15 @@ impl Engine {
         outbound::add_to_linker(&mut linker).map_err(start_error)?;
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
         let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
-        let clock = Clock::start(wasmtime.weak()).map_err(|error| thread_error(&error))?;
-        let pools = Pools::start().map_err(|error| thread_error(&error))?;
-        Ok(Self { wasmtime, linker: Arc::new(linker), cache, compile_turns, pools, clock, turns: Turns::new() })
+        let ended = CancellationToken::new();
+        let clock = Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| thread_error(&error))?;
+        let pools = Pools::start(ended.clone()).map_err(|error| thread_error(&error))?;
+        Ok(Self { wasmtime, linker: Arc::new(linker), cache, compile_turns, pools, clock, turns: Turns::new(), ended })
+    }
+
+    /// Resolves when one of its threads has ended, which is a bug: without its clock no guest could be stopped.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Counts the components that the cache did not have.

@@ -64,7 +64,9 @@ impl Stopped {
     /// Whether there was no place in the pool, or no memory of the system's, for an instance: nothing of it ran.
     pub(super) fn is_want_of_room(&self) -> bool {
         let has_begun = self.error.is::<WasmBacktrace>();
-        !has_begun && (self.error.is::<PoolConcurrencyLimitError>() || self.error.root_cause().is::<io::Error>())
+        let cause = self.error.root_cause();
+        let is_of_system = cause.is::<io::Error>() || cause.is::<rustix::io::Errno>();
+        !has_begun && (self.error.is::<PoolConcurrencyLimitError>() || is_of_system)
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::instance::Instance;
 
 /// How long an instance stays in its pool without being needed: up to twice this.
@@ -31,7 +33,11 @@ struct Waiting {
 
 /// The pools of all plugins.
 #[derive(Clone, Default)]
-pub(super) struct Pools(Arc<Mutex<Vec<Weak<Pool>>>>);
+pub(super) struct Pools {
+    pools: Arc<Mutex<Vec<Weak<Pool>>>>,
+    /// Held by who gives up waiting instances.
+    reclaiming: Arc<Mutex<()>>,
+}
 
 impl Pool {
     pub(super) fn take(&self) -> Option<Instance> {
@@ -70,20 +76,21 @@ impl Pool {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
 impl Pools {
-    /// Starts the thread that shrinks the pools, for as long as they live.
-    pub(super) fn start() -> std::io::Result<Self> {
+    /// Starts the thread that shrinks the pools, for as long as they live, and cancels `ended` when it ends.
+    pub(super) fn start(ended: CancellationToken) -> std::io::Result<Self> {
         let pools = Self::default();
-        let shrunk = Arc::downgrade(&pools.0);
+        let shrunk = Arc::downgrade(&pools.pools);
         thread::Builder::new().name("pools".into()).spawn(move || {
+            let _ended = ended.drop_guard();
             loop {
                 thread::sleep(IDLE);
                 let Some(pools) = shrunk.upgrade() else { return };
-                for pool in Self(pools).living() {
+                for pool in living(&pools) {
                     pool.shrink();
                 }
             }
@@ -93,14 +100,19 @@ impl Pools {
 
     pub(super) fn new_pool(&self) -> Arc<Pool> {
         let pool = Arc::new(Pool::default());
-        self.pools().push(Arc::downgrade(&pool));
+        lock(&self.pools).push(Arc::downgrade(&pool));
         pool
     }
 
     /// Drops some of the waiting instances of the node, of the plugins that have most of them, but not the last one of any.
-    /// Returns whether there were any.
+    /// Returns whether there may be room now.
     pub(super) fn reclaim(&self) -> bool {
-        let mut pools = self.living();
+        let Ok(_reclaiming) = self.reclaiming.try_lock() else {
+            // Somebody else is at it: what becomes free is for all who wait.
+            drop(lock(&self.reclaiming));
+            return true;
+        };
+        let mut pools = living(&self.pools);
         pools.sort_by_cached_key(|pool| Reverse(pool.len()));
         let mut left = RECLAIMED_AT_ONCE;
         for pool in pools {
@@ -108,14 +120,14 @@ impl Pools {
         }
         left < RECLAIMED_AT_ONCE
     }
+}
 
-    fn living(&self) -> Vec<Arc<Pool>> {
-        let mut pools = self.pools();
-        pools.retain(|pool| pool.strong_count() > 0);
-        pools.iter().filter_map(Weak::upgrade).collect()
-    }
+fn living(pools: &Mutex<Vec<Weak<Pool>>>) -> Vec<Arc<Pool>> {
+    let mut pools = lock(pools);
+    pools.retain(|pool| pool.strong_count() > 0);
+    pools.iter().filter_map(Weak::upgrade).collect()
+}
 
-    fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,8 @@
 //! The metrics registry, and the handles of the request path: looked up once for each stream, then
 //! a few atomic additions for each message.
 
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -52,10 +53,21 @@ impl Metrics {
         Ok(Self(handle))
     }
 
-    /// Everything, in Prometheus' text format.
-    pub fn render(&self) -> String {
-        self.0.render()
+    /// Everything in Prometheus' text format, but what is of streams that are not known any more: their series would stay
+    /// for ever. One that comes back goes on counting.
+    pub fn render(&self, is_known: impl Fn(&str) -> bool) -> String {
+        let all = self.0.render();
+        let known = all.split_inclusive('\n').filter(|line| stream_of(line).is_none_or(&is_known));
+        known.collect()
     }
+}
+
+/// The stream that a line is of; its name needs no escapes.
+fn stream_of(line: &str) -> Option<&str> {
+    let labels = line.split_once('{')?.1;
+    let (_, stream) =
+        labels.split_once("stream=\"").filter(|(before, _)| before.is_empty() || before.ends_with(','))?;
+    stream.split_once('"').map(|(stream, _)| stream)
 }
 
 fn describe() {
@@ -132,7 +144,6 @@ pub struct PluginMetrics {
     pub calls: Counter,
     pub instances_made: Counter,
     versions: Gauge,
-    stream: StreamName,
 }
 
 impl PluginMetrics {
@@ -144,7 +155,6 @@ impl PluginMetrics {
             calls: counter!(names::CALLS, "stream" => name()),
             instances_made: counter!(names::INSTANCES_MADE, "stream" => name()),
             versions,
-            stream: stream.clone(),
         }
     }
 }
@@ -152,9 +162,25 @@ impl PluginMetrics {
 impl Drop for PluginMetrics {
     fn drop(&mut self) {
         self.versions.decrement(1);
-        // What takes its place is counted the next time; what nothing replaces has none.
-        for state in ["idle", "running"] {
-            gauge!(names::INSTANCES, "stream" => self.stream.to_string(), "state" => state).set(0);
+    }
+}
+
+/// How many instances there are, when somebody asks.
+#[derive(Default)]
+pub struct InstanceGauges(Mutex<BTreeSet<StreamName>>);
+
+impl InstanceGauges {
+    /// Shows these instances of each stream, idle and running; of a stream that is not among them any more there are none.
+    pub fn show(&self, mut counts: BTreeMap<StreamName, [usize; 2]>) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now: BTreeSet<StreamName> = counts.keys().cloned().collect();
+        for gone in std::mem::replace(&mut *shown, now) {
+            counts.entry(gone).or_default();
+        }
+        for (stream, counts) in counts {
+            for (state, count) in ["idle", "running"].into_iter().zip(counts) {
+                gauge!(names::INSTANCES, "stream" => stream.to_string(), "state" => state).set(count as f64);
+            }
         }
     }
 }
@@ -195,5 +221,20 @@ impl StreamMetrics {
             .seconds
             .get_or_init(|| histogram!(names::MESSAGE_SECONDS, "stream" => stream(), "route" => route.name))
             .record(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stream_of;
+
+    #[test]
+    fn a_line_is_of_a_stream_or_of_none() {
+        assert_eq!(stream_of("a_total{stream=\"echo\",outcome=\"ok\"} 1\n"), Some("echo"));
+        assert_eq!(stream_of("a_total{outcome=\"ok\",stream=\"echo\"} 1\n"), Some("echo"));
+        for other in ["# TYPE a_total counter\n", "a_total 1\n", "a{upstream=\"echo\"} 1\n", "a{type=\"x\"} 1\n", "\n"]
+        {
+            assert_eq!(stream_of(other), None, "{other:?}");
+        }
     }
 }

@@ -8,5 +8,5 @@ mod printable;
 mod throttle;
 
 pub use logs::{BadFilter, LogFormat, Logs};
-pub use metrics::{Metrics, MetricsError, PluginMetrics, Route, StreamMetrics};
+pub use metrics::{InstanceGauges, Metrics, MetricsError, PluginMetrics, Route, StreamMetrics};
 pub use throttle::Throttle;

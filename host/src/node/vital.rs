@@ -1,0 +1,68 @@
+//! What a node cannot go on without: tasks that last as long as it does. One that ends before its time, which is a bug, ends
+//! the node, for what would be left of it does not know what it does not see.
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+/// Starts such tasks. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Vital(UnboundedSender<&'static str>);
+
+/// Hears of their ends.
+pub(super) struct Ends(UnboundedReceiver<&'static str>);
+
+/// Tells the end of a task, however it comes.
+struct End {
+    task: &'static str,
+    ends: UnboundedSender<&'static str>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // When the node has ended, nobody hears it.
+        let _ = self.ends.send(self.task);
+    }
+}
+
+pub(super) fn vital() -> (Vital, Ends) {
+    let (sender, receiver) = unbounded_channel();
+    (Vital(sender), Ends(receiver))
+}
+
+impl Vital {
+    pub(super) fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let end = End { task, ends: self.0.clone() };
+        tokio::spawn(async move {
+            let _end = end;
+            work.await;
+        })
+    }
+}
+
+impl Ends {
+    /// The name of the next task that ends.
+    pub(super) async fn next(&mut self) -> &'static str {
+        match self.0.recv().await {
+            Some(task) => task,
+            // There is none left that could.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_heard_of_however_it_comes() {
+        let (vital, mut ends) = vital();
+        let _lasting = vital.spawn("lasting", std::future::pending());
+        vital.spawn("done", async {});
+        assert_eq!(ends.next().await, "done");
+        vital.spawn("crashed", async { panic!("on purpose") });
+        assert_eq!(ends.next().await, "crashed");
+        vital.spawn("stopped", std::future::pending()).abort();
+        assert_eq!(ends.next().await, "stopped");
+    }
+}
