@@ -23,6 +23,7 @@ mod limits;
 mod log;
 mod metrics;
 mod offers;
+mod one_id;
 mod outbound;
 mod overload;
 #[cfg(target_os = "linux")]

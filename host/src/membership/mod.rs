@@ -1,6 +1,8 @@
 //! Membership: which nodes live, and what each offers. The only user of chitchat.
 
 mod advert;
+mod claims;
+mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gossip;
