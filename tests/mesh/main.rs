@@ -21,6 +21,7 @@ mod joining;
 mod leaving;
 mod limits;
 mod log;
+mod meeting;
 mod metrics;
 mod offers;
 mod one_id;

@@ -1,20 +1,27 @@
-//! The one task that moves words between chitchat and the view, and asks the seeds' names. Its end is the end of the node: nobody
-//! else would notice who comes and who goes.
+//! The one task that moves words between chitchat and the view, and has the seeds asked. Its end is the end of the
+//! node: nobody else would notice who comes and who goes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chitchat::ChitchatHandle;
 use metrics::counter;
 use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use super::advert;
 use super::claims::Claim;
-use super::seeds::resolve_again_and_again;
+use super::contacts::Contacts;
+use super::seed_problems::SeedProblems;
+use super::seeds::{OwnAddresses, Seed, ask_again_and_again, look_up};
 use super::view::{self, Node, View};
 use crate::telemetry::names;
+
+/// How often it is looked at whether the seeds are well.
+const SEEDS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
     pub(super) cluster_id: Arc<str>,
@@ -24,16 +31,27 @@ pub(super) struct Driver {
     pub(super) view: watch::Sender<Arc<View>>,
     /// The live node that has this one's id and came first.
     pub(super) elder: watch::Sender<Option<Claim>>,
+    pub(super) contacts: Arc<watch::Sender<Contacts>>,
+    pub(super) seed_problems: SeedProblems,
     /// Lives of this node's id that have been told of.
     pub(super) rivals: BTreeSet<Claim>,
 }
 
 impl Driver {
-    pub(super) async fn run(mut self, seed_names: Vec<String>, own_addrs: Vec<SocketAddr>) {
-        let chitchat = self.chitchat.clone();
+    pub(super) async fn run(mut self, seeds: Vec<Seed>, own_addrs: OwnAddresses) {
+        let (chitchat, contacts, view) = (self.chitchat.clone(), self.contacts.clone(), self.view.subscribe());
         let mut live_nodes = chitchat.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
-        let resolving = resolve_again_and_again(seed_names, own_addrs, &chitchat);
-        tokio::pin!(resolving);
+        // Who is alive in the view is gossiped with anyway.
+        let ask = |address: SocketAddr| {
+            if !view.borrow().has_other_at(address) {
+                // An error means that gossip has ended, which is told elsewhere.
+                let _ = chitchat.gossip(address);
+            }
+        };
+        let asking = ask_again_and_again(&seeds, own_addrs, &contacts, look_up, ask);
+        tokio::pin!(asking);
+        let mut looks = interval(SEEDS_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_over = tokio::select! {
                 changed = self.own_changes.changed() => {
@@ -41,7 +59,11 @@ impl Driver {
                     changed.is_err()
                 }
                 changed = live_nodes.changed() => changed.is_err(),
-                () = &mut resolving => true,
+                _ = looks.tick() => {
+                    self.tell_seed_problems();
+                    continue;
+                }
+                never = &mut asking => match never {},
             };
             if is_over {
                 return;
@@ -119,6 +141,15 @@ impl Driver {
             }
         }
         self.rivals = rivals().map(Claim::of).collect();
+    }
+
+    fn tell_seed_problems(&self) {
+        let now = Instant::now();
+        let alive: HashSet<SocketAddr> = self.view.borrow().others().map(|node| node.cluster_addr).collect();
+        let problems = self.contacts.borrow().problems(&alive, now);
+        for (seed, problem) in problems {
+            self.seed_problems.tell(&seed, &problem, now);
+        }
     }
 }
 

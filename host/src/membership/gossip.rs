@@ -10,13 +10,16 @@ use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::info;
 
 use super::advert;
 use super::claims::{Claim, Claims};
+use super::contacts::Contacts;
 use super::driver::Driver;
-use super::seeds::Seeds;
+use super::seed_problems::SeedProblems;
+use super::seeds::{OwnAddresses, Seed};
+use super::strangers::Strangers;
 use super::transport::{BoundTransport, Seal};
 use super::view::{Node, View};
 use crate::message::NodeId;
@@ -40,10 +43,6 @@ const DEAD_NODE_GRACE: Duration = Duration::from_secs(600);
 /// How long to wait until it is known whether a node lives of which the first word has come. It is taken for alive with its
 /// second heartbeat, a round or two later.
 const SECOND_HEARTBEAT_MAX: Duration = Duration::from_secs(3);
-
-/// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a
-/// mesh that was stopped as a whole must be able to start again.
-const FIRST_ROUND_MAX: Duration = Duration::from_secs(2);
 
 pub struct GossipConfig {
     pub cluster_id: Arc<str>,
@@ -75,7 +74,7 @@ pub struct Gossip {
     saying: Mutex<()>,
     /// The live node that has this one's id and came first.
     elder: watch::Receiver<Option<Claim>>,
-    has_seeds: bool,
+    contacts: Arc<watch::Sender<Contacts>>,
     chitchat: Arc<ChitchatHandle>,
     driver: JoinHandle<()>,
 }
@@ -86,15 +85,16 @@ impl Gossip {
     /// # Errors
     /// If chitchat does not start.
     pub async fn start(config: GossipConfig, own: Node, socket: UdpSocket) -> Result<Self, GossipError> {
-        let own_addrs = vec![own.cluster_addr, config.bound_addr];
-        let seeds = Seeds::new(&config.seeds, &own_addrs);
-        let has_seeds = !seeds.is_empty();
+        let own_addrs = OwnAddresses { cluster_addr: own.cluster_addr, bound_addr: config.bound_addr };
+        let seeds = Seed::read_all(&config.seeds, own_addrs);
+        let contacts = Arc::new(watch::Sender::new(Contacts::new(&seeds, Instant::now())));
         let chitchat_config = ChitchatConfig {
             chitchat_id: ChitchatId::new(own.node_id.as_str(), own.generation, own.cluster_addr),
             cluster_id: config.cluster_id.to_string(),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: config.bound_addr,
-            seed_nodes: seeds.addresses.iter().map(ToString::to_string).collect(),
+            // Names are resolved here, not by chitchat: it would take them one after the other, and wait for each.
+            seed_nodes: seeds.iter().filter_map(Seed::address).map(|address| address.to_string()).collect(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: PHI_THRESHOLD,
                 sampling_window_size: SAMPLING_WINDOW,
@@ -107,12 +107,16 @@ impl Gossip {
             extra_liveness_predicate: None,
         };
         let key_values = advert::to_key_values(&own).into_iter().collect();
+        let has_secret = config.keyring.is_some();
         let seal = config.keyring.map(|keyring| Seal::new(config.cluster_id.clone(), keyring));
-        let chitchat = spawn_chitchat(chitchat_config, key_values, &BoundTransport::new(socket, seal))
+        let strangers = Strangers::new(config.cluster_id.clone(), own.cluster_addr);
+        let transport = BoundTransport::new(socket, config.bound_addr, seal, contacts.clone(), strangers);
+        let chitchat = spawn_chitchat(chitchat_config, key_values, &transport)
             .await
             .map_err(|error| GossipError::Start(format!("{error:#}")))?;
         let chitchat = Arc::new(chitchat);
 
+        let seed_problems = SeedProblems::new(config.cluster_id.clone(), own.cluster_addr, has_secret);
         let alone = View::merge(config.cluster_id.clone(), own.clone(), []);
         let (view_sender, view) = watch::channel(Arc::new(alone));
         let (own, own_changes) = watch::channel(own);
@@ -123,10 +127,12 @@ impl Gossip {
             own_changes,
             view: view_sender,
             elder: elder_sender,
+            contacts: contacts.clone(),
+            seed_problems,
             rivals: BTreeSet::new(),
         };
-        let driver = tokio::spawn(driver.run(seeds.names, own_addrs));
-        Ok(Self { own, view, saying: Mutex::default(), elder, has_seeds, chitchat, driver })
+        let driver = tokio::spawn(driver.run(seeds, own_addrs));
+        Ok(Self { own, view, saying: Mutex::default(), elder, contacts, chitchat, driver })
     }
 
     /// The view, now and whenever it changes.
@@ -144,30 +150,29 @@ impl Gossip {
         let _ = view.wait_for(|view| view.nodes.get(&own.node_id) == Some(&own)).await;
     }
 
-    /// Waits until this node has heard of another, or has no one to hear from; and until its own earlier
+    /// Waits until this node has heard of another, or every seed has had its chance to be heard; and until its own earlier
     /// life, if it was short ago, is over for the others too.
     pub async fn first_round(&self) {
-        if self.has_seeds {
-            self.hear_of_another().await;
-        }
+        self.hear_of_another().await;
         self.hear_of_lives_to_come().await;
         let _ = self.elder.clone().wait_for(Option::is_none).await;
     }
 
     async fn hear_of_another(&self) {
-        let (mut view, mut elder) = (self.view(), self.elder.clone());
-        let heard = async {
+        let (mut view, mut elder, mut contacts) = (self.view(), self.elder.clone(), self.contacts.subscribe());
+        loop {
+            // Without a seed there is nobody to hear of.
+            let Some(decided_at) = contacts.borrow_and_update().decided_at() else { return };
             tokio::select! {
-                _ = view.wait_for(|view| view.others().next().is_some()) => {}
-                _ = elder.wait_for(Option::is_some) => {}
+                // Long loads of plugins may have taken the seeds' time: what is heard counts first.
+                biased;
+                _ = view.wait_for(|view| view.others().next().is_some()) => return,
+                _ = elder.wait_for(Option::is_some) => return,
+                () = sleep_until(decided_at.into()) => break,
+                _ = contacts.changed() => {}
             }
-        };
-        if timeout(FIRST_ROUND_MAX, heard).await.is_err() {
-            info!(
-                event = "no-seed-yet",
-                "no seed has answered yet: going on alone, and looking for them all the while"
-            );
         }
+        info!(event = "no-seed-yet", "no seed has answered yet: going on alone, and looking for them all the while");
     }
 
     /// If there is word of a life of this node's id that began later by its clock, waits until it is known whether it is
@@ -241,13 +246,15 @@ mod tests {
     const HANG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn the_end_of_the_driver_is_the_end() {
+    async fn a_panic_of_the_driver_is_the_end() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let addr = socket.local_addr().unwrap();
         let own = Node { cluster_addr: addr, ..node("a", 1, NodeState::Ready, &[]) };
-        let config = GossipConfig { cluster_id: "test".into(), bound_addr: addr, seeds: Vec::new(), keyring: None };
+        let seeds = vec!["localhost:9".to_owned()];
+        let config = GossipConfig { cluster_id: "test".into(), bound_addr: addr, seeds, keyring: None };
         let gossip = Gossip::start(config, own, socket).await.unwrap();
-        gossip.driver.abort();
+        // It has not begun yet, and will find nothing to note its seed in.
+        gossip.contacts.send_replace(Contacts::new(&[], Instant::now()));
         let ended = timeout(HANG, gossip.ended()).await.expect("nobody notices");
         assert!(matches!(ended, GossipError::Ended(_)), "{ended}");
     }

@@ -2,12 +2,15 @@
 
 mod advert;
 mod claims;
+mod contacts;
 mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gossip;
 mod parts;
+mod seed_problems;
 mod seeds;
+mod strangers;
 mod transport;
 mod view;
 

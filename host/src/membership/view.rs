@@ -91,6 +91,11 @@ impl View {
         self.nodes.values().filter(|node| node.node_id != self.self_id)
     }
 
+    /// Whether another live node is reached at this address.
+    pub(super) fn has_other_at(&self, cluster_addr: SocketAddr) -> bool {
+        self.others().any(|node| node.cluster_addr == cluster_addr)
+    }
+
     /// The candidates of every stream that has any: the ready nodes that offer it, by node id.
     pub fn candidates(&self) -> BTreeMap<&StreamName, Vec<&Node>> {
         let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
