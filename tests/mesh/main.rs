@@ -21,8 +21,10 @@ mod joining;
 mod leaving;
 mod limits;
 mod log;
+mod meeting;
 mod metrics;
 mod offers;
+mod one_id;
 mod outbound;
 mod overload;
 #[cfg(target_os = "linux")]

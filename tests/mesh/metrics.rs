@@ -90,6 +90,10 @@ async fn each_moves_when_what_it_counts_happens() {
     let junk = async { stranger.send_to(b"junk", &first.cluster).await.unwrap() };
     moved.by(junk, &first, &[r#"meshage_gossip_rejected_total{because="not-sealed"}"#]).await;
 
+    let lost = Setup::new(plugins()).id("n3").secret(&secret).flag("--seeds", "none.invalid:1").start().await;
+    moved.by(async {}, &lost, &[r#"meshage_seed_problems_total{because="not-resolved"}"#]).await;
+    drop(lost);
+
     // Messages run here and there, and some come to nothing.
     for (owner, route) in [("n1", "local"), ("n2", "forwarded")] {
         let key = first.key_owned_by("echo", owner).await;

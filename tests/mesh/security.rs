@@ -61,7 +61,10 @@ async fn strangers_never_appear_in_a_view() {
             assert_eq!(node.view().await.len(), 2, "{because}");
         }
     }
-    nodes[0].log_line("dropped what is no gossip of this mesh").await;
+    for because in ["unknown-key", "not-sealed"] {
+        let told = nodes[0].log_line(&format!(r#""because":"{because}""#)).await;
+        assert!(told.contains(r#""event":"gossip-rejected""#) && told.contains(&nodes[0].cluster), "{told}");
+    }
 }
 
 #[tokio::test]

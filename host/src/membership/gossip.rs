@@ -1,25 +1,29 @@
-//! The gossip driver: tells the mesh what this node says of itself, and publishes the view of what
-//! the others say. Knows nothing of what a view is used for.
+//! Gossip, as the node has it: tells the mesh what this node says of itself, publishes the view of what the others say,
+//! and says when the node must end. Knows nothing of what a view is used for.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
-use metrics::counter;
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tracing::info;
 
 use super::advert;
-use super::seeds::{Seeds, resolve_again_and_again};
+use super::claims::{Claim, Claims};
+use super::contacts::Contacts;
+use super::driver::Driver;
+use super::seed_problems::SeedProblems;
+use super::seeds::{OwnAddresses, Seed};
+use super::strangers::Strangers;
 use super::transport::{BoundTransport, Seal};
-use super::view::{self, Node, View};
+use super::view::{Node, View};
 use crate::message::NodeId;
 use crate::security::Keyring;
-use crate::telemetry::names;
 
 /// Three nodes see each other after about three rounds of this.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
@@ -36,13 +40,9 @@ const SAMPLING_WINDOW: usize = 5;
 /// How long a dead node's traces stay, so that old gossip cannot bring it back.
 const DEAD_NODE_GRACE: Duration = Duration::from_secs(600);
 
-/// How long an older node of this one's id may seem to live. It does for a moment when a node is killed
-/// and comes back at once: the others still tell of its last heartbeats.
-const ELDER_MAX: Duration = Duration::from_secs(4);
-
-/// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a
-/// mesh that was stopped as a whole must be able to start again.
-const FIRST_ROUND_MAX: Duration = Duration::from_secs(2);
+/// How long to wait until it is known whether a node lives of which the first word has come. It is taken for alive with its
+/// second heartbeat, a round or two later.
+const SECOND_HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 
 pub struct GossipConfig {
     pub cluster_id: Arc<str>,
@@ -72,8 +72,9 @@ pub struct Gossip {
     view: watch::Receiver<Arc<View>>,
     /// Held while something is said, until it is seen: of two at once the first would never see its own.
     saying: Mutex<()>,
-    elder: watch::Receiver<Option<SocketAddr>>,
-    has_seeds: bool,
+    /// The live node that has this one's id and came first.
+    elder: watch::Receiver<Option<Claim>>,
+    contacts: Arc<watch::Sender<Contacts>>,
     chitchat: Arc<ChitchatHandle>,
     driver: JoinHandle<()>,
 }
@@ -84,15 +85,16 @@ impl Gossip {
     /// # Errors
     /// If chitchat does not start.
     pub async fn start(config: GossipConfig, own: Node, socket: UdpSocket) -> Result<Self, GossipError> {
-        let own_addrs = vec![own.cluster_addr, config.bound_addr];
-        let seeds = Seeds::new(&config.seeds, &own_addrs);
-        let has_seeds = !seeds.is_empty();
+        let own_addrs = OwnAddresses { cluster_addr: own.cluster_addr, bound_addr: config.bound_addr };
+        let seeds = Seed::read_all(&config.seeds, own_addrs);
+        let contacts = Arc::new(watch::Sender::new(Contacts::new(&seeds, Instant::now())));
         let chitchat_config = ChitchatConfig {
             chitchat_id: ChitchatId::new(own.node_id.as_str(), own.generation, own.cluster_addr),
             cluster_id: config.cluster_id.to_string(),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: config.bound_addr,
-            seed_nodes: seeds.addresses.iter().map(ToString::to_string).collect(),
+            // Names are resolved here, not by chitchat: it would take them one after the other, and wait for each.
+            seed_nodes: seeds.iter().filter_map(Seed::address).map(|address| address.to_string()).collect(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: PHI_THRESHOLD,
                 sampling_window_size: SAMPLING_WINDOW,
@@ -105,12 +107,16 @@ impl Gossip {
             extra_liveness_predicate: None,
         };
         let key_values = advert::to_key_values(&own).into_iter().collect();
+        let has_secret = config.keyring.is_some();
         let seal = config.keyring.map(|keyring| Seal::new(config.cluster_id.clone(), keyring));
-        let chitchat = spawn_chitchat(chitchat_config, key_values, &BoundTransport::new(socket, seal))
+        let strangers = Strangers::new(config.cluster_id.clone(), own.cluster_addr);
+        let transport = BoundTransport::new(socket, config.bound_addr, seal, contacts.clone(), strangers);
+        let chitchat = spawn_chitchat(chitchat_config, key_values, &transport)
             .await
             .map_err(|error| GossipError::Start(format!("{error:#}")))?;
         let chitchat = Arc::new(chitchat);
 
+        let seed_problems = SeedProblems::new(config.cluster_id.clone(), own.cluster_addr, has_secret);
         let alone = View::merge(config.cluster_id.clone(), own.clone(), []);
         let (view_sender, view) = watch::channel(Arc::new(alone));
         let (own, own_changes) = watch::channel(own);
@@ -121,9 +127,12 @@ impl Gossip {
             own_changes,
             view: view_sender,
             elder: elder_sender,
+            contacts: contacts.clone(),
+            seed_problems,
+            rivals: BTreeSet::new(),
         };
-        let driver = tokio::spawn(driver.run(seeds.names, own_addrs));
-        Ok(Self { own, view, saying: Mutex::default(), elder, has_seeds, chitchat, driver })
+        let driver = tokio::spawn(driver.run(seeds, own_addrs));
+        Ok(Self { own, view, saying: Mutex::default(), elder, contacts, chitchat, driver })
     }
 
     /// The view, now and whenever it changes.
@@ -141,32 +150,52 @@ impl Gossip {
         let _ = view.wait_for(|view| view.nodes.get(&own.node_id) == Some(&own)).await;
     }
 
-    /// Waits until this node has heard of another, or has no one to hear from; and until its own earlier
+    /// Waits until this node has heard of another, or every seed has had its chance to be heard; and until its own earlier
     /// life, if it was short ago, is over for the others too.
     pub async fn first_round(&self) {
-        if !self.has_seeds {
-            return;
-        }
         self.hear_of_another().await;
+        self.hear_of_lives_to_come().await;
         let _ = self.elder.clone().wait_for(Option::is_none).await;
     }
 
     async fn hear_of_another(&self) {
-        let mut view = self.view();
-        let heard = timeout(FIRST_ROUND_MAX, view.wait_for(|view| view.others().next().is_some())).await.is_ok();
-        if !heard {
-            info!("no seed has answered yet: going on alone, and looking for them all the while");
+        let (mut view, mut elder, mut contacts) = (self.view(), self.elder.clone(), self.contacts.subscribe());
+        loop {
+            // Without a seed there is nobody to hear of.
+            let Some(decided_at) = contacts.borrow_and_update().decided_at() else { return };
+            tokio::select! {
+                // Long loads of plugins may have taken the seeds' time: what is heard counts first.
+                biased;
+                _ = view.wait_for(|view| view.others().next().is_some()) => return,
+                _ = elder.wait_for(Option::is_some) => return,
+                () = sleep_until(decided_at.into()) => break,
+                _ = contacts.changed() => {}
+            }
+        }
+        info!(event = "no-seed-yet", "no seed has answered yet: going on alone, and looking for them all the while");
+    }
+
+    /// If there is word of a life of this node's id that began later by its clock, waits until it is known whether it is
+    /// alive. When this node says that it is ready, the clocks decide, and the other would have to go.
+    async fn hear_of_lives_to_come(&self) {
+        let Node { node_id, generation, .. } = self.own.borrow().clone();
+        let is_to_come = |id: &ChitchatId| *id.node_id == *node_id.as_str() && id.generation_id > generation;
+        if self.chitchat.with_chitchat(|chitchat| chitchat.node_states().keys().any(is_to_come)).await {
+            let _ = timeout(SECOND_HEARTBEAT_MAX, self.elder.clone().wait_for(Option::is_some)).await;
         }
     }
 
     /// Resolves when this node must end: because gossip has ended, so that it is blind, or because an
-    /// older node of the same id lives.
+    /// elder of the same id lives.
     pub async fn ended(&self) -> GossipError {
         tokio::select! {
+            // Where both are true, the first says more.
+            biased;
             ended = self.chitchat.termination_watcher() => GossipError::Ended(match ended {
                 Ok(()) => "it was stopped".to_owned(),
                 Err(error) => format!("{error:#}"),
             }),
+            () = self.own.closed() => GossipError::Ended("the task that drives it has ended, or panicked".to_owned()),
             Some(cluster_addr) = self.lasting_elder() => {
                 GossipError::Duplicate { node_id: self.own.borrow().node_id.clone(), cluster_addr }
             }
@@ -176,17 +205,17 @@ impl Gossip {
     /// The cluster address of an elder that stays.
     async fn lasting_elder(&self) -> Option<SocketAddr> {
         let mut elder = self.elder.clone();
-        let mut lasts_at = None;
-        // Errors mean that the driver has ended, and chitchat with it.
+        let mut claims = Claims::new(self.own.borrow().cluster_addr);
         loop {
-            let cluster_addr = *elder.wait_for(Option::is_some).await.ok()?;
-            // One that seemed gone meanwhile was only late: a life that is over is heard of no more.
-            let lasts_at = *lasts_at.get_or_insert_with(|| Instant::now() + ELDER_MAX);
-            match timeout_at(lasts_at, elder.wait_for(Option::is_none)).await {
-                Ok(gone) => {
-                    gone.ok()?;
-                }
-                Err(_) => return cluster_addr,
+            let claim = *elder.borrow_and_update();
+            let ends_at = claims.observe(claim, Instant::now());
+            // Errors mean that the driver has ended.
+            match (claim, ends_at) {
+                (Some(claim), Some(ends_at)) => match timeout_at(ends_at.into(), elder.changed()).await {
+                    Ok(changed) => changed.ok()?,
+                    Err(_) => return Some(claim.cluster_addr),
+                },
+                _ => elder.changed().await.ok()?,
             }
         }
     }
@@ -207,92 +236,26 @@ impl Drop for Gossip {
     }
 }
 
-/// The one task that moves words between chitchat and the view.
-struct Driver {
-    cluster_id: Arc<str>,
-    chitchat: Arc<ChitchatHandle>,
-    own_changes: watch::Receiver<Node>,
-    view: watch::Sender<Arc<View>>,
-    /// The cluster address of an older live node that has this one's id.
-    elder: watch::Sender<Option<SocketAddr>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::NodeState;
+    use crate::membership::view::tests::node;
 
-impl Driver {
-    async fn run(mut self, seed_names: Vec<String>, own_addrs: Vec<SocketAddr>) {
-        let chitchat = self.chitchat.clone();
-        let mut live_nodes = chitchat.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
-        let resolving = resolve_again_and_again(seed_names, own_addrs, &chitchat);
-        tokio::pin!(resolving);
-        loop {
-            let ended = tokio::select! {
-                changed = self.own_changes.changed() => {
-                    self.tell_own().await;
-                    changed.is_err()
-                }
-                changed = live_nodes.changed() => changed.is_err(),
-                () = &mut resolving => true,
-            };
-            if ended {
-                return;
-            }
-            let heard: Vec<Node> = live_nodes
-                .borrow_and_update()
-                .iter()
-                .filter_map(|(id, state)| {
-                    advert::from_key_values(&id.node_id, id.generation_id, id.gossip_advertise_addr, state.key_values())
-                })
-                .collect();
-            self.publish(heard);
-        }
-    }
+    /// Generous: the machine may be busy.
+    const HANG: Duration = Duration::from_secs(60);
 
-    /// Hands the changed words to chitchat; those that are gone are deleted.
-    async fn tell_own(&mut self) {
-        let own = self.own_changes.borrow_and_update().clone();
-        let words = advert::to_key_values(&own);
-        self.chitchat
-            .with_chitchat(|chitchat| {
-                let state = chitchat.self_node_state();
-                let gone: Vec<String> =
-                    state.key_values().map(|(key, _)| key.to_owned()).filter(|key| !words.contains_key(key)).collect();
-                for key in gone {
-                    state.delete(&key);
-                }
-                for (key, value) in &words {
-                    state.set(key, value);
-                }
-            })
-            .await;
-    }
-
-    fn publish(&self, heard: Vec<Node>) {
-        let own = self.own_changes.borrow().clone();
-        let elder = view::elder(&own, &heard).map(|elder| elder.cluster_addr);
-        self.elder.send_if_modified(|known| std::mem::replace(known, elder) != elder);
-        let view = View::merge(self.cluster_id.clone(), own, heard);
-        self.view.send_if_modified(|published| {
-            if **published == view {
-                return false;
-            }
-            log_changes(published, &view);
-            *published = Arc::new(view);
-            true
-        });
-    }
-}
-
-fn log_changes(old: &View, new: &View) {
-    for node in new.nodes.values() {
-        let known = old.nodes.get(&node.node_id);
-        let is_news = known.is_none_or(|known| (known.generation, known.state) != (node.generation, node.state));
-        if is_news {
-            let Node { node_id, generation, state, cluster_addr, .. } = node;
-            info!(%node_id, generation, ?state, %cluster_addr, nodes = new.nodes.len(), "node seen");
-            counter!(names::VIEW_CHANGES, "change" => "seen").increment(1);
-        }
-    }
-    for node_id in old.nodes.keys().filter(|id| !new.nodes.contains_key(*id)) {
-        info!(%node_id, nodes = new.nodes.len(), "node gone");
-        counter!(names::VIEW_CHANGES, "change" => "gone").increment(1);
+    #[tokio::test]
+    async fn a_panic_of_the_driver_is_the_end() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        let own = Node { cluster_addr: addr, ..node("a", 1, NodeState::Ready, &[]) };
+        let seeds = vec!["localhost:9".to_owned()];
+        let config = GossipConfig { cluster_id: "test".into(), bound_addr: addr, seeds, keyring: None };
+        let gossip = Gossip::start(config, own, socket).await.unwrap();
+        // It has not begun yet, and will find nothing to note its seed in.
+        gossip.contacts.send_replace(Contacts::new(&[], Instant::now()));
+        let ended = timeout(HANG, gossip.ended()).await.expect("nobody notices");
+        assert!(matches!(ended, GossipError::Ended(_)), "{ended}");
     }
 }

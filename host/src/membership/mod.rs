@@ -1,11 +1,16 @@
 //! Membership: which nodes live, and what each offers. The only user of chitchat.
 
 mod advert;
+mod claims;
+mod contacts;
+mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod gossip;
 mod parts;
+mod seed_problems;
 mod seeds;
+mod strangers;
 mod transport;
 mod view;
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -13,31 +13,46 @@ use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use metrics::{Counter, counter};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
+use super::contacts::Contacts;
 use super::parts::{Joiner, split};
+use super::strangers::Strangers;
 use crate::security::{Keyring, Opener, Rejected, SEAL_BYTES, Sealer};
 use crate::telemetry::{Throttle, names};
 
 /// The largest UDP payload over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// A mesh that was small enough for so long is told anew when it has become too large again.
+const SMALL_AGAIN_AFTER: Duration = Duration::from_secs(600);
+
 /// Hands its one socket to chitchat.
 pub(super) struct BoundTransport(Mutex<Option<Datagrams>>);
 
 impl BoundTransport {
-    pub(super) fn new(socket: UdpSocket, seal: Option<Seal>) -> Self {
+    /// Over a socket that is bound to this address. What becomes of asking seeds goes to `contacts`, what comes from outside
+    /// the mesh to `strangers`.
+    pub(super) fn new(
+        socket: UdpSocket,
+        bound_addr: SocketAddr,
+        seal: Option<Seal>,
+        contacts: Arc<watch::Sender<Contacts>>,
+        strangers: Strangers,
+    ) -> Self {
         Self(Mutex::new(Some(Datagrams {
             socket,
+            bound_addr,
             seal,
+            contacts,
+            strangers,
             received: vec![0; DATAGRAM_BYTES_MAX],
             joiner: Joiner::default(),
             message: Vec::new(),
             messages_sent: 0,
             bytes_sent: counter!(names::GOSSIP_BYTES, "direction" => "sent"),
             bytes_received: counter!(names::GOSSIP_BYTES, "direction" => "received"),
-            too_large: Throttle::default(),
-            rejected: Throttle::default(),
+            too_large: Throttle::growing(SMALL_AGAIN_AFTER),
         })))
     }
 }
@@ -94,7 +109,10 @@ fn now_ms() -> u64 {
 
 struct Datagrams {
     socket: UdpSocket,
+    bound_addr: SocketAddr,
     seal: Option<Seal>,
+    contacts: Arc<watch::Sender<Contacts>>,
+    strangers: Strangers,
     received: Vec<u8>,
     joiner: Joiner,
     /// What is being sent.
@@ -103,7 +121,6 @@ struct Datagrams {
     bytes_sent: Counter,
     bytes_received: Counter,
     too_large: Throttle<()>,
-    rejected: Throttle<Rejected>,
 }
 
 #[async_trait]
@@ -117,17 +134,20 @@ impl Socket for Datagrams {
             self.tell_too_large();
             return Ok(());
         };
+        let mut sent = Ok(());
         for part in parts {
             let datagram = match &mut self.seal {
                 Some(seal) => seal.seal(&part),
                 None => part,
             };
             self.bytes_sent.increment(datagram.len() as u64);
-            // A peer that cannot be reached now is the failure detector's business, not an error here.
             if let Err(error) = self.socket.send_to(&datagram, to).await {
                 debug!(%to, %error, "gossip was not sent");
+                sent = Err(error);
             }
         }
+        self.note_sent(to, matches!(message, ChitchatMessage::Syn { .. }), sent);
+        // A peer that cannot be reached now is the failure detector's business, not an error here.
         Ok(())
     }
 
@@ -147,13 +167,16 @@ impl Socket for Datagrams {
             let part = match opened {
                 Ok(part) => part,
                 Err(rejected) => {
-                    tell_rejected(&self.rejected, rejected, from);
+                    self.strangers.rejected(rejected, from);
                     continue;
                 }
             };
             let Some(message) = self.joiner.take(from, part) else { continue };
             match read_message(&message) {
-                Ok(message) => return Ok((from, message)),
+                Ok(message) => {
+                    self.note_heard(from, &message);
+                    return Ok((from, message));
+                }
                 Err(error) => debug!(%from, bytes, %error, "a datagram that is no gossip was dropped"),
             }
         }
@@ -161,10 +184,31 @@ impl Socket for Datagrams {
 }
 
 impl Datagrams {
+    fn note_sent(&self, to: SocketAddr, is_question: bool, sent: io::Result<()>) {
+        // Nobody waits for this to change.
+        self.contacts.send_if_modified(|contacts| {
+            match sent {
+                Ok(()) => contacts.sent(to, is_question, Instant::now()),
+                // Some sockets of IPv6 reach IPv4, too; one that does not never will.
+                Err(error) => contacts.not_sent(to, error, to.is_ipv4() != self.bound_addr.is_ipv4()),
+            }
+            false
+        });
+    }
+
+    fn note_heard(&self, from: SocketAddr, message: &ChitchatMessage) {
+        self.strangers.look_at(message, from);
+        self.contacts.send_if_modified(|contacts| {
+            contacts.heard(from);
+            false
+        });
+    }
+
     fn tell_too_large(&self) {
         if let Some(messages) = self.too_large.note((), Instant::now()) {
             let bytes = self.message.len();
             error!(
+                event = "gossip-too-large",
                 bytes,
                 messages,
                 "what gossip says has become too large to be sent: the mesh has too many nodes, or offers too many streams"
@@ -176,13 +220,6 @@ impl Datagrams {
 /// Reads what another node's gossip says.
 pub(super) fn read_message(message: &[u8]) -> anyhow::Result<ChitchatMessage> {
     ChitchatMessage::deserialize(&mut &*message)
-}
-
-fn tell_rejected(rejected: &Throttle<Rejected>, because: Rejected, from: SocketAddr) {
-    counter!(names::GOSSIP_REJECTED, "because" => because.kind()).increment(1);
-    if let Some(datagrams) = rejected.note(because, Instant::now()) {
-        warn!(because = because.kind(), datagrams, %from, "dropped what is no gossip of this mesh: {because}");
-    }
 }
 
 /// Errors that an earlier datagram left on the socket, and shortages that pass.

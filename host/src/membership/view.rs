@@ -45,6 +45,25 @@ impl Node {
     fn rank(&self) -> (bool, u64) {
         (self.state == NodeState::Ready, self.generation)
     }
+
+    /// Of two live nodes with one id the lower stays. One that is through its start was there before one that is not,
+    /// whatever their clocks say, and one that leaves goes anyway: it may never have been ready, and leave because of the
+    /// other. The clocks decide only between two that are equally far: both start, or a split heals.
+    fn seniority(&self) -> (u8, u64, SocketAddr) {
+        let rank = match self.state {
+            NodeState::Ready => 0,
+            NodeState::Leaving => 1,
+            NodeState::Starting => 2,
+        };
+        (rank, self.generation, self.cluster_addr)
+    }
+
+    /// Whether, of two live nodes with one id, this one stays, as it was there first.
+    pub(super) fn came_before(&self, other: &Self) -> bool {
+        // What is heard of this node itself is older than what it says.
+        let life = |node: &Self| (node.generation, node.cluster_addr);
+        life(self) != life(other) && self.seniority() < other.seniority()
+    }
 }
 
 impl View {
@@ -72,6 +91,11 @@ impl View {
         self.nodes.values().filter(|node| node.node_id != self.self_id)
     }
 
+    /// Whether another live node is reached at this address.
+    pub(super) fn has_other_at(&self, cluster_addr: SocketAddr) -> bool {
+        self.others().any(|node| node.cluster_addr == cluster_addr)
+    }
+
     /// The candidates of every stream that has any: the ready nodes that offer it, by node id.
     pub fn candidates(&self) -> BTreeMap<&StreamName, Vec<&Node>> {
         let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -89,10 +113,11 @@ impl View {
     }
 }
 
-/// A node that has this one's id and was there before it: another node, or what the others still tell of
-/// this one's own earlier life.
+/// A node that has this one's id and was there before it, the eldest if there are several: another node, or what the
+/// others still tell of this one's own earlier life.
 pub(super) fn elder<'a>(own: &Node, heard: &'a [Node]) -> Option<&'a Node> {
-    heard.iter().find(|node| node.node_id == own.node_id && node.generation < own.generation)
+    let elders = heard.iter().filter(|node| node.node_id == own.node_id && node.came_before(own));
+    elders.min_by_key(|node| node.seniority())
 }
 
 #[cfg(test)]
@@ -143,12 +168,45 @@ pub(crate) mod tests {
         assert_eq!(merge(own, vec![elder, ready.clone()]).nodes["b"], ready);
     }
 
+    /// Of two lives of one id, whether the one sees an elder in the other, and the other in the one. Each is its generation
+    /// and its state.
+    fn elders(one: (u64, NodeState), other: (u64, NodeState)) -> (bool, bool) {
+        let [one, other] = [one, other].map(|(generation, state)| node("a", generation, state, &[]));
+        (elder(&one, std::slice::from_ref(&other)).is_some(), elder(&other, &[one]).is_some())
+    }
+
     #[test]
-    fn of_two_nodes_with_one_id_the_later_has_an_elder() {
-        let (early, late) = (node("a", 1, NodeState::Ready, &[]), node("a", 2, NodeState::Ready, &[]));
-        assert_eq!(elder(&late, std::slice::from_ref(&early)), Some(&early));
-        assert_eq!(elder(&early, &[late]), None);
-        assert_eq!(elder(&early, &[node("b", 0, NodeState::Ready, &[])]), None);
+    fn of_two_nodes_with_one_id_the_one_that_came_later_has_an_elder() {
+        use NodeState::{Leaving, Ready, Starting};
+        const ONE_YIELDS: (bool, bool) = (true, false);
+        for state in [Starting, Ready, Leaving] {
+            assert_eq!(elders((2, state), (1, state)), ONE_YIELDS, "the clocks decide: {state:?}");
+        }
+        for generation in [1, 3] {
+            for up in [Ready, Leaving] {
+                assert_eq!(elders((2, Starting), (generation, up)), ONE_YIELDS, "{generation} is {up:?}");
+            }
+        }
+        for generation in [1, 3] {
+            assert_eq!(elders((generation, Leaving), (2, Ready)), ONE_YIELDS, "{generation} goes anyway");
+        }
+        let own = node("a", 2, Ready, &[]);
+        assert_eq!(elder(&own, &[node("b", 1, Ready, &[])]), None, "another id");
+        let leaving = Node { state: Leaving, ..own.clone() };
+        assert_eq!(elder(&leaving, std::slice::from_ref(&own)), None, "the node itself, a moment ago");
+        let elsewhere = Node { cluster_addr: ([127, 0, 0, 2], 9742).into(), ..own.clone() };
+        assert_eq!(elder(&elsewhere, std::slice::from_ref(&own)), Some(&own), "one of two with one generation");
+        assert_eq!(elder(&own, std::slice::from_ref(&elsewhere)), None);
+    }
+
+    #[test]
+    fn the_eldest_counts() {
+        let own = node("a", 5, NodeState::Starting, &[]);
+        let heard =
+            [(1, NodeState::Starting), (7, NodeState::Ready), (6, NodeState::Leaving), (9, NodeState::Starting)];
+        let heard = heard.map(|(generation, state)| node("a", generation, state, &[]));
+        assert_eq!(elder(&own, &heard), Some(&heard[1]));
+        assert_eq!(elder(&own, &heard[2..]), Some(&heard[2]));
     }
 
     #[test]

@@ -89,6 +89,7 @@ fn describe() {
     describe_counter!(names::VIEW_CHANGES, "Nodes that came, changed or went in this node's view.");
     describe_counter!(names::GOSSIP_BYTES, Unit::Bytes, "Payload of gossip's datagrams, by direction.");
     describe_counter!(names::GOSSIP_REJECTED, "Datagrams that are no gossip of this mesh, by cause.");
+    describe_counter!(names::SEED_PROBLEMS, "Looks at a seed, one a second, that found it wrong, by cause.");
     describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
     describe_counter!(names::LOG_DROPPED, "Lines of the log that were dropped, as nobody took it.");
     describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");

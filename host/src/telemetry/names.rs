@@ -26,6 +26,8 @@ pub const VIEW_CHANGES: &str = "meshage_view_changes_total";
 pub const GOSSIP_BYTES: &str = "meshage_gossip_bytes_total";
 /// Counter by `because`: datagrams that are no gossip of this mesh.
 pub const GOSSIP_REJECTED: &str = "meshage_gossip_rejected_total";
+/// Counter by `because`: times that a seed was not as it should be, of one look at each a second.
+pub const SEED_PROBLEMS: &str = "meshage_seed_problems_total";
 /// Counter by `stream`: messages that ran on this node's own plugin, whoever sent them.
 pub const CALLS: &str = "meshage_calls_total";
 /// Counter: components that were compiled, as the compile cache did not have them.

@@ -1,0 +1,170 @@
+//! The one task that moves words between chitchat and the view, and has the seeds asked. Its end is the end of the
+//! node: nobody else would notice who comes and who goes.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chitchat::ChitchatHandle;
+use metrics::counter;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::advert;
+use super::claims::Claim;
+use super::contacts::Contacts;
+use super::seed_problems::SeedProblems;
+use super::seeds::{OwnAddresses, Seed, ask_again_and_again, look_up};
+use super::view::{self, Node, View};
+use crate::telemetry::names;
+
+/// How often it is looked at whether the seeds are well.
+const SEEDS_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(super) struct Driver {
+    pub(super) cluster_id: Arc<str>,
+    pub(super) chitchat: Arc<ChitchatHandle>,
+    /// The only receiver: that it is gone says that the driver has ended.
+    pub(super) own_changes: watch::Receiver<Node>,
+    pub(super) view: watch::Sender<Arc<View>>,
+    /// The live node that has this one's id and came first.
+    pub(super) elder: watch::Sender<Option<Claim>>,
+    pub(super) contacts: Arc<watch::Sender<Contacts>>,
+    pub(super) seed_problems: SeedProblems,
+    /// Lives of this node's id that have been told of.
+    pub(super) rivals: BTreeSet<Claim>,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self, seeds: Vec<Seed>, own_addrs: OwnAddresses) {
+        let (chitchat, contacts, view) = (self.chitchat.clone(), self.contacts.clone(), self.view.subscribe());
+        let mut live_nodes = chitchat.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
+        // Who is alive in the view is gossiped with anyway.
+        let ask = |address: SocketAddr| {
+            if !view.borrow().has_other_at(address) {
+                // An error means that gossip has ended, which is told elsewhere.
+                let _ = chitchat.gossip(address);
+            }
+        };
+        let asking = ask_again_and_again(&seeds, own_addrs, &contacts, look_up, ask);
+        tokio::pin!(asking);
+        let mut looks = interval(SEEDS_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_over = tokio::select! {
+                changed = self.own_changes.changed() => {
+                    self.tell_own().await;
+                    changed.is_err()
+                }
+                changed = live_nodes.changed() => changed.is_err(),
+                _ = looks.tick() => {
+                    self.tell_seed_problems();
+                    continue;
+                }
+                never = &mut asking => match never {},
+            };
+            if is_over {
+                return;
+            }
+            let heard: Vec<Node> = live_nodes
+                .borrow_and_update()
+                .iter()
+                .filter_map(|(id, state)| {
+                    advert::from_key_values(&id.node_id, id.generation_id, id.gossip_advertise_addr, state.key_values())
+                })
+                .collect();
+            self.publish(heard);
+        }
+    }
+
+    /// Hands the changed words to chitchat; those that are gone are deleted.
+    async fn tell_own(&mut self) {
+        let own = self.own_changes.borrow_and_update().clone();
+        let words = advert::to_key_values(&own);
+        self.chitchat
+            .with_chitchat(|chitchat| {
+                let state = chitchat.self_node_state();
+                let gone: Vec<String> =
+                    state.key_values().map(|(key, _)| key.to_owned()).filter(|key| !words.contains_key(key)).collect();
+                for key in gone {
+                    state.delete(&key);
+                }
+                for (key, value) in &words {
+                    state.set(key, value);
+                }
+            })
+            .await;
+    }
+
+    fn publish(&mut self, heard: Vec<Node>) {
+        let own = self.own_changes.borrow().clone();
+        self.tell_rivals(&own, &heard);
+        let elder = view::elder(&own, &heard).map(Claim::of);
+        self.elder.send_if_modified(|known| std::mem::replace(known, elder) != elder);
+        let view = View::merge(self.cluster_id.clone(), own, heard);
+        self.view.send_if_modified(|published| {
+            if **published == view {
+                return false;
+            }
+            log_changes(published, &view);
+            *published = Arc::new(view);
+            true
+        });
+    }
+
+    /// Tells of each other life of this node's id when it appears.
+    fn tell_rivals(&mut self, own: &Node, heard: &[Node]) {
+        let is_rival = |node: &&Node| node.node_id == own.node_id && Claim::of(node) != Claim::of(own);
+        let rivals = || heard.iter().filter(is_rival);
+        for rival in rivals().filter(|rival| !self.rivals.contains(&Claim::of(rival))) {
+            let Node { node_id, generation, state, cluster_addr, .. } = rival;
+            if rival.came_before(own) {
+                info!(
+                    event = "id-claimed",
+                    %node_id,
+                    generation,
+                    ?state,
+                    %cluster_addr,
+                    "this node's id belongs to another, or to its own earlier life of which others still tell: waiting for the end of that"
+                );
+            } else {
+                warn!(
+                    event = "id-claimed",
+                    %node_id,
+                    generation,
+                    ?state,
+                    %cluster_addr,
+                    "another node claims this node's id, and should end by itself: give it an id of its own (--node-id)"
+                );
+            }
+        }
+        self.rivals = rivals().map(Claim::of).collect();
+    }
+
+    fn tell_seed_problems(&self) {
+        let now = Instant::now();
+        let alive: HashSet<SocketAddr> = self.view.borrow().others().map(|node| node.cluster_addr).collect();
+        let problems = self.contacts.borrow().problems(&alive, now);
+        for (seed, problem) in problems {
+            self.seed_problems.tell(&seed, &problem, now);
+        }
+    }
+}
+
+fn log_changes(old: &View, new: &View) {
+    for node in new.nodes.values() {
+        let known = old.nodes.get(&node.node_id);
+        let is_news = known.is_none_or(|known| (known.generation, known.state) != (node.generation, node.state));
+        if is_news {
+            let Node { node_id, generation, state, cluster_addr, .. } = node;
+            info!(event = "node-seen", %node_id, generation, ?state, %cluster_addr, nodes = new.nodes.len(), "node seen");
+            counter!(names::VIEW_CHANGES, "change" => "seen").increment(1);
+        }
+    }
+    for node_id in old.nodes.keys().filter(|id| !new.nodes.contains_key(*id)) {
+        info!(event = "node-gone", %node_id, nodes = new.nodes.len(), "node gone");
+        counter!(names::VIEW_CHANGES, "change" => "gone").increment(1);
+    }
+}

@@ -1,0 +1,85 @@
+//! Tells why seeds are of no use, with what an operator needs to know of both sides.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tracing::warn;
+
+use super::contacts::Problem;
+use crate::telemetry::{Throttle, names};
+
+/// A seed that was well for so long is told anew from the beginning. One that comes and goes is well for moments.
+const ANEW_AFTER: Duration = Duration::from_secs(30);
+
+/// What this node is to its seeds, and what has been told of them.
+pub(super) struct SeedProblems {
+    cluster_id: Arc<str>,
+    cluster_addr: SocketAddr,
+    has_secret: bool,
+    told: Throttle<(String, &'static str)>,
+}
+
+impl SeedProblems {
+    pub(super) fn new(cluster_id: Arc<str>, cluster_addr: SocketAddr, has_secret: bool) -> Self {
+        Self { cluster_id, cluster_addr, has_secret, told: Throttle::growing(ANEW_AFTER) }
+    }
+
+    /// Counts that a seed was found so, and tells it if it is time to.
+    pub(super) fn tell(&self, seed: &str, problem: &Problem, now: Instant) {
+        let because = problem.because();
+        counter!(names::SEED_PROBLEMS, "because" => because).increment(1);
+        let Some(seconds) = self.told.note((seed.to_owned(), because), now) else { return };
+        let Self { cluster_id, cluster_addr, has_secret, .. } = self;
+        match problem {
+            Problem::NotResolved { error } => warn!(
+                event = "seed-not-resolved",
+                because,
+                %seed,
+                %error,
+                seconds,
+                %cluster_addr,
+                %cluster_id,
+                "a seed's name does not resolve; trying again and again"
+            ),
+            Problem::NotSent { to, error } => warn!(
+                event = "seed-not-sent",
+                because,
+                %seed,
+                %to,
+                %error,
+                seconds,
+                %cluster_addr,
+                %cluster_id,
+                "gossip cannot be sent to a seed{}",
+                advice(*to, *cluster_addr)
+            ),
+            Problem::Silent { addresses } => warn!(
+                event = "seed-silent",
+                because,
+                %seed,
+                addresses = list(addresses),
+                seconds,
+                %cluster_addr,
+                %cluster_id,
+                has_secret,
+                "a seed does not answer: check that a node runs there, that the port is its cluster port, which is not that of HTTP, \
+                 that UDP gets there and back, and that both have the same --secret-file, or none"
+            ),
+        }
+    }
+}
+
+/// What an operator can do when nothing can be sent from the one to the other.
+fn advice(to: SocketAddr, cluster_addr: SocketAddr) -> &'static str {
+    if to.is_ipv4() == cluster_addr.is_ipv4() {
+        ": check this host's routes and firewall"
+    } else {
+        ": one is IPv4, the other IPv6; choose one of them for --bind, --advertise and --seeds of all nodes"
+    }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,78 @@
+//! Two nodes that do not meet: each says why, and of whom. Seeds that are of no use hold up none that are.
+
+use crate::harness::{Node, Plugins, Setup, until, wait_for_mesh};
+
+/// The line that tells of this event, which must have all of these in it.
+async fn told(node: &Node, event: &str, parts: &[&str]) {
+    let line = node.log_line(&format!(r#""event":"{event}""#)).await;
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is not in {line}");
+    }
+}
+
+/// The metric of seeds that are wrong for this reason.
+fn problems(because: &str) -> String {
+    format!(r#"meshage_seed_problems_total{{because="{because}"}}"#)
+}
+
+/// Waits until a look at the seeds has found one wrong for this reason.
+async fn counted(node: &Node, because: &str) {
+    until(|| async { node.metric(&problems(because)).await > 0 }).await;
+}
+
+#[tokio::test]
+async fn nodes_of_two_clusters_say_so_on_both_sides() {
+    let cluster = |id: &str, cluster_id: &str| Setup::new(Plugins::usual()).id(id).flag("--cluster-id", cluster_id);
+    let blue = cluster("n1", "blue").ready().await;
+    let green = cluster("n2", "green").seeds(&[&blue]).ready().await;
+    told(&blue, "other-cluster", &["blue", &blue.cluster, "green", &green.cluster, "--cluster-id"]).await;
+    told(&green, "other-cluster", &["green", &green.cluster, &blue.cluster, "--cluster-id"]).await;
+    for node in [&blue, &green] {
+        let metric = r#"meshage_gossip_rejected_total{because="other-cluster"}"#;
+        until(|| async { node.metric(metric).await > 1 }).await;
+        assert_eq!(node.view().await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_seed_that_is_no_cluster_port_is_told() {
+    let first = Setup::new(Plugins::usual()).id("n1").ready().await;
+    let second = Setup::new(Plugins::usual()).id("n2").flag("--seeds", &first.http).ready().await;
+    let parts = ["meshage", &first.http, &second.cluster, "cluster port", "--secret-file"];
+    told(&second, "seed-silent", &parts).await;
+    counted(&second, "silent").await;
+}
+
+#[tokio::test]
+async fn a_seed_of_the_other_family_is_told() {
+    // A node of IPv4, which every host has.
+    let node = Setup::new(Plugins::usual()).flag("--seeds", "[::1]:9742").ready().await;
+    told(&node, "seed-not-sent", &["[::1]:9742", &node.cluster, "IPv6", "--bind"]).await;
+    counted(&node, "not-sent").await;
+}
+
+#[tokio::test]
+async fn names_that_do_not_resolve_hold_up_no_seed_that_can_be_asked() {
+    let first = Setup::new(Plugins::usual()).id("n1").ready().await;
+    let (_, port) = first.cluster.rsplit_once(':').unwrap();
+    let seeds = format!("one.invalid:1,two.invalid:2,three.invalid:3,localhost:{port}");
+    let second = Setup::new(Plugins::usual()).id("n2").flag("--seeds", &seeds).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    told(&second, "seed-not-resolved", &[".invalid:", &second.cluster]).await;
+    counted(&second, "not-resolved").await;
+}
+
+#[tokio::test]
+async fn a_seed_that_is_well_is_no_problem_and_one_that_is_not_is_told_ever_less_often() {
+    let first = Setup::new(Plugins::usual()).id("n1").ready().await;
+    let seeds = format!("{},none.invalid:1", first.cluster);
+    let second = Setup::new(Plugins::usual()).id("n2").flag("--seeds", &seeds).start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let looks = async |because: &str| second.metric(&problems(because)).await;
+    until(|| async { looks("not-resolved").await > 6 }).await;
+    for because in ["silent", "not-sent"] {
+        assert_eq!(looks(because).await, 0, "{because}");
+    }
+    // The fifth line comes after more than a minute.
+    assert!(second.log_lines(r#""event":"seed-not-resolved""#) < 5, "each look is told");
+}
