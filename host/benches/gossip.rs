@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use meshage_host::membership::{Gossip, GossipConfig, Node, NodeState, View};
-use meshage_host::message::{Digest, NodeId, StreamName};
+use meshage_host::message::{Digest, NodeId, Offer, StreamName};
 use meshage_host::telemetry::{Metrics, names};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::UdpSocket;
@@ -119,9 +119,9 @@ impl Mesh {
         let addr = socket.local_addr()?;
         self.started += 1;
         let node_id = NodeId::try_from(format!("node-{:06}", self.started))?;
-        let digest = Digest::from_text(&"0".repeat(64));
+        let offer = Offer { digest: Digest::from_text(&"0".repeat(64)), takes_idempotency_keys: false };
         let streams = (0..STREAMS)
-            .map(|number| Ok((StreamName::try_from(format!("stream-{number}"))?, digest.clone())))
+            .map(|number| Ok((StreamName::try_from(format!("stream-{number}"))?, offer.clone())))
             .collect::<Result<_>>()?;
         let own = Node {
             node_id: node_id.clone(),

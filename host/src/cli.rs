@@ -98,6 +98,10 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_TRUSTED_KEYS", value_name = "FILE")]
     pub trusted_keys: Option<String>,
 
+    /// Authorities that handlers trust in their HTTPS requests, besides the public ones
+    #[arg(long, env = "MESHAGE_OUTBOUND_CA", value_name = "PEM FILE")]
+    pub outbound_ca: Option<String>,
+
     /// Origins whose pages may use the public API in a browser, comma-separated, or * for all [default: none]
     #[arg(long, env = "MESHAGE_ALLOWED_ORIGINS", value_name = "ORIGIN,…")]
     pub allowed_origins: Option<String>,

@@ -178,6 +178,21 @@ macro_rules! text_newtype {
 
 text_newtype!(NodeId, StreamName, PartitionKey);
 
+/// What a node offers of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "Digest")]
+pub struct Offer {
+    pub digest: Digest,
+    /// Its handler takes care of `Idempotency-Key` itself: a message that carries one may run twice.
+    pub takes_idempotency_keys: bool,
+}
+
+impl From<Offer> for Digest {
+    fn from(offer: Offer) -> Self {
+        offer.digest
+    }
+}
+
 /// The methods of the public API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
@@ -234,14 +249,14 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// A client that sends this header says that its request may be done twice
-/// (draft-ietf-httpapi-idempotency-key-header).
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// By this header a client wants to have a request done once, however often it sends it
+/// (draft-ietf-httpapi-idempotency-key-header). Somebody has to see to that.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Message {
-    /// Whether the client has said, by its method or a header, that doing it twice is as doing it once.
-    pub fn may_run_twice(&self) -> bool {
-        self.method.is_idempotent() || self.headers.contains_key(IDEMPOTENCY_KEY)
+    /// Whether doing it twice is as doing it once: by its method, or by the handler's care.
+    pub fn may_run_twice(&self, takes_idempotency_keys: bool) -> bool {
+        self.method.is_idempotent() || takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
     }
 }
 
@@ -418,6 +433,8 @@ pub fn cut(mut text: String, bytes_max: usize) -> String {
 pub struct Answer {
     pub node: NodeId,
     pub outcome: Outcome,
+    /// Whether the message may be sent again, though it may have run.
+    pub may_run_twice: bool,
 }
 
 pub type Outcome = Result<Reply, Fault>;

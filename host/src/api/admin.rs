@@ -280,6 +280,7 @@ fn describe_limits(limits: &Limits) -> Value {
     };
     json!({
         "headers": limits.headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "idempotencyKeys": limits.takes_idempotency_keys,
         "timeoutMs": limits.timeout.as_millis() as u64,
         "memoryMb": limits.memory_bytes_max >> 20,
         "concurrency": limits.concurrency,

@@ -67,7 +67,7 @@ impl Answers {
                 response
             }
             Err(fault) => {
-                let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
+                let error = ApiError::Fault { fault, may_run_twice: answer.may_run_twice };
                 self.problem_of(&error, subject(message), &answer.node)
             }
         }
@@ -108,7 +108,7 @@ impl Answers {
         let mut answers = pin!(answers);
         let (mut body, mut room) = (Vec::from(b"["), Room::default());
         let (mut ok, mut failed) = (0, 0);
-        while let Some(Answer { node, outcome }) = answers.next().await {
+        while let Some(Answer { node, outcome, may_run_twice }) = answers.next().await {
             if body.len() > 1 {
                 body.push(b',');
             }
@@ -123,7 +123,7 @@ impl Answers {
                 }
                 Err(fault) => {
                     failed += 1;
-                    let error = ApiError::Fault { fault, may_run_twice: message.may_run_twice() };
+                    let error = ApiError::Fault { fault, may_run_twice };
                     let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &node);
                     put_json(&mut body, &problem);
                 }

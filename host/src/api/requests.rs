@@ -20,7 +20,7 @@ use super::public::PublicApi;
 use super::stream::Observed;
 use super::target::{self, Rejected, Target};
 use crate::bodies::Room;
-use crate::message::{Answer, Message, Method};
+use crate::message::{Message, Method};
 use crate::security::{Asking, SEC_FETCH_SITE};
 
 /// One client's connection.
@@ -198,10 +198,7 @@ impl PublicApi {
         }
         match self.dispatcher.broadcast(message, deadline) {
             Ok(answers) => self.answers.broadcast(message, answers, self.bodies).await,
-            Err(fault) => {
-                let node = self.config.node_id.clone();
-                self.answers.send(message, Answer { node, outcome: Err(fault) })
-            }
+            Err(answer) => self.answers.send(message, answer),
         }
     }
 }

@@ -4,11 +4,13 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::TrustAnchor;
+
 use super::settings::{ConfigError, Settings};
 use crate::cli::Cli;
 use crate::message::NodeId;
 use crate::security::{
-    Keyring, PeerCertificates, PeerTls, ServerCertificate, ServerTls, TlsError, Tokens, TrustedKeys,
+    Keyring, PeerCertificates, PeerTls, ServerCertificate, ServerTls, TlsError, Tokens, TrustedKeys, read_authorities,
 };
 
 /// What files had when the settings were checked, and where it is read again.
@@ -28,6 +30,11 @@ pub(super) fn tokens(settings: &mut Settings<'_>) -> Result<Option<FromFiles<Pat
 
 pub(super) fn trusted_keys(settings: &mut Settings<'_>) -> Result<Option<TrustedKeys>, ConfigError> {
     Ok(read(settings, "trusted_keys", "a file of keys", TrustedKeys::read)?.map(|keys| keys.first))
+}
+
+pub(super) fn outbound_authorities(settings: &mut Settings<'_>) -> Result<Vec<TrustAnchor<'static>>, ConfigError> {
+    let read = read(settings, "outbound_ca", "a file of certificates in PEM form", read_authorities)?;
+    Ok(read.map(|authorities| authorities.first).unwrap_or_default())
 }
 
 fn read<T, E: Display>(

@@ -14,8 +14,17 @@ pub fn config(data: &[u8]) {
     }
     // No file is to be read but this one.
     let mut settings = Settings(&mut cli);
-    for file in ["secret_file", "peer_cert", "peer_key", "peer_ca", "tls_cert", "tls_key", "token_file", "trusted_keys"]
-    {
+    for file in [
+        "secret_file",
+        "peer_cert",
+        "peer_key",
+        "peer_ca",
+        "tls_cert",
+        "tls_key",
+        "token_file",
+        "trusted_keys",
+        "outbound_ca",
+    ] {
         settings.take(file);
     }
     cli.plugins = Some(".".into());

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use etcetera::BaseStrategy;
+use rustls::pki_types::TrustAnchor;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
@@ -69,6 +70,8 @@ pub struct Config {
     pub request_timeout: Duration,
     pub timeout: Duration,
     pub plugin_terms: PluginTerms,
+    /// Whom handlers trust in their HTTPS requests, besides the public authorities.
+    pub outbound_authorities: Vec<TrustAnchor<'static>>,
     pub log_format: LogFormat,
     pub log_filter: String,
 }
@@ -171,6 +174,7 @@ impl Config {
             request_timeout: duration("request_timeout", &mut settings)?,
             timeout: plugin_terms.timeout_max,
             plugin_terms,
+            outbound_authorities: files::outbound_authorities(&mut settings)?,
             log_format: check_log_format(&mut settings)?,
             log_filter: settings.take("log").unwrap_or_else(|| "info".into()),
         };

@@ -19,7 +19,7 @@ pub enum ConfigError {
 /// dashes.
 type Setting = (&'static str, &'static str, fn(&mut Cli) -> &mut Option<String>);
 
-const SETTINGS: [Setting; 27] = [
+const SETTINGS: [Setting; 28] = [
     ("http_port", "HTTP_PORT, SERVICE_PORT", |cli| &mut cli.http_port),
     ("cluster_port", "CLUSTER_PORT", |cli| &mut cli.cluster_port),
     ("admin_port", "ADMIN_PORT", |cli| &mut cli.admin_port),
@@ -40,6 +40,7 @@ const SETTINGS: [Setting; 27] = [
     ("tls_key", "MESHAGE_TLS_KEY", |cli| &mut cli.tls_key),
     ("token_file", "MESHAGE_TOKEN_FILE", |cli| &mut cli.token_file),
     ("trusted_keys", "MESHAGE_TRUSTED_KEYS", |cli| &mut cli.trusted_keys),
+    ("outbound_ca", "MESHAGE_OUTBOUND_CA", |cli| &mut cli.outbound_ca),
     ("allowed_origins", "MESHAGE_ALLOWED_ORIGINS", |cli| &mut cli.allowed_origins),
     ("max_body", "MESHAGE_MAX_BODY", |cli| &mut cli.max_body),
     ("max_connections", "MESHAGE_MAX_CONNECTIONS", |cli| &mut cli.max_connections),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::Dispatcher;
-use crate::message::{Answer, Fault, Message};
+use crate::message::{Answer, Message};
 
 /// Candidates that run one broadcast at the same time; in a larger mesh the others follow as these
 /// answer. Bounds what a single request can set in motion.
@@ -16,13 +16,13 @@ impl Dispatcher {
     /// Runs a message on every candidate; their answers come ordered by node id, each as soon as those before it are there.
     ///
     /// # Errors
-    /// If there is no candidate.
+    /// The only answer there is, if there is no candidate.
     pub fn broadcast(
         &self,
         message: &Arc<Message>,
         deadline: Instant,
-    ) -> Result<impl Stream<Item = Answer> + Send, Fault> {
-        let route = self.route(message)?;
+    ) -> Result<impl Stream<Item = Answer> + Send, Answer> {
+        let route = self.route(message).map_err(|fault| self.no_route(message, fault))?;
         let candidates = 0..route.candidates.len();
         let calls = candidates.map(move |index| {
             let route = route.clone();

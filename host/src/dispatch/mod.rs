@@ -90,14 +90,14 @@ impl Dispatcher {
     pub async fn send(&self, message: &Arc<Message>, deadline: Instant) -> Answer {
         let route = match self.route(message) {
             Ok(route) => route,
-            Err(fault) => return Answer { node: self.self_id.clone(), outcome: Err(fault) },
+            Err(fault) => return self.no_route(message, fault),
         };
         self.retries.earn();
         let key = message.partition_key.as_str();
         // There is an owner: a stream without candidates has no route.
         let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
         let tried = self.run_on(&route, &route.candidates[owner], message, deadline).await;
-        match after(&tried.answer.outcome, message) {
+        match after(&tried.answer.outcome, tried.answer.may_run_twice) {
             Next::Stop => tried.answer,
             Next::TryNextInRank => self.send_down_the_ranking(&route, message, deadline, tried).await,
         }
@@ -130,7 +130,7 @@ impl Dispatcher {
                 lost = Some(answer);
             }
             Tried { answer, was_sent } = self.run_on(route, candidate, message, deadline).await;
-            if after(&answer.outcome, message) == Next::Stop {
+            if after(&answer.outcome, answer.may_run_twice) == Next::Stop {
                 return answer;
             }
         }
@@ -147,6 +147,12 @@ impl Dispatcher {
         if let Some(messages) = self.failovers.note((node.clone(), because), Instant::now()) {
             info!(%node, because, messages, stream = %message.stream, "messages go on to the next in rank");
         }
+    }
+
+    /// The answer to a message for which there is no route: nothing of it ran.
+    fn no_route(&self, message: &Message, fault: Fault) -> Answer {
+        let may_run_twice = message.may_run_twice(false);
+        Answer { node: self.self_id.clone(), outcome: Err(fault), may_run_twice }
     }
 
     fn route(&self, message: &Message) -> Result<Arc<StreamRoute>, Fault> {
@@ -182,6 +188,7 @@ impl Dispatcher {
             }
         };
         route.metrics.record(metric, &outcome, began.elapsed());
-        Tried { answer: Answer { node: candidate.node_id.clone(), outcome }, was_sent }
+        let may_run_twice = message.may_run_twice(route.takes_idempotency_keys);
+        Tried { answer: Answer { node: candidate.node_id.clone(), outcome, may_run_twice }, was_sent }
     }
 }

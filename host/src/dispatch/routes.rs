@@ -21,6 +21,8 @@ pub(super) struct StreamRoute {
     pub(super) candidates: Vec<Candidate>,
     /// This node, while it is leaving: better than nobody, when the others cannot be reached.
     pub(super) last_resort: Option<Candidate>,
+    /// On every candidate: it is not known which of them ran what was lost.
+    pub(super) takes_idempotency_keys: bool,
     pub(super) metrics: Arc<StreamMetrics>,
     /// What replies of other nodes take.
     pub(super) reply_expected: Arc<Expected>,
@@ -67,10 +69,15 @@ impl Routes {
                     Some(route) => (route.metrics.clone(), route.reply_expected.clone()),
                     None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
+                let offers = |node: &&Node| node.streams.get(stream).is_some_and(|offer| offer.takes_idempotency_keys);
+                let takes_idempotency_keys = nodes.iter().all(offers);
                 let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
                 let last_resort = leaving.filter(|own| own.streams.contains_key(stream));
                 let last_resort = last_resort.and_then(|own| candidate(own, view, peers));
-                (stream.clone(), Arc::new(StreamRoute { candidates, last_resort, metrics, reply_expected }))
+                (
+                    stream.clone(),
+                    Arc::new(StreamRoute { candidates, last_resort, takes_idempotency_keys, metrics, reply_expected }),
+                )
             })
             .filter(|(_, route): &(_, Arc<StreamRoute>)| !route.candidates.is_empty())
             .collect();

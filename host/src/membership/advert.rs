@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::view::{Node, NodeState};
-use crate::message::{Digest, NodeId, StreamName};
+use crate::message::{Digest, NodeId, Offer, StreamName};
 
 const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
 const STREAM_PREFIX: &str = "stream:";
+
+/// What may follow the digest of a stream, behind a space. Other words are those of later versions.
+const IDEMPOTENCY_KEYS: &str = "idempotency-keys";
 
 /// What to gossip for this node. Its id, generation and cluster address are chitchat's own.
 pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
@@ -18,8 +21,7 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
         NodeState::Ready => "ready",
         NodeState::Leaving => "leaving",
     };
-    let streams =
-        node.streams.iter().map(|(stream, digest)| (format!("{STREAM_PREFIX}{stream}"), digest.as_str().to_owned()));
+    let streams = node.streams.iter().map(|(stream, offer)| (format!("{STREAM_PREFIX}{stream}"), write_offer(offer)));
     [(STATE.to_owned(), state.to_owned()), (HTTP_ADDR.to_owned(), node.http_addr.to_string())]
         .into_iter()
         .chain(streams)
@@ -50,12 +52,24 @@ pub(super) fn from_key_values<'a>(
             _ => {
                 let stream = key.strip_prefix(STREAM_PREFIX).map(StreamName::try_from);
                 if let Some(Ok(stream)) = stream {
-                    streams.insert(stream, Digest::from_text(value));
+                    streams.insert(stream, read_offer(value));
                 }
             }
         }
     }
     Some(Node { node_id, generation, state: state?, http_addr: http_addr?, cluster_addr, streams })
+}
+
+fn write_offer(offer: &Offer) -> String {
+    let mut words = vec![offer.digest.as_str()];
+    words.extend(offer.takes_idempotency_keys.then_some(IDEMPOTENCY_KEYS));
+    words.join(" ")
+}
+
+fn read_offer(text: &str) -> Offer {
+    let (digest, words) = text.split_once(' ').unwrap_or((text, ""));
+    let takes_idempotency_keys = words.split(' ').any(|word| word == IDEMPOTENCY_KEYS);
+    Offer { digest: Digest::from_text(digest), takes_idempotency_keys }
 }
 
 #[cfg(test)]
@@ -74,6 +88,14 @@ mod tests {
             let node = node("a", 7, state, &["echo", "orders"]);
             assert_eq!(read(&to_key_values(&node)), Some(node));
         }
+    }
+
+    #[test]
+    fn what_later_versions_say_of_a_stream_is_skipped() {
+        let offer = read_offer("abc stateful:7 idempotency-keys");
+        assert_eq!((offer.digest.as_str(), offer.takes_idempotency_keys), ("abc", true));
+        assert_eq!(write_offer(&offer), "abc idempotency-keys");
+        assert_eq!(write_offer(&read_offer("abc other-words")), "abc");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Digest, NodeId, StreamName};
+use crate::message::{NodeId, Offer, StreamName};
 
 /// What one node believes: the live nodes, itself included, by node id. An immutable snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct Node {
     pub state: NodeState,
     pub http_addr: SocketAddr,
     pub cluster_addr: SocketAddr,
-    pub streams: BTreeMap<StreamName, Digest>,
+    pub streams: BTreeMap<StreamName, Offer>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,11 @@ pub(super) fn elder<'a>(own: &Node, heard: &'a [Node]) -> Option<&'a Node> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::message::Digest;
+
+    pub(crate) fn offer(digest: &str) -> Offer {
+        Offer { digest: Digest::from_text(digest), takes_idempotency_keys: false }
+    }
 
     pub(crate) fn node(id: &str, generation: u64, state: NodeState, streams: &[&str]) -> Node {
         Node {
@@ -131,10 +136,7 @@ pub(crate) mod tests {
             state,
             http_addr: ([127, 0, 0, 1], 8080).into(),
             cluster_addr: ([127, 0, 0, 1], 9742).into(),
-            streams: streams
-                .iter()
-                .map(|name| (StreamName::try_from(*name).unwrap(), Digest::from_text("d")))
-                .collect(),
+            streams: streams.iter().map(|name| (StreamName::try_from(*name).unwrap(), offer("d"))).collect(),
         }
     }
 

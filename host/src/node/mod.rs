@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::counter;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -238,7 +238,8 @@ impl Running {
     /// plugins directory has.
     async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
         let data_dir = config.data_dir.clone();
-        let engine = tokio::task::spawn_blocking(move || Engine::new(data_dir.as_deref())).await??;
+        let authorities = config.outbound_authorities.clone();
+        let engine = spawn_blocking(move || Engine::new(data_dir.as_deref(), &authorities)).await??;
         let PluginTerms { timeout_max, trusted_keys } = config.plugin_terms.clone();
         let loader = Loader { engine: engine.clone(), timeout_max, trusted_keys };
         let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::withdrawals::{Withdrawal, Withdrawals};
 use crate::bodies::{Bodies, Expected, NoRoom};
-use crate::message::{Digest, Fault, Message, Outcome, Refusal, StreamName};
+use crate::message::{Digest, Fault, Message, Offer, Outcome, Refusal, StreamName};
 use crate::runtime::Handler;
 
 /// Every plugin of the node, and what failed to become one.
@@ -23,8 +23,8 @@ pub struct Catalog {
     replaced: Mutex<Vec<Weak<Plugin>>>,
 }
 
-/// The streams that this node offers, with the version of each.
-pub type Offers = BTreeMap<StreamName, Digest>;
+/// The streams that this node offers.
+pub type Offers = BTreeMap<StreamName, Offer>;
 
 #[derive(Default, Clone)]
 struct Snapshot {
@@ -46,6 +46,13 @@ pub struct Plugin {
     pub handler: Handler,
     /// What its replies take.
     pub reply_expected: Expected,
+}
+
+impl Plugin {
+    fn offer(&self) -> Offer {
+        let takes_idempotency_keys = self.handler.limits().takes_idempotency_keys;
+        Offer { digest: self.digest.clone(), takes_idempotency_keys }
+    }
 }
 
 /// A file that did not become a plugin. An older version of it may run on.
@@ -142,7 +149,7 @@ impl Catalog {
             .plugins
             .iter()
             .filter(|(stream, _)| !snapshot.withdrawn.contains(stream))
-            .map(|(stream, plugin)| (stream.clone(), plugin.digest.clone()))
+            .map(|(stream, plugin)| (stream.clone(), plugin.offer()))
             .collect();
         self.snapshot.store(Arc::new(snapshot));
         self.offers.send_if_modified(|published| {

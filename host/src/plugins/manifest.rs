@@ -7,7 +7,7 @@ use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 use toml::Value;
 
-use crate::message::CONNECTION_HEADERS;
+use crate::message::{CONNECTION_HEADERS, IDEMPOTENCY_KEY};
 use crate::runtime::{Instances, Limits};
 
 /// What 32-bit memory can be.
@@ -32,8 +32,7 @@ pub enum ManifestError {
     Value { key: String, value: String, expected: String },
 }
 
-const KEYS: &str =
-    "headers, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
+const KEYS: &str = "headers, idempotency_keys, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
 
 /// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was asked waits
 /// no longer.
@@ -52,6 +51,7 @@ pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, Manife
         let entry = Entry { key, value };
         match key.as_str() {
             "headers" => limits.headers = entry.list("a list of names, such as [\"authorization\"]", header_name)?,
+            "idempotency_keys" => limits.takes_idempotency_keys = entry.is_true()?,
             "timeout_ms" => limits.timeout = entry.timeout(timeout_max)?,
             "memory_mb" => limits.memory_bytes_max = (entry.integer(1, MEMORY_MB_MAX, "MiB")? as usize) << 20,
             "concurrency" => limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize,
@@ -65,6 +65,9 @@ pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, Manife
             }
             _ => return Err(ManifestError::Key(key.clone())),
         }
+    }
+    if limits.takes_idempotency_keys && !limits.headers.contains(&IDEMPOTENCY_KEY) {
+        limits.headers.push(IDEMPOTENCY_KEY);
     }
     limits.instances = match (fresh, calls_max) {
         (true, None) => Instances::Fresh,
@@ -104,6 +107,10 @@ impl Entry<'_> {
         let max_ms = u64::try_from(max.as_millis()).unwrap_or(u64::MAX);
         let timeout_ms = self.integer(1, max_ms, "milliseconds (at most the node's --timeout)")?;
         Ok(Duration::from_millis(timeout_ms))
+    }
+
+    fn is_true(&self) -> Result<bool, ManifestError> {
+        self.value.as_bool().ok_or_else(|| self.error(self.value, "true or false"))
     }
 
     fn is_fresh(&self) -> Result<bool, ManifestError> {
@@ -191,6 +198,7 @@ mod tests {
         let limits = read(
             r#"
             headers = ["Authorization"]
+            idempotency_keys = true
             timeout_ms = 5000
             memory_mb = 8
             concurrency = 2
@@ -202,7 +210,8 @@ mod tests {
             "#,
         );
         let expected = Limits {
-            headers: vec![AUTHORIZATION],
+            headers: vec![AUTHORIZATION, IDEMPOTENCY_KEY],
+            takes_idempotency_keys: true,
             timeout: Duration::from_secs(5),
             memory_bytes_max: 8 << 20,
             concurrency: 2,
@@ -237,6 +246,7 @@ mod tests {
             "headers = [\"Content-Type\"]",
             "headers = \"Content-Type\": expected other headers than this, which every handler sees",
         );
+        check_error("idempotency_keys = 1", "idempotency_keys = 1: expected true or false");
         check_error("instances = \"new\"", "instances = \"new\": expected \"reuse\" or \"fresh\"");
         check_error(
             "instances = \"fresh\"\nmax_calls_per_instance = 2",

@@ -24,12 +24,17 @@ pub(super) const EXPORT: &str = "meshage:mesh/message-handler@0.1.0";
 /// The largest set of reply headers, names and values together: what common clients accept at most.
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// The headers that a handler may see: `content-type`, and those that its manifest names. A value
-/// that is not UTF-8 cannot be shown to it.
-pub(super) fn visible_headers<'a>(message: &'a Message, declared: &[HeaderName]) -> Vec<(&'a str, &'a str)> {
+/// The headers that a handler may see: `content-type`, and those that its manifest names.
+///
+/// # Errors
+/// The name of one whose value is not UTF-8: a handler cannot be shown it, and must not miss it.
+pub(super) fn visible_headers<'a>(
+    message: &'a Message,
+    declared: &[HeaderName],
+) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
     // In one pass: a request has few headers, and looking one up takes longer than reading past some.
     let visible = message.headers.iter().filter(|(name, _)| **name == header::CONTENT_TYPE || declared.contains(name));
-    visible.filter_map(|(name, value)| Some((name.as_str(), std::str::from_utf8(value.as_bytes()).ok()?))).collect()
+    visible.map(|(name, value)| Ok((name.as_str(), std::str::from_utf8(value.as_bytes()).map_err(|_| name)?))).collect()
 }
 
 /// Headers of one reply; clients accept about a hundred.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metrics::counter;
+use rustls::pki_types::TrustAnchor;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use wasmtime::component::{HasSelf, Linker};
@@ -19,6 +20,7 @@ use super::compile_turns::CompileTurns;
 use super::instance::HostState;
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use super::outbound;
+use super::outbound_tls::OutboundTls;
 use super::pool::Pools;
 use super::turns::Turns;
 use crate::telemetry::names;
@@ -46,6 +48,7 @@ pub struct Engine {
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
+    pub(super) outbound_tls: OutboundTls,
     /// One of its threads has ended.
     ended: CancellationToken,
 }
@@ -62,11 +65,12 @@ impl Engine {
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
-    pub fn new(data_dir: Option<&Path>) -> Result<Self, EngineError> {
+    /// Guests trust `authorities`, besides those that browsers trust.
+    pub fn new(data_dir: Option<&Path>, authorities: &[TrustAnchor<'static>]) -> Result<Self, EngineError> {
         let opened =
             data_dir.ok_or_else(|| "there is no home directory, and so no default".to_owned()).and_then(open_cache);
         match opened {
-            Ok((cache, turns)) => Self::start(Some(cache), turns),
+            Ok((cache, turns)) => Self::start(Some(cache), turns, authorities),
             Err(error) => {
                 let directory = data_dir.map(|directory| directory.display().to_string());
                 warn!(
@@ -75,7 +79,7 @@ impl Engine {
                     error,
                     "there is no compile cache: each start compiles every plugin; set --data-dir to a directory that can be written"
                 );
-                Self::without_cache()
+                Self::start(None, CompileTurns::default(), authorities)
             }
         }
     }
@@ -85,10 +89,14 @@ impl Engine {
     /// # Errors
     /// If the machine cannot run compiled code.
     pub fn without_cache() -> Result<Self, EngineError> {
-        Self::start(None, CompileTurns::default())
+        Self::start(None, CompileTurns::default(), &[])
     }
 
-    fn start(cache: Option<Cache>, compile_turns: CompileTurns) -> Result<Self, EngineError> {
+    fn start(
+        cache: Option<Cache>,
+        compile_turns: CompileTurns,
+        authorities: &[TrustAnchor<'static>],
+    ) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
 
         // The pool reserves terabytes of address space. Where those are not to be had (a limit on
@@ -106,11 +114,22 @@ impl Engine {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
         outbound::add_to_linker(&mut linker).map_err(start_error)?;
         logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
-        let thread_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
+        let other_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
+        let outbound_tls = OutboundTls::new(authorities).map_err(|error| other_error(&error))?;
         let ended = CancellationToken::new();
-        let clock = Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| thread_error(&error))?;
-        let pools = Pools::start(ended.clone()).map_err(|error| thread_error(&error))?;
-        Ok(Self { wasmtime, linker: Arc::new(linker), cache, compile_turns, pools, clock, turns: Turns::new(), ended })
+        let clock = Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| other_error(&error))?;
+        let pools = Pools::start(ended.clone()).map_err(|error| other_error(&error))?;
+        Ok(Self {
+            wasmtime,
+            linker: Arc::new(linker),
+            cache,
+            compile_turns,
+            pools,
+            clock,
+            turns: Turns::new(),
+            outbound_tls,
+            ended,
+        })
     }
 
     /// Resolves when one of its threads has ended, which is a bug: without its clock no guest could be stopped.

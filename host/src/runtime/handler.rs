@@ -16,7 +16,9 @@ use super::instance::{HostState, Instance, Interrupted, Stopped};
 use super::limits::Limits;
 use super::outbound::Grant;
 use super::pool::Pool;
-use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, cut};
+use crate::message::{
+    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, cut,
+};
 use crate::telemetry::PluginMetrics;
 
 /// A guest's backtrace in the log: twenty frames, whose names are the guest's to choose.
@@ -51,7 +53,7 @@ impl Handler {
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
-            grant: Arc::new(Grant::new(stream.clone(), limits.allowed_hosts.clone())),
+            grant: Arc::new(Grant::new(stream.clone(), limits.allowed_hosts.clone(), engine.outbound_tls.clone())),
             stream,
             pre,
             pool: engine.pools.new_pool(),
@@ -110,6 +112,10 @@ impl Handler {
     }
 
     async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
+        let headers = bindings::visible_headers(message, &self.limits.headers).map_err(|name| {
+            let text = format!("the header {name:?} is not UTF-8 text, which is what handlers are given; encode it");
+            Ended::Fault(Fault::Failure(Failure { kind: FailureKind::Invalid, text }))
+        })?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.metrics.calls.increment(1);
         self.engine.clock.note_call();
@@ -117,7 +123,7 @@ impl Handler {
             Some(instance) => instance,
             None => self.instance(deadline).await.map_err(|stopped| self.ended(message, &stopped))?,
         };
-        let result = instance.call(&self.engine, message, &self.limits, deadline).await;
+        let result = instance.call(&self.engine, message, &headers, deadline).await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.is_worn(&self.limits) {
             self.pool.put(instance);

@@ -117,7 +117,7 @@ impl Instance {
         &mut self,
         engine: &Engine,
         message: &Message,
-        limits: &Limits,
+        headers: &[(&str, &str)],
         deadline: Instant,
     ) -> Result<Result<wit::Reply, wit::Failure>, Stopped> {
         self.calls += 1;
@@ -125,7 +125,6 @@ impl Instance {
         state.begin(message.id, deadline);
         self.store.set_epoch_deadline(1);
 
-        let headers = bindings::visible_headers(message, &limits.headers);
         let mut id = Uuid::encode_buffer();
         let argument = wit::Message {
             id: message.id.as_hyphenated().encode_lower(&mut id),
@@ -133,7 +132,7 @@ impl Instance {
             partition_key: message.partition_key.as_str(),
             method: message.method.as_str(),
             query: &message.query,
-            headers: &headers,
+            headers,
             body: &message.body,
         };
         let guest = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument);

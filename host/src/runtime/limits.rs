@@ -26,6 +26,8 @@ pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 pub struct Limits {
     /// Request headers that the handler may see, besides `content-type`.
     pub headers: Vec<HeaderName>,
+    /// It takes care of `Idempotency-Key` itself, and so sees the header, too.
+    pub takes_idempotency_keys: bool,
     /// One call, from its acceptance to its reply, waiting included.
     pub timeout: Duration,
     /// Linear memories of one instance together, in bytes.
@@ -65,6 +67,7 @@ impl Limits {
     pub fn with_timeout(timeout: Duration) -> Self {
         Self {
             headers: Vec::new(),
+            takes_idempotency_keys: false,
             timeout,
             memory_bytes_max: Self::MEMORY_BYTES_MAX,
             concurrency: Self::CONCURRENCY,

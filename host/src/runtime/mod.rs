@@ -12,6 +12,7 @@ mod handler;
 mod instance;
 mod limits;
 mod outbound;
+mod outbound_tls;
 mod pool;
 mod turns;
 

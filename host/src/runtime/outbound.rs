@@ -22,6 +22,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks, WasiHttpView, default_send_request,
 };
 
+use super::outbound_tls::OutboundTls;
 use crate::message::StreamName;
 
 /// Requests of one plugin under way at once; a further one is refused.
@@ -83,14 +84,15 @@ impl std::fmt::Display for AllowedHost {
 pub(super) struct Grant {
     stream: StreamName,
     allowed: Vec<AllowedHost>,
+    tls: OutboundTls,
     running: Arc<Semaphore>,
     /// Those that were denied, and told.
     denied: Mutex<BTreeSet<String>>,
 }
 
 impl Grant {
-    pub(super) fn new(stream: StreamName, allowed: Vec<AllowedHost>) -> Self {
-        Self { stream, allowed, running: Arc::new(Semaphore::new(REQUESTS_MAX)), denied: Mutex::default() }
+    pub(super) fn new(stream: StreamName, allowed: Vec<AllowedHost>, tls: OutboundTls) -> Self {
+        Self { stream, allowed, tls, running: Arc::new(Semaphore::new(REQUESTS_MAX)), denied: Mutex::default() }
     }
 
     /// Says of a host that the handler may not ask it, once: its author may have forgotten to name it.
@@ -187,18 +189,31 @@ impl WasiHttpHooks for Outbound {
         let mut options = options.unwrap_or_default();
         options.connect_timeout = Some(options.connect_timeout.unwrap_or(CONNECT_MAX).min(CONNECT_MAX));
         let request = request.map(|body| bounded(body, || Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))));
+        let is_https = request.uri().scheme() == Some(&uri::Scheme::HTTPS);
+        let grant = self.grant.clone();
         Box::new(async move {
-            let sent = timeout_at(deadline, default_send_request(request, Some(options)));
-            let (response, connection) = sent.await.map_err(|_| Error::HttpResponseTimeout)??;
+            let sending = async {
+                if is_https {
+                    let (response, connection) = grant.tls.send(request, options).await?;
+                    return Ok((response.map(bounded_response), connection));
+                }
+                let (response, connection) = default_send_request(request, Some(options)).await?;
+                Ok((response.map(bounded_response), Box::new(connection) as Connection))
+            };
+            let sent: Result<_, Error> = timeout_at(deadline, sending).await.unwrap_or(Err(Error::HttpResponseTimeout));
+            let (response, connection) = sent?;
             let connection: Connection = Box::new(async move {
                 let _place = place;
-                timeout_at(deadline, connection).await.map_err(|_| Error::HttpResponseTimeout)?
+                let driven = timeout_at(deadline, Box::into_pin(connection)).await;
+                driven.unwrap_or(Err(Error::HttpResponseTimeout))
             });
-            let response =
-                response.map(|body| bounded(body, || Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64))));
             Ok((response, connection))
         })
     }
+}
+
+fn bounded_response<B: Body<Data = Bytes, Error = Error> + Send + 'static>(body: B) -> WasiBody {
+    bounded(body, || Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64)))
 }
 
 /// A body that ends with an error past its limit.
@@ -217,7 +232,11 @@ mod tests {
 
     #[track_caller]
     fn check(allowed: &str, uri: &str, expected: bool) {
-        let grant = Grant::new(StreamName::try_from("s").unwrap(), vec![allowed.parse().unwrap()]);
+        let grant = Grant::new(
+            StreamName::try_from("s").unwrap(),
+            vec![allowed.parse().unwrap()],
+            OutboundTls::new(&[]).unwrap(),
+        );
         assert_eq!(grant.allows(&uri.parse().unwrap()), expected, "{allowed} {uri}");
     }
 

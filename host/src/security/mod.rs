@@ -1,5 +1,6 @@
 //! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
 
+mod authorities;
 mod peer_tls;
 mod pem;
 mod private_file;
@@ -10,6 +11,7 @@ mod signatures;
 mod sites;
 mod tokens;
 
+pub use authorities::read_authorities;
 pub use peer_tls::{PeerCertificates, PeerTls};
 pub use pem::{PemError, TlsError};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};

@@ -92,7 +92,8 @@ impl Logs {
 fn parse(filter: &str) -> Result<EnvFilter, BadFilter> {
     let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
     // A lone word that is no level would be taken for a target, and everything else be silent.
-    let is_directive = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let is_directive = |part: &str| part.contains(['=', '[']) || is_level(part);
     if !directives.iter().all(|part| is_directive(part)) {
         return Err(BadFilter);
     }
