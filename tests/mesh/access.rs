@@ -68,7 +68,7 @@ async fn with_a_token_file_a_token_is_needed() {
     put(&file, SECOND);
     until(|| async { status_with(&node, FIRST).await == 401 }).await;
     put(&file, "short");
-    let told = node.log_line(r#""event":"files-wrong""#).await;
+    let told = node.event("files-wrong").await;
     assert!(
         told.contains("the tokens stay as they are") && told.contains("line 1") && !told.contains("short"),
         "{told}"

@@ -51,9 +51,9 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
     assert!(failed.len() <= in_flight_max, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
     assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");
-    let told = nodes[0].log_line("messages go on to the next in rank").await;
+    let told = nodes[0].event("failover").await;
     assert!(told.contains(r#""node":"n3""#) && told.contains(r#""because":"#), "{told}");
-    nodes[0].log_line("breaker changed").await;
+    nodes[0].event("breaker-changed").await;
 }
 
 #[tokio::test]

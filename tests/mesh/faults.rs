@@ -61,7 +61,7 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
         // What the guest said of its panic, and where it was, by the names of its functions.
         let said = node.log_line("told to panic: the-reason").await;
         assert!(said.contains(r#""stream":"fickle""#) && said.contains("message_id"), "{said}");
-        let crash = node.log_line("a handler crashed").await;
+        let crash = node.event("handler-crashed").await;
         assert!(crash.contains("message-handler@0.1.0#handle"), "no backtrace: {crash}");
     }
 }
@@ -75,7 +75,7 @@ async fn a_failure_tells_its_beginning_however_long_it_is() {
             nodes[0].put(&format!("/api/fickle/{key}?fail_bytes=2000000")).send().await.problem(409, "conflict");
         assert_eq!(problem["detail"], "é".repeat(4096));
     }
-    assert_eq!(nodes[0].log_lines("peer connection lost"), 0);
+    assert_eq!(nodes[0].events("peer-connection-lost"), 0);
 }
 
 #[tokio::test]
@@ -154,27 +154,36 @@ async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
 #[tokio::test]
 async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_rank() {
     let gate = Gate::new().await;
-    let plugins = [(); 2].map(|()| Plugins::usual().with_file("fickle.toml", gate.manifest()));
+    let careful = format!("idempotency_keys = true\n{}", gate.manifest());
+    let plugins = [(); 2].map(|()| {
+        let plugins = Plugins::usual().with_file("fickle.toml", gate.manifest());
+        plugins.with("careful", "fickle").with_file("careful.toml", &careful)
+    });
     let mut nodes = mesh_of(&plugins).await;
     let key = nodes[0].key_owned_by("fickle", "n2").await;
     let mut victim = nodes.pop().unwrap();
     let survivor = &nodes[0];
-    let path = format!("/api/fickle/{key}?{}", gate.act());
-    let running = survivor.post(&path).send();
-    // The same, but from clients that say that it may be done twice.
-    let put = survivor.put(&path).send();
-    let with_key = survivor.post(&path).header("idempotency-key", "a1").send();
+    let path = |stream: &str| format!("/api/{stream}/{key}?{}", gate.act());
+    let running = survivor.post(&path("fickle")).send();
+    // The same, but by a method of which twice is as once; and with a key, of which somebody takes care or nobody.
+    let put = survivor.put(&path("fickle")).send();
+    let with_key = survivor.post(&path("fickle")).header("idempotency-key", "a1").send();
+    let cared_for = survivor.post(&path("careful")).header("idempotency-key", "a1").send();
     let killed = async {
-        gate.wait_for(3).await;
+        gate.wait_for(4).await;
         victim.kill().await;
         gate.open();
     };
-    let (lost, put, with_key, ()) = tokio::join!(running, put, with_key, killed);
-    for answer in [put, with_key] {
+    let (lost, put, with_key, cared_for, ()) = tokio::join!(running, put, with_key, cared_for, killed);
+    for answer in [put, cared_for] {
         answer.ok();
         assert_eq!(answer.node(), "n1");
     }
-    assert_eq!(lost.problem(502, "lost")["retryable"], false);
+    for answer in [lost, with_key] {
+        assert_eq!(answer.problem(502, "lost")["retryable"], false);
+    }
+    let seen = survivor.post("/api/careful/1?headers").header("idempotency-key", "a1").send().await;
+    assert_eq!(seen.ok(), "idempotency-key: a1");
     // Nobody waits for gossip: the port refuses, and the next in rank answers.
     for _ in 0..20 {
         let answer = survivor.post(&format!("/api/fickle/{key}")).send().await;
@@ -182,7 +191,7 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
         assert_eq!(answer.node(), "n1");
     }
     until(|| async { survivor.view().await.len() == 1 }).await;
-    survivor.log_line("node gone").await;
+    survivor.event("node-gone").await;
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
 #[tokio::test]
 async fn without_address_space_for_a_pool_a_node_warns_and_serves_all_the_same() {
     let node = Setup::new(Plugins::usual()).address_space_kb_max(ADDRESS_SPACE_KB).ready().await;
-    node.log_line("there can be no pool of instances").await;
+    node.event("no-instance-pool").await;
     node.post("/api/echo/1").json("{}").send().await.ok();
     // An instance is reused, and is not when it has crashed or was stopped at a limit.
     assert_eq!([calls(&node).await, calls(&node).await], [1, 2]);

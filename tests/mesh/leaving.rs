@@ -105,7 +105,7 @@ async fn what_peers_have_sent_is_finished_too() {
         gate.wait_for(1).await;
         leaver.signal(Signal::TERM);
         // It has waited for its peers to part as long as it does.
-        leaver.log_line("refusing what is new").await;
+        leaver.event("refusing").await;
         gate.open();
     };
     let (answer, ()) = tokio::join!(request.send(), leaving);

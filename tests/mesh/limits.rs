@@ -70,13 +70,13 @@ async fn each_limit_is_named_and_hurts_nobody_else() {
 #[tokio::test]
 async fn what_it_was_doing_is_in_the_log_by_the_names_of_its_functions() {
     let node = start("n1", &[]).await;
-    for (act, function, line) in [
-        ("spin", "message-handler@0.1.0#handle", "stopped a handler that ran into its deadline"),
-        ("recurse", "recurse", "a handler was stopped at a limit"),
-        ("panic=on-purpose", "rust_panic", "a handler crashed"),
+    for (act, function, event) in [
+        ("spin", "message-handler@0.1.0#handle", "handler-interrupted"),
+        ("recurse", "recurse", "handler-limit"),
+        ("panic=on-purpose", "rust_panic", "handler-crashed"),
     ] {
         let answer = node.post(&format!("/api/slow/1?{act}")).send().await;
-        let logged: Value = serde_json::from_str(&node.log_line(line).await).unwrap();
+        let logged: Value = serde_json::from_str(&node.event(event).await).unwrap();
         let backtrace = logged["error"].as_str().unwrap();
         assert!(backtrace.contains(function), "{function} is not in the backtrace: {backtrace}");
         // What the caller has leads to it.
@@ -104,7 +104,7 @@ async fn a_message_whose_turn_does_not_come_did_not_run() {
 async fn a_flood_of_log_entries_is_cut_off_and_the_log_says_so() {
     let node = Setup::new(Plugins::usual()).ready().await;
     node.post("/api/fickle/1?log_lines=100000").send().await.ok();
-    node.log_line("a handler logged more than 65536 bytes in one call").await;
+    node.event("guest-log-cut-off").await;
     node.post("/api/fickle/1?log=the-next-call").send().await.ok();
     node.log_line("told to log: the-next-call").await;
     let lines = node.log_lines("told to log line");

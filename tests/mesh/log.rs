@@ -25,14 +25,14 @@ async fn who_does_not_read_the_log_stops_nobody() {
     }
     assert_eq!(node.admin("/readyz").await.status, 200);
     node.read_log(true);
-    let told = node.log_line("log-dropped").await;
+    let told = node.event("log-dropped").await;
     assert!(told.contains("lines were dropped"), "{told}");
     // There is room again, and a graceful end loses nothing.
     node.post("/api/fickle/1?log=the-last-call").send().await.ok();
     node.signal(Signal::TERM);
     assert_eq!(node.ended().await.code(), Some(0));
     node.log_line("the-last-call").await;
-    node.log_line(r#""message":"left""#).await;
+    node.event("left").await;
 }
 
 #[tokio::test]
@@ -69,7 +69,31 @@ async fn a_wrong_start_is_told_in_the_format_of_the_log() {
 }
 
 #[tokio::test]
+async fn what_a_filter_hides_takes_nothing_from_what_a_handler_may_log() {
+    let node = Setup::new(Plugins::usual()).flag("--log", "info,guest=warn").ready().await;
+    // Thousands of lines at info, which nobody sees, and then one that somebody should.
+    node.post("/api/fickle/1?log_lines_then_warn=2000").send().await.ok();
+    node.log_line("told to warn").await;
+    assert_eq!(node.log_lines("told to log line"), 0);
+    assert_eq!(node.events("guest-log-cut-off"), 0);
+    // How a handler crashed belongs to the entry that says that it did.
+    node.post("/api/fickle/1?panic=the-reason").send().await.problem(500, "crashed");
+    let crash = node.event("handler-crashed").await;
+    assert!(crash.contains("told to panic: the-reason"), "{crash}");
+}
+
+#[tokio::test]
+async fn what_a_guest_logs_cannot_deceive_who_reads_it() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    node.post("/api/fickle/1?log_body").body("a\u{0}\u{202e}\u{1b}[31mb\u{7f}\n").send().await.ok();
+    let line = node.log_line("told to log the body").await;
+    assert!(line.chars().all(|letter| !letter.is_control() && letter != '\u{202e}'), "{line:?}");
+    let entry: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(entry["message"].as_str().unwrap().contains('\u{202e}'), "{entry}");
+}
+
+#[tokio::test]
 async fn a_space_does_not_silence_it() {
     let node = Setup::new(Plugins::usual()).variable("MESHAGE_LOG", "info ").ready().await;
-    node.log_line(r#""message":"ready""#).await;
+    node.event("ready").await;
 }

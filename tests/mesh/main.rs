@@ -14,6 +14,7 @@ mod busy;
 mod failover;
 mod faults;
 mod floods;
+mod greedy_peers;
 mod hot_swap;
 mod http;
 mod instances;

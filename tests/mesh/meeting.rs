@@ -4,7 +4,7 @@ use crate::harness::{Node, Plugins, Setup, until, wait_for_mesh};
 
 /// The line that tells of this event, which must have all of these in it.
 async fn told(node: &Node, event: &str, parts: &[&str]) {
-    let line = node.log_line(&format!(r#""event":"{event}""#)).await;
+    let line = node.event(event).await;
     for part in parts {
         assert!(line.contains(part), "{part:?} is not in {line}");
     }
@@ -74,5 +74,5 @@ async fn a_seed_that_is_well_is_no_problem_and_one_that_is_not_is_told_ever_less
         assert_eq!(looks(because).await, 0, "{because}");
     }
     // The fifth line comes after more than a minute.
-    assert!(second.log_lines(r#""event":"seed-not-resolved""#) < 5, "each look is told");
+    assert!(second.events("seed-not-resolved") < 5, "each look is told");
 }

@@ -92,6 +92,14 @@ async fn each_moves_when_what_it_counts_happens() {
 
     let lost = Setup::new(plugins()).id("n3").secret(&secret).flag("--seeds", "none.invalid:1").start().await;
     moved.by(async {}, &lost, &[r#"meshage_seed_problems_total{because="not-resolved"}"#]).await;
+    // Nobody takes what it logs.
+    lost.wait_until_ready().await;
+    lost.read_log(false);
+    let flooding = until(|| async {
+        post(&lost, "/api/fickle/1?log_lines=2000").await;
+        lost.metric("meshage_log_lines_dropped_total").await > 0
+    });
+    moved.by(flooding, &lost, &["meshage_log_lines_dropped_total"]).await;
     drop(lost);
 
     // Messages run here and there, and some come to nothing.

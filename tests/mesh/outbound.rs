@@ -1,8 +1,15 @@
 //! A handler reaches the hosts that its manifest allows by `wasi:http`, within limits, and has the
 //! environment that it gives.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{Node, Plugins, Setup, until};
 
@@ -34,6 +41,37 @@ async fn server(body_bytes: Option<usize>) -> String {
     addr
 }
 
+/// A server that answers with five bytes over HTTPS, under an authority of its own, whose certificate is in the file.
+async fn https_server(authority_file: &Path) -> String {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(authority_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    let own_key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let own = own.signed_by(&own_key, &Issuer::new(params, key)).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let own_key = PrivateKeyDer::Pkcs8(own_key.serialize_der().into());
+    let config = config.with_no_client_auth().with_single_cert(vec![own.der().clone()], own_key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Who does not trust it ends the handshake.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = [0; 1024];
+            let read = stream.read(&mut head).await.unwrap_or(0);
+            if head[..read].starts_with(b"GET /path HTTP/1.1\r\n") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nxxxxx").await;
+                let _ = stream.flush().await;
+            }
+        }
+    });
+    format!("localhost:{port}")
+}
+
 async fn node(manifest: &str) -> Node {
     Setup::new(Plugins::usual().with_file("fickle.toml", manifest)).ready().await
 }
@@ -48,6 +86,45 @@ async fn an_allowed_host_answers_and_no_other() {
     let named_otherwise = allowed.replace("127.0.0.1", "localhost");
     let denied = node.post(&format!("/api/fickle/1?fetch={named_otherwise}/path")).send().await;
     assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+}
+
+#[tokio::test]
+async fn a_host_under_an_operators_authority_is_trusted_if_the_operator_says_so() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("ca.pem");
+    let host = https_server(&file).await;
+    let setup = || {
+        let manifest = format!("allowed_hosts = [\"{host}\"]\n");
+        Setup::new(Plugins::usual().with_file("fickle.toml", manifest))
+    };
+    let path = format!("/api/fickle/1?fetch=https://{host}/path");
+    let trusting = setup().flag("--outbound-ca", file.to_str().unwrap()).ready().await;
+    assert_eq!(trusting.post(&path).send().await.ok(), "xxxxx");
+    let other = setup().ready().await;
+    let refused = other.post(&path).send().await;
+    assert_eq!(refused.status, 599, "{}", refused.text());
+    assert!(refused.text().contains("Tls"), "{}", refused.text());
+    // The other scheme is another port, and an allowed host is allowed by its port alone.
+    let plain = trusting.post(&format!("/api/fickle/1?fetch={host}/path")).send().await;
+    assert_eq!(plain.status, 599, "{}", plain.text());
+}
+
+#[tokio::test]
+async fn a_host_that_is_denied_is_named_in_the_log_once() {
+    let node = node("").await;
+    for _ in 0..3 {
+        for host in ["one.example:80", "two.example:8080"] {
+            let denied = node.post(&format!("/api/fickle/1?fetch={host}/")).send().await;
+            assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+        }
+    }
+    node.post("/api/fickle/1?log=the-last-call").send().await.ok();
+    node.log_line("the-last-call").await;
+    for host in ["one.example:80", "two.example:8080"] {
+        let told = node.log_line(host).await;
+        assert!(told.contains("host-denied") && told.contains("allowed_hosts"), "{told}");
+    }
+    assert_eq!(node.events("host-denied"), 2);
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ async fn connections_beyond_the_limit_wait_for_room() {
     tokio::pin!(waiting);
     tokio::select! {
         answer = &mut waiting => panic!("there should be no room: {answer:?}"),
-        _ = node.log_line("--max-connections") => {}
+        _ = node.event("connections-full") => {}
     }
     drop(first);
     waiting.await.ok();

@@ -164,7 +164,7 @@ async fn a_peer_that_gossips_but_takes_no_messages_is_served_around() {
         assert_eq!(answer.node(), "n1");
     }
     assert_eq!(nodes[0].view().await["n2"].state, "ready", "gossip is well");
-    nodes[0].log_line("breaker changed").await;
+    nodes[0].event("breaker-changed").await;
     heals(&wire, &nodes).await;
     let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{}").send().await;
     assert_eq!((answer.ok(), answer.node()), (answer.text(), "n2"));

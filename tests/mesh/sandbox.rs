@@ -38,6 +38,24 @@ async fn declared_headers_arrive_even_by_way_of_a_node_that_knows_nothing_of_the
 }
 
 #[tokio::test]
+async fn a_declared_header_that_is_no_text_is_refused_by_its_name() {
+    let plugins = Plugins::usual().with_file("fickle.toml", "headers = [\"x-tenant\"]\n");
+    let first = Setup::new(plugins).id("n1").start().await;
+    let gateway = Setup::new(Plugins::empty()).id("n2").seeds(&[&first]).start().await;
+    wait_for_mesh(&[&first, &gateway]).await;
+    for node in [&first, &gateway] {
+        let mut request = node.post("/api/fickle/1?calls");
+        request.set_header("x-tenant", &[b'a', 0xe4]);
+        let problem = request.send().await.problem(400, "invalid");
+        assert!(problem["detail"].as_str().unwrap().contains("\"x-tenant\" is not UTF-8"), "{problem}");
+        // What the handler does not see does not matter.
+        let mut request = node.post("/api/fickle/1?headers");
+        request.set_header("x-other", &[0xe4]);
+        assert_eq!(request.send().await.ok(), "");
+    }
+}
+
+#[tokio::test]
 async fn a_handler_sees_nothing_of_the_nodes_environment() {
     let node = Setup::new(Plugins::usual()).variable("SECRET", "of the node").ready().await;
     assert_eq!(node.post("/api/fickle/1?environment").send().await.ok(), "");

@@ -203,7 +203,7 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
             Err(error) => println!("{version:?}: {error}"),
         }
     }
-    node.log_line("refused connections to the cluster port").await;
+    node.event("connections-refused").await;
     assert_eq!(node.view().await.len(), 1);
 }
 
@@ -343,7 +343,7 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     for (step, secrets_now) in (1..).zip(steps) {
         for (node, secret) in nodes.iter().zip(&secrets) {
             secret.put(&secrets_now);
-            until(|| async { node.log_lines("the secrets of the mesh have changed") == step }).await;
+            until(|| async { node.events("files-changed") == step }).await;
             traffic.wait_for(100).await;
         }
     }
@@ -358,7 +358,7 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     traffic.none_failed().await;
     // No connection was lost on the way.
     for node in &nodes {
-        assert_eq!(node.log_lines("peer connection lost"), 0);
+        assert_eq!(node.events("peer-connection-lost"), 0);
     }
 }
 
@@ -369,7 +369,7 @@ async fn a_secret_file_that_becomes_wrong_changes_nothing() {
     let nodes = mesh_with(&[&file, &file]).await;
     file.put(&["not a secret".into()]);
     for node in &nodes {
-        let told = node.log_line("the secrets of the mesh stay as they are").await;
+        let told = node.event("files-wrong").await;
         assert!(told.contains("line 1") && !told.contains("not a secret"), "{told}");
     }
     let third = Setup::new(Plugins::usual()).id("n3").secret(&Secret::of(&[secret])).seeds(&[&nodes[0]]).start().await;

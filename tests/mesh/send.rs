@@ -41,14 +41,12 @@ async fn every_method_reaches_the_handler_and_no_other() {
             let answer = nodes[0].request(method.clone(), &path).body("abc").send().await;
             assert_eq!(answer.ok(), format!("{method} {key} 3"));
         }
-        for method in [Method::OPTIONS, Method::TRACE, Method::from_bytes(b"BREW").unwrap()] {
+        for method in [Method::TRACE, Method::from_bytes(b"BREW").unwrap()] {
             let answer = nodes[0].request(method.clone(), &format!("/api/fickle/{key}")).send().await;
             let problem = answer.problem(405, "method-not-allowed");
             assert!(problem["detail"].as_str().unwrap().contains(method.as_str()), "{problem}");
-            assert_eq!(answer.header("allow"), Some("GET, POST, PUT, PATCH, DELETE"));
+            assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
-        let head = nodes[0].request(Method::HEAD, &format!("/api/fickle/{key}")).send().await;
-        assert_eq!((head.status, head.header("allow")), (405, Some("GET, POST, PUT, PATCH, DELETE")));
     }
 }
 

@@ -52,9 +52,9 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     // One thread for everything: if it waited for the directory, so would the node.
     let first = Setup::new(plugins.clone()).id("n1").variable("TOKIO_WORKER_THREADS", "1").ready().await;
     fs::remove_file(plugins.path().join("other.wasm")).unwrap();
-    first.log_line("plugin-removed").await;
+    first.event("plugin-removed").await;
     let silence = Silence::over(plugins.path());
-    first.log_line("plugins-directory-silent").await;
+    first.event("plugins-directory-silent").await;
     // What had begun comes to its end: the others know, and the plugin goes.
     until(|| async { !first.admin("/plugins").await.text().contains("other.wasm") }).await;
     // It takes messages, and another node into its mesh.
@@ -68,7 +68,7 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     assert!(third.ended().await.success());
 
     drop(silence);
-    first.log_line("plugins-directory-readable").await;
+    first.event("plugins-directory-readable").await;
     plugins.put("more.wasm", &stamped("echo", 1));
     until(|| async { second.post("/api/more/1").send().await.status == 200 }).await;
 }

@@ -35,7 +35,13 @@ impl Connections {
         if self.room.available_permits() == 0
             && let Some(times) = self.full.note((), Instant::now())
         {
-            warn!(connections = self.max, times, "{} has as many connections as it may: others wait", self.api);
+            warn!(
+                event = "connections-full",
+                connections = self.max,
+                times,
+                "{} has as many connections as it may: others wait",
+                self.api
+            );
         }
         let place = self.room.clone().acquire_owned().await.expect("nobody closes the room");
         loop {
@@ -45,7 +51,7 @@ impl Connections {
                     Err(error) => tracing::debug!(%error, "a client's connection broke"),
                 },
                 Err(error) => {
-                    warn!(%error, "a client's connection was not accepted");
+                    warn!(event = "accept-failed", %error, "a client's connection was not accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -129,7 +129,7 @@ impl PublicApi {
                 let _open = Open::count(open);
                 match TcpStream::from_std(stream) {
                     Ok(stream) => api.secure_and_serve(stream, &builder, &stopping).await,
-                    Err(error) => warn!(%error, "a client's connection was not accepted"),
+                    Err(error) => warn!(event = "accept-failed", %error, "a client's connection was not accepted"),
                 }
                 drop(place);
             };

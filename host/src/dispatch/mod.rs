@@ -145,7 +145,7 @@ impl Dispatcher {
         counter!(names::FAILOVERS, "stream" => message.stream.to_string(), "because" => because).increment(1);
         debug!(message_id = %message.id, stream = %message.stream, %node, because, "a message goes on to the next in rank");
         if let Some(messages) = self.failovers.note((node.clone(), because), Instant::now()) {
-            info!(%node, because, messages, stream = %message.stream, "messages go on to the next in rank");
+            info!(event = "failover", %node, because, messages, stream = %message.stream, "messages go on to the next in rank");
         }
     }
 

@@ -144,6 +144,7 @@ impl Running {
         let own = own_node(config, &sockets)?;
         config.check_certificate_of(&own.node_id)?;
         info!(
+            event = "starts",
             node_id = %own.node_id,
             http = %sockets.http.local_addr()?,
             cluster = %sockets.peers.local_addr()?,
@@ -156,6 +157,7 @@ impl Running {
         let keyring = config.secret.as_ref().map(|secret| secrets::keyring(secret, vital));
         if keyring.is_none() && !config.bind.is_loopback() {
             warn!(
+                event = "insecure",
                 "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
             );
         }
@@ -258,7 +260,7 @@ impl Running {
         // Routed before it is said, so that ready means ready.
         self.dispatcher.follow(&self.gossip.view());
         self.readiness.joined();
-        info!(streams = offered, "ready");
+        info!(event = "ready", streams = offered, "ready");
         // Nothing but the first comes to an end, unless by a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(()),
@@ -280,7 +282,7 @@ impl Running {
 
     /// Leaves so that no request fails: tells the others, goes on until they know, finishes, goes.
     async fn leave(self, config: &Config) {
-        info!("leaving: telling the others, then finishing what is under way");
+        info!(event = "leaving", "leaving: telling the others, then finishing what is under way");
         self.readiness.leaving();
         self.gossip.say(|own| own.state = NodeState::Leaving).await;
         self.dispatcher.follow(&self.gossip.view());
@@ -288,14 +290,14 @@ impl Running {
         let has_others = self.gossip.view().borrow().others().next().is_some();
         if has_others {
             let (_, parted) = tokio::join!(sleep(LEAVE_NOTICE), timeout(PARTING_MAX, self.server.parted()));
-            info!(all_peers_parted = parted.is_ok(), "refusing what is new");
+            info!(event = "refusing", all_peers_parted = parted.is_ok(), "refusing what is new");
         }
         self.refusing.store(true, Ordering::Relaxed);
         self.stop_public.cancel();
         let drain_max = config.timeout + DRAIN_MARGIN;
         let drained = timeout(drain_max, async { tokio::join!(self.serving_clients, self.server.drain()) });
         if drained.await.is_err() {
-            warn!("messages were still running after {drain_max:?}; they are cut off");
+            warn!(event = "cut-off", "messages were still running after {drain_max:?}; they are cut off");
         }
         let stopped = timeout(STOP_MAX, async {
             self.server.stop().await;
@@ -303,11 +305,14 @@ impl Running {
             self.gossip.stop().await;
         });
         if stopped.await.is_err() {
-            warn!("connections of peers, or gossip, did not end within {STOP_MAX:?}; they are cut off");
+            warn!(
+                event = "cut-off",
+                "connections of peers, or gossip, did not end within {STOP_MAX:?}; they are cut off"
+            );
         }
         self.stop_admin.cancel();
         let _ = timeout(LEAVE_NOTICE, self.serving_admin).await;
-        info!("left");
+        info!(event = "left", "left");
     }
 }
 
@@ -363,7 +368,7 @@ impl Inbound {
     fn tell_refused(&self, message: &Message, because: Refusal) {
         counter!(names::FORWARDS_REFUSED, "because" => because.kind()).increment(1);
         if let Some(messages) = self.refused.note(because, Instant::now()) {
-            info!(stream = %message.stream, because = because.kind(), messages, "refused messages of peers");
+            info!(event = "forwards-refused", stream = %message.stream, because = because.kind(), messages, "refused messages of peers");
         }
     }
 }

@@ -16,6 +16,7 @@ pub(super) fn room_for_clients(wanted: usize) -> usize {
     let room = room(wanted, limit);
     if room < wanted {
         warn!(
+            event = "few-open-files",
             open_files = limit,
             connections = room,
             wanted,

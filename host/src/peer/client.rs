@@ -291,9 +291,9 @@ impl Keeper {
             sleep(self.breaker.backoff()).await;
             match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {
                 Ok(connection) => {
-                    info!(peer = %self.link.node_id, addr = %self.addr, "peer connected");
+                    info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {
-                        info!(peer = %self.link.node_id, "peer leaves");
+                        info!(event = "peer-leaves", peer = %self.link.node_id, "peer leaves");
                         self.link.show(LinkState::Left);
                         self.departures.notify_one();
                         return;
@@ -341,7 +341,7 @@ impl Keeper {
                 ConnectError::Io(cause) => Some(cause.to_string()),
                 _ => None,
             };
-            warn!(peer = %self.link.node_id, addr = %self.addr, %error, cause, "no connection to a peer; trying again and again");
+            warn!(event = "peer-unreachable", peer = %self.link.node_id, addr = %self.addr, %error, cause, "no connection to a peer; trying again and again");
         }
         self.note(Event::AttemptFailed, "it cannot be connected to");
     }
@@ -354,7 +354,7 @@ impl Keeper {
         self.link.show(LinkState::Breaker(state));
         if state != before {
             let peer = &self.link.node_id;
-            info!(%peer, ?state, because, "breaker changed");
+            info!(event = "breaker-changed", %peer, ?state, because, "breaker changed");
             let name = match state {
                 BreakerState::Closed => "closed",
                 BreakerState::HalfOpen => "half-open",

@@ -174,8 +174,8 @@ impl Connection {
         tokio::spawn(async move {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
             match reading.0.read(frames).await {
-                Ok(()) => info!(%peer, %addr, "peer connection closed"),
-                Err(error) => warn!(%peer, %addr, %error, "peer connection lost"),
+                Ok(()) => info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed"),
+                Err(error) => warn!(event = "peer-connection-lost", %peer, %addr, %error, "peer connection lost"),
             }
             drop(reading);
             // A peer that takes nothing more must not get it when it wakes up.

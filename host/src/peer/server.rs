@@ -129,7 +129,7 @@ impl<S: Serve> Server<S> {
                         self.connections.spawn_on(connection, self.lanes.next());
                     }
                     Err(error) => {
-                        warn!(%error, "a peer's connection was not accepted");
+                        warn!(event = "accept-failed", %error, "a peer's connection was not accepted");
                         sleep(ACCEPT_PAUSE).await;
                     }
                 }
@@ -177,7 +177,7 @@ impl<S: Serve> Server<S> {
 
     fn tell_refused(&self, refused: Refused, addr: SocketAddr, error: impl Display) {
         if let Some(connections) = self.refused.note(refused, Instant::now()) {
-            warn!(%addr, %error, connections, "refused connections to the cluster port");
+            warn!(event = "connections-refused", %addr, %error, connections, "refused connections to the cluster port");
         }
     }
 
@@ -189,7 +189,7 @@ impl<S: Serve> Server<S> {
         });
         let ending = Ending(&session);
         if let Err(error) = self.read(&session, frames).await {
-            warn!(%addr, %error, "a peer's connection was lost");
+            warn!(event = "peer-connection-lost", %addr, %error, "a peer's connection was lost");
         }
         drop(ending);
         // What is still to be written goes out, unless the peer takes no more.

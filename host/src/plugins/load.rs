@@ -146,7 +146,7 @@ impl Loader {
         let limits: Limits = read_manifest(&manifest, self.timeout_max)
             .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
         if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
-            info!(%stream, %header, "the plugin's manifest lets it see credentials");
+            info!(event = "plugin-sees-credentials", %stream, %header, "the plugin's manifest lets it see credentials");
         }
         let handler = Handler::load(&self.engine, stream.clone(), component, limits)
             .await

@@ -50,7 +50,10 @@ fn lock(file: File) -> io::Result<File> {
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOOK_INTERVAL),
             Err(TryLockError::WouldBlock) => {
-                warn!("another node has been compiling the same component for {WAIT_MAX:?}; not waiting for it");
+                warn!(
+                    event = "compile-turn-late",
+                    "another node has been compiling the same component for {WAIT_MAX:?}; not waiting for it"
+                );
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }

@@ -1,7 +1,7 @@
 //! A plain HTTP client that sends what it is told, right or wrong.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, HeaderValue, Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -66,6 +66,11 @@ impl Request<'_> {
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         self.request.headers_mut().append(name, value.parse().unwrap());
         self
+    }
+
+    /// Adds a header whose value need not be text.
+    pub(crate) fn set_header(&mut self, name: &'static str, value: &[u8]) {
+        self.request.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
     }
 
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {

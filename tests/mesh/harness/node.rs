@@ -194,7 +194,7 @@ impl Setup {
                 writer.grown.notify_waiters();
             }
         });
-        let start = log.wait_for("meshage-host starts").await;
+        let start = log.wait_for(&event("starts")).await;
         let start: Value = serde_json::from_str(&start).unwrap();
         let field = |name: &str| start[name].as_str().unwrap().to_owned();
         Node {
@@ -331,6 +331,16 @@ impl Node {
         self.log.wait_for(text).await
     }
 
+    /// Waits for a line of the log about this event, and returns it.
+    pub(crate) async fn event(&self, name: &str) -> String {
+        self.log.wait_for(&event(name)).await
+    }
+
+    /// How many lines of the log are about this event, so far.
+    pub(crate) fn events(&self, name: &str) -> usize {
+        self.log_lines(&event(name))
+    }
+
     /// How many lines of the log have this text in them, so far.
     pub(crate) fn log_lines(&self, text: &str) -> usize {
         self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
@@ -391,6 +401,11 @@ impl Node {
     pub(super) fn log(&self) -> Arc<Log> {
         self.log.clone()
     }
+}
+
+/// What a line about this event has in it.
+fn event(name: &str) -> String {
+    format!(r#""event":"{name}""#)
 }
 
 impl Log {

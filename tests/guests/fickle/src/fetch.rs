@@ -8,7 +8,7 @@ use wasip2::io::streams::StreamError;
 /// Requests that a plugin may have under way.
 const REQUESTS_MAX: usize = 64;
 
-/// What came of a GET of `host:port/path`: status and body as they came, or 599 and the error.
+/// What came of a GET of `host:port/path`, or of the same behind `https://`: status and body as they came, or 599 and the error.
 pub(crate) fn get(target: &str) -> Reply {
     match try_get(target) {
         Ok((status, body)) => Reply::new(status).with_body("application/octet-stream", body),
@@ -46,10 +46,14 @@ fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
 }
 
 fn begin(target: &str) -> Result<FutureIncomingResponse, String> {
+    let (scheme, target) = match target.strip_prefix("https://") {
+        Some(target) => (Scheme::Https, target),
+        None => (Scheme::Http, target),
+    };
     let (authority, path) = target.split_once('/').unwrap_or((target, ""));
     let request = OutgoingRequest::new(Fields::new());
     let set = request
-        .set_scheme(Some(&Scheme::Http))
+        .set_scheme(Some(&scheme))
         .and_then(|()| request.set_authority(Some(authority)))
         .and_then(|()| request.set_path_with_query(Some(&format!("/{path}"))));
     set.map_err(|()| "it is no target".to_owned())?;

@@ -42,6 +42,13 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
                 println!("told to print line {line}");
             }
         }
+        "log_lines_then_warn" => {
+            for line in 0..number()? {
+                log::info!("told to log line {line}");
+            }
+            log::warn!("told to warn");
+        }
+        "log_body" => log::warn!("told to log the body: {}", String::from_utf8_lossy(message.body())),
         "print" => println!("told to print: {argument}"),
         "status" => return Ok(Reply::new(number()? as u16).with_body("text/plain", "as told")),
         "header" => {

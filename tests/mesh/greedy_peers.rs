@@ -1,0 +1,91 @@
+//! Peers that want more than their share: what they ask for and do not take, or announce and do not send, is bounded.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::harness::{HANG, Node, Plugins, Setup, mesh, taken};
+
+const CALL: u8 = 3;
+const FAULT: u8 = 5;
+const PING: u8 = 8;
+
+/// What a node holds for a peer that takes nothing, and what a test's own connection adds.
+const GROWTH_MB_MAX: u64 = 200;
+
+/// A frame of the peer protocol: its length, its kind, and the rest.
+fn frame(kind: u8, rest: &[u8]) -> Vec<u8> {
+    let length = (rest.len() as u32 + 1).to_be_bytes();
+    [&length[..], &[kind], rest].concat()
+}
+
+/// A connection of a peer that has said hello, and has been greeted.
+async fn greeted(node: &Node) -> TcpStream {
+    let mut stream = TcpStream::connect(&node.cluster).await.unwrap();
+    stream.write_all(&frame(1, b"\x01\x07meshage\x02p1\x01")).await.unwrap();
+    let mut length = [0; 4];
+    timeout(HANG, stream.read_exact(&mut length)).await.expect("no hello").unwrap();
+    let mut hello = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut hello).await.unwrap();
+    assert_eq!(hello[0], 1, "it is not welcome");
+    stream
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_and_takes_nothing_is_ended() {
+    let nodes = mesh(1).await;
+    let before = taken(&nodes[0]).resident_mb;
+    let (_reader, mut writer) = greeted(&nodes[0]).await.into_split();
+    let pings = frame(PING, &[]).repeat(100_000);
+    let asking = async { while writer.write_all(&pings).await.is_ok() {} };
+    timeout(HANG, asking).await.expect("the connection stays open");
+    let after = taken(&nodes[0]).resident_mb;
+    assert!(after < before + GROWTH_MB_MAX, "memory grows from {before} to {after} MB");
+    nodes[0].log_line("it takes nothing of what it asks for").await;
+    nodes[0].post("/api/echo/1").json("{}").send().await.ok();
+}
+
+#[tokio::test]
+async fn what_peers_announce_takes_its_room() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let mut stream = greeted(&node).await;
+    // A POST of 64 MiB to `echo`, of which one byte is there: of such bodies there is room for four.
+    let mut head = [7_u8; 16].to_vec();
+    head.extend([1, 0x80, 0xad, 0xe2, 0x04]);
+    head.extend(b"\x04echo\x011\x01\x00\x00\x80\x80\x80\x20x");
+    for id in 1..=5_u32 {
+        stream.write_all(&frame(CALL, &[&id.to_be_bytes()[..], &head].concat())).await.unwrap();
+    }
+    let mut answer = [0; 9];
+    timeout(HANG, stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
+    assert_eq!((answer[4], &answer[5..]), (FAULT, &5_u32.to_be_bytes()[..]));
+    let problem = node.post("/api/echo/1").body(vec![b'x'; 4096]).send().await.problem(503, "overloaded");
+    assert!(problem["detail"].as_str().unwrap().contains("memory"), "{problem}");
+    // They end with their connection.
+    drop(stream);
+    crate::harness::until(|| async { node.post("/api/fickle/1").body(vec![b'x'; 4096]).send().await.status == 200 })
+        .await;
+}
+
+#[tokio::test]
+async fn a_message_that_did_not_leave_the_node_may_be_sent_again() {
+    let start = |id: &'static str| {
+        let setup = Setup::new(Plugins::usual()).id(id).flag("--max-body", "67108864");
+        setup.flag("--timeout", "400ms")
+    };
+    let first = start("n1").start().await;
+    let second = start("n2").seeds(&[&first]).start().await;
+    crate::harness::wait_for_mesh(&[&first, &second]).await;
+    let key = first.key_owned_by("fickle", "n2").await;
+    second.hang().await;
+    // More than the system takes for a peer that reads nothing.
+    let answer = first.post(&format!("/api/fickle/{key}?describe")).body(vec![b'x'; 48 << 20]).send().await;
+    second.signal(rustix::process::Signal::CONT);
+    // Or its breaker has opened already, and the next in rank has answered.
+    if answer.status != 200 {
+        let problem = answer.problem(504, "deadline-exceeded");
+        assert_eq!(problem["retryable"], true, "{problem}");
+    }
+    crate::harness::wait_for_mesh(&[&first, &second]).await;
+    assert_eq!(second.served("fickle").await, 0);
+}
