@@ -64,6 +64,7 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     assert_eq!(second.post("/api/echo/1").send().await.node(), "n1");
     // One that finds its directory so at its start can leave.
     let mut third = Setup::new(plugins.clone()).id("n3").seeds(&[&first]).start().await;
+    third.event("plugins-directory-silent").await;
     third.signal(Signal::TERM);
     assert!(third.ended().await.success());
 

@@ -8,7 +8,9 @@ pub(crate) mod fuzz;
 mod settings;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use etcetera::BaseStrategy;
@@ -31,6 +33,9 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 /// No client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+/// For a file system to say whether it has the plugins directory. Those over networks take some milliseconds.
+const DIRECTORY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Connections of clients at once.
 const CONNECTIONS_DEFAULT: usize = 10_000;
@@ -131,7 +136,7 @@ impl Config {
             return Err(settings.error("bind", &bind.to_string(), expected));
         }
         let plugins = PathBuf::from(settings.take("plugins").unwrap_or_else(|| "./plugins".into()));
-        if !plugins.is_dir() {
+        if !may_be_directory(&plugins) {
             let expected = "a directory of .wasm files; there is none, so create it or name another";
             return Err(settings.error("plugins", &plugins.display().to_string(), expected));
         }
@@ -248,6 +253,16 @@ impl PluginTerms {
     fn check(settings: &mut Settings<'_>) -> Result<Self, ConfigError> {
         Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: files::trusted_keys(settings)? })
     }
+}
+
+/// Whether there is a directory, as far as its file system says: one that does not answer in time is left to the node, which
+/// goes on without it, and says so.
+fn may_be_directory(path: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let path = path.to_owned();
+    // When it comes too late nobody waits for it.
+    let asking = thread::Builder::new().spawn(move || answer.send(path.is_dir()));
+    asking.is_err() || answered.recv_timeout(DIRECTORY_ANSWER_MAX).unwrap_or(true)
 }
 
 fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {

@@ -109,11 +109,21 @@ impl Keeper {
     /// If the directory cannot be read.
     pub async fn load_all(&mut self) -> Result<(), DirectoryError> {
         self.look();
-        while let Some(done) = self.jobs.next().await {
+        loop {
+            let unanswered = self.unanswered();
+            let done = tokio::select! {
+                done = self.jobs.next() => done,
+                () = at(unanswered) => {
+                    self.tell_silent();
+                    continue;
+                }
+            };
+            let Some(done) = done else { return Ok(()) };
             match done {
                 Done::Look { scan, watch } => {
                     self.watch = Some(watch);
                     let scan = scan.map_err(|source| DirectoryError { directory: self.directory.clone(), source })?;
+                    self.is_readable = true;
                     for step in self.settling.begin(Instant::now(), &scan.plugins) {
                         self.take(step);
                     }
@@ -124,7 +134,6 @@ impl Keeper {
                 self.take(step);
             }
         }
-        Ok(())
     }
 
     /// Keeps the catalog as the directory is, for ever.
@@ -135,7 +144,7 @@ impl Keeper {
             let is_looking = self.watch.is_none();
             // What is due needs a directory to look at; while there is none, the next rescan is soon enough.
             let due = self.settling.due().filter(|_| self.is_readable && !is_looking);
-            let unanswered = (self.is_readable && is_looking).then(|| self.look_began + ANSWER_MAX);
+            let unanswered = self.unanswered();
             let event = tokio::select! {
                 _ = rescans.tick(), if !is_looking => Event::Look,
                 // What happens during a look is kept for the next.
@@ -150,14 +159,21 @@ impl Keeper {
                     debug!(event = "plugins-directory-changed", "the plugins directory has changed");
                     self.look();
                 }
-                Event::Unanswered => {
-                    self.is_readable = false;
-                    let directory = self.directory.display();
-                    warn!(event = "plugins-directory-silent", %directory, "the plugins directory does not answer; its plugins stay");
-                }
+                Event::Unanswered => self.tell_silent(),
                 Event::Done(done) => self.finish(done),
             }
         }
+    }
+
+    /// When a look has taken too long, if there is one, and it has not been told.
+    fn unanswered(&self) -> Option<Instant> {
+        (self.is_readable && self.watch.is_none()).then(|| self.look_began + ANSWER_MAX)
+    }
+
+    fn tell_silent(&mut self) {
+        self.is_readable = false;
+        let directory = self.directory.display();
+        warn!(event = "plugins-directory-silent", %directory, "the plugins directory does not answer; its plugins stay");
     }
 
     /// Begins to look at the directory, unless there is a look already.
