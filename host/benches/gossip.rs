@@ -46,7 +46,8 @@ struct Mesh {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let metrics = Metrics::install()?;
+    let (metrics, upkeep) = Metrics::install()?;
+    tokio::spawn(upkeep);
     // Cargo adds `--bench`.
     let given: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let sizes = if given.is_empty() { SIZES.to_vec() } else { given };

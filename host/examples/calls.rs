@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     let handler = handler(&Engine::without_cache()?, std::fs::read(component)?, instances).await?;
     let message = message()?;
     for _ in 0..number {
-        handler.invoke(&message, Instant::now() + TIMEOUT).await?;
+        handler.invoke(&message, Instant::now() + TIMEOUT, || Ok(())).await?;
     }
     Ok(())
 }

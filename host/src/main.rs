@@ -26,8 +26,9 @@ const WRONG_SETTING: u8 = 2;
 /// What is left to do when the node has left: nothing that is worth more than this.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
-/// How long a process that ends waits for a reader of its log who takes nothing.
+/// How long a process that ends waits for a reader of its log who takes nothing, and for one who takes little at a time.
 const LOG_STALLED_MAX: Duration = Duration::from_secs(2);
+const LOG_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// Why a command came to no good end.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +37,7 @@ enum Failed {
     Setting(#[from] ConfigError),
     #[error("{0:#}")]
     Other(#[from] anyhow::Error),
-    #[error("the system gives what every process needs no more: {0}")]
+    #[error("the system has no thread or event loop left for this process: {0}")]
     System(#[from] io::Error),
 }
 
@@ -68,7 +69,7 @@ fn main() -> ExitCode {
             Failed::Other(_) | Failed::System(_) => ExitCode::FAILURE,
         }
     });
-    logs.flush(LOG_STALLED_MAX);
+    logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
     exit_code
 }
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::bodies::{Bodies, NoRoom, Room};
+use crate::bodies::{Bodies, NoRoom, Room, SetAside};
 
 /// Longest partition key, in bytes after percent-decoding. An entity's name, not a document: it is
 /// hashed, logged and sent with every forward.
@@ -21,6 +21,10 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// Largest body that a node can be configured to take: it is held in memory, and sent in chunks
 /// between nodes.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// The largest body of a reply. A reply is held in memory on the node that runs the handler and on
+/// the one that was asked.
+pub const REPLY_BODY_BYTES_MAX: usize = 16 << 20;
 
 /// Headers that speak of one connection, not of the message: they end where they arrive.
 pub const CONNECTION_HEADERS: [HeaderName; 10] = [
@@ -271,18 +275,13 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The reply with its body in this room, which grows if it must.
+    /// The reply with its body in the room that was set aside for it, which grows if it must.
     ///
     /// # Errors
     /// If there is no more: the reply is lost.
-    pub fn in_room(mut self, mut room: Room, bodies: &'static Bodies) -> Outcome {
-        match room.resize(bodies, self.body.len()) {
-            Ok(()) => {
-                self.room = room;
-                Ok(self)
-            }
-            Err(NoRoom) => Err(Fault::no_room(bodies)),
-        }
+    pub fn in_room(mut self, aside: SetAside, bodies: &Bodies) -> Outcome {
+        self.room = aside.fill(self.body.len()).map_err(|NoRoom| Fault::no_room(bodies))?;
+        Ok(self)
     }
 }
 

@@ -25,6 +25,7 @@ const STUCK: i32 = 1;
 
 /// Who ends a process at once does not want to wait for who reads its log.
 const LOG_STALLED_MAX: Duration = Duration::from_millis(200);
+const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Has `leave` cancelled by the first signal. `leave_max` is how long the node may take to leave from then on.
 ///
@@ -59,7 +60,7 @@ pub(crate) fn listen(leave: CancellationToken, leave_max: Duration, logs: Logs) 
                     STUCK
                 }
             };
-            logs.flush(LOG_STALLED_MAX);
+            logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
             std::process::exit(code);
         });
     })?;

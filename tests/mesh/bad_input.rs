@@ -82,7 +82,7 @@ async fn a_body_that_is_too_large_is_413_and_the_limit_itself_is_not() {
     // Without a length, it shows only as it arrives.
     let chunk = "x".repeat(1001);
     let request = format!(
-        "POST /api/fickle/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{chunk}\r\n0\r\n\r\n"
+        "POST /api/fickle/1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{chunk}\r\n0\r\n\r\n"
     );
     assert_eq!(raw(&node, &request).await, 413);
 }
@@ -91,7 +91,7 @@ async fn a_body_that_is_too_large_is_413_and_the_limit_itself_is_not() {
 async fn requests_that_are_no_http_are_refused() {
     let node = Setup::new(Plugins::usual()).ready().await;
     assert_eq!(raw(&node, "nonsense\r\n\r\n").await, 400);
-    let long = format!("GET /api/echo/1 HTTP/1.1\r\nHost: a\r\nx-long: {}\r\n\r\n", "x".repeat(70_000));
+    let long = format!("GET /api/echo/1 HTTP/1.1\r\nHost: localhost\r\nx-long: {}\r\n\r\n", "x".repeat(70_000));
     assert_eq!(raw(&node, &long).await, 431);
     node.post("/api/echo/1").send().await.ok();
 }
@@ -99,23 +99,23 @@ async fn requests_that_are_no_http_are_refused() {
 #[tokio::test]
 async fn requests_that_others_may_read_otherwise_are_refused() {
     let node = Setup::new(Plugins::usual()).ready().await;
-    let host = "Host: a\r\n";
+    let host = "Host: localhost\r\n";
     let chunks = "2\r\n{}\r\n0\r\n\r\n";
     for (target, head, body) in [
-        ("/api/echo/1", "Host: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n", "{}x"),
-        ("/api/echo/1", "Host: a\r\nContent-Length: +2\r\n", "{}"),
-        ("/api/echo/1", "Host: a\r\nContent-Length : 2\r\n", "{}"),
-        ("/api/echo/1", "Host: a\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n", "{}"),
-        ("/api/echo/1", "Host: a\r\nX-A: b\rc\r\nContent-Length: 2\r\n", "{}"),
-        ("/api/echo/1", "Host: a\r\nX-A: b\0c\r\nContent-Length: 2\r\n", "{}"),
+        ("/api/echo/1", "Host: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n", "{}x"),
+        ("/api/echo/1", "Host: localhost\r\nContent-Length: +2\r\n", "{}"),
+        ("/api/echo/1", "Host: localhost\r\nContent-Length : 2\r\n", "{}"),
+        ("/api/echo/1", "Host: localhost\r\nX-A: b\r\n c\r\nContent-Length: 2\r\n", "{}"),
+        ("/api/echo/1", "Host: localhost\r\nX-A: b\rc\r\nContent-Length: 2\r\n", "{}"),
+        ("/api/echo/1", "Host: localhost\r\nX-A: b\0c\r\nContent-Length: 2\r\n", "{}"),
         ("http://a/api/echo/1", host, ""),
         ("/api/echo/1", "", ""),
-        ("/api/echo/1", "Host: a\r\nHost: b\r\n", ""),
-        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", chunks),
-        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked, gzip\r\n", chunks),
-        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: xchunked\r\n", chunks),
-        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked\r\n", "+2\r\n{}\r\n0\r\n\r\n"),
-        ("/api/echo/1", "Host: a\r\nTransfer-Encoding: chunked\r\n", "2\n{}\n0\n\n"),
+        ("/api/echo/1", "Host: localhost\r\nHost: b\r\n", ""),
+        ("/api/echo/1", "Host: localhost\r\nTransfer-Encoding: gzip, chunked\r\n", chunks),
+        ("/api/echo/1", "Host: localhost\r\nTransfer-Encoding: chunked, gzip\r\n", chunks),
+        ("/api/echo/1", "Host: localhost\r\nTransfer-Encoding: xchunked\r\n", chunks),
+        ("/api/echo/1", "Host: localhost\r\nTransfer-Encoding: chunked\r\n", "+2\r\n{}\r\n0\r\n\r\n"),
+        ("/api/echo/1", "Host: localhost\r\nTransfer-Encoding: chunked\r\n", "2\n{}\n0\n\n"),
     ] {
         let request = format!("POST {target} HTTP/1.1\r\n{head}\r\n{body}");
         assert_eq!(raw(&node, &request).await, 400, "{request:?}");
@@ -126,7 +126,8 @@ async fn requests_that_others_may_read_otherwise_are_refused() {
 #[tokio::test]
 async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
     let node = Setup::new(Plugins::usual()).ready().await;
-    let request = |head: &str, body: &str| format!("POST /api/fickle/1?calls HTTP/1.1\r\nHost: a\r\n{head}\r\n{body}");
+    let request =
+        |head: &str, body: &str| format!("POST /api/fickle/1?calls HTTP/1.1\r\nHost: localhost\r\n{head}\r\n{body}");
     let (chunked, chunks) = ("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n");
     let good = request("Content-Length: 2\r\n", "{}");
     for head in
@@ -160,7 +161,7 @@ async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
     for number in 0..300 {
         let mut stream = TcpStream::connect(&node.http).await.unwrap();
         // Half a head, half a body, or nothing at all.
-        let half_a_body = "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{";
+        let half_a_body = "POST /api/echo/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{";
         stream.write_all(["POST /api/echo/1 HT", half_a_body, ""][number % 3].as_bytes()).await.unwrap();
         slow.push(stream);
     }
@@ -175,8 +176,8 @@ async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
 #[tokio::test]
 async fn a_request_that_does_not_arrive_in_time_is_408() {
     let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").ready().await;
-    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\n").await, 408);
-    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await, 408);
+    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: localhost\r\n").await, 408);
+    assert_eq!(raw(&node, "POST /api/echo/1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab").await, 408);
     // One that says nothing, or never gets to say which HTTP it speaks, is closed without a word.
     for opening in ["", "P", "PRI * HTTP/2"] {
         let mut silent = TcpStream::connect(&node.http).await.unwrap();
@@ -186,7 +187,7 @@ async fn a_request_that_does_not_arrive_in_time_is_408() {
     }
     // So is an idle connection.
     let mut idle = TcpStream::connect(&node.http).await.unwrap();
-    idle.write_all(b"GET /api/echo/1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /api/echo/1 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut said = Vec::new();
     timeout(HANG, idle.read_to_end(&mut said)).await.expect("the connection stays open").unwrap();
     assert_eq!(said.windows(9).filter(|bytes| bytes == b"HTTP/1.1 ").count(), 1);

@@ -2,31 +2,15 @@
 //! time that the system gave to each thread of the node.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::thread::available_parallelism;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{Node, Plugins, Setup, until};
+use crate::harness::{Node, Plugins, Setup, threads, until};
 
 /// Of the system's clock ticks, of which there are a hundred in a second.
 const HALF_A_SECOND: u64 = 50;
-
-/// The time that each thread of a node has had, in clock ticks, by its id, with its name.
-fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
-    let mut threads = BTreeMap::new();
-    for thread in fs::read_dir(format!("/proc/{}/task", node.process_id())).unwrap() {
-        let thread = thread.unwrap();
-        // One that has ended meanwhile says nothing.
-        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { continue };
-        let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).unwrap();
-        let fields: Vec<&str> = rest.split(' ').collect();
-        let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        threads.insert(thread.file_name().to_str().unwrap().to_owned(), (name.to_owned(), ticks));
-    }
-    threads
-}
 
 /// What each thread whose name is so, or is not, has had since then, the busiest first.
 fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: bool) -> Vec<u64> {
@@ -40,7 +24,7 @@ fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: boo
 /// Opens a connection, and has a handler on it that never ends.
 async fn spin(node: &Node) -> TcpStream {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
-    stream.write_all(b"POST /api/fickle/1?spin HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"POST /api/fickle/1?spin HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     stream
 }
 

@@ -79,7 +79,7 @@ async fn cookies_of_http2_reach_the_handler_as_one() {
 async fn a_status_without_a_name_has_none() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
-    stream.write_all(b"GET /api/fickle/1?status=599 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /api/fickle/1?status=599 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut line = [0; 15];
     timeout(HANG, stream.read_exact(&mut line)).await.expect("no answer").unwrap();
     assert_eq!(std::str::from_utf8(&line), Ok("HTTP/1.1 599 \r\n"));
@@ -109,7 +109,7 @@ async fn who_sends_before_he_listens_gets_to_see_why_he_is_refused() {
     let open = Setup::new(Plugins::usual()).ready().await;
     let guarded = Setup::new(Plugins::usual()).flag("--token-file", file.to_str().unwrap()).ready().await;
     let bytes = 8 << 20;
-    let head = format!("Host: a\r\nConnection: close\r\nContent-Length: {bytes}\r\n");
+    let head = format!("Host: localhost\r\nConnection: close\r\nContent-Length: {bytes}\r\n");
     for (node, line, more, status) in [
         (&open, "POST /nope HTTP/1.1", "", 404),
         (&open, "POST /api/echo/%zz HTTP/1.1", "", 400),
@@ -123,7 +123,7 @@ async fn who_sends_before_he_listens_gets_to_see_why_he_is_refused() {
         assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{line} {more}: {said}");
     }
     // A head of a megabyte.
-    let said = send_then_read(&open, "GET /api/echo/1 HTTP/1.1\r\nHost: a\r\nX-Long: ", 1 << 20).await;
+    let said = send_then_read(&open, "GET /api/echo/1 HTTP/1.1\r\nHost: localhost\r\nX-Long: ", 1 << 20).await;
     assert!(said.starts_with("HTTP/1.1 431 "), "{said}");
 }
 
@@ -131,8 +131,9 @@ async fn who_sends_before_he_listens_gets_to_see_why_he_is_refused() {
 async fn a_connection_is_kept_after_a_refusal_or_says_that_it_is_not() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
-    let refused = format!("POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
-    let good = "GET /api/fickle/1?calls HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let refused =
+        format!("POST /nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let good = "GET /api/fickle/1?calls HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(format!("{refused}{refused}{good}").as_bytes()).await.unwrap();
     let mut said = String::new();
     timeout(HANG, stream.read_to_string(&mut said)).await.expect("the connection stays open").unwrap();
@@ -140,7 +141,7 @@ async fn a_connection_is_kept_after_a_refusal_or_says_that_it_is_not() {
     assert_eq!(statuses, ["404", "404", "200"], "{said}");
     // Who waits for a word before he sends the body gets another one; his connection ends.
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
-    let expecting = "POST /nope HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n";
+    let expecting = "POST /nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(expecting.as_bytes()).await.unwrap();
     let mut said = String::new();
     timeout(HANG, stream.read_to_string(&mut said)).await.expect("the connection stays open").unwrap();

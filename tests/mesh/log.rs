@@ -2,12 +2,12 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Node, Plugins, Setup, until};
+use crate::harness::{Node, Plugins, Reader, Setup, threads, until};
 
 /// A node whose log nobody takes, so that lines are dropped.
 async fn node_that_nobody_reads() -> Node {
     let node = Setup::new(Plugins::usual().with("orders", "orders")).ready().await;
-    node.read_log(false);
+    node.log_reader(Reader::Pauses);
     until(|| async {
         node.post("/api/fickle/1?log_lines=2000").send().await.ok();
         node.metric("meshage_log_lines_dropped_total").await > 0
@@ -24,7 +24,7 @@ async fn who_does_not_read_the_log_stops_nobody() {
         node.post("/api/orders/ada").json(r#"{"article":"tea","quantity":3}"#).send().await.ok();
     }
     assert_eq!(node.admin("/readyz").await.status, 200);
-    node.read_log(true);
+    node.log_reader(Reader::Reads);
     let told = node.event("log-dropped").await;
     assert!(told.contains("lines were dropped"), "{told}");
     // There is room again, and a graceful end loses nothing.
@@ -33,6 +33,25 @@ async fn who_does_not_read_the_log_stops_nobody() {
     assert_eq!(node.ended().await.code(), Some(0));
     node.log_line("the-last-call").await;
     node.event("left").await;
+}
+
+#[tokio::test]
+async fn a_reader_who_is_gone_costs_nothing() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    node.log_reader(Reader::Gone);
+    // What it is given now cannot be written, and is counted.
+    until(|| async {
+        node.post("/api/fickle/1?log=nobody-hears-it").send().await.ok();
+        node.metric("meshage_log_lines_dropped_total").await > 0
+    })
+    .await;
+    let ticks = || threads(&node).into_values().find_map(|(name, ticks)| (name == "log").then_some(ticks)).unwrap();
+    let before = ticks();
+    for key in 0..1_000 {
+        node.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+    }
+    let ticks = ticks() - before;
+    assert!(ticks < 10, "the log's thread had the processor for {ticks} ticks, with nothing to write");
 }
 
 #[tokio::test]
@@ -45,7 +64,7 @@ async fn a_signal_ends_a_node_whose_log_nobody_reads() {
 #[tokio::test]
 async fn a_stranger_who_makes_the_node_log_stops_nobody() {
     let node = Setup::new(Plugins::usual()).flag("--log", "trace").ready().await;
-    node.read_log(false);
+    node.log_reader(Reader::Pauses);
     until(|| async {
         // No hello: each is refused, and debug and trace tell of much more.
         let _ = tokio::net::TcpStream::connect(&node.cluster).await;

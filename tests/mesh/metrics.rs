@@ -6,7 +6,7 @@ use http::Method;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
 
-use crate::harness::{Client, Gate, Node, Plugins, Secret, Setup, stamped, until, wait_for_mesh};
+use crate::harness::{Client, Gate, Node, Plugins, Reader, Secret, Setup, stamped, until, wait_for_mesh};
 
 const DOCUMENT: &str = include_str!("../../docs/http-api.md");
 
@@ -94,7 +94,7 @@ async fn each_moves_when_what_it_counts_happens() {
     moved.by(async {}, &lost, &[r#"meshage_seed_problems_total{because="not-resolved"}"#]).await;
     // Nobody takes what it logs.
     lost.wait_until_ready().await;
-    lost.read_log(false);
+    lost.log_reader(Reader::Pauses);
     let flooding = until(|| async {
         post(&lost, "/api/fickle/1?log_lines=2000").await;
         lost.metric("meshage_log_lines_dropped_total").await > 0

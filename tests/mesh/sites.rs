@@ -24,6 +24,8 @@ async fn pages_of_other_sites_make_nothing_run() {
         // Their own name leads here.
         &[("host", "evil.example:8080"), ("origin", "http://evil.example:8080"), ("sec-fetch-site", "same-origin")],
         &[("host", "evil.example:8080"), ("sec-fetch-site", "same-origin")],
+        // To what is not loopback by its name a browser says no more than this.
+        &[("host", "evil.example:8080")],
     ] {
         assert_eq!(status(&node, headers).await, 403, "{headers:?}");
     }
@@ -37,7 +39,7 @@ async fn pages_of_other_sites_make_nothing_run() {
     let own = format!("http://{}", node.http);
     for headers in [
         &[][..],
-        &[("host", "node.example")],
+        &[("host", "[::1]:8080")],
         &[("sec-fetch-site", "none")],
         &[("origin", &own), ("sec-fetch-site", "same-origin")],
     ] {
@@ -63,6 +65,9 @@ async fn pages_of_allowed_origins_may_ask_and_read() {
         assert_eq!(answer.header("vary"), Some("origin"));
     }
     assert_eq!(status(&node, &[("origin", EVIL)]).await, 403);
+    // A name that leads to the node, such as that of what stands in front of it, is one of these.
+    assert_eq!(status(&node, &[("host", "app.example")]).await, 200);
+    assert_eq!(status(&node, &[("host", "evil.example")]).await, 403);
     let any = Setup::new(Plugins::usual()).flag("--allowed-origins", "*").ready().await;
     let answer = any.post("/api/fickle/1").header("origin", EVIL).send().await;
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("*")));

@@ -10,7 +10,6 @@
 //! | `GET /plugins` | every plugin: its state, version and limits |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -112,7 +111,7 @@ impl Admin {
             let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
             let stopped = stopped.clone();
             serving.spawn(async move {
-                let mut connection = pin!(connection);
+                let mut connection = Box::pin(connection);
                 let ended = tokio::select! {
                     biased;
                     ended = connection.as_mut() => ended,
@@ -121,9 +120,15 @@ impl Admin {
                         connection.as_mut().await
                     }
                 };
-                if ended.is_err_and(|error| error.is_timeout()) {
-                    observed.set_timed_out();
+                if let Err(error) = ended {
+                    if error.is_timeout() {
+                        observed.set_timed_out();
+                    }
+                    observed.set_lingering();
                 }
+                // The stream goes with it.
+                drop(connection);
+                observed.linger().await;
                 drop(place);
             });
         }

@@ -151,7 +151,7 @@ struct Wrapped<'a> {
     base64: String,
 }
 
-/// What a wrapped reply has beside its body, and two headers of at most 64 KiB.
+/// What a wrapped reply has beside its body and the values of two headers: names, a status, punctuation.
 const WRAPPING_BYTES: usize = 128;
 
 /// What a reply takes in the array at most: in base64 four bytes for three.

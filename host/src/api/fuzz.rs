@@ -2,7 +2,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{framing, target};
-use crate::security::{Asking, SEC_FETCH_SITE, Sites, check_own};
+use crate::security::{Asking, Names, SEC_FETCH_SITE, Sites, check_own};
 
 /// Takes a request's target and headers, one a line. A path that is understood is understood the same way when it is
 /// written otherwise.
@@ -26,7 +26,7 @@ pub fn request(data: &[u8]) {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let asking = Asking { host: text("host"), origin: text("origin"), fetch_site: text(SEC_FETCH_SITE.as_str()) };
     let _ = check_own(asking.host, asking);
-    let _ = Sites::default().check(asking, false);
+    let _ = Sites::default().check(asking, Names::Checked);
 }
 
 fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {

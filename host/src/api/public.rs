@@ -31,7 +31,7 @@ use crate::bodies::Bodies;
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
 use crate::message::NodeId;
-use crate::security::{ServerTls, Sites, Tokens};
+use crate::security::{Names, ServerTls, Sites, Tokens};
 use crate::telemetry::names;
 
 /// A request's line and headers together; more is answered with 431.
@@ -60,8 +60,9 @@ pub struct PublicConfig {
     pub tls: Option<watch::Receiver<Arc<ServerTls>>>,
     /// `None`: whoever reaches the API may use it.
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
-    /// Whose pages may use the API.
+    /// Whose pages may use the API, and by which names it is called.
     pub sites: Sites,
+    pub names: Names,
 }
 
 /// The public API of one node.

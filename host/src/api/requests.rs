@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -88,7 +88,9 @@ impl Client {
         let allowed_origin = checked.as_ref().ok().copied().flatten();
         let admitted = checked.map_err(Refused::from).and_then(|_| self.api.admit(head));
         let (mut response, is_whole) = match admitted {
-            Ok(Admitted::Options) => (options(head, allowed_origin.is_some()), true),
+            Ok(Admitted::Options) => {
+                (options(head, allowed_origin.is_some()), body::discard(body, &head.headers).await)
+            }
             Ok(Admitted::Message(method, target)) => self.api.take(method, &target, head, body).await,
             Err(Refused { error, stream, partition_key }) => {
                 let subject =
@@ -100,6 +102,10 @@ impl Client {
         };
         if let Some(origin) = allowed_origin {
             origin.allow(response.headers_mut());
+        }
+        if self.api.config.sites.tells_origins_apart() {
+            // What keeps answers must not show this one to another page.
+            response.headers_mut().append(VARY, HeaderValue::from_static("origin"));
         }
         (response, is_whole)
     }
@@ -114,9 +120,7 @@ impl PublicApi {
             origin: header(ORIGIN),
             fetch_site: header(SEC_FETCH_SITE),
         };
-        // No page has a token that it could send, and a certificate is for one name.
-        let names_are_safe = self.config.tokens.is_some() || self.config.tls.is_some();
-        self.config.sites.check(asking, names_are_safe).map_err(ApiError::Site)
+        self.config.sites.check(asking, self.config.names).map_err(ApiError::Site)
     }
 
     fn admit(&self, head: &mut Parts) -> Result<Admitted, Refused> {

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::pki_types::TrustAnchor;
 
-use super::settings::{ConfigError, Settings};
-use crate::cli::Cli;
+use super::settings::{self, ConfigError, Settings};
 use crate::message::NodeId;
 use crate::security::{
     Keyring, PeerCertificates, PeerTls, ServerCertificate, ServerTls, TlsError, Tokens, TrustedKeys, read_authorities,
@@ -105,7 +104,7 @@ pub(super) fn check_certificate_of(
     first.check_own(node_id).map_err(|error| match error {
         TlsError::NodeId(_) => {
             let expected = "a name that its certificate (peer_cert) can have, of letters, digits, '-' and '.'";
-            Settings(&mut Cli::default()).error("node_id", node_id.as_str(), expected)
+            settings::error("node_id", node_id.as_str(), expected)
         }
         error => wrong("peer_cert", &files.certificate, "this node's certificate", &error),
     })
@@ -113,5 +112,5 @@ pub(super) fn check_certificate_of(
 
 fn wrong(name: &'static str, file: &Path, expected: &str, error: &impl Display) -> ConfigError {
     let expected = format!("{expected}, but {error}");
-    Settings(&mut Cli::default()).error(name, &file.display().to_string(), &expected)
+    settings::error(name, &file.display().to_string(), &expected)
 }

@@ -18,7 +18,9 @@ use rustls::pki_types::TrustAnchor;
 
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
-use crate::security::{Keyring, PeerCertificates, PeerTls, ServerCertificate, ServerTls, Sites, Tokens, TrustedKeys};
+use crate::security::{
+    Keyring, Names, PeerCertificates, PeerTls, ServerCertificate, ServerTls, Sites, Tokens, TrustedKeys,
+};
 use crate::telemetry::LogFormat;
 use settings::{Settings, complete};
 
@@ -202,6 +204,17 @@ impl Config {
         self.peer_certificates.iter().try_for_each(|own| files::check_certificate_of(node_id, own))
     }
 
+    /// What the name is worth by which a client calls the public API.
+    pub fn names(&self) -> Names {
+        if self.tokens.is_some() || self.certificate.is_some() {
+            Names::Safe
+        } else if self.bind.is_loopback() {
+            Names::Checked
+        } else {
+            Names::OfBrowsers
+        }
+    }
+
     /// Two of the ports that are one, on one address.
     fn colliding_ports(&self) -> Option<[&'static str; 2]> {
         let http = ("HTTP", self.bind, self.http_port);
@@ -219,7 +232,7 @@ impl Config {
     /// The error for a log filter, which only the logger can check.
     pub fn log_filter_error(&self) -> ConfigError {
         let expected = "a level (error, warn, info, debug, trace), or directives as info,guest=debug";
-        Settings(&mut Cli::default()).error("log", &self.log_filter, expected)
+        settings::error("log", &self.log_filter, expected)
     }
 
     /// The admin API's address, given the public API's real port.
@@ -319,7 +332,9 @@ fn duration(name: &'static str, settings: &mut Settings<'_>) -> Result<Duration,
 
 /// How the log is written, as far as that can be known: who starts with a wrong setting is told so in the log's format.
 pub fn log_format(cli: &Cli) -> LogFormat {
-    let written = complete(cli.clone()).ok();
+    // The file may be what is wrong.
+    let without_file = Cli { config: None, ..cli.clone() };
+    let written = complete(cli.clone()).or_else(|_| complete(without_file)).ok();
     written.and_then(|mut cli| check_log_format(&mut Settings(&mut cli)).ok()).unwrap_or(LogFormat::Text)
 }
 

@@ -89,9 +89,13 @@ impl Settings<'_> {
     }
 
     pub(super) fn error(&self, name: &'static str, value: &str, expected: &str) -> ConfigError {
-        let (name, variable, _) = setting(name);
-        ConfigError::Setting { name, variable, value: value.to_owned(), expected: expected.to_owned() }
+        error(name, value, expected)
     }
+}
+
+pub(super) fn error(name: &'static str, value: &str, expected: &str) -> ConfigError {
+    let (name, variable, _) = setting(name);
+    ConfigError::Setting { name, variable, value: value.to_owned(), expected: expected.to_owned() }
 }
 
 fn setting(name: &str) -> Setting {

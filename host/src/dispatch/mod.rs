@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use crate::lanes;
 use crate::membership::{NodeState, View};
-use crate::message::{Answer, Fault, Message, NodeId, Refusal};
+use crate::message::{Answer, Fault, LimitKind, Message, NodeId, REPLY_BODY_BYTES_MAX, Refusal};
 use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
 use crate::plugins::Catalog;
@@ -181,8 +181,13 @@ impl Dispatcher {
             }
             Target::Peer(peer) => {
                 let called = peer.call(message, deadline, route.reply_expected.bytes()).await;
-                if let Ok(reply) = &called.outcome {
-                    route.reply_expected.note(reply.body.len());
+                match &called.outcome {
+                    Ok(reply) => route.reply_expected.note(reply.body.len()),
+                    // So large that it found no room: the next one is refused before it runs.
+                    Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::BodiesBytes => {
+                        route.reply_expected.note(REPLY_BODY_BYTES_MAX);
+                    }
+                    Err(_) => {}
                 }
                 (Route::Forwarded, called)
             }

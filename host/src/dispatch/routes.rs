@@ -70,7 +70,7 @@ impl Routes {
                     None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
                 let offers = |node: &&Node| node.streams.get(stream).is_some_and(|offer| offer.takes_idempotency_keys);
-                let takes_idempotency_keys = nodes.iter().all(offers);
+                let takes_idempotency_keys = nodes.iter().chain(&leaving).all(offers);
                 let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
                 let last_resort = leaving.filter(|own| own.streams.contains_key(stream));
                 let last_resort = last_resort.and_then(|own| candidate(own, view, peers));

@@ -22,10 +22,10 @@ where
 {
     let mut call = Box::pin(call);
     let stayed = poll_fn(|context| {
-        MAY_LEAVE.set(super::is_lane());
-        WANTS_TO_LEAVE.set(false);
-        let polled = call.as_mut().poll(context);
-        MAY_LEAVE.set(false);
+        let polled = {
+            let _may_leave = MayLeave::begin();
+            call.as_mut().poll(context)
+        };
         match polled {
             Poll::Ready(output) => Poll::Ready(Some(output)),
             Poll::Pending if WANTS_TO_LEAVE.take() => Poll::Ready(None),
@@ -42,6 +42,23 @@ where
             // The runtime ends, and with it whoever waits.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+/// What is polled while it is there may leave its lane, if it is on one. It goes even if that panics.
+struct MayLeave;
+
+impl MayLeave {
+    fn begin() -> Self {
+        MAY_LEAVE.set(super::is_lane());
+        WANTS_TO_LEAVE.set(false);
+        Self
+    }
+}
+
+impl Drop for MayLeave {
+    fn drop(&mut self) {
+        MAY_LEAVE.set(false);
     }
 }
 

@@ -108,7 +108,7 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeErr
             }
             return Err(ended.into());
         }
-        offering = node.offer_until(&config, &leave) => offering.map(|()| None)?,
+        offering = node.offer_until(&config, &leave) => offering?,
         task = ends.next() => Some(task),
         () = lanes.ended() => Some("a lane"),
     };
@@ -139,7 +139,8 @@ struct Running {
 impl Running {
     /// Binds, gossips, and answers; without plugins yet.
     async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
-        let metrics = Metrics::install()?;
+        let (metrics, upkeep) = Metrics::install()?;
+        vital.spawn("the upkeep of the metrics", upkeep);
         let sockets = Sockets::bind(config).await?;
         let own = own_node(config, &sockets)?;
         config.check_certificate_of(&own.node_id)?;
@@ -216,6 +217,7 @@ impl Running {
             tls: config.certificate.as_ref().map(|certificate| secrets::server_tls(certificate, vital)),
             tokens,
             sites: config.sites.clone(),
+            names: config.names(),
         };
         let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), bodies, lanes.clone()));
         let serving_clients = vital.spawn("the public API", public.serve(sockets.http, stop_public.clone()));
@@ -237,8 +239,8 @@ impl Running {
     }
 
     /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps offering what the
-    /// plugins directory has.
-    async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<(), NodeError> {
+    /// plugins directory has. Returns what has ended before its time, if something has.
+    async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<Option<&'static str>, NodeError> {
         let data_dir = config.data_dir.clone();
         let authorities = config.outbound_authorities.clone();
         let engine = spawn_blocking(move || Engine::new(data_dir.as_deref(), &authorities)).await??;
@@ -263,10 +265,10 @@ impl Running {
         info!(event = "ready", streams = offered, "ready");
         // Nothing but the first comes to an end, unless by a bug.
         tokio::select! {
-            () = leave.cancelled() => Ok(()),
-            () = keeper.keep() => Err(NodeError::Ended("what keeps the plugins")),
-            () = self.say_offers(&mut offers) => Err(NodeError::Ended("what tells the mesh of them")),
-            () = engine.ended() => Err(NodeError::Ended("a thread of the engine")),
+            () = leave.cancelled() => Ok(None),
+            () = keeper.keep() => Ok(Some("what keeps the plugins")),
+            () = self.say_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
+            () = engine.ended() => Ok(Some("a thread of the engine")),
         }
     }
 

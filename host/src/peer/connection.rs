@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::outbox::{Closed, Outbox};
 use super::stream::{self, Reader, TlsNow};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
-use crate::bodies::{Bodies, Room};
+use crate::bodies::{Bodies, NoRoom, Room, SetAside};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
 use crate::telemetry::names;
 
@@ -68,7 +68,7 @@ pub(super) enum LinkError {
     Protocol(#[from] WireError),
     #[error("nothing was heard for too long")]
     Silent,
-    #[error("it takes nothing of what it asks for")]
+    #[error("it has taken nothing for too long, and goes on asking")]
     TakesNothing,
 }
 
@@ -128,9 +128,14 @@ impl Drop for Reading {
 /// A call that waits for its reply, and what has arrived of it.
 struct Waiting {
     done: oneshot::Sender<Outcome>,
-    /// Of the reply: what it usually takes, until it says what it takes.
-    room: Room,
-    partial: Option<(Box<Reply>, Body)>,
+    reply: Arriving,
+}
+
+/// What has arrived of a reply.
+enum Arriving {
+    /// Nothing yet.
+    Expected(SetAside),
+    Partial(Box<Reply>, Body),
 }
 
 impl Connection {
@@ -199,9 +204,11 @@ impl Connection {
         if self.peer_is_leaving.load(Ordering::Relaxed) {
             return Ok(Called::not_sent(Refusal::Leaving));
         }
-        let Ok(room) = self.bodies.room(reply_bytes_expected) else { return Ok(Called::not_sent(Refusal::NoRoom)) };
+        let Ok(aside) = self.bodies.set_aside(reply_bytes_expected) else {
+            return Ok(Called::not_sent(Refusal::NoRoom));
+        };
         let (done, outcome) = oneshot::channel();
-        let Some(call) = Call::begin(self, Waiting { done, room, partial: None }) else {
+        let Some(call) = Call::begin(self, Waiting { done, reply: Arriving::Expected(aside) }) else {
             return Ok(Called::not_sent(Refusal::Overloaded));
         };
         // The message holds the room of its body for as long as this takes.
@@ -289,29 +296,34 @@ impl Connection {
             Frame::Reply { id, mut reply, body } => {
                 let mut calls = self.lock();
                 // A call that was cancelled is not there any more.
-                let Some(waiting) = calls.get_mut(&id) else { return Ok(()) };
-                let has_room = waiting.room.resize(self.bodies, body.bytes()).is_ok();
-                if has_room && !body.is_complete() {
-                    waiting.partial = Some((reply, body));
-                } else if let Some(waiting) = calls.remove(&id) {
-                    self.close_if_done(&calls);
-                    drop(calls);
-                    let outcome = if has_room {
-                        (reply.body, reply.room) = (body.into_bytes(), waiting.room);
+                let Some(Waiting { done, reply: Arriving::Expected(aside) }) = calls.remove(&id) else { return Ok(()) };
+                let outcome = match aside.fill(body.bytes()) {
+                    Ok(room) => {
+                        reply.room = room;
+                        if !body.is_complete() {
+                            calls.insert(id, Waiting { done, reply: Arriving::Partial(reply, body) });
+                            return Ok(());
+                        }
+                        reply.body = body.into_bytes();
                         Ok(*reply)
-                    } else {
+                    }
+                    Err(NoRoom) => {
                         // The rest of it need not come.
                         let _ = self.outbox.push(|buffer| wire::put_cancel(buffer, id));
                         Err(Fault::no_room(self.bodies))
-                    };
-                    // The caller may have given up in this moment.
-                    let _ = waiting.done.send(outcome);
-                }
+                    }
+                };
+                self.close_if_done(&calls);
+                drop(calls);
+                // The caller may have given up in this moment.
+                let _ = done.send(outcome);
             }
             Frame::Chunk { id, bytes } => self.receive_chunk(id, &bytes)?,
             Frame::Fault { id, fault } => {
                 let mut calls = self.lock();
                 if let Some(waiting) = calls.remove(&id) {
+                    // It may have been refused before all of it was sent.
+                    self.outbox.forget_body(id);
                     self.close_if_done(&calls);
                     let _ = waiting.done.send(Err(fault));
                 }
@@ -331,16 +343,14 @@ impl Connection {
     fn receive_chunk(&self, id: CallId, bytes: &bytes::Bytes) -> Result<(), WireError> {
         let mut calls = self.lock();
         // A call that was cancelled is not there any more.
-        let Some((_, body)) = calls.get_mut(&id).and_then(|waiting| waiting.partial.as_mut()) else {
-            return Ok(());
-        };
+        let Some(Waiting { reply: Arriving::Partial(_, body), .. }) = calls.get_mut(&id) else { return Ok(()) };
         body.push(bytes)?;
         if body.is_complete()
-            && let Some(Waiting { done, room, partial: Some((mut reply, body)) }) = calls.remove(&id)
+            && let Some(Waiting { done, reply: Arriving::Partial(mut reply, body) }) = calls.remove(&id)
         {
             self.close_if_done(&calls);
             drop(calls);
-            (reply.body, reply.room) = (body.into_bytes(), room);
+            reply.body = body.into_bytes();
             let _ = done.send(Ok(*reply));
         }
         Ok(())

@@ -16,9 +16,12 @@ use crate::bodies::Room;
 /// Bytes of bodies longer than a chunk that one connection holds at once; later ones wait.
 const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of frames that wait for the writer; what comes with a body waits until there is room, and what must not wait ends
-/// the connection: the other side asks and asks, and takes nothing.
+/// Bytes of frames that wait for the writer; what may wait, waits until there is room.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
+
+/// What must not wait (signs of life, cancels, refusals) may come on top of that: some bytes each. When it has grown to this,
+/// the writer has taken nothing for a long time, while the other side went on asking: the connection ends.
+const PROMPT_BYTES_MAX: usize = 16 << 20;
 
 /// Chunks in one write: what a small frame can be held up by.
 const CHUNKS_PER_WRITE: usize = 4;
@@ -41,6 +44,8 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Waiting {
     buffer: BytesMut,
+    /// That of the bodies which are in the buffer as a whole.
+    kept: Vec<Room>,
     bodies: VecDeque<WaitingBody>,
     closed: bool,
 }
@@ -72,7 +77,7 @@ impl Outbox {
 
     /// Appends what `encode` writes: frames that are small and must not wait. Closes the outbox if too much waits already.
     pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
-        match self.add(|waiting| encode(&mut waiting.buffer), BUFFER_BYTES_MAX) {
+        match self.add(|waiting| encode(&mut waiting.buffer), BUFFER_BYTES_MAX + PROMPT_BYTES_MAX) {
             Added::Done => Ok(()),
             Added::Closed => Err(Closed),
             Added::Full(_) => {
@@ -83,8 +88,7 @@ impl Outbox {
     }
 
     /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
-    /// bytes; that follows chunk by chunk, and has its room `kept` until then. Waits while too much else does; callers that
-    /// find room together may exceed the limit by a chunk each.
+    /// bytes; that follows chunk by chunk. All of it has its room `kept` until it is written. Waits while too much else does.
     pub(super) async fn push_with_body(
         &self,
         id: CallId,
@@ -101,6 +105,8 @@ impl Outbox {
             let rest = encode(&mut waiting.buffer);
             if let Some(room) = room {
                 waiting.bodies.push_back(WaitingBody { id, rest, _kept: kept, _room: room });
+            } else if kept.is_counted() {
+                waiting.kept.push(kept);
             }
         };
         loop {
@@ -168,9 +174,9 @@ impl Outbox {
     /// Writes whatever is pushed, until the outbox is closed or the socket fails. What was pushed
     /// before it was closed is still written.
     pub(super) async fn write_to(&self, mut socket: impl AsyncWrite + Unpin) -> io::Result<()> {
-        let mut batch = BytesMut::new();
+        let (mut batch, mut kept) = (BytesMut::new(), Vec::new());
         loop {
-            let closed = self.take(&mut batch);
+            let closed = self.take(&mut batch, &mut kept);
             if batch.is_empty() {
                 if closed {
                     return socket.shutdown().await;
@@ -182,16 +188,18 @@ impl Outbox {
             // TLS may hold some of it back.
             socket.flush().await?;
             batch.clear();
+            kept.clear();
             if batch.capacity() > BUFFER_BYTES_KEPT {
                 batch = BytesMut::new();
             }
         }
     }
 
-    /// Moves what is to be written next into the empty `batch`.
-    fn take(&self, batch: &mut BytesMut) -> bool {
+    /// Moves what is to be written next into the empty `batch`, and its room into the empty `kept`.
+    fn take(&self, batch: &mut BytesMut, kept: &mut Vec<Room>) -> bool {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.buffer, batch);
+        std::mem::swap(&mut waiting.kept, kept);
         if batch.len() >= BUFFER_BYTES_MAX {
             self.emptied.notify_waiters();
         }
@@ -269,23 +277,22 @@ mod tests {
     #[tokio::test]
     async fn what_comes_with_a_body_waits_while_the_buffer_is_full() {
         let outbox = Outbox::new();
-        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX - 1, 0)).unwrap();
-        outbox.push(|buffer| put_cancel(buffer, 2)).unwrap();
+        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
         let reply = reply(1);
         let mut pushing = Box::pin(outbox.push_with_body(1, 1, Room::default(), |buffer| put_reply(buffer, 1, &reply)));
         assert!(pushing.as_mut().now_or_never().is_none(), "there is no room");
-        let mut batch = BytesMut::new();
-        outbox.take(&mut batch);
+        // What must not wait goes on.
+        outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
+        outbox.take(&mut BytesMut::new(), &mut Vec::new());
         pushing.await.unwrap();
     }
 
     #[test]
     fn who_asks_and_takes_nothing_is_ended() {
         let outbox = Outbox::new();
-        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
+        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX + PROMPT_BYTES_MAX, 0)).unwrap();
         assert!(outbox.push(wire::put_pong).is_err());
-        let mut batch = BytesMut::new();
-        assert!(outbox.take(&mut batch), "it is closed");
+        assert!(outbox.take(&mut BytesMut::new(), &mut Vec::new()), "it is closed");
     }
 
     #[tokio::test]
@@ -304,8 +311,7 @@ mod tests {
         assert!(outbox.take_back(2));
         assert!(!outbox.take_back(2), "once");
         assert_eq!(calls_in(&outbox.lock().buffer), [1, 3]);
-        let mut batch = BytesMut::new();
-        outbox.take(&mut batch);
+        outbox.take(&mut BytesMut::new(), &mut Vec::new());
         assert!(!outbox.take_back(1), "it has gone out");
         // Only its beginning has.
         assert!(outbox.take_back(3));
@@ -321,8 +327,7 @@ mod tests {
             .push_with_body(1, large.body.len(), Room::default(), |buffer| put_reply(buffer, 1, &large))
             .await
             .unwrap();
-        let mut batch = BytesMut::new();
-        outbox.take(&mut batch);
+        outbox.take(&mut BytesMut::new(), &mut Vec::new());
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         // The rest of the large one is still here.
         assert_eq!(outbox.close_unsent(), [1]);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::task::AbortHandle;
 
 use super::outbox::Outbox;
@@ -111,10 +111,17 @@ impl Session {
                 // On a closed connection nobody waits for the reply.
                 let _ = self.outbox.push_with_body(id, reply.body.len(), room, encode).await;
             }
-            Err(fault) => self.answer_fault(id, &fault),
+            Err(fault) => {
+                let encode = |buffer: &mut BytesMut| {
+                    wire::put_fault(buffer, id, &fault);
+                    Bytes::new()
+                };
+                let _ = self.outbox.push_with_body(id, 0, Room::default(), encode).await;
+            }
         }
     }
 
+    /// For who must not wait.
     pub(super) fn answer_fault(&self, id: CallId, fault: &Fault) {
         let _ = self.outbox.push(|buffer| wire::put_fault(buffer, id, fault));
     }

@@ -200,11 +200,12 @@ impl Catalog {
         let (plugin, bodies) = (self.plugin(message.stream.as_str()), self.bodies);
         async move {
             let plugin = plugin.ok_or(Fault::Refused(Refusal::NotOffered))?;
-            // Had before anything runs.
-            let room = bodies.room(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))?;
-            let reply = plugin.handler.invoke(&message, deadline).await?;
+            // Had before anything runs, but not while the message waits for that.
+            let set_aside =
+                || bodies.set_aside(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom));
+            let (aside, reply) = plugin.handler.invoke(&message, deadline, set_aside).await?;
             plugin.reply_expected.note(reply.body.len());
-            reply.in_room(room, bodies)
+            reply.in_room(aside, bodies)
         }
     }
 }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use http::header::InvalidHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::limits::REPLY_BODY_BYTES_MAX;
 use crate::bodies::Room;
-use crate::message::{CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, Reply, cut};
+use crate::message::{
+    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX, Reply, cut,
+};
 
 wasmtime::component::bindgen!({
     path: "../wit",

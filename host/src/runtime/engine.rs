@@ -8,6 +8,7 @@ use metrics::counter;
 use rustls::pki_types::TrustAnchor;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+use uuid::Uuid;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
@@ -61,11 +62,11 @@ pub enum EngineError {
 
 impl Engine {
     /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may share it. If it cannot be
-    /// there, the log says so, and the engine compiles everything anew.
+    /// there, the log says so, and the engine compiles everything anew. Guests trust `authorities`, besides those that
+    /// browsers trust.
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
-    /// Guests trust `authorities`, besides those that browsers trust.
     pub fn new(data_dir: Option<&Path>, authorities: &[TrustAnchor<'static>]) -> Result<Self, EngineError> {
         let opened =
             data_dir.ok_or_else(|| "there is no home directory, and so no default".to_owned()).and_then(open_cache);
@@ -152,7 +153,8 @@ fn open_cache(data_dir: &Path) -> Result<(Cache, CompileTurns), String> {
     config.with_directory(&directory);
     let cache = Cache::new(config).map_err(|error| format!("{error:#}"))?;
     let turns = CompileTurns::in_directory(data_dir.join("compiling")).map_err(|error| error.to_string())?;
-    let probe = directory.join(format!(".probe-{}", std::process::id()));
+    // A name of its own: nodes in containers that share the directory have the same process ids.
+    let probe = directory.join(format!(".probe-{}", Uuid::now_v7()));
     fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|error| error.to_string())?;
     Ok((cache, turns))
 }

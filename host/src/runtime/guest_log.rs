@@ -56,7 +56,7 @@ struct Entries {
     /// The unfinished lines of stdout and stderr.
     lines: [Vec<u8>; 2],
     /// The last lines of stderr, whether or not they were logged.
-    last_words: String,
+    last_words: Vec<u8>,
     /// What the running call may still log, in bytes.
     left: usize,
 }
@@ -67,7 +67,7 @@ impl GuestLog {
             stream,
             message: Uuid::nil(),
             lines: Default::default(),
-            last_words: String::new(),
+            last_words: Vec::new(),
             left: CALL_BYTES_MAX,
         })))
     }
@@ -90,7 +90,7 @@ impl GuestLog {
     /// The last lines that the call wrote to stderr, if it wrote any.
     pub(super) fn last_words(&self) -> Option<String> {
         let entries = self.entries();
-        (!entries.last_words.is_empty()).then(|| entries.last_words.clone())
+        (!entries.last_words.is_empty()).then(|| String::from_utf8_lossy(&entries.last_words).into_owned())
     }
 
     pub(super) fn output(&self, stdio: Stdio) -> Output {
@@ -146,6 +146,9 @@ impl Entries {
     }
 
     fn write(&mut self, stdio: Stdio, bytes: &[u8]) {
+        if matches!(stdio, Stdio::Err) {
+            self.keep_last(bytes);
+        }
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             for piece in part.chunks(LINE_BYTES_MAX) {
                 let line = &mut self.lines[stdio as usize];
@@ -162,9 +165,6 @@ impl Entries {
         if line.is_empty() {
             return;
         }
-        if matches!(stdio, Stdio::Err) {
-            self.keep_last(&line);
-        }
         if !tracing::enabled!(target: "guest", tracing::Level::INFO) || !self.admits(line.len()) {
             return;
         }
@@ -179,11 +179,11 @@ impl Entries {
 }
 
 impl Entries {
-    fn keep_last(&mut self, line: &[u8]) {
-        self.last_words += &String::from_utf8_lossy(line);
-        let surplus = self.last_words.len().saturating_sub(LAST_WORDS_BYTES_MAX);
-        let start = self.last_words.ceil_char_boundary(surplus);
-        self.last_words.drain(..start);
+    fn keep_last(&mut self, bytes: &[u8]) {
+        let last = &bytes[bytes.len().saturating_sub(LAST_WORDS_BYTES_MAX)..];
+        let surplus = (self.last_words.len() + last.len()).saturating_sub(LAST_WORDS_BYTES_MAX);
+        self.last_words.drain(..surplus);
+        self.last_words.extend_from_slice(last);
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
         log.end();
         let last = log.last_words().unwrap();
         assert!(last.ends_with("line 999 of \u{fc}\nand what has no end"), "{last}");
-        assert!((LAST_WORDS_BYTES_MAX - 4..=LAST_WORDS_BYTES_MAX).contains(&last.len()), "{}", last.len());
+        assert!((LAST_WORDS_BYTES_MAX - 4..=LAST_WORDS_BYTES_MAX + 4).contains(&last.len()), "{}", last.len());
         log.begin(Uuid::nil());
         assert_eq!(log.last_words(), None);
     }

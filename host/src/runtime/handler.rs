@@ -24,6 +24,10 @@ use crate::telemetry::PluginMetrics;
 /// A guest's backtrace in the log: twenty frames, whose names are the guest's to choose.
 const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
 
+/// How often one message has waiting instances given up for it: as often as the node has instances, by the eights in which
+/// they are given up.
+const RECLAIMS_MAX: u32 = 128;
+
 /// Runs the messages of one version of one stream.
 pub struct Handler {
     engine: Engine,
@@ -87,8 +91,17 @@ impl Handler {
     }
 
     /// Runs a message: on a warm instance if there is one, and until the deadline or the plugin's own
-    /// timeout, whichever is first. Dropping the call stops the guest.
-    pub async fn invoke(&self, message: &Message, deadline: Instant) -> Outcome {
+    /// timeout, whichever is first. Dropping the call stops the guest. `before` is called when it is the message's turn, may
+    /// still refuse it, and what it takes is returned with the reply.
+    ///
+    /// # Errors
+    /// Why there is no reply.
+    pub async fn invoke<T>(
+        &self,
+        message: &Message,
+        deadline: Instant,
+        before: impl FnOnce() -> Result<T, Fault>,
+    ) -> Result<(T, Reply), Fault> {
         let own_deadline = Instant::now() + self.limits.timeout;
         let (deadline, late) = if own_deadline < deadline {
             (own_deadline, Fault::LimitExceeded(self.time_limit()))
@@ -99,10 +112,11 @@ impl Handler {
             Ok(place) => place,
             Err(_) => self.wait_for_place(deadline).await?,
         };
+        let taken = before()?;
         match timeout_at(deadline.into(), self.run(message, deadline)).await {
             Ok(Err(Ended::Interrupted)) => Err(late),
             Ok(Err(Ended::Fault(fault))) => Err(fault),
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => Ok((taken, reply)),
             Err(_) => {
                 let (stream, message) = (&self.stream, message.id);
                 warn!(event = "handler-late", %stream, message_id = %message, "stopped a handler that waited, for the host or for its turn, past its deadline");
@@ -155,11 +169,15 @@ impl Handler {
 
     /// Makes an instance. When the node has no more of them, those that wait in vain are given up first.
     async fn instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
-        match self.make_instance(deadline).await {
-            Err(stopped) if stopped.is_want_of_room() && self.engine.pools.reclaim() => {
-                self.make_instance(deadline).await
+        let mut reclaims = 0;
+        loop {
+            match self.make_instance(deadline).await {
+                // Others who wait may take what has become free.
+                Err(stopped) if stopped.is_want_of_room() && reclaims < RECLAIMS_MAX && self.engine.pools.reclaim() => {
+                    reclaims += 1;
+                }
+                made => return made,
             }
-            made => made,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::outbound::AllowedHost;
+use crate::message::REPLY_BODY_BYTES_MAX;
 
 /// Elements of all tables of one instance: large interpreters have some ten thousand functions.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
@@ -12,10 +13,6 @@ pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// The stack of a guest: what native threads have by default is 4 to 16 times as much, but a guest's own
 /// data is in its linear memory, not here.
 pub(super) const STACK_BYTES_MAX: usize = 512 << 10;
-
-/// The largest body of a reply. A reply is held in memory on the node that runs the handler and on
-/// the one that was asked.
-pub(super) const REPLY_BODY_BYTES_MAX: usize = 16 << 20;
 
 /// What a guest may hand to the host at once: the largest reply with its headers, and room for what the
 /// host makes of it.

@@ -45,7 +45,7 @@ pub enum PemError {
     Unfit { file: PathBuf, because: String },
 }
 
-/// The one provider of cryptography in this process.
+/// The provider of cryptography of all TLS between nodes and with clients.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

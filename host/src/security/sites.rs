@@ -3,7 +3,8 @@
 //! A browser sends requests for whatever page it shows, to any address that its user can reach, a node on the same
 //! machine among them. It says so with `Origin` (RFC 6454) and `Sec-Fetch-Site` (W3C Fetch Metadata); tools send neither. A page
 //! may read the answer, and send more than a form could, only if the answer to its first question says so (CORS, of the Fetch
-//! standard).
+//! standard). To an address that is neither loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no `Origin`: that
+//! cannot be told from what a tool sends.
 
 use std::net::IpAddr;
 
@@ -38,6 +39,18 @@ pub struct Asking<'a> {
     pub fetch_site: Option<&'a str>,
 }
 
+/// What the name is worth by which a server is called (`Host`). A page can make its own name lead to any address (DNS
+/// rebinding), and is then to the browser a page of that server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// It proves nothing, and need not: no page has a token, and a certificate is for one name.
+    Safe,
+    /// A browser must have called an address, where it can be told from a tool.
+    OfBrowsers,
+    /// Whoever calls must have called an address: a server that only this machine can reach has no other name.
+    Checked,
+}
+
 /// An origin that may read the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AllowedOrigin<'a> {
@@ -62,19 +75,18 @@ impl Sites {
         Ok(sites)
     }
 
-    /// Whether a request may be answered; then, whether its page may read the answer. `names_are_safe`: a page that has made
-    /// its own name lead here could not ask.
+    /// Whether a request may be answered; then, whether its page may read the answer.
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, asking: Asking<'_>, names_are_safe: bool) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
+    pub fn check(&self, asking: Asking<'_>, names: Names) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
         let Asking { host, origin, fetch_site } = asking;
         if let Some(origin) = origin
             && let Some(allowed) = self.allowed(origin)
         {
             return Ok(Some(allowed));
         }
-        if origin.is_none() && fetch_site.is_none() || self.any {
+        if self.any {
             return Ok(None);
         }
         if matches!(fetch_site, Some("cross-site" | "same-site")) {
@@ -83,13 +95,25 @@ impl Sites {
         if !origin.is_none_or(|origin| is_of(host, origin)) {
             return Err("it comes from a page of another site (Origin)");
         }
-        let is_typed = fetch_site == Some("none");
+        let is_of_page = origin.is_some() || matches!(fetch_site, Some(site) if site != "none");
+        let needs_address = match names {
+            Names::Safe => false,
+            Names::OfBrowsers => is_of_page,
+            Names::Checked => true,
+        };
         let is_known =
             |host: &str| is_address(host) || self.origins.iter().any(|origin| is_own(host, origin.as_bytes()));
-        if !is_typed && !names_are_safe && !host.is_none_or(is_known) {
-            return Err("it comes from a page whose name leads here, and which may be of another site (Host)");
+        if needs_address && !host.is_none_or(is_known) {
+            return Err(
+                "it calls the node by a name (Host), as a page does that has made its own name lead here, and not by an IP address or localhost",
+            );
         }
         Ok(None)
+    }
+
+    /// Whether answers differ by the origin that asks.
+    pub fn tells_origins_apart(&self) -> bool {
+        !self.origins.is_empty()
     }
 
     fn allowed(&self, origin: &str) -> Option<AllowedOrigin<'_>> {
@@ -110,8 +134,6 @@ impl AllowedOrigin<'_> {
             }
             Self::This(origin) => {
                 headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-                // What keeps answers must not show this one to another page.
-                headers.append(VARY, HeaderValue::from_static("origin"));
             }
         }
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
@@ -161,6 +183,8 @@ fn read_origin(text: &str) -> Option<HeaderValue> {
         && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
         && uri.path() == "/"
         && !text.ends_with('/')
+        // Browsers leave the usual ports out.
+        && !matches!((uri.scheme_str(), uri.port_u16()), (Some("http"), Some(80)) | (Some("https"), Some(443)))
         && uri.query().is_none();
     if is_origin { HeaderValue::from_str(&text.to_ascii_lowercase()).ok() } else { None }
 }
@@ -208,14 +232,17 @@ mod tests {
     fn people_and_tools_are_answered() {
         for (host, origin, fetch_site) in PEOPLE_AND_TOOLS {
             let asking = asking(host, origin, fetch_site);
-            assert_eq!(Sites::default().check(asking, false), Ok(None), "{asking:?}");
+            for names in [Names::Safe, Names::OfBrowsers, Names::Checked] {
+                assert_eq!(Sites::default().check(asking, names), Ok(None), "{asking:?}");
+            }
             assert_eq!(check_own(Some(host), asking), Ok(()), "{asking:?}");
         }
         assert_eq!(check_own(None, Asking::default()), Ok(()));
-        // A tool may use any name; and a person may type it.
+        // A tool may use any name, and a person may type it, where others than this machine may come.
         for fetch_site in [None, Some("none")] {
             let asking = asking("node.example:8080", None, fetch_site);
-            assert_eq!(Sites::default().check(asking, false), Ok(None), "{asking:?}");
+            assert_eq!(Sites::default().check(asking, Names::OfBrowsers), Ok(None), "{asking:?}");
+            assert!(Sites::default().check(asking, Names::Checked).is_err(), "{asking:?}");
         }
         assert!(check_own(Some("node.example:9080"), asking("node.example:9080", None, None)).is_err());
     }
@@ -224,28 +251,40 @@ mod tests {
     fn other_sites_are_not() {
         for (host, origin, fetch_site) in OTHER_SITES {
             let asking = asking(host, origin, fetch_site);
-            assert!(Sites::default().check(asking, false).is_err(), "{asking:?}");
+            assert!(Sites::default().check(asking, Names::OfBrowsers).is_err(), "{asking:?}");
             assert!(check_own(Some(host), asking).is_err(), "{asking:?}");
         }
         // Where no page could ask by its own name, a name is as good as an address.
         let own = asking("node.example", Some("https://node.example"), Some("same-origin"));
-        assert!(Sites::default().check(own, false).is_err());
-        assert_eq!(Sites::default().check(own, true), Ok(None));
+        assert!(Sites::default().check(own, Names::OfBrowsers).is_err());
+        assert_eq!(Sites::default().check(own, Names::Safe), Ok(None));
     }
 
     #[test]
     fn an_operator_allows_others() {
         let sites = Sites::parse(["https://app.example", "http://node.example:8080"]).unwrap();
-        let allowed = sites.check(asking("localhost:1", Some("https://app.example"), Some("cross-site")), false);
+        let allowed =
+            sites.check(asking("localhost:1", Some("https://app.example"), Some("cross-site")), Names::Checked);
         let origin = HeaderValue::from_static("https://app.example");
         assert_eq!(allowed, Ok(Some(AllowedOrigin::This(&origin))));
-        assert_eq!(sites.check(asking("node.example:8080", None, Some("same-origin")), false), Ok(None));
-        assert!(sites.check(asking("localhost:1", Some("https://evil.example"), None), false).is_err());
+        assert_eq!(sites.check(asking("node.example:8080", None, Some("same-origin")), Names::Checked), Ok(None));
+        assert!(sites.check(asking("localhost:1", Some("https://evil.example"), None), Names::Checked).is_err());
         let any = Sites::parse(["*"]).unwrap();
-        let allowed = any.check(asking("evil.example", Some("https://evil.example"), Some("cross-site")), false);
+        let allowed =
+            any.check(asking("evil.example", Some("https://evil.example"), Some("cross-site")), Names::Checked);
         assert_eq!(allowed, Ok(Some(AllowedOrigin::Any)));
-        assert_eq!(any.check(asking("evil.example", None, Some("cross-site")), false), Ok(None));
-        for wrong in ["", "app.example", "https://", "https://a/", "https://a/b", "ftp://a", "https://u@a", "null"] {
+        assert_eq!(any.check(asking("evil.example", None, Some("cross-site")), Names::Checked), Ok(None));
+        for wrong in [
+            "",
+            "app.example",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "ftp://a",
+            "https://u@a",
+            "https://a:443",
+            "null",
+        ] {
             assert_eq!(Sites::parse([wrong]), Err(NotAnOrigin), "{wrong:?}");
         }
     }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 use rustix::io::Errno;
@@ -71,14 +71,17 @@ impl LogQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until everything is written; gives up when for so long nobody has taken any of it.
-    pub(super) fn flush(&self, stalled_max: Duration) {
+    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of it, and after
+    /// `max` in any case.
+    pub(super) fn flush(&self, stalled_max: Duration, max: Duration) {
+        let give_up = Instant::now() + max;
         let mut waiting = self.shared.lock();
         let until = waiting.pushed;
         while waiting.gone < until {
             let before = waiting.gone;
             let is_stalled = |waiting: &mut Waiting| waiting.gone == before;
-            let waited = self.shared.changed.wait_timeout_while(waiting, stalled_max, is_stalled);
+            let left = give_up.saturating_duration_since(Instant::now());
+            let waited = self.shared.changed.wait_timeout_while(waiting, stalled_max.min(left), is_stalled);
             let (now, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
             if timed_out.timed_out() {
                 return;
@@ -97,18 +100,20 @@ impl Shared {
         let mut batch = Vec::new();
         loop {
             let dropped = self.take(&mut batch);
+            let mut lost = 0;
             for piece in batch.chunks(PIECE_BYTES_MAX) {
-                let written = write_all(piece);
-                let mut waiting = self.lock();
-                waiting.gone += piece.len() as u64;
-                if written.is_err() {
-                    waiting.dropped += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+                if write_all(piece).is_err() {
+                    lost += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
                 }
-                drop(waiting);
+                self.lock().gone += piece.len() as u64;
                 self.changed.notify_all();
             }
             batch.clear();
-            if dropped > 0 {
+            if lost > 0 {
+                counter!(names::LOG_DROPPED).increment(lost);
+                // Said when somebody hears it: a line about what could not be written could not be written either.
+                self.lock().dropped += dropped + lost;
+            } else if dropped > 0 {
                 warn!(event = "log-dropped", lines = dropped, "nobody took the log: lines were dropped");
             }
         }
@@ -186,8 +191,10 @@ mod tests {
     #[test]
     fn who_waits_for_the_last_line_gives_up_when_nobody_takes_any() {
         let queue = queue();
-        queue.flush(Duration::from_secs(3_600));
+        let long = Duration::from_secs(3_600);
+        queue.flush(long, long);
         queue.push("never taken\n");
-        queue.flush(Duration::from_millis(1));
+        queue.flush(Duration::from_millis(1), long);
+        queue.flush(long, Duration::from_millis(1));
     }
 }

@@ -83,9 +83,10 @@ impl Logs {
         });
     }
 
-    /// Waits until everything is written; gives up when for so long nobody has taken any of it.
-    pub fn flush(&self, stalled_max: Duration) {
-        self.queue.flush(stalled_max);
+    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of it, and after
+    /// `max` in any case.
+    pub fn flush(&self, stalled_max: Duration, max: Duration) {
+        self.queue.flush(stalled_max, max);
     }
 }
 

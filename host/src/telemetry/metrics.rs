@@ -30,11 +30,11 @@ pub struct MetricsError;
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Installs the recorder of this process. Must be called within a Tokio runtime.
+    /// Installs the recorder of this process. What is returned with it is to run for as long as something is recorded.
     ///
     /// # Errors
     /// If one is installed already.
-    pub fn install() -> Result<Self, MetricsError> {
+    pub fn install() -> Result<(Self, impl Future<Output = ()> + Send + use<>), MetricsError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(names::MESSAGE_SECONDS.into()), &SECONDS_BUCKETS)
             .expect("there are buckets")
@@ -42,19 +42,19 @@ impl Metrics {
         let handle = recorder.handle();
         ::metrics::set_global_recorder(recorder).map_err(|_| MetricsError)?;
         describe();
-        let upkeep = handle.clone();
-        tokio::spawn(async move {
+        let kept = handle.clone();
+        let upkeep = async move {
             let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
             loop {
                 ticks.tick().await;
-                upkeep.run_upkeep();
+                kept.run_upkeep();
             }
-        });
-        Ok(Self(handle))
+        };
+        Ok((Self(handle), upkeep))
     }
 
-    /// Everything in Prometheus' text format, but what is of streams that are not known any more: their series would stay
-    /// for ever. One that comes back goes on counting.
+    /// Everything in Prometheus' text format, but what is of streams that are not known any more. The recorder keeps their
+    /// series, some kilobytes for each name that there ever was, so that a stream that comes back goes on counting.
     pub fn render(&self, is_known: impl Fn(&str) -> bool) -> String {
         let all = self.0.render();
         let known = all.split_inclusive('\n').filter(|line| stream_of(line).is_none_or(&is_known));

@@ -17,11 +17,11 @@ mod wire;
 pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use http2::Http2;
-pub(crate) use node::{Node, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
+pub(crate) use node::{Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use secret::{Secret, new_secret};
-pub(crate) use taken::taken;
+pub(crate) use taken::{taken, threads};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};

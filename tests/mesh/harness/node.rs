@@ -64,7 +64,18 @@ pub(super) struct Log {
     lines: Mutex<Vec<String>>,
     grown: Notify,
     /// Whether somebody reads what the node writes.
-    is_read: watch::Sender<bool>,
+    reader: watch::Sender<Reader>,
+}
+
+/// Who reads a node's log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reader {
+    #[default]
+    Reads,
+    /// What is between the two fills up.
+    Pauses,
+    /// There is nobody to whom it could be written.
+    Gone,
 }
 
 impl Setup {
@@ -182,14 +193,23 @@ impl Setup {
     pub(crate) async fn start(self) -> Node {
         let mut child = self.spawn();
         let log = Arc::new(Log::default());
-        log.is_read.send_replace(true);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let writer = log.clone();
         tokio::spawn(async move {
-            let mut is_read = writer.is_read.subscribe();
-            while is_read.wait_for(|is_read| *is_read).await.is_ok()
-                && let Ok(Some(line)) = lines.next_line().await
-            {
+            let mut reader = writer.reader.subscribe();
+            loop {
+                let stays = reader
+                    .wait_for(|reader| *reader != Reader::Pauses)
+                    .await
+                    .is_ok_and(|reader| *reader == Reader::Reads);
+                if !stays {
+                    return;
+                }
+                let line = tokio::select! {
+                    line = lines.next_line() => line,
+                    _ = reader.changed() => continue,
+                };
+                let Ok(Some(line)) = line else { return };
                 writer.lines.lock().unwrap().push(line);
                 writer.grown.notify_waiters();
             }
@@ -346,9 +366,9 @@ impl Node {
         self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Reads no more of the log, until told to go on: then it fills what is between the node and its reader.
-    pub(crate) fn read_log(&self, is_read: bool) {
-        self.log.is_read.send_replace(is_read);
+    /// Changes what the reader of the log does.
+    pub(crate) fn log_reader(&self, reader: Reader) {
+        self.log.reader.send_replace(reader);
     }
 
     pub(crate) fn process_id(&self) -> u32 {

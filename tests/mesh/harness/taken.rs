@@ -1,5 +1,6 @@
 //! What a running node takes of the system, by what Linux says of its process.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::Node;
@@ -19,4 +20,19 @@ pub(crate) fn taken(node: &Node) -> Taken {
     let resident_kb: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     let count = |folder: &str| fs::read_dir(process(folder)).unwrap().count();
     Taken { resident_mb: resident_kb / 1024, threads: count("task"), files: count("fd") }
+}
+
+/// The time that each thread of a node has had, in clock ticks, by its id, with its name.
+pub(crate) fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
+    let mut threads = BTreeMap::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", node.process_id())).unwrap() {
+        let thread = thread.unwrap();
+        // One that has ended meanwhile says nothing.
+        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { continue };
+        let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).unwrap();
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        threads.insert(thread.file_name().to_str().unwrap().to_owned(), (name.to_owned(), ticks));
+    }
+    threads
 }
