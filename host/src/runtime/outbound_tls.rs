@@ -60,14 +60,11 @@ impl OutboundTls {
             tokio::select! {
                 biased;
                 response = &mut sending => response,
-                // Then the response is there, or never will be.
-                ended = &mut driven => match ended {
-                    Ok(()) => {
-                        driven = Box::pin(std::future::ready(Ok(())));
-                        sending.await
-                    }
-                    Err(error) => return Err(error),
-                },
+                // Then the response is there, or the error that became of it.
+                ended = &mut driven => {
+                    driven = Box::pin(std::future::ready(ended));
+                    sending.await
+                }
             }
         };
         let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
