@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use http::Method;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 
 use crate::harness::{Client, Gate, Node, Plugins, Reader, Secret, Setup, stamped, until, wait_for_mesh};
 
@@ -126,15 +127,15 @@ async fn each_moves_when_what_it_counts_happens() {
     first.post(&format!("{local}?panic=now")).send().await.problem(500, "crashed");
     moved.by(post(&first, &local), &first, &[r#"meshage_instances_made_total{stream="fickle"}"#]).await;
     let (client, url) = (Client::new(), format!("http://{}{local}?{}", first.http, gate.act()));
-    let running = async {
-        let running = tokio::spawn(async move { client.request(Method::POST, &url).send().await });
+    let mut running = JoinSet::new();
+    let starting = async {
+        running.spawn(async move { client.request(Method::POST, &url).send().await });
         gate.wait_for(1).await;
-        running
     };
-    let running = moved.by(running, &first, &[r#"meshage_instances{stream="fickle",state="running"}"#]).await;
+    moved.by(starting, &first, &[r#"meshage_instances{stream="fickle",state="running"}"#]).await;
     let finishing = async {
         gate.open();
-        running.await.unwrap().ok();
+        running.join_next().await.unwrap().unwrap().ok();
         gate.close();
     };
     moved.by(finishing, &first, &[r#"meshage_instances{stream="fickle",state="idle"}"#]).await;

@@ -202,7 +202,7 @@ impl PublicApi {
         }
         match self.dispatcher.broadcast(message, deadline) {
             Ok(answers) => self.answers.broadcast(message, answers, self.bodies).await,
-            Err(answer) => self.answers.send(message, answer),
+            Err(answer) => self.answers.send(message, *answer),
         }
     }
 }

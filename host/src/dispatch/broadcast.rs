@@ -21,8 +21,8 @@ impl Dispatcher {
         &self,
         message: &Arc<Message>,
         deadline: Instant,
-    ) -> Result<impl Stream<Item = Answer> + Send, Answer> {
-        let route = self.route(message).map_err(|fault| self.no_route(message, fault))?;
+    ) -> Result<impl Stream<Item = Answer> + Send, Box<Answer>> {
+        let route = self.route(message).map_err(|fault| Box::new(self.no_route(message, fault)))?;
         let candidates = 0..route.candidates.len();
         let calls = candidates.map(move |index| {
             let route = route.clone();
