@@ -1,6 +1,5 @@
 //! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
 
-mod authorities;
 mod peer_tls;
 mod pem;
 mod private_file;
@@ -11,9 +10,8 @@ mod signatures;
 mod sites;
 mod tokens;
 
-pub use authorities::read_authorities;
 pub use peer_tls::{PeerCertificates, PeerTls};
-pub use pem::{PemError, TlsError};
+pub use pem::{PemError, TlsError, read_authorities};
 pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 #[cfg(any(test, fuzzing))]
 pub(crate) use secret::keyring;

@@ -111,11 +111,7 @@ impl PeerTls {
     pub fn of_files(files: &PeerCertificates) -> Result<Self, TlsError> {
         let (own, [certificate, key]) = certified_key(&files.certificate, &files.key)?;
         let authority = PemFile::read(&files.authority).map_err(TlsError::Authority)?;
-        let mut trusted = RootCertStore::empty();
-        for anchor in authority.certificates().map_err(TlsError::Authority)? {
-            trusted.add(anchor).map_err(|error| TlsError::Authority(authority.unfit(error.to_string())))?;
-        }
-        let trust = Trust::new(trusted)?;
+        let trust = Trust::new(authority.authorities().map_err(TlsError::Authority)?)?;
         if let Err(error) = trust.check(&own) {
             return Err(TlsError::Certificate(certificate.unfit(refusal(&error))));
         }

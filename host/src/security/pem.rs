@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, RootCertStore};
 
 use super::private_file::{self, PrivateFileError};
 use crate::message::NodeId;
@@ -77,6 +77,14 @@ pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<(Certified
     Ok((certified_key, [certificate, key]))
 }
 
+/// Reads the certificates of a file as authorities that an operator trusts besides the public ones.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn read_authorities(file: &Path) -> Result<Vec<TrustAnchor<'static>>, PemError> {
+    Ok(PemFile::read(file)?.authorities()?.roots)
+}
+
 impl PemFile {
     pub(super) fn read(file: &Path) -> Result<Self, PemError> {
         match fs::read(file) {
@@ -89,13 +97,22 @@ impl PemFile {
         Ok(Self { file: file.to_owned(), bytes: private_file::read(file)? })
     }
 
-    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, PemError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         match read {
             Ok(certificates) if certificates.is_empty() => Err(self.has_no("certificate", "there is none")),
             Ok(certificates) => Ok(certificates),
             Err(cause) => Err(self.has_no("certificate", &cause.to_string())),
         }
+    }
+
+    /// The certificates as those of authorities that are trusted.
+    pub(super) fn authorities(&self) -> Result<RootCertStore, PemError> {
+        let mut trusted = RootCertStore::empty();
+        for certificate in self.certificates()? {
+            trusted.add(certificate).map_err(|error| self.unfit(error.to_string()))?;
+        }
+        Ok(trusted)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, PemError> {
