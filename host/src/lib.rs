@@ -16,4 +16,5 @@ pub mod placement;
 pub mod plugins;
 pub mod runtime;
 pub mod security;
+mod setting_file;
 pub mod telemetry;

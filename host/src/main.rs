@@ -2,7 +2,8 @@
 
 mod signals;
 
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,6 +40,8 @@ enum Failed {
     Other(#[from] anyhow::Error),
     #[error("the system has no thread or event loop left for this process: {0}")]
     System(#[from] io::Error),
+    #[error("what there is to say cannot be written: {0}")]
+    Output(io::Error),
 }
 
 fn main() -> ExitCode {
@@ -56,17 +59,14 @@ fn main() -> ExitCode {
     };
     let done = match command {
         Some(Command::Check { files }) => check(&files, cli),
-        Some(Command::Secret) => {
-            println!("{}", new_secret());
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Secret) => say(&new_secret()).map(|()| ExitCode::SUCCESS),
         None => run(cli, &logs),
     };
     let exit_code = done.unwrap_or_else(|failed| {
         logs.last_word(&failed);
         match failed {
             Failed::Setting(_) => ExitCode::from(WRONG_SETTING),
-            Failed::Other(_) | Failed::System(_) => ExitCode::FAILURE,
+            Failed::Other(_) | Failed::System(_) | Failed::Output(_) => ExitCode::FAILURE,
         }
     });
     logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
@@ -78,15 +78,21 @@ fn check(files: &[PathBuf], cli: Cli) -> Result<ExitCode, Failed> {
     let terms = PluginTerms::new(cli)?;
     let mut all_are_good = true;
     for verdict in tokio::runtime::Runtime::new()?.block_on(node::check(files, terms)).map_err(anyhow::Error::from)? {
+        all_are_good &= verdict.is_ok();
         match verdict {
-            Ok(good) => println!("{good}"),
-            Err(bad) => {
-                all_are_good = false;
-                println!("{bad}");
-            }
+            Ok(good) => say(&good)?,
+            Err(bad) => say(&bad)?,
         }
     }
     Ok(if all_are_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints a line. Who takes no more of them, as `head`, knows enough.
+fn say(line: &impl Display) -> Result<(), Failed> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::Output(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Is a node, until a signal or something that it needs ends it.

@@ -2,13 +2,14 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
@@ -74,6 +75,42 @@ async fn with_a_token_file_a_token_is_needed() {
         "{told}"
     );
     assert_eq!(status_with(&node, SECOND).await, 200);
+}
+
+#[tokio::test]
+async fn whatever_stands_in_the_place_of_a_file_its_next_one_is_read() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("tokens");
+    put(&file, FIRST);
+    let node = Setup::new(Plugins::usual()).flag("--token-file", file.to_str().unwrap()).ready().await;
+    let beside = file.with_extension("new");
+    mknodat(CWD, &beside, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    fs::rename(&beside, &file).unwrap();
+    node.event("files-wrong").await;
+    symlink("/dev/zero", &beside).unwrap();
+    fs::rename(&beside, &file).unwrap();
+    node.log_line("neither a file nor a pipe").await;
+    assert_eq!(status_with(&node, FIRST).await, 200);
+    put(&file, SECOND);
+    until(|| async { status_with(&node, SECOND).await == 200 }).await;
+    assert_eq!(status_with(&node, FIRST).await, 401);
+}
+
+#[tokio::test]
+async fn a_setting_that_names_what_has_no_end_is_wrong() {
+    let directory = TempDir::new().unwrap();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for flag in ["--config", "--outbound-ca", "--trusted-keys", "--secret-file", "--token-file"] {
+        for file in [Path::new("/dev/zero"), &pipe] {
+            // A pipe without a writer is an empty file, and an empty configuration is none.
+            if flag == "--config" && file == pipe {
+                continue;
+            }
+            let (code, said) = Setup::new(Plugins::usual()).flag(flag, file.to_str().unwrap()).fail().await;
+            assert_eq!(code, 2, "{flag} {file:?}: {said}");
+        }
+    }
 }
 
 /// A user and a group that have nothing on any host, as containers run with.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use tokio::process::Command;
 
@@ -103,6 +104,10 @@ async fn check_is_content_with_what_is_good() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.starts_with(&format!("{}: good; it is the stream echo\n", good.display())), "{said}");
+    // Who has seen enough takes no more.
+    let mut child = Command::new(binary()).arg("check").arg(&good).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().await.unwrap().code(), Some(0));
     // One that is bad is enough.
     let output = Command::new(binary()).arg("check").args([&good, &guest("alien")]).output().await.unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -1,5 +1,7 @@
 //! Peers that want more than their share: what they ask for and do not take, or announce and do not send, is bounded.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -43,6 +45,28 @@ async fn a_peer_that_asks_and_takes_nothing_is_ended() {
     assert!(after < before + GROWTH_MB_MAX, "memory grows from {before} to {after} MB");
     nodes[0].log_line("it has taken nothing for too long").await;
     nodes[0].post("/api/echo/1").json("{}").send().await.ok();
+}
+
+#[tokio::test]
+async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let (_reader, mut writer) = greeted(&node).await.into_split();
+    // GETs of 16 MB each from `fickle`: more than sockets hold.
+    for id in 1..=4_u32 {
+        let mut call = [7_u8; 16].to_vec();
+        call.extend([1, 0x80, 0xad, 0xe2, 0x04]);
+        call.extend(b"\x06fickle\x011\x00\x0ebytes=16000000\x00\x00");
+        writer.write_all(&frame(CALL, &[&id.to_be_bytes()[..], &call].concat())).await.unwrap();
+    }
+    let living = async {
+        let mut pings = tokio::time::interval(Duration::from_millis(500));
+        while writer.write_all(&frame(PING, &[])).await.is_ok() {
+            pings.tick().await;
+        }
+    };
+    timeout(HANG, living).await.expect("the connection stays open");
+    node.log_line("it has taken nothing for too long").await;
+    assert_eq!(node.served("fickle").await, 4);
 }
 
 #[tokio::test]

@@ -295,7 +295,12 @@ async fn a_manifest_takes_effect_without_its_component() {
     plugins.put("fickle.toml", b"header = []\n");
     wait_until_failed(&node, "fickle", "unknown key \"header\"").await;
     assert_eq!(seen().await.ok(), "x-tenant: a");
+    // A directory in its place is none either, until it is gone.
     fs::remove_file(plugins.path().join("fickle.toml")).unwrap();
+    fs::create_dir(plugins.path().join("fickle.toml")).unwrap();
+    wait_until_failed(&node, "fickle", "is no regular file").await;
+    assert_eq!(seen().await.ok(), "x-tenant: a");
+    fs::remove_dir(plugins.path().join("fickle.toml")).unwrap();
     until(|| async { seen().await.ok().is_empty() }).await;
     until(|| async { versions(&node, "fickle").await.len() == 1 }).await;
     traffic.none_failed().await;

@@ -61,6 +61,9 @@ async fn options_tells_the_methods() {
         answer.problem(405, "method-not-allowed");
         assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
+    // About the node, not about one of its targets.
+    let said = send_then_read(&nodes[0], "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 0).await;
+    assert!(said.starts_with("HTTP/1.1 204 ") && said.contains("allow: GET, HEAD"), "{said}");
     assert_eq!(nodes[0].served("echo").await, 0);
 }
 

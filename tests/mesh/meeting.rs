@@ -1,6 +1,8 @@
 //! Two nodes that do not meet: each says why, and of whom. Seeds that are of no use hold up none that are.
 
-use crate::harness::{Node, Plugins, Setup, until, wait_for_mesh};
+use tokio::net::UdpSocket;
+
+use crate::harness::{Node, Plugins, Secret, Setup, until, wait_for_mesh};
 
 /// The line that tells of this event, which must have all of these in it.
 async fn told(node: &Node, event: &str, parts: &[&str]) {
@@ -32,6 +34,18 @@ async fn nodes_of_two_clusters_say_so_on_both_sides() {
         until(|| async { node.metric(metric).await > 1 }).await;
         assert_eq!(node.view().await.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_node_with_a_secret_and_one_without_say_so_on_both_sides() {
+    let open = Setup::new(Plugins::usual()).id("n1").ready().await;
+    let sealed = Setup::new(Plugins::usual()).id("n2").secret(&Secret::shared()).seeds(&[&open]).ready().await;
+    told(&open, "gossip-rejected", &[r#""because":"sealed""#, &sealed.cluster, &open.cluster]).await;
+    told(&sealed, "seed-silent", &[&open.cluster, "--secret-file"]).await;
+    let noise = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    noise.send_to(b"noise", &open.cluster).await.unwrap();
+    told(&open, "gossip-rejected", &[]).await;
+    until(|| async { open.metric(r#"meshage_gossip_rejected_total{because="no-gossip"}"#).await > 0 }).await;
 }
 
 #[tokio::test]

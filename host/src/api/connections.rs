@@ -1,8 +1,10 @@
 //! The connections that an API takes: so many at once.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -12,6 +14,9 @@ use crate::telemetry::Throttle;
 
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the system keeps of an answer beyond what is on its way.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
 /// Takes connections. Those that are too many wait until another ends.
 pub(super) struct Connections {
@@ -46,7 +51,7 @@ impl Connections {
         let place = self.room.clone().acquire_owned().await.expect("nobody closes the room");
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => match stream.set_nodelay(true) {
+                Ok((stream, _)) => match prepare(&stream) {
                     Ok(()) => return (stream, place),
                     Err(error) => tracing::debug!(%error, "a client's connection broke"),
                 },
@@ -57,4 +62,11 @@ impl Connections {
             }
         }
     }
+}
+
+/// What a client is to take is not kept waiting, and little of it waits in the system: there, room shows only when a good part
+/// of what waits is gone, and a client that reads slowly would look like one that reads nothing.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }

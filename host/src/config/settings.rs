@@ -1,9 +1,10 @@
 //! What was written of settings (flags, environment, file), by name, and the way to say that it is wrong.
 
-use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::cli::Cli;
+use crate::setting_file;
 
 /// A setting that cannot be. One line: the setting, its value, what would be right.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +62,7 @@ pub(super) fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
         cli.http_port = cli.service_port.take().and_then(|text| meant("http_port", &text));
     }
     if let Some(file) = cli.config.take().and_then(|text| meant("config", &text)) {
-        let text = fs::read_to_string(&file)
+        let text = setting_file::text_of(Path::new(&file))
             .map_err(|error| ConfigError::File { file: file.clone(), problem: error.to_string() })?;
         fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
     }
@@ -158,7 +159,8 @@ mod tests {
     fn spaces_around_a_value_are_no_part_of_it() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("meshage.toml");
-        fs::write(&file, "cluster_id = \" prod\\n\"\nplugins = \"\"\nlog = \"debug\"\ntimeout = \" 2s \"\n").unwrap();
+        std::fs::write(&file, "cluster_id = \" prod\\n\"\nplugins = \"\"\nlog = \"debug\"\ntimeout = \" 2s \"\n")
+            .unwrap();
         let cli = complete(Cli {
             http_port: Some(" ".into()),
             service_port: Some(" 81\r\n".into()),

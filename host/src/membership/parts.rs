@@ -32,6 +32,17 @@ pub(super) fn split(number: u32, message: &[u8], bytes_max: usize) -> Option<imp
     }))
 }
 
+/// Whether these bytes are a part of a message at all.
+pub(super) fn is_part(bytes: &[u8]) -> bool {
+    read(bytes).is_some()
+}
+
+fn read(part: &[u8]) -> Option<(&[u8; HEAD_BYTES], &[u8])> {
+    let (head, bytes) = part.split_first_chunk::<HEAD_BYTES>()?;
+    let [.., index, count] = *head;
+    (usize::from(count) <= PARTS_MAX && index < count).then_some((head, bytes))
+}
+
 /// Puts messages together again.
 #[derive(Default)]
 pub(super) struct Joiner(HashMap<SocketAddr, Pending>);
@@ -45,11 +56,8 @@ struct Pending {
 impl Joiner {
     /// Takes a part in, and returns the message if it is the last one of it.
     pub(super) fn take(&mut self, from: SocketAddr, part: &[u8]) -> Option<Vec<u8>> {
-        let (head, bytes) = part.split_at_checked(HEAD_BYTES)?;
-        let &[a, b, c, d, index, count] = head else { return None };
-        if usize::from(count) > PARTS_MAX || index >= count {
-            return None;
-        }
+        let (head, bytes) = read(part)?;
+        let [a, b, c, d, index, count] = *head;
         if count == 1 {
             return Some(bytes.to_vec());
         }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{debug, error};
 
 use super::contacts::Contacts;
-use super::parts::{Joiner, split};
+use super::parts::{Joiner, is_part, split};
 use super::strangers::Strangers;
 use crate::security::{Keyring, Opener, Rejected, SEAL_BYTES, Sealer};
 use crate::telemetry::{Throttle, names};
@@ -171,13 +171,21 @@ impl Socket for Datagrams {
                     continue;
                 }
             };
+            if !is_part(part) {
+                self.strangers.rejected(Rejected::senseless(part, self.seal.is_some()), from);
+                continue;
+            }
             let Some(message) = self.joiner.take(from, part) else { continue };
             match read_message(&message) {
                 Ok(message) => {
                     self.note_heard(from, &message);
                     return Ok((from, message));
                 }
-                Err(error) => debug!(%from, bytes, %error, "a datagram that is no gossip was dropped"),
+                Err(error) => {
+                    debug!(%from, bytes, %error, "a datagram that is no gossip was dropped");
+                    let because = Rejected::senseless(&self.received[..bytes], self.seal.is_some());
+                    self.strangers.rejected(because, from);
+                }
             }
         }
     }

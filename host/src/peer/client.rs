@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{Called, ConnectError, Connection, Health};
+use super::connection::{Called, ConnectError, Connection, Health, Losses};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
@@ -130,13 +130,15 @@ impl Peers {
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
         let spread = Spread { first, links, lanes: lanes.len() };
+        let losses = Arc::<Losses>::default();
         let links = (0..links).map(|link| {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
+            let (link_kept, losses) = (link.clone(), losses.clone());
+            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link_kept, losses, breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
         Peer { generation, addr, links: links.collect(), spread }
@@ -265,6 +267,7 @@ struct Keeper {
     bodies: &'static Bodies,
     addr: SocketAddr,
     link: Arc<Link>,
+    losses: Arc<Losses>,
     breaker: Breaker,
     departures: Arc<Notify>,
 }
@@ -289,7 +292,16 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {
+            match Connection::open(
+                self.addr,
+                &self.tls,
+                &self.own,
+                &self.link.node_id,
+                self.bodies,
+                self.losses.clone(),
+            )
+            .await
+            {
                 Ok(connection) => {
                     info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {

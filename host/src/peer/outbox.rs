@@ -5,10 +5,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::wire::{self, CHUNK_BYTES_MAX, CallId};
 use crate::bodies::Room;
@@ -22,6 +24,9 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 /// What must not wait (signs of life, cancels, refusals) may come on top of that: some bytes each. When it has grown to this,
 /// the writer has taken nothing for a long time, while the other side went on asking: the connection ends.
 const PROMPT_BYTES_MAX: usize = 16 << 20;
+
+/// How long a peer may take nothing. One that hangs is noticed sooner: it says nothing either.
+const TAKES_NOTHING_MAX: Duration = Duration::from_secs(10);
 
 /// Chunks in one write: what a small frame can be held up by.
 const CHUNKS_PER_WRITE: usize = 4;
@@ -38,6 +43,7 @@ pub(super) struct Outbox {
     wake: Notify,
     /// The writer has taken what was in the buffer.
     emptied: Notify,
+    given_up: Notify,
     body_kib: Arc<Semaphore>,
 }
 
@@ -71,6 +77,7 @@ impl Outbox {
             waiting: Mutex::default(),
             wake: Notify::new(),
             emptied: Notify::new(),
+            given_up: Notify::new(),
             body_kib: Arc::new(Semaphore::new(WAITING_BODY_BYTES_MAX / 1024)),
         }
     }
@@ -166,6 +173,7 @@ impl Outbox {
     pub(super) fn close_unsent(&self) -> Vec<CallId> {
         self.close();
         let mut waiting = self.lock();
+        waiting.kept.clear();
         let buffer = std::mem::take(&mut waiting.buffer);
         let bodies = std::mem::take(&mut waiting.bodies);
         wire::calls_in(&buffer).into_iter().chain(bodies.into_iter().map(|body| body.id)).collect()
@@ -184,15 +192,35 @@ impl Outbox {
                 self.wake.notified().await;
                 continue;
             }
-            socket.write_all(&batch).await?;
+            let mut rest = &batch[..];
+            while !rest.is_empty() {
+                let written = self.taken(socket.write(rest)).await?;
+                rest = &rest[written..];
+            }
             // TLS may hold some of it back.
-            socket.flush().await?;
+            self.taken(socket.flush()).await?;
             batch.clear();
             kept.clear();
             if batch.capacity() > BUFFER_BYTES_KEPT {
                 batch = BytesMut::new();
             }
         }
+    }
+
+    /// Gives up a peer that takes nothing: it would keep what waits for it for as long as it likes.
+    async fn taken<T>(&self, writing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        match timeout(TAKES_NOTHING_MAX, writing).await {
+            Ok(written) => written,
+            Err(_) => {
+                self.given_up.notify_one();
+                Err(io::ErrorKind::TimedOut.into())
+            }
+        }
+    }
+
+    /// Resolves, once, when the writer has given up a peer that takes nothing. Other errors show at the reader.
+    pub(super) async fn given_up(&self) {
+        self.given_up.notified().await;
     }
 
     /// Moves what is to be written next into the empty `batch`, and its room into the empty `kept`.
@@ -220,8 +248,6 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
     use tokio::io::AsyncReadExt;
     use tokio_util::codec::Decoder;

@@ -188,7 +188,11 @@ impl<S: Serve> Server<S> {
             async move { session.outbox.write_to(writer).await }
         });
         let ending = Ending(&session);
-        if let Err(error) = self.read(&session, frames).await {
+        let ended = tokio::select! {
+            ended = self.read(&session, frames) => ended,
+            () = session.outbox.given_up() => Err(LinkError::TakesNothing),
+        };
+        if let Err(error) = ended {
             warn!(event = "peer-connection-lost", %addr, %error, "a peer's connection was lost");
         }
         drop(ending);

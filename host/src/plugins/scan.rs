@@ -75,7 +75,8 @@ impl Stamp {
     pub(super) fn of(component: &Path) -> Option<Self> {
         let manifest = component.with_extension("toml");
         let signatures = [component, &manifest].map(|file| FileStamp::of(&signature_of(file)));
-        Some(Self { component: FileStamp::of(component)?, manifest: FileStamp::of(&manifest), signatures })
+        // A directory by that name is no manifest, but loading says so.
+        Some(Self { component: FileStamp::of(component)?, manifest: FileStamp::of_any(&manifest), signatures })
     }
 
     pub(super) fn has_manifest(&self) -> bool {
@@ -88,8 +89,11 @@ impl FileStamp {
     const UNREADABLE: Self = Self(0);
 
     fn of(file: &Path) -> Option<Self> {
+        Self::of_any(file).filter(|_| !file.is_dir())
+    }
+
+    fn of_any(file: &Path) -> Option<Self> {
         match fs::metadata(file) {
-            Ok(metadata) if metadata.is_dir() => None,
             Ok(metadata) => Some(Self::hash(&metadata)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(_) => Some(Self::UNREADABLE),

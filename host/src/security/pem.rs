@@ -1,7 +1,6 @@
 //! Certificates and keys in PEM files, as they are at one moment, and what may be wrong with them: each error says of which
 //! file it is, so that the setting can be named.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use rustls::{Error, InconsistentKeys, RootCertStore};
 
 use super::private_file::{self, PrivateFileError};
 use crate::message::NodeId;
+use crate::setting_file;
 
 /// Why there can be no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub fn read_authorities(file: &Path) -> Result<Vec<TrustAnchor<'static>>, PemErr
 
 impl PemFile {
     pub(super) fn read(file: &Path) -> Result<Self, PemError> {
-        match fs::read(file) {
+        match setting_file::bytes_of(file) {
             Ok(bytes) => Ok(Self { file: file.to_owned(), bytes }),
             Err(cause) => Err(PemError::Read(file.to_owned(), cause)),
         }

@@ -1,9 +1,10 @@
 //! Files that are none of others' business: secrets, tokens, keys of certificates.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::setting_file;
 
 /// A longer file is none of secrets.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -22,8 +23,6 @@ pub enum PrivateFileError {
          Secret `defaultMode: 0440` and `fsGroup`", .file.display(), .file.display()
     )]
     Open { file: PathBuf, mode: u32 },
-    #[error("{} has more than {FILE_BYTES_MAX} bytes, which is too much for secrets", .0.display())]
-    TooLarge(PathBuf),
 }
 
 fn advice(error: &io::Error) -> &'static str {
@@ -38,29 +37,19 @@ fn advice(error: &io::Error) -> &'static str {
 /// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
     let text = String::from_utf8(read(file)?);
-    let text = text.map_err(|_| PrivateFileError::Read(file.to_owned(), io::ErrorKind::InvalidData.into()))?;
+    let text = text.map_err(|_| PrivateFileError::Read(file.to_owned(), setting_file::not_text()))?;
     Ok(lines(&text))
 }
 
 /// What is in a file that others than its owner and group cannot reach.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
-    let opened = File::open(file).map_err(read_error)?;
-    let metadata = opened.metadata().map_err(read_error)?;
-    if metadata.is_dir() {
-        // Its mode is not what is wrong with it.
-        return Err(read_error(io::ErrorKind::IsADirectory.into()));
-    }
-    let mode = metadata.permissions().mode() & 0o777;
+    let opened = setting_file::open(file).map_err(read_error)?;
+    let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
     if mode & OTHERS != 0 {
         return Err(PrivateFileError::Open { file: file.to_owned(), mode });
     }
-    let mut bytes = Vec::new();
-    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(read_error)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(PrivateFileError::TooLarge(file.to_owned()));
-    }
-    Ok(bytes)
+    setting_file::read(&opened, FILE_BYTES_MAX).map_err(read_error)
 }
 
 pub(super) fn lines(text: &str) -> Vec<(usize, String)> {

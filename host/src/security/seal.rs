@@ -40,9 +40,18 @@ pub enum Rejected {
     NotNow,
     #[error("it came twice")]
     Replayed,
+    #[error("it is sealed, and this node has no secret")]
+    Sealed,
+    #[error("it is no gossip")]
+    NoGossip,
 }
 
 impl Rejected {
+    /// What is wrong with a datagram that makes no sense as it is.
+    pub fn senseless(datagram: &[u8], has_secret: bool) -> Self {
+        if !has_secret && looks_sealed(datagram) { Self::Sealed } else { Self::NoGossip }
+    }
+
     /// For metrics.
     pub fn kind(self) -> &'static str {
         match self {
@@ -51,8 +60,14 @@ impl Rejected {
             Self::Forged => "forged",
             Self::NotNow => "not-now",
             Self::Replayed => "replayed",
+            Self::Sealed => "sealed",
+            Self::NoGossip => "no-gossip",
         }
     }
+}
+
+fn looks_sealed(datagram: &[u8]) -> bool {
+    datagram.len() >= SEAL_BYTES && datagram[0] == VERSION
 }
 
 struct Key {
@@ -113,7 +128,7 @@ impl Opener {
     /// # Errors
     /// Why it is none of this mesh. What is not sealed costs next to nothing, what is forged one attempt to open it.
     pub fn open<'a>(&mut self, now_ms: u64, datagram: &'a mut [u8]) -> Result<&'a [u8], Rejected> {
-        if datagram.len() < SEAL_BYTES || datagram[0] != VERSION {
+        if !looks_sealed(datagram) {
             return Err(Rejected::NotSealed);
         }
         let (head, sealed) = datagram.split_at_mut(HEAD_BYTES);

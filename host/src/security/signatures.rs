@@ -1,11 +1,12 @@
 //! Signatures of plugins, as minisign makes them: only what the owner of a trusted key has signed is loaded.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use minisign_verify::{Error, PublicKey, Signature};
+
+use crate::setting_file;
 
 /// minisign's public key files begin with such a line.
 const COMMENT: &str = "untrusted comment:";
@@ -52,7 +53,7 @@ impl TrustedKeys {
     /// # Errors
     /// What is wrong with the file.
     pub fn read(file: &Path) -> Result<Self, TrustedKeysError> {
-        let text = fs::read_to_string(file).map_err(|error| TrustedKeysError::Read(file.to_owned(), error))?;
+        let text = setting_file::text_of(file).map_err(|error| TrustedKeysError::Read(file.to_owned(), error))?;
         Self::parse(file, &text)
     }
 

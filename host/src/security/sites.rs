@@ -180,7 +180,10 @@ fn is_own(host: &str, origin: &[u8]) -> bool {
 fn read_origin(text: &str) -> Option<HeaderValue> {
     let uri: Uri = text.parse().ok()?;
     let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+        && uri.authority().is_some_and(|authority| {
+            // A name of which a part is any is one that no browser sends.
+            !authority.as_str().contains(['@', '*']) && !authority.host().is_empty()
+        })
         && uri.path() == "/"
         && !text.ends_with('/')
         // Browsers leave the usual ports out.

@@ -98,13 +98,12 @@ impl Shared {
 
     fn write_for_ever(&self) {
         let mut batch = Vec::new();
+        let mut output = Output::default();
         loop {
             let dropped = self.take(&mut batch);
             let mut lost = 0;
             for piece in batch.chunks(PIECE_BYTES_MAX) {
-                if write_all(piece).is_err() {
-                    lost += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
-                }
+                lost += output.write(piece);
                 self.lock().gone += piece.len() as u64;
                 self.changed.notify_all();
             }
@@ -114,7 +113,13 @@ impl Shared {
                 // Said when somebody hears it: a line about what could not be written could not be written either.
                 self.lock().dropped += dropped + lost;
             } else if dropped > 0 {
-                warn!(event = "log-dropped", lines = dropped, "nobody took the log: lines were dropped");
+                let error = output.error.take().map(tracing::field::display);
+                warn!(
+                    event = "log-dropped",
+                    lines = dropped,
+                    error,
+                    "lines of the log are missing here: nobody took them, or they could not be written"
+                );
             }
         }
     }
@@ -128,17 +133,42 @@ impl Shared {
     }
 }
 
-/// Writes to stderr without the lock of the standard library: who else writes there must not wait either.
-fn write_all(mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(rustix::stdio::stderr(), bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => thread::sleep(FULL_PAUSE),
-            Err(error) => return Err(error.into()),
+/// What has been written to stderr.
+#[derive(Default)]
+struct Output {
+    /// The last byte was not the end of a line.
+    is_mid_line: bool,
+    /// What was to come after it did not.
+    has_gap: bool,
+    /// Why the last that was not written was not.
+    error: Option<Errno>,
+}
+
+impl Output {
+    /// Writes lines, without the lock of the standard library: who else writes there must not wait either. Returns how
+    /// many were lost.
+    fn write(&mut self, mut lines: &[u8]) -> u64 {
+        while !lines.is_empty() {
+            // What comes now is not glued to half a line.
+            let ends_line = self.has_gap && self.is_mid_line;
+            let next = if ends_line { b"\n" } else { lines };
+            match rustix::io::write(rustix::stdio::stderr(), next) {
+                Ok(written) => {
+                    self.is_mid_line = next[..written].last().is_some_and(|byte| *byte != b'\n');
+                    self.has_gap = false;
+                    lines = &lines[if ends_line { 0 } else { written }..];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => thread::sleep(FULL_PAUSE),
+                Err(error) => {
+                    self.has_gap = true;
+                    self.error = Some(error);
+                    return lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                }
+            }
         }
+        0
     }
-    Ok(())
 }
 
 /// One line of tracing's.

@@ -1,0 +1,134 @@
+//! Files that settings name. Whatever stands there, reading it ends: a device has no end, and a pipe may have nobody who writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+/// The longest there is: authorities of all the world take a quarter of it.
+pub(crate) const BYTES_MAX: u64 = 1 << 20;
+
+/// How long a pipe may give nothing. Shells make one of `<(command)`.
+const PIPE_MAX: Duration = Duration::from_secs(5);
+
+/// How often a pipe that has nothing yet is looked at.
+const PIPE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Opens a file or a pipe, without waiting for who is at the other end of it.
+pub(crate) fn open(file: &Path) -> io::Result<File> {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(file)?;
+    let kind = opened.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() && !kind.is_fifo() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a pipe"));
+    }
+    Ok(opened)
+}
+
+/// What is in a file, which is not more than so many bytes.
+pub(crate) fn read(opened: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut heard = (0, Instant::now());
+    // As it does not wait, reading stops where a pipe has nothing yet.
+    while let Err(error) = opened.take(bytes_max + 1 - bytes.len() as u64).read_to_end(&mut bytes) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        if bytes.len() > heard.0 {
+            heard = (bytes.len(), Instant::now());
+        } else if heard.1.elapsed() > PIPE_MAX {
+            let told = format!("it is a pipe, into which nothing was written for {} s", PIPE_MAX.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, told));
+        }
+        sleep(PIPE_INTERVAL);
+    }
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of a file.
+pub(crate) fn bytes_of(file: &Path) -> io::Result<Vec<u8>> {
+    read(&open(file)?, BYTES_MAX)
+}
+
+/// The text of a file.
+pub(crate) fn text_of(file: &Path) -> io::Result<String> {
+    String::from_utf8(bytes_of(file)?).map_err(|_| not_text())
+}
+
+/// What is in the file is bytes, not text.
+pub(crate) fn not_text() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::path::PathBuf;
+    use std::thread;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    fn pipe_in(directory: &Path) -> PathBuf {
+        let pipe = directory.join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        pipe
+    }
+
+    fn told(file: &Path) -> String {
+        bytes_of(file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(told(Path::new("/dev/zero")), "it is neither a file nor a pipe");
+        assert_eq!(told(directory.path()), "is a directory");
+        let large = directory.path().join("large");
+        fs::write(&large, vec![b'x'; BYTES_MAX as usize]).unwrap();
+        assert_eq!(bytes_of(&large).unwrap().len() as u64, BYTES_MAX);
+        fs::write(&large, vec![b'x'; BYTES_MAX as usize + 1]).unwrap();
+        assert_eq!(told(&large), "it has more than 1048576 bytes");
+        fs::write(&large, b"\xff").unwrap();
+        assert_eq!(text_of(&large).unwrap_err().to_string(), "it is not UTF-8");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_pipe_that_has_no_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(bytes_of(&pipe_in(directory.path())).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_pipe_is_read_to_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = pipe_in(directory.path());
+        // Its writer is there before it is read, as with `<(command)`.
+        let mut writer = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        let reading = thread::spawn(move || text_of(&pipe));
+        writer.write_all(b"one, ").unwrap();
+        writer.write_all(b"two").unwrap();
+        // It may not have begun: then the pipe keeps what is in it only while somebody has it open.
+        while !reading.is_finished() && has_bytes(&writer) {
+            thread::yield_now();
+        }
+        drop(writer);
+        assert_eq!(reading.join().unwrap().unwrap(), "one, two");
+    }
+
+    fn has_bytes(pipe: &File) -> bool {
+        rustix::io::ioctl_fionread(pipe).unwrap() > 0
+    }
+}
