@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{HANG, Http2, Node, Plugins, Setup, binary, new_secret, until};
+use crate::harness::{HANG, Http2, Node, Plugins, Setup, binary, new_secret, skipped, until};
 
 const FIRST: &str = "first-token-0123456789";
 const SECOND: &str = "second-token-0123456789";
@@ -134,9 +134,9 @@ async fn a_node_that_is_not_root_takes_what_is_mounted_for_its_group() {
         fs::set_permissions(file, Permissions::from_mode(0o440)).unwrap();
         given.push(chown(file, None, Some(GROUP)));
     }
-    if let Some(error) = given.into_iter().find_map(Result::err) {
-        println!("SKIPPED: only root can start a node as another user, and give it files ({error})");
-        return;
+    let skipped = |needs: &str| skipped("a_node_that_is_not_root_takes_what_is_mounted_for_its_group", needs);
+    if given.iter().any(Result::is_err) {
+        return skipped("root (`sudo`), to start a node as another user and to give it files");
     }
     let mut command = Command::new(binary());
     command.env_clear().uid(NOBODY).gid(GROUP);
@@ -149,8 +149,7 @@ async fn a_node_that_is_not_root_takes_what_is_mounted_for_its_group() {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut node = match command.spawn() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            println!("SKIPPED: the binary is where another user cannot reach it ({error})");
-            return;
+            return skipped("a binary that another user can reach (`chmod o+x` on the way to it)");
         }
         spawned => spawned.unwrap(),
     };

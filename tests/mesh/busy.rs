@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{Node, Plugins, Setup, threads, until};
+use crate::harness::{Node, Plugins, Setup, skipped, threads, until};
 
 /// Of the system's clock ticks, of which there are a hundred in a second.
 const HALF_A_SECOND: u64 = 50;
@@ -32,7 +32,7 @@ async fn spin(node: &Node) -> TcpStream {
 async fn two_busy_clients_use_two_cores_wherever_their_connections_are() {
     let cores = available_parallelism().unwrap().get();
     if cores < 2 {
-        return println!("left out: this machine has one core");
+        return skipped("two_busy_clients_use_two_cores_wherever_their_connections_are", "two cores");
     }
     let node = Setup::new(Plugins::usual()).flag("--timeout", "1h").ready().await;
     // Connections take lanes in turn: these two get the same one.

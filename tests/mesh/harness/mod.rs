@@ -14,6 +14,8 @@ mod traffic;
 #[cfg(target_os = "linux")]
 mod wire;
 
+use std::io::Write as _;
+
 pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use http2::Http2;
@@ -25,6 +27,11 @@ pub(crate) use taken::{taken, threads};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
+
+/// Says on the terminal that a test is left out, though tests that pass say nothing: it needs something that is not here.
+pub(crate) fn skipped(test: &str, needs: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: it needs {needs}");
+}
 
 /// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.
 pub(crate) const HANG: std::time::Duration = std::time::Duration::from_secs(60);
