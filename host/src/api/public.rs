@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -179,7 +179,7 @@ impl PublicApi {
         let PublicConfig { request_timeout, timeout, .. } = self.config;
         let stalled_max = request_timeout + timeout;
         let (stream, observed) = ClientStream::new(stream, request_timeout, stalled_max);
-        let client = Arc::new(Client { api: self, activity: Arc::default(), stream: observed });
+        let client = Arc::new(Client { api: self, activity: Arc::default(), stream: observed, host: OnceLock::new() });
         let service = service_fn({
             let client = client.clone();
             move |request| {

@@ -1,11 +1,11 @@
 //! From a request of the public API to its answer: who may ask, what for, and how it is answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, VARY};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use uuid::{NoContext, Timestamp, Uuid};
@@ -21,17 +21,23 @@ use super::stream::Observed;
 use super::target::{self, Rejected, Target};
 use crate::bodies::Room;
 use crate::message::{Message, Method};
-use crate::security::{Asking, SEC_FETCH_SITE};
+use crate::security::{AllowedOrigin, Asking, SEC_FETCH_SITE};
 
 /// One client's connection.
 pub(super) struct Client {
     pub(super) api: Arc<PublicApi>,
     pub(super) activity: Arc<Activity>,
     pub(super) stream: Arc<Observed>,
+    /// The name by which it calls the node, once that was found to be good: mostly it is always the same.
+    pub(super) host: OnceLock<Box<[u8]>>,
 }
 
 /// What `OPTIONS *` asks about (RFC 9110, section 9.3.7).
 const EVERY_TARGET: &str = "*";
+
+fn text(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
 
 /// A request that may be asked.
 enum Admitted {
@@ -86,7 +92,7 @@ impl Client {
 
     /// The answer, and whether the request has been read to its end.
     async fn admit_and_answer(&self, head: &mut Parts, body: &mut Incoming) -> (HttpResponse, bool) {
-        let checked = self.api.check_site(head);
+        let checked = self.check_site(head);
         // Without it a page of another site could not even read that it is not allowed.
         let allowed_origin = checked.as_ref().ok().copied().flatten();
         let admitted = checked.map_err(Refused::from).and_then(|_| self.api.admit(head));
@@ -112,20 +118,29 @@ impl Client {
         }
         (response, is_whole)
     }
+
+    /// Whether the page that sends this, if one does, may; then what lets it read the answer.
+    fn check_site(&self, head: &Parts) -> Result<Option<AllowedOrigin<'_>>, ApiError> {
+        let [host, origin, fetch_site] = [HOST, ORIGIN, SEC_FETCH_SITE].map(|name| head.headers.get(name));
+        let is_of_tool = origin.is_none() && fetch_site.is_none();
+        let host_is_known = || host.zip(self.host.get()).is_some_and(|(host, known)| *host.as_bytes() == **known);
+        if is_of_tool && host_is_known() {
+            return Ok(None);
+        }
+        let asking = Asking {
+            host: text(host).or_else(|| head.uri.authority().map(|authority| authority.as_str())),
+            origin: text(origin),
+            fetch_site: text(fetch_site),
+        };
+        let allowed = self.api.config.sites.check(asking, self.api.config.names).map_err(ApiError::Site)?;
+        if is_of_tool && let Some(host) = host {
+            let _ = self.host.set(host.as_bytes().into());
+        }
+        Ok(allowed)
+    }
 }
 
 impl PublicApi {
-    /// Whether the page that sends this, if one does, may; then what lets it read the answer.
-    fn check_site(&self, head: &Parts) -> Result<Option<crate::security::AllowedOrigin<'_>>, ApiError> {
-        let header = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let asking = Asking {
-            host: header(HOST).or_else(|| head.uri.authority().map(|authority| authority.as_str())),
-            origin: header(ORIGIN),
-            fetch_site: header(SEC_FETCH_SITE),
-        };
-        self.config.sites.check(asking, self.config.names).map_err(ApiError::Site)
-    }
-
     fn admit(&self, head: &mut Parts) -> Result<Admitted, Refused> {
         if head.method == HttpMethod::OPTIONS {
             // What a browser asks beforehand comes without a token.

@@ -175,7 +175,7 @@ impl Dispatcher {
         let began = Instant::now();
         let (metric, Called { outcome, was_sent }) = match &candidate.target {
             Target::Local => {
-                let call = self.catalog.run(message.clone(), deadline);
+                let call = Box::pin(self.catalog.run(message.clone(), deadline));
                 let outcome = lanes::here_or_elsewhere(call, &self.runtime).await;
                 (Route::Local, Called { outcome, was_sent: false })
             }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
+use std::pin::Pin;
 use std::task::Poll;
 
 use tokio::runtime::Handle;
@@ -15,12 +16,11 @@ thread_local! {
 }
 
 /// Runs a call where it begins, and once it wants to leave its lane, as a task of the runtime `elsewhere`. Dropping the
-/// future drops the call, wherever it is.
-pub async fn here_or_elsewhere<C>(call: C, elsewhere: &Handle) -> C::Output
+/// future drops the call, wherever it is. It comes boxed, so that its some thousand bytes are not moved again.
+pub async fn here_or_elsewhere<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
 where
     C: Future<Output: Send> + Send + 'static,
 {
-    let mut call = Box::pin(call);
     let stayed = poll_fn(|context| {
         let polled = {
             let _may_leave = MayLeave::begin();
@@ -92,7 +92,11 @@ mod tests {
         let runtime = elsewhere.clone();
         let on_lane = lanes.next().spawn(async move {
             let here = thread::current().id();
-            (here, here_or_elsewhere(places(), &runtime).await, here_or_elsewhere(async { 1 }, &runtime).await)
+            (
+                here,
+                here_or_elsewhere(Box::pin(places()), &runtime).await,
+                here_or_elsewhere(Box::pin(async { 1 }), &runtime).await,
+            )
         });
         let (lane, [before, after], output) = on_lane.await.unwrap();
         assert_eq!((before, output), (lane, 1));
@@ -101,7 +105,7 @@ mod tests {
         let [before, after] = lanes.next().spawn(places()).await.unwrap();
         assert_eq!(before, after);
         let [before, after] =
-            elsewhere.spawn(async { here_or_elsewhere(places(), &Handle::current()).await }).await.unwrap();
+            elsewhere.spawn(async { here_or_elsewhere(Box::pin(places()), &Handle::current()).await }).await.unwrap();
         assert_eq!(before, after);
     }
 
@@ -117,7 +121,7 @@ mod tests {
                 let _ = left.send(());
                 std::future::pending::<()>().await;
             };
-            here_or_elsewhere(call, &elsewhere).await;
+            here_or_elsewhere(Box::pin(call), &elsewhere).await;
         });
         has_left.await.unwrap();
         waiting.abort();
