@@ -17,4 +17,5 @@ pub mod plugins;
 pub mod runtime;
 pub mod security;
 mod setting_file;
+mod tcp;
 pub mod telemetry;

@@ -96,15 +96,16 @@ async fn a_client_that_takes_no_answers_is_ended() {
 #[tokio::test]
 async fn a_client_that_takes_little_at_a_time_gets_all() {
     const BYTES: usize = 6_000_000;
-    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "1s").ready().await;
+    // Together that is a second.
+    let node = Setup::new(Plugins::usual()).flag("--request-timeout", "300ms").flag("--timeout", "700ms").ready().await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(64 << 10).unwrap();
     let mut slow = socket.connect(node.http.parse().unwrap()).await.unwrap();
     let request = format!("GET /api/fickle/1?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     slow.write_all(request.as_bytes()).await.unwrap();
-    // A second is far less than all of it takes, and far more than a little of it does.
+    // Which is far less than all of it takes, and far more than a little of it does.
     let mut pace = tokio::time::interval(Duration::from_millis(20));
-    let (mut taken, mut piece) = (0, vec![0; 16 << 10]);
+    let (mut taken, mut piece) = (0, vec![0; 12 << 10]);
     loop {
         pace.tick().await;
         match slow.read(&mut piece).await.unwrap() {

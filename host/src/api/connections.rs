@@ -1,22 +1,18 @@
 //! The connections that an API takes: so many at once.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::tcp;
 use crate::telemetry::Throttle;
 
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// What the system keeps of an answer beyond what is on its way.
-const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
 /// Takes connections. Those that are too many wait until another ends.
 pub(super) struct Connections {
@@ -51,7 +47,7 @@ impl Connections {
         let place = self.room.clone().acquire_owned().await.expect("nobody closes the room");
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => match prepare(&stream) {
+                Ok((stream, _)) => match tcp::prepare(&stream) {
                     Ok(()) => return (stream, place),
                     Err(error) => tracing::debug!(%error, "a client's connection broke"),
                 },
@@ -62,11 +58,4 @@ impl Connections {
             }
         }
     }
-}
-
-/// What a client is to take is not kept waiting, and little of it waits in the system: there, room shows only when a good part
-/// of what waits is gone, and a client that reads slowly would look like one that reads nothing.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }

@@ -100,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
         Pin::new(self.stream.as_mut().expect("it goes with the value"))
     }
 
-    /// Gives up a client that takes too little for too long: the system tells of room when a third of its buffer is free.
+    /// Gives up a client that takes too little for too long: the system tells of room when enough of what waits is gone.
     fn while_not_stalled<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = None;

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{Called, ConnectError, Connection, Health, Losses};
+use super::connection::{Called, ConnectError, Connection, Health};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
@@ -130,15 +130,13 @@ impl Peers {
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
         let spread = Spread { first, links, lanes: lanes.len() };
-        let losses = Arc::<Losses>::default();
         let links = (0..links).map(|link| {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let (link_kept, losses) = (link.clone(), losses.clone());
-            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link_kept, losses, breaker, departures };
+            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
         Peer { generation, addr, links: links.collect(), spread }
@@ -267,7 +265,6 @@ struct Keeper {
     bodies: &'static Bodies,
     addr: SocketAddr,
     link: Arc<Link>,
-    losses: Arc<Losses>,
     breaker: Breaker,
     departures: Arc<Notify>,
 }
@@ -292,16 +289,7 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(
-                self.addr,
-                &self.tls,
-                &self.own,
-                &self.link.node_id,
-                self.bodies,
-                self.losses.clone(),
-            )
-            .await
-            {
+            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {
                 Ok(connection) => {
                     info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {

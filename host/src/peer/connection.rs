@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tracing::{info, warn};
@@ -74,9 +74,6 @@ pub(super) enum LinkError {
 
 pub(super) struct Connection {
     outbox: Outbox,
-    losses: Arc<Losses>,
-    /// So many of them there were when the peer was last heard here.
-    losses_heard: AtomicU64,
     bodies: &'static Bodies,
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
@@ -85,14 +82,6 @@ pub(super) struct Connection {
     is_silent: AtomicBool,
     peer_is_leaving: AtomicBool,
     has_ended: AtomicBool,
-}
-
-/// What the connections to one peer know of each other: how many have been lost. Of a process that has died each ends by
-/// itself, one after the other; a message that has been lost with one must not be followed by another on the next.
-#[derive(Default)]
-pub(super) struct Losses {
-    lost: AtomicU64,
-    one_more: Notify,
 }
 
 /// How a call of a peer ended.
@@ -157,7 +146,6 @@ impl Connection {
         own: &Hello,
         expected: &NodeId,
         bodies: &'static Bodies,
-        losses: Arc<Losses>,
     ) -> Result<Arc<Self>, ConnectError> {
         let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
@@ -175,8 +163,6 @@ impl Connection {
 
         let connection = Arc::new(Self {
             outbox: Outbox::new(),
-            losses_heard: losses.lost.load(Ordering::Relaxed).into(),
-            losses,
             bodies,
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
@@ -252,10 +238,8 @@ impl Connection {
         self.health.subscribe()
     }
 
-    /// Whether the peer has left pings unanswered, or may be gone, as another connection to it was lost since it was heard.
     pub(super) fn is_silent(&self) -> bool {
         self.is_silent.load(Ordering::Relaxed)
-            || self.losses_heard.load(Ordering::Relaxed) != self.losses.lost.load(Ordering::Relaxed)
     }
 
     /// Ends the connection once everything that waits has been written.
@@ -273,7 +257,6 @@ impl Connection {
                 mut frame = frames.next() => {
                     unanswered = 0;
                     if self.is_silent() {
-                        self.losses_heard.store(self.losses.lost.load(Ordering::Relaxed), Ordering::Relaxed);
                         self.set_silent(false);
                     }
                     // Frames mostly come many at a time: the others of this read need no waiting.
@@ -285,9 +268,6 @@ impl Connection {
                             None => break,
                         }
                     }
-                }
-                () = self.losses.one_more.notified() => {
-                    let _ = self.outbox.push(wire::put_ping);
                 }
                 _ = ticks.tick() => {
                     if unanswered >= PINGS_UNANSWERED_MAX {
@@ -311,8 +291,8 @@ impl Connection {
         });
     }
 
-    fn become_if(&self, health: Health, may: impl FnOnce(Health) -> bool) -> bool {
-        self.health.send_if_modified(|current| may(*current) && std::mem::replace(current, health) != health)
+    fn become_if(&self, health: Health, may: impl FnOnce(Health) -> bool) {
+        self.health.send_if_modified(|current| may(*current) && std::mem::replace(current, health) != health);
     }
 
     fn receive(&self, frame: Frame) -> Result<(), WireError> {
@@ -391,10 +371,7 @@ impl Connection {
     /// the others nobody knows, which dropping their senders tells them.
     fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
-        if self.become_if(Health::Ended, |health| health != Health::Leaving) {
-            self.losses.lost.fetch_add(1, Ordering::Relaxed);
-            self.losses.one_more.notify_waiters();
-        }
+        self.become_if(Health::Ended, |health| health != Health::Leaving);
         let unsent = self.outbox.close_unsent();
         let mut calls = self.lock();
         for id in unsent {

@@ -187,15 +187,17 @@ impl Outbox {
             let closed = self.take(&mut batch, &mut kept);
             if batch.is_empty() {
                 if closed {
-                    return socket.shutdown().await;
+                    return self.taken(socket.shutdown()).await;
                 }
                 self.wake.notified().await;
                 continue;
             }
             let mut rest = &batch[..];
             while !rest.is_empty() {
-                let written = self.taken(socket.write(rest)).await?;
-                rest = &rest[written..];
+                match self.taken(socket.write(rest)).await? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    written => rest = &rest[written..],
+                }
             }
             // TLS may hold some of it back.
             self.taken(socket.flush()).await?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::connection::ConnectError;
 use crate::message::NodeId;
 use crate::security::PeerTls;
+use crate::tcp;
 
 /// What secures the connections that are made from now on; `None` if nothing does.
 pub type TlsNow = Option<watch::Receiver<Arc<PeerTls>>>;
@@ -38,7 +39,7 @@ pub(super) async fn connect(
     node_id: &NodeId,
 ) -> Result<(Reader, Writer), ConnectError> {
     let stream = TcpStream::connect(addr).await?;
-    stream.set_nodelay(true)?;
+    tcp::prepare(&stream)?;
     match now(tls) {
         Some(tls) => Ok(halves(tls.connect(stream, node_id).await.map_err(ConnectError::Handshake)?)),
         None => Ok(plain_halves(stream)),
@@ -47,7 +48,7 @@ pub(super) async fn connect(
 
 /// Takes a connection that some node has made.
 pub(super) async fn accept(stream: TcpStream, tls: &TlsNow) -> Result<(Reader, Writer, Caller), ConnectError> {
-    stream.set_nodelay(true)?;
+    tcp::prepare(&stream)?;
     let Some(tls) = now(tls) else {
         let (reader, writer) = plain_halves(stream);
         return Ok((reader, writer, Caller(None)));

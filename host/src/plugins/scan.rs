@@ -89,11 +89,19 @@ impl FileStamp {
     const UNREADABLE: Self = Self(0);
 
     fn of(file: &Path) -> Option<Self> {
-        Self::of_any(file).filter(|_| !file.is_dir())
+        match fs::metadata(file) {
+            Ok(metadata) if metadata.is_dir() => None,
+            metadata => Self::made_of(metadata),
+        }
     }
 
+    /// That of a file, or of a directory that has its name.
     fn of_any(file: &Path) -> Option<Self> {
-        match fs::metadata(file) {
+        Self::made_of(fs::metadata(file))
+    }
+
+    fn made_of(metadata: io::Result<fs::Metadata>) -> Option<Self> {
+        match metadata {
             Ok(metadata) => Some(Self::hash(&metadata)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(_) => Some(Self::UNREADABLE),

@@ -101,14 +101,17 @@ impl Shared {
         let mut output = Output::default();
         loop {
             let dropped = self.take(&mut batch);
-            let mut lost = 0;
+            let (mut lost, mut has_failed) = (0, false);
             for piece in batch.chunks(PIECE_BYTES_MAX) {
-                lost += output.write(piece);
+                // A line is written as a whole or not: what follows a part that was not written may be the rest of it.
+                let rest = if has_failed { piece } else { output.write(piece) };
+                has_failed |= !rest.is_empty();
+                lost += rest.iter().filter(|byte| **byte == b'\n').count() as u64;
                 self.lock().gone += piece.len() as u64;
                 self.changed.notify_all();
             }
             batch.clear();
-            if lost > 0 {
+            if has_failed {
                 counter!(names::LOG_DROPPED).increment(lost);
                 // Said when somebody hears it: a line about what could not be written could not be written either.
                 self.lock().dropped += dropped + lost;
@@ -145,9 +148,9 @@ struct Output {
 }
 
 impl Output {
-    /// Writes lines, without the lock of the standard library: who else writes there must not wait either. Returns how
-    /// many were lost.
-    fn write(&mut self, mut lines: &[u8]) -> u64 {
+    /// Writes lines, without the lock of the standard library: who else writes there must not wait either. Returns what
+    /// could not be written.
+    fn write<'a>(&mut self, mut lines: &'a [u8]) -> &'a [u8] {
         while !lines.is_empty() {
             // What comes now is not glued to half a line.
             let ends_line = self.has_gap && self.is_mid_line;
@@ -163,11 +166,11 @@ impl Output {
                 Err(error) => {
                     self.has_gap = true;
                     self.error = Some(error);
-                    return lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+                    return lines;
                 }
             }
         }
-        0
+        lines
     }
 }
 
