@@ -46,8 +46,7 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
     let Sent { requests, failed, .. } = traffic.stop().await;
-    // The victim's connections end one after the other, a moment after it: a client that has lost a request on the one
-    // may yet lose another on the other.
+    // Each survivor hears of it by itself: a client that has lost a request by the one may yet lose another by the other.
     let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
     assert!(failed.len() <= in_flight_max, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
     assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{Called, ConnectError, Connection, Health};
+use super::connection::{Called, ConnectError, Connection, Health, Siblings};
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
@@ -130,13 +130,16 @@ impl Peers {
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
         let spread = Spread { first, links, lanes: lanes.len() };
+        let siblings: Arc<Siblings> = Arc::default();
         let links = (0..links).map(|link| {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
+            let siblings = siblings.clone();
+            let keeper =
+                Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), siblings, breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
         Peer { generation, addr, links: links.collect(), spread }
@@ -180,11 +183,17 @@ impl Peer {
         if let Some(connection) = own.answering() {
             return Ok((own, connection));
         }
-        let others = || self.links.iter().find_map(|kept| Some((&*kept.link, kept.link.answering()?)));
-        match others() {
-            Some(other) => Ok(other),
-            None => Ok((own, own.connection(deadline).await?)),
+        let wait_until = deadline.min(Instant::now() + CONNECT_WAIT_MAX);
+        loop {
+            if let Some(other) = self.links.iter().find_map(|kept| Some((&*kept.link, kept.link.answering()?))) {
+                return Ok(other);
+            }
+            let Some(doubted) = self.links.iter().find_map(|kept| kept.link.doubted()) else { break };
+            if timeout_at(wait_until.into(), doubted.out_of_doubt()).await.is_err() {
+                return Err(Fault::Unreachable);
+            }
         }
+        Ok((own, own.connection(wait_until).await?))
     }
 
     /// Whether it has said goodbye: it takes no new messages.
@@ -215,13 +224,17 @@ impl Drop for KeptLink {
 
 impl Link {
     fn answering(&self) -> Option<Arc<Connection>> {
-        self.connection.load_full().filter(|connection| !connection.is_silent())
+        self.connection.load_full().filter(|connection| connection.answers())
     }
 
-    /// The connection, if there is one that answers; waits a moment for one that is under way.
-    async fn connection(&self, deadline: Instant) -> Result<Arc<Connection>, Fault> {
+    fn doubted(&self) -> Option<Arc<Connection>> {
+        self.connection.load_full().filter(|connection| connection.is_doubted())
+    }
+
+    /// The connection, if there is one that answers; waits for one that is under way.
+    async fn connection(&self, wait_until: Instant) -> Result<Arc<Connection>, Fault> {
         if let Some(connection) = self.connection.load_full() {
-            return if connection.is_silent() { Err(Fault::Unreachable) } else { Ok(connection) };
+            return if connection.answers() { Ok(connection) } else { Err(Fault::Unreachable) };
         }
         let mut state = self.state.subscribe();
         let is_decided = |state: &LinkState| match state {
@@ -230,7 +243,6 @@ impl Link {
             LinkState::Breaker(BreakerState::Closed) => self.connection.load().is_some(),
             LinkState::Breaker(BreakerState::HalfOpen) => false,
         };
-        let wait_until = deadline.min(Instant::now() + CONNECT_WAIT_MAX);
         // Late or not, what counts is what there is then.
         let _ = timeout_at(wait_until.into(), state.wait_for(is_decided)).await;
         match self.connection.load_full() {
@@ -265,6 +277,7 @@ struct Keeper {
     bodies: &'static Bodies,
     addr: SocketAddr,
     link: Arc<Link>,
+    siblings: Arc<Siblings>,
     breaker: Breaker,
     departures: Arc<Notify>,
 }
@@ -289,7 +302,8 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(self.addr, &self.tls, &self.own, &self.link.node_id, self.bodies).await {
+            let Self { own, tls, bodies, addr, link, siblings, .. } = &*self;
+            match Connection::open(*addr, tls, own, &link.node_id, bodies, siblings).await {
                 Ok(connection) => {
                     info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {
@@ -319,6 +333,8 @@ impl Keeper {
             let now = *health.borrow_and_update();
             match now {
                 Health::Answering => self.note(Event::Heard, "it answers again"),
+                // Soon it will have answered, or have ended.
+                Health::Doubted => {}
                 Health::Silent => self.note(Event::Silent, "it left pings unanswered"),
                 Health::Leaving => {
                     self.link.forget(connection);
@@ -367,7 +383,84 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+    use futures_util::StreamExt;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+    use super::super::wire::{self, Frame};
     use super::*;
+    use crate::bodies::Room;
+    use crate::message::Reply;
+
+    fn hello(node_id: &str) -> Hello {
+        Hello::new("c", NodeId::try_from(node_id).unwrap(), 1)
+    }
+
+    /// The next connection to a peer that is made by hand: the greetings are over.
+    async fn greeted(listener: &TcpListener) -> FramedRead<TcpStream, LengthDelimitedCodec> {
+        let mut frames = FramedRead::new(listener.accept().await.unwrap().0, wire::framing());
+        frames.next().await.unwrap().unwrap();
+        let mut greeting = BytesMut::new();
+        wire::put_hello(&mut greeting, &hello("n2"));
+        frames.get_mut().write_all(&greeting).await.unwrap();
+        frames
+    }
+
+    /// Answers pings, and calls with an empty reply.
+    async fn answer(mut frames: FramedRead<TcpStream, LengthDelimitedCodec>) {
+        let (headers, body, room) = (http::HeaderMap::new(), bytes::Bytes::new(), Room::default());
+        let reply = Reply { status: http::StatusCode::OK, headers, body, room };
+        while let Some(Ok(frame)) = frames.next().await {
+            let mut answer = BytesMut::new();
+            match wire::decode(frame.freeze()).unwrap() {
+                Frame::Ping => wire::put_pong(&mut answer),
+                Frame::Call { id, .. } => drop(wire::put_reply(&mut answer, id, &reply)),
+                other => panic!("unexpected: {other:?}"),
+            }
+            frames.get_mut().write_all(&answer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn when_one_connection_is_lost_the_others_answer_a_ping_before_they_get_messages() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peers = Peers::new(hello("n1"), None, Bodies::new(1 << 20), Lanes::start().unwrap());
+        let n2 = hello("n2").node_id;
+        let peer = peers.update([(n2.clone(), 1, listener.local_addr().unwrap())]).remove(&n2).unwrap();
+        if peer.links.len() == 1 {
+            return;
+        }
+        let lost = greeted(&listener).await;
+        let mut others = Vec::new();
+        for _ in 1..peer.links.len() {
+            others.push(greeted(&listener).await);
+        }
+        for kept in &peer.links {
+            kept.link
+                .state
+                .subscribe()
+                .wait_for(|state| *state == LinkState::Breaker(BreakerState::Closed))
+                .await
+                .unwrap();
+        }
+        drop(lost);
+        for kept in &peer.links {
+            let connection = kept.link.connection.load_full();
+            let Some(connection) = connection else { continue };
+            connection.health().wait_for(|health| matches!(health, Health::Doubted | Health::Ended)).await.unwrap();
+        }
+        let message = wire::tests::message(1);
+        let called = peer.call(&message, Instant::now() + Duration::from_millis(50), 0).await;
+        assert!(matches!(called.outcome, Err(Fault::Unreachable)) && !called.was_sent, "{called:?}");
+        others.into_iter().for_each(|frames| drop(tokio::spawn(answer(frames))));
+        for connection in peer.links.iter().filter_map(|kept| kept.link.doubted()) {
+            connection.out_of_doubt().await;
+        }
+        let called = peer.call(&message, Instant::now() + Duration::from_secs(30), 0).await;
+        assert_eq!(called.outcome.unwrap().status, http::StatusCode::OK);
+    }
 
     #[track_caller]
     fn check_spread(peers: usize, links: usize, lanes: usize) {

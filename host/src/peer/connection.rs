@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -17,6 +17,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tracing::{info, warn};
 
 use super::outbox::{Closed, Outbox};
+use super::pulse::Pulse;
 use super::stream::{self, Reader, TlsNow};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::bodies::{Bodies, NoRoom, Room, SetAside};
@@ -77,9 +78,9 @@ pub(super) struct Connection {
     bodies: &'static Bodies,
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
+    siblings: Arc<Siblings>,
+    pulse: Pulse,
     health: watch::Sender<Health>,
-    /// The same, for those who ask with every call.
-    is_silent: AtomicBool,
     peer_is_leaving: AtomicBool,
     has_ended: AtomicBool,
 }
@@ -109,11 +110,33 @@ impl From<Fault> for Called {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     Answering,
+    /// Another connection to the peer was lost, and this one has not answered a ping since.
+    Doubted,
     /// The peer has left pings unanswered. It may be slow, or gone.
     Silent,
     /// The peer has said goodbye: it answers what it has, and takes no more.
     Leaving,
     Ended,
+}
+
+/// The connections to one peer. One that is lost mostly means that the peer is, and that the others will end in a moment.
+#[derive(Default)]
+pub(super) struct Siblings(Mutex<Vec<Weak<Connection>>>);
+
+impl Siblings {
+    fn add(&self, connection: &Arc<Connection>) {
+        let mut connections = self.lock();
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Arc::downgrade(connection));
+    }
+
+    fn doubt(&self) {
+        self.lock().iter().filter_map(Weak::upgrade).for_each(|connection| connection.doubt());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The reader of a connection. However it ends, so does the connection.
@@ -146,6 +169,7 @@ impl Connection {
         own: &Hello,
         expected: &NodeId,
         bodies: &'static Bodies,
+        siblings: &Arc<Siblings>,
     ) -> Result<Arc<Self>, ConnectError> {
         let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
@@ -166,11 +190,13 @@ impl Connection {
             bodies,
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
+            siblings: siblings.clone(),
+            pulse: Pulse::default(),
             health: watch::Sender::new(Health::Answering),
-            is_silent: AtomicBool::new(false),
             peer_is_leaving: AtomicBool::new(false),
             has_ended: AtomicBool::new(false),
         });
+        siblings.add(&connection);
         let (writing, reading, peer) = (connection.clone(), Reading(connection.clone()), expected.clone());
         let writing = tokio::spawn(async move {
             // A failed write shows at the reader too, which ends the connection.
@@ -238,8 +264,28 @@ impl Connection {
         self.health.subscribe()
     }
 
-    pub(super) fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::Relaxed)
+    /// Whether it is one for new messages, as far as is known.
+    pub(super) fn answers(&self) -> bool {
+        !self.pulse.is_silent() && !self.is_doubted()
+    }
+
+    /// Whether it is about to be known that it answers, or that it has ended.
+    pub(super) fn is_doubted(&self) -> bool {
+        let is_over = || self.has_ended.load(Ordering::Relaxed) || self.peer_is_leaving.load(Ordering::Relaxed);
+        self.pulse.is_doubted() && !is_over()
+    }
+
+    /// Waits for that.
+    pub(super) async fn out_of_doubt(&self) {
+        // The sender lives as long as this does.
+        let _ = self.health().wait_for(|health| *health != Health::Doubted).await;
+    }
+
+    /// Asks for a sign of life that is of now: frames that come may be of before the loss of another connection.
+    fn doubt(&self) {
+        // If it is closed, it takes no new messages.
+        let _ = self.outbox.push(|buffer| self.pulse.doubt(buffer));
+        self.show_pulse();
     }
 
     /// Ends the connection once everything that waits has been written.
@@ -256,8 +302,8 @@ impl Connection {
             tokio::select! {
                 mut frame = frames.next() => {
                     unanswered = 0;
-                    if self.is_silent() {
-                        self.set_silent(false);
+                    if self.pulse.heard() {
+                        self.show_pulse();
                     }
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
@@ -274,20 +320,27 @@ impl Connection {
                         return Err(LinkError::Silent);
                     }
                     if unanswered >= PINGS_UNANSWERED_SILENT {
-                        self.set_silent(true);
+                        self.pulse.missed();
+                        self.show_pulse();
                     }
                     unanswered += 1;
                     // Once it is closed, what remains is to hear the rest.
-                    let _ = self.outbox.push(wire::put_ping);
+                    let _ = self.outbox.push(|buffer| self.pulse.ping(buffer));
                 }
             }
         }
     }
 
-    fn set_silent(&self, is_silent: bool) {
-        self.is_silent.store(is_silent, Ordering::Relaxed);
-        self.become_if(if is_silent { Health::Silent } else { Health::Answering }, |health| {
-            matches!(health, Health::Answering | Health::Silent)
+    fn show_pulse(&self) {
+        self.health.send_if_modified(|current| {
+            // Looked at in here, so that who comes last has the last word.
+            let health = match (self.pulse.is_silent(), self.pulse.is_doubted()) {
+                (true, _) => Health::Silent,
+                (false, true) => Health::Doubted,
+                (false, false) => Health::Answering,
+            };
+            let is_over = matches!(current, Health::Leaving | Health::Ended);
+            !is_over && std::mem::replace(current, health) != health
         });
     }
 
@@ -337,7 +390,11 @@ impl Connection {
                 self.become_if(Health::Leaving, |_| true);
                 self.close_if_done(&self.lock());
             }
-            Frame::Pong => {}
+            Frame::Pong => {
+                if self.pulse.pong() {
+                    self.show_pulse();
+                }
+            }
             // Frames that only a caller sends. A newer peer may have more to say than we ask for.
             Frame::Hello(_) | Frame::Reject(_) | Frame::Call { .. } | Frame::Cancel { .. } | Frame::Ping => {}
         }
@@ -373,6 +430,10 @@ impl Connection {
         self.has_ended.store(true, Ordering::Relaxed);
         self.become_if(Health::Ended, |health| health != Health::Leaving);
         let unsent = self.outbox.close_unsent();
+        // Before the callers hear of it: they would try the next one.
+        if !self.peer_is_leaving.load(Ordering::Relaxed) {
+            self.siblings.doubt();
+        }
         let mut calls = self.lock();
         for id in unsent {
             if let Some(waiting) = calls.remove(&id) {

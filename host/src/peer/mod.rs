@@ -8,6 +8,7 @@ mod connection;
 pub(crate) mod fuzz;
 mod headers;
 mod outbox;
+mod pulse;
 mod server;
 mod session;
 mod stream;
