@@ -121,7 +121,17 @@ impl Client {
 
     /// Whether the page that sends this, if one does, may; then what lets it read the answer.
     fn check_site(&self, head: &Parts) -> Result<Option<AllowedOrigin<'_>>, ApiError> {
-        let [host, origin, fetch_site] = [HOST, ORIGIN, SEC_FETCH_SITE].map(|name| head.headers.get(name));
+        let (mut host, mut origin, mut fetch_site) = (None, None, None);
+        // Mostly there are few: to look at each is less than to look up three.
+        for (name, value) in &head.headers {
+            let seen = match name {
+                name if name == HOST => &mut host,
+                name if name == ORIGIN => &mut origin,
+                name if name == SEC_FETCH_SITE => &mut fetch_site,
+                _ => continue,
+            };
+            seen.get_or_insert(value);
+        }
         let is_of_tool = origin.is_none() && fetch_site.is_none();
         let host_is_known = || host.zip(self.host.get()).is_some_and(|(host, known)| *host.as_bytes() == **known);
         if is_of_tool && host_is_known() {

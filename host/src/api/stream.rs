@@ -133,7 +133,7 @@ impl Observed {
         let Some(mut stream) = left else { return };
         let reading = async {
             let _ = stream.shutdown().await;
-            let mut unread = [0; 4 * 1024];
+            let mut unread = vec![0; 4 * 1024];
             while stream.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
         };
         let _ = timeout(LINGER_MAX, reading).await;

@@ -99,7 +99,7 @@ impl Dispatcher {
         let tried = self.run_on(&route, &route.candidates[owner], message, deadline).await;
         match after(&tried.answer.outcome, tried.answer.may_run_twice) {
             Next::Stop => tried.answer,
-            Next::TryNextInRank => self.send_down_the_ranking(&route, message, deadline, tried).await,
+            Next::TryNextInRank => Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await,
         }
     }
 
@@ -175,7 +175,7 @@ impl Dispatcher {
         let began = Instant::now();
         let (metric, Called { outcome, was_sent }) = match &candidate.target {
             Target::Local => {
-                let call = Box::pin(self.catalog.run(message.clone(), deadline));
+                let call = Box::pin(self.catalog.clone().run(message.clone(), deadline));
                 let outcome = lanes::here_or_elsewhere(call, &self.runtime).await;
                 (Route::Local, Called { outcome, was_sent: false })
             }

@@ -357,7 +357,7 @@ impl Serve for Inbound {
         let outcome = if self.refusing.load(Ordering::Relaxed) {
             Err(Fault::Refused(Refusal::Leaving))
         } else {
-            self.catalog.run(message.clone(), deadline).await
+            self.catalog.clone().run(message.clone(), deadline).await
         };
         if let Err(Fault::Refused(refusal)) = &outcome {
             self.tell_refused(&message, *refusal);

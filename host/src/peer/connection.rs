@@ -204,11 +204,7 @@ impl Connection {
         });
         tokio::spawn(async move {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
-            let ended = tokio::select! {
-                ended = reading.0.read(frames) => ended,
-                () = reading.0.outbox.given_up() => Err(LinkError::TakesNothing),
-            };
-            match ended {
+            match reading.0.read(frames).await {
                 Ok(()) => info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed"),
                 Err(error) => warn!(event = "peer-connection-lost", %peer, %addr, %error, "peer connection lost"),
             }
@@ -316,6 +312,9 @@ impl Connection {
                     }
                 }
                 _ = ticks.tick() => {
+                    if self.outbox.has_given_up() {
+                        return Err(LinkError::TakesNothing);
+                    }
                     if unanswered >= PINGS_UNANSWERED_MAX {
                         return Err(LinkError::Silent);
                     }

@@ -4,10 +4,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::poll;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -43,7 +47,7 @@ pub(super) struct Outbox {
     wake: Notify,
     /// The writer has taken what was in the buffer.
     emptied: Notify,
-    given_up: Notify,
+    given_up: AtomicBool,
     body_kib: Arc<Semaphore>,
 }
 
@@ -77,7 +81,7 @@ impl Outbox {
             waiting: Mutex::default(),
             wake: Notify::new(),
             emptied: Notify::new(),
-            given_up: Notify::new(),
+            given_up: AtomicBool::new(false),
             body_kib: Arc::new(Semaphore::new(WAITING_BODY_BYTES_MAX / 1024)),
         }
     }
@@ -211,18 +215,23 @@ impl Outbox {
 
     /// Gives up a peer that takes nothing: it would keep what waits for it for as long as it likes.
     async fn taken<T>(&self, writing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let mut writing = pin!(writing);
+        // Mostly it is taken at once, and needs no timer.
+        if let Poll::Ready(written) = poll!(writing.as_mut()) {
+            return written;
+        }
         match timeout(TAKES_NOTHING_MAX, writing).await {
             Ok(written) => written,
             Err(_) => {
-                self.given_up.notify_one();
+                self.given_up.store(true, Ordering::Relaxed);
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
     }
 
-    /// Resolves, once, when the writer has given up a peer that takes nothing. Other errors show at the reader.
-    pub(super) async fn given_up(&self) {
-        self.given_up.notified().await;
+    /// Whether the writer has given up a peer that takes nothing. Other errors show at the reader.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
     /// Moves what is to be written next into the empty `batch`, and its room into the empty `kept`.

@@ -188,11 +188,7 @@ impl<S: Serve> Server<S> {
             async move { session.outbox.write_to(writer).await }
         });
         let ending = Ending(&session);
-        let ended = tokio::select! {
-            ended = self.read(&session, frames) => ended,
-            () = session.outbox.given_up() => Err(LinkError::TakesNothing),
-        };
-        if let Err(error) = ended {
+        if let Err(error) = self.read(&session, frames).await {
             warn!(event = "peer-connection-lost", %addr, %error, "a peer's connection was lost");
         }
         drop(ending);
@@ -240,6 +236,10 @@ impl<S: Serve> Server<S> {
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
+                    // Peers ping, so this is asked twice a second at least.
+                    if session.outbox.has_given_up() {
+                        return Err(LinkError::TakesNothing);
+                    }
                     calls.begin_turn();
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {

@@ -195,17 +195,14 @@ impl Catalog {
         self.snapshot.load().failed.values().cloned().collect()
     }
 
-    /// Runs a message on this node's plugin, or refuses it if there is none. The call holds on to nothing of this value.
-    pub fn run(&self, message: Arc<Message>, deadline: Instant) -> impl Future<Output = Outcome> + Send + use<> {
-        let (plugin, bodies) = (self.plugin(message.stream.as_str()), self.bodies);
-        async move {
-            let plugin = plugin.ok_or(Fault::Refused(Refusal::NotOffered))?;
-            // Had before anything runs, but not while the message waits for that.
-            let set_aside =
-                || bodies.set_aside(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom));
-            let (aside, reply) = plugin.handler.invoke(&message, deadline, set_aside).await?;
-            plugin.reply_expected.note(reply.body.len());
-            reply.in_room(aside, bodies)
-        }
+    /// Runs a message on this node's plugin, or refuses it if there is none.
+    pub async fn run(self: Arc<Self>, message: Arc<Message>, deadline: Instant) -> Outcome {
+        let plugin = self.plugin(message.stream.as_str()).ok_or(Fault::Refused(Refusal::NotOffered))?;
+        // Had before anything runs, but not while the message waits for that.
+        let set_aside =
+            || self.bodies.set_aside(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom));
+        let (aside, reply) = plugin.handler.invoke(&message, deadline, set_aside).await?;
+        plugin.reply_expected.note(reply.body.len());
+        reply.in_room(aside, self.bodies)
     }
 }

@@ -110,7 +110,7 @@ impl Handler {
         };
         let _running = match self.running.try_acquire() {
             Ok(place) => place,
-            Err(_) => self.wait_for_place(deadline).await?,
+            Err(_) => Box::pin(self.wait_for_place(deadline)).await?,
         };
         let taken = before()?;
         match timeout_at(deadline.into(), self.run(message, deadline)).await {
@@ -135,7 +135,8 @@ impl Handler {
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
-            None => self.instance(deadline).await.map_err(|stopped| self.ended(message, &stopped))?,
+            // In a box, as all that is rare: the future of every call would have room for it.
+            None => Box::pin(self.instance(deadline)).await.map_err(|stopped| self.ended(message, &stopped))?,
         };
         let result = instance.call(&self.engine, message, &headers, deadline).await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;

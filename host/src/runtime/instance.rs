@@ -1,6 +1,7 @@
 //! One instance of a component, with everything that belongs to it alone.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,7 +103,11 @@ impl Instance {
             })
         });
         let turn = store.data().turn.clone();
-        match engine.turns.run(pre.instantiate_async(&mut store), &turn).await {
+        let made = {
+            let guest = pin!(pre.instantiate_async(&mut store));
+            engine.turns.run(guest, &turn).await
+        };
+        match made {
             Ok(exports) => {
                 let memory_bytes_at_first = store.data().budget.memory_bytes();
                 Ok(Self { store, exports, turn, calls: 0, memory_bytes_at_first })
@@ -135,8 +140,10 @@ impl Instance {
             headers,
             body: &message.body,
         };
-        let guest = self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument);
-        let result = engine.turns.run(guest, &self.turn).await;
+        let result = {
+            let guest = pin!(self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument));
+            engine.turns.run(guest, &self.turn).await
+        };
         self.store.data().log.end();
         result.map_err(|error| stopped(&self.store, error))
     }

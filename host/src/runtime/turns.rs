@@ -3,7 +3,7 @@
 //! at most, however many long ones there are.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
@@ -50,9 +50,8 @@ impl Turns {
     }
 
     /// Runs a guest: freely while it waits for the host again and again, and in turns with others while it keeps a
-    /// core busy.
-    pub(super) async fn run<G: Future>(&self, guest: G, turn: &Turn) -> G::Output {
-        let mut guest = pin!(guest);
+    /// core busy. It comes pinned: moved in, its place would be there twice, in the future of every call.
+    pub(super) async fn run<G: Future>(&self, mut guest: Pin<&mut G>, turn: &Turn) -> G::Output {
         loop {
             let free = poll_fn(|context| {
                 turn.begin();
@@ -93,6 +92,7 @@ async fn woken() {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use super::*;
@@ -113,7 +113,8 @@ mod tests {
             tick(&turn).await;
             tokio::time::sleep(Duration::from_secs(3_600)).await;
         };
-        let mut waiting = pin!(turns.run(guest, &turn));
+        let mut guest = pin!(guest);
+        let mut waiting = pin!(turns.run(guest.as_mut(), &turn));
         for _ in 0..10 {
             tokio::select! {
                 biased;
@@ -129,7 +130,7 @@ mod tests {
                 turns_taken += 1;
             }
         };
-        turns.run(other, &other_turn).await;
+        turns.run(pin!(other), &other_turn).await;
         assert_eq!(turns_taken, 10);
     }
 
@@ -144,6 +145,6 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        turns.run(guest, &turn).await;
+        turns.run(pin!(guest), &turn).await;
     }
 }
