@@ -92,6 +92,18 @@ async fn what_peers_announce_takes_its_room() {
 }
 
 #[tokio::test]
+async fn a_call_that_comes_without_time_is_not_run() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let mut stream = greeted(&node).await;
+    let call = [&1_u32.to_be_bytes()[..], &[7; 16], b"\x01\x00", b"\x04echo\x011\x01\x00\x00\x02{}"].concat();
+    stream.write_all(&frame(CALL, &call)).await.unwrap();
+    let mut answer = [0; 9];
+    timeout(HANG, stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
+    assert_eq!((answer[4], &answer[5..]), (FAULT, &1_u32.to_be_bytes()[..]));
+    assert_eq!(node.served("echo").await, 0);
+}
+
+#[tokio::test]
 async fn a_message_that_did_not_leave_the_node_may_be_sent_again() {
     let start = |id: &'static str| {
         let setup = Setup::new(Plugins::usual()).id(id).flag("--max-body", "67108864");

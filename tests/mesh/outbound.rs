@@ -106,6 +106,8 @@ async fn a_host_under_an_operators_authority_is_trusted_if_the_operator_says_so(
     let refused = other.post(&path).send().await;
     assert_eq!(refused.status, 599, "{}", refused.text());
     assert!(refused.text().contains("Tls"), "{}", refused.text());
+    let told = other.event("host-tls-failed").await;
+    assert!(told.contains(&host.to_string()) && told.contains("--outbound-ca"), "{told}");
     // The other scheme is another port, and an allowed host is allowed by its port alone.
     let plain = trusting.post(&format!("/api/fickle/1?fetch={host}/path")).send().await;
     assert_eq!(plain.status, 599, "{}", plain.text());

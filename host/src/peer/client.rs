@@ -17,7 +17,8 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{Called, ConnectError, Connection, Health, Siblings};
+use super::connection::{Called, ConnectError, Connection, Siblings};
+use super::liveness::Health;
 use super::outbox::Closed;
 use super::stream::TlsNow;
 use super::wire::Hello;
@@ -26,8 +27,8 @@ use crate::lanes::{self, Lanes};
 use crate::message::{Fault, Message, NodeId, Refusal};
 use crate::telemetry::names;
 
-/// How long a message waits for a peer that is being connected to. On one network it takes a millisecond; past
-/// this the next in rank answers sooner.
+/// How long a message waits for a connection, new or suspect. On one network it takes a millisecond; past this the next
+/// in rank answers sooner.
 const CONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// Connections that a call tries when one closes just before it is sent.
@@ -58,6 +59,7 @@ pub struct Peer {
     /// At least one. Messages use that of the lane on which they are sent, as far as there is one.
     links: Box<[KeptLink]>,
     spread: Spread,
+    siblings: Arc<Siblings>,
 }
 
 /// On which lanes the links to one peer are: on one after the other, and where those of the peer before ended.
@@ -89,6 +91,7 @@ struct Link {
     node_id: NodeId,
     connection: ArcSwapOption<Connection>,
     state: watch::Sender<LinkState>,
+    siblings: Arc<Siblings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,14 +138,14 @@ impl Peers {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
-            let link = Arc::new(Link { node_id: node_id.clone(), connection: ArcSwapOption::empty(), state });
+            let (node_id, siblings) = (node_id.clone(), siblings.clone());
+            let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state, siblings });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let siblings = siblings.clone();
-            let keeper =
-                Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), siblings, breaker, departures };
+            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
-        Peer { generation, addr, links: links.collect(), spread }
+        let links = links.collect();
+        Peer { generation, addr, links, spread, siblings }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.
@@ -163,8 +166,9 @@ impl Peers {
 impl Peer {
     /// Runs a message on the peer. Dropping the call cancels it there. Room for a reply of so many bytes is had before.
     pub async fn call(&self, message: &Message, deadline: Instant, reply_bytes_expected: usize) -> Called {
+        let mut give_up = None;
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let (link, connection) = match self.connection(deadline).await {
+            let (link, connection) = match self.connection(deadline, &mut give_up).await {
                 Ok(found) => found,
                 Err(fault) => return fault.into(),
             };
@@ -176,24 +180,53 @@ impl Peer {
         Fault::Unreachable.into()
     }
 
-    /// A connection that answers: that of this lane, or else of another, for what lives on one lane lives on all. If
-    /// there is none, waits a moment for one.
-    async fn connection(&self, deadline: Instant) -> Result<(&Link, Arc<Connection>), Fault> {
-        let KeptLink { link: own, .. } = &self.links[self.spread.link_of(lanes::number())];
-        if let Some(connection) = own.answering() {
-            return Ok((own, connection));
-        }
-        let wait_until = deadline.min(Instant::now() + CONNECT_WAIT_MAX);
+    /// A connection that answers. If there is none, but there may be one in a moment, waits for that until `give_up`, which is
+    /// one for all that a message tries.
+    async fn connection(
+        &self,
+        deadline: Instant,
+        give_up: &mut Option<Instant>,
+    ) -> Result<(&Link, Arc<Connection>), Fault> {
         loop {
-            if let Some(other) = self.links.iter().find_map(|kept| Some((&*kept.link, kept.link.answering()?))) {
-                return Ok(other);
+            // Before the look, so that no change is missed in between.
+            let changed = self.siblings.changed();
+            if let Some(found) = self.look()? {
+                return Ok(found);
             }
-            let Some(doubted) = self.links.iter().find_map(|kept| kept.link.doubted()) else { break };
-            if timeout_at(wait_until.into(), doubted.out_of_doubt()).await.is_err() {
-                return Err(Fault::Unreachable);
+            let give_up = *give_up.get_or_insert_with(|| Instant::now() + CONNECT_WAIT_MAX);
+            if timeout_at(deadline.min(give_up).into(), changed).await.is_err() {
+                let is_late = deadline <= give_up;
+                return Err(if is_late { Fault::Refused(Refusal::WaitedTooLong) } else { Fault::Unreachable });
             }
         }
-        Ok((own, own.connection(wait_until).await?))
+    }
+
+    /// The connection of this lane, or else of another: what lives on one lane lives on all. `None` if it is to be known in a
+    /// moment.
+    fn look(&self) -> Result<Option<(&Link, Arc<Connection>)>, Fault> {
+        let (others, own) = self.links.split_at(self.spread.link_of(lanes::number()));
+        let (mut is_leaving, mut is_silent, mut may_come) = (false, false, false);
+        for KeptLink { link, .. } in own.iter().chain(others) {
+            let connection = link.connection.load_full();
+            match (connection.as_ref().map(|connection| connection.health()), connection) {
+                (Some(Health::Answering), Some(connection)) => return Ok(Some((link, connection))),
+                (Some(Health::Suspect), _) => may_come = true,
+                (Some(Health::Silent), _) => is_silent = true,
+                (Some(Health::Leaving), _) => is_leaving = true,
+                (Some(Health::Ended | Health::Answering) | None, _) => match *link.state.borrow() {
+                    LinkState::Left => is_leaving = true,
+                    LinkState::Breaker(BreakerState::Open) => {}
+                    // Or its keeper has not noticed yet that it has ended.
+                    LinkState::Breaker(BreakerState::HalfOpen | BreakerState::Closed) => may_come = true,
+                },
+            }
+        }
+        match (is_leaving, is_silent, may_come) {
+            (true, ..) => Err(Fault::Refused(Refusal::Leaving)),
+            (false, false, true) => Ok(None),
+            // Silence on one of them says that the peer hangs.
+            _ => Err(Fault::Unreachable),
+        }
     }
 
     /// Whether it has said goodbye: it takes no new messages.
@@ -223,35 +256,6 @@ impl Drop for KeptLink {
 }
 
 impl Link {
-    fn answering(&self) -> Option<Arc<Connection>> {
-        self.connection.load_full().filter(|connection| connection.answers())
-    }
-
-    fn doubted(&self) -> Option<Arc<Connection>> {
-        self.connection.load_full().filter(|connection| connection.is_doubted())
-    }
-
-    /// The connection, if there is one that answers; waits for one that is under way.
-    async fn connection(&self, wait_until: Instant) -> Result<Arc<Connection>, Fault> {
-        if let Some(connection) = self.connection.load_full() {
-            return if connection.answers() { Ok(connection) } else { Err(Fault::Unreachable) };
-        }
-        let mut state = self.state.subscribe();
-        let is_decided = |state: &LinkState| match state {
-            LinkState::Breaker(BreakerState::Open) | LinkState::Left => true,
-            // Its keeper has not noticed yet that a connection has ended.
-            LinkState::Breaker(BreakerState::Closed) => self.connection.load().is_some(),
-            LinkState::Breaker(BreakerState::HalfOpen) => false,
-        };
-        // Late or not, what counts is what there is then.
-        let _ = timeout_at(wait_until.into(), state.wait_for(is_decided)).await;
-        match self.connection.load_full() {
-            Some(connection) => Ok(connection),
-            None if self.has_left() => Err(Fault::Refused(Refusal::Leaving)),
-            None => Err(Fault::Unreachable),
-        }
-    }
-
     /// Stops using a closed connection, unless another has taken its place. Its keeper will say what follows.
     fn forget(&self, closed: &Arc<Connection>) {
         self.connection.rcu(|current| match current {
@@ -263,6 +267,7 @@ impl Link {
     /// Publishes a state. A peer that has left stays so.
     fn show(&self, state: LinkState) {
         self.state.send_if_modified(|shown| *shown != LinkState::Left && std::mem::replace(shown, state) != state);
+        self.siblings.tell_changed();
     }
 
     fn has_left(&self) -> bool {
@@ -277,7 +282,6 @@ struct Keeper {
     bodies: &'static Bodies,
     addr: SocketAddr,
     link: Arc<Link>,
-    siblings: Arc<Siblings>,
     breaker: Breaker,
     departures: Arc<Notify>,
 }
@@ -302,8 +306,8 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            let Self { own, tls, bodies, addr, link, siblings, .. } = &*self;
-            match Connection::open(*addr, tls, own, &link.node_id, bodies, siblings).await {
+            let Self { own, tls, bodies, addr, link, .. } = &*self;
+            match Connection::open(*addr, tls, own, &link.node_id, bodies, &link.siblings).await {
                 Ok(connection) => {
                     info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {
@@ -327,14 +331,14 @@ impl Keeper {
             return Parting::Goodbye;
         }
         self.note(Event::Connected, "connected");
-        let mut health = connection.health();
+        let mut health = connection.watch_health();
         loop {
             // Looked at before it is waited for: a goodbye may have come with the hello.
             let now = *health.borrow_and_update();
             match now {
                 Health::Answering => self.note(Event::Heard, "it answers again"),
-                // Soon it will have answered, or have ended.
-                Health::Doubted => {}
+                // In a moment it will have answered, or have ended.
+                Health::Suspect => {}
                 Health::Silent => self.note(Event::Silent, "it left pings unanswered"),
                 Health::Leaving => {
                     self.link.forget(connection);
@@ -398,9 +402,9 @@ mod tests {
         Hello::new("c", NodeId::try_from(node_id).unwrap(), 1)
     }
 
-    /// The next connection to a peer that is made by hand: the greetings are over.
-    async fn greeted(listener: &TcpListener) -> FramedRead<TcpStream, LengthDelimitedCodec> {
-        let mut frames = FramedRead::new(listener.accept().await.unwrap().0, wire::framing());
+    /// A connection to a peer that is made by hand: the greetings are over.
+    async fn greeted(stream: TcpStream) -> FramedRead<TcpStream, LengthDelimitedCodec> {
+        let mut frames = FramedRead::new(stream, wire::framing());
         frames.next().await.unwrap().unwrap();
         let mut greeting = BytesMut::new();
         wire::put_hello(&mut greeting, &hello("n2"));
@@ -419,7 +423,9 @@ mod tests {
                 Frame::Call { id, .. } => drop(wire::put_reply(&mut answer, id, &reply)),
                 other => panic!("unexpected: {other:?}"),
             }
-            frames.get_mut().write_all(&answer).await.unwrap();
+            if frames.get_mut().write_all(&answer).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -429,37 +435,41 @@ mod tests {
         let peers = Peers::new(hello("n1"), None, Bodies::new(1 << 20), Lanes::start().unwrap());
         let n2 = hello("n2").node_id;
         let peer = peers.update([(n2.clone(), 1, listener.local_addr().unwrap())]).remove(&n2).unwrap();
-        if peer.links.len() == 1 {
-            return;
-        }
-        let lost = greeted(&listener).await;
-        let mut others = Vec::new();
-        for _ in 1..peer.links.len() {
-            others.push(greeted(&listener).await);
+        let mut connections = Vec::new();
+        for _ in &peer.links {
+            connections.push(greeted(listener.accept().await.unwrap().0).await);
         }
         for kept in &peer.links {
-            kept.link
-                .state
-                .subscribe()
-                .wait_for(|state| *state == LinkState::Breaker(BreakerState::Closed))
-                .await
-                .unwrap();
+            let mut state = kept.link.state.subscribe();
+            state.wait_for(|state| *state == LinkState::Breaker(BreakerState::Closed)).await.unwrap();
         }
-        drop(lost);
-        for kept in &peer.links {
-            let connection = kept.link.connection.load_full();
-            let Some(connection) = connection else { continue };
-            connection.health().wait_for(|health| matches!(health, Health::Doubted | Health::Ended)).await.unwrap();
+        // On one core there is but one.
+        drop(connections.remove(0));
+        for connection in peer.links.iter().filter_map(|kept| kept.link.connection.load_full()) {
+            // Silent it is after a second or more without an answer.
+            let health = *connection.watch_health().wait_for(|health| *health != Health::Answering).await.unwrap();
+            assert!(matches!(health, Health::Suspect | Health::Ended), "{health:?}");
         }
         let message = wire::tests::message(1);
         let called = peer.call(&message, Instant::now() + Duration::from_millis(50), 0).await;
-        assert!(matches!(called.outcome, Err(Fault::Unreachable)) && !called.was_sent, "{called:?}");
-        others.into_iter().for_each(|frames| drop(tokio::spawn(answer(frames))));
-        for connection in peer.links.iter().filter_map(|kept| kept.link.doubted()) {
-            connection.out_of_doubt().await;
-        }
-        let called = peer.call(&message, Instant::now() + Duration::from_secs(30), 0).await;
-        assert_eq!(called.outcome.unwrap().status, http::StatusCode::OK);
+        let is_refused = matches!(called.outcome, Err(Fault::Refused(Refusal::WaitedTooLong) | Fault::Unreachable));
+        assert!(is_refused && !called.was_sent, "{called:?}");
+        connections.into_iter().for_each(|frames| drop(tokio::spawn(answer(frames))));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async { answer(greeted(stream).await).await });
+            }
+        });
+        let outcome = async {
+            loop {
+                // Should this machine stand still for long, they are silent before they answer.
+                match peer.call(&message, Instant::now() + Duration::from_secs(30), 0).await.outcome {
+                    Ok(reply) => return reply.status,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        assert_eq!(outcome.await, http::StatusCode::OK);
     }
 
     #[track_caller]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,14 @@ use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tracing::{info, warn};
 
+use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
-use super::pulse::Pulse;
 use super::stream::{self, Reader, TlsNow};
 use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
 use crate::bodies::{Bodies, NoRoom, Room, SetAside};
@@ -79,10 +80,7 @@ pub(super) struct Connection {
     calls: Mutex<HashMap<CallId, Waiting>>,
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
-    pulse: Pulse,
-    health: watch::Sender<Health>,
-    peer_is_leaving: AtomicBool,
-    has_ended: AtomicBool,
+    liveness: Liveness,
 }
 
 /// How a call of a peer ended.
@@ -106,36 +104,40 @@ impl From<Fault> for Called {
     }
 }
 
-/// How a connection is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Health {
-    Answering,
-    /// Another connection to the peer was lost, and this one has not answered a ping since.
-    Doubted,
-    /// The peer has left pings unanswered. It may be slow, or gone.
-    Silent,
-    /// The peer has said goodbye: it answers what it has, and takes no more.
-    Leaving,
-    Ended,
+/// The connections to one peer.
+#[derive(Default)]
+pub(super) struct Siblings {
+    connections: Mutex<Vec<Weak<Connection>>>,
+    /// Told of whatever may matter to a message that waits for a connection.
+    changed: Arc<Notify>,
 }
 
-/// The connections to one peer. One that is lost mostly means that the peer is, and that the others will end in a moment.
-#[derive(Default)]
-pub(super) struct Siblings(Mutex<Vec<Weak<Connection>>>);
-
 impl Siblings {
+    /// Resolves when something has changed since this was called.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    pub(super) fn tell_changed(&self) {
+        self.changed.notify_waiters();
+    }
+
     fn add(&self, connection: &Arc<Connection>) {
         let mut connections = self.lock();
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Arc::downgrade(connection));
     }
 
-    fn doubt(&self) {
-        self.lock().iter().filter_map(Weak::upgrade).for_each(|connection| connection.doubt());
+    /// One was lost, which mostly means that the peer is, and that the others will end in a moment.
+    fn suspect(&self) {
+        for connection in self.lock().iter().filter_map(Weak::upgrade) {
+            // If it is closed, it takes no new messages.
+            let _ = connection.outbox.push(|buffer| connection.liveness.suspect(buffer));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,10 +193,7 @@ impl Connection {
             calls: Mutex::default(),
             next_id: AtomicU32::new(0),
             siblings: siblings.clone(),
-            pulse: Pulse::default(),
-            health: watch::Sender::new(Health::Answering),
-            peer_is_leaving: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
+            liveness: Liveness::new(siblings.changed.clone()),
         });
         siblings.add(&connection);
         let (writing, reading, peer) = (connection.clone(), Reading(connection.clone()), expected.clone());
@@ -224,10 +223,10 @@ impl Connection {
         deadline: Instant,
         reply_bytes_expected: usize,
     ) -> Result<Called, Closed> {
-        if self.has_ended.load(Ordering::Relaxed) {
+        if self.liveness.has_ended() {
             return Err(Closed);
         }
-        if self.peer_is_leaving.load(Ordering::Relaxed) {
+        if self.liveness.is_leaving() {
             return Ok(Called::not_sent(Refusal::Leaving));
         }
         let Ok(aside) = self.bodies.set_aside(reply_bytes_expected) else {
@@ -256,32 +255,12 @@ impl Connection {
         Ok(Called { outcome, was_sent: true })
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
+    pub(super) fn health(&self) -> Health {
+        self.liveness.health()
     }
 
-    /// Whether it is one for new messages, as far as is known.
-    pub(super) fn answers(&self) -> bool {
-        !self.pulse.is_silent() && !self.is_doubted()
-    }
-
-    /// Whether it is about to be known that it answers, or that it has ended.
-    pub(super) fn is_doubted(&self) -> bool {
-        let is_over = || self.has_ended.load(Ordering::Relaxed) || self.peer_is_leaving.load(Ordering::Relaxed);
-        self.pulse.is_doubted() && !is_over()
-    }
-
-    /// Waits for that.
-    pub(super) async fn out_of_doubt(&self) {
-        // The sender lives as long as this does.
-        let _ = self.health().wait_for(|health| *health != Health::Doubted).await;
-    }
-
-    /// Asks for a sign of life that is of now: frames that come may be of before the loss of another connection.
-    fn doubt(&self) {
-        // If it is closed, it takes no new messages.
-        let _ = self.outbox.push(|buffer| self.pulse.doubt(buffer));
-        self.show_pulse();
+    pub(super) fn watch_health(&self) -> watch::Receiver<Health> {
+        self.liveness.watch()
     }
 
     /// Ends the connection once everything that waits has been written.
@@ -298,9 +277,7 @@ impl Connection {
             tokio::select! {
                 mut frame = frames.next() => {
                     unanswered = 0;
-                    if self.pulse.heard() {
-                        self.show_pulse();
-                    }
+                    self.liveness.heard();
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
@@ -319,32 +296,14 @@ impl Connection {
                         return Err(LinkError::Silent);
                     }
                     if unanswered >= PINGS_UNANSWERED_SILENT {
-                        self.pulse.missed();
-                        self.show_pulse();
+                        self.liveness.missed();
                     }
                     unanswered += 1;
                     // Once it is closed, what remains is to hear the rest.
-                    let _ = self.outbox.push(|buffer| self.pulse.ping(buffer));
+                    let _ = self.outbox.push(|buffer| self.liveness.ping(buffer));
                 }
             }
         }
-    }
-
-    fn show_pulse(&self) {
-        self.health.send_if_modified(|current| {
-            // Looked at in here, so that who comes last has the last word.
-            let health = match (self.pulse.is_silent(), self.pulse.is_doubted()) {
-                (true, _) => Health::Silent,
-                (false, true) => Health::Doubted,
-                (false, false) => Health::Answering,
-            };
-            let is_over = matches!(current, Health::Leaving | Health::Ended);
-            !is_over && std::mem::replace(current, health) != health
-        });
-    }
-
-    fn become_if(&self, health: Health, may: impl FnOnce(Health) -> bool) {
-        self.health.send_if_modified(|current| may(*current) && std::mem::replace(current, health) != health);
     }
 
     fn receive(&self, frame: Frame) -> Result<(), WireError> {
@@ -385,15 +344,10 @@ impl Connection {
                 }
             }
             Frame::Leaving => {
-                self.peer_is_leaving.store(true, Ordering::Relaxed);
-                self.become_if(Health::Leaving, |_| true);
+                self.liveness.said_goodbye();
                 self.close_if_done(&self.lock());
             }
-            Frame::Pong => {
-                if self.pulse.pong() {
-                    self.show_pulse();
-                }
-            }
+            Frame::Pong => self.liveness.pong(),
             // Frames that only a caller sends. A newer peer may have more to say than we ask for.
             Frame::Hello(_) | Frame::Reject(_) | Frame::Call { .. } | Frame::Cancel { .. } | Frame::Ping => {}
         }
@@ -418,7 +372,7 @@ impl Connection {
 
     /// Says goodbye to a peer that is leaving, once it owes no more replies.
     fn close_if_done(&self, calls: &HashMap<CallId, Waiting>) {
-        if self.peer_is_leaving.load(Ordering::Relaxed) && calls.is_empty() {
+        if self.liveness.is_leaving() && calls.is_empty() {
             self.outbox.close();
         }
     }
@@ -426,13 +380,12 @@ impl Connection {
     /// Takes no more calls, and ends those that wait. Those that never went out as a whole did not run; of
     /// the others nobody knows, which dropping their senders tells them.
     fn end(&self) {
-        self.has_ended.store(true, Ordering::Relaxed);
-        self.become_if(Health::Ended, |health| health != Health::Leaving);
-        let unsent = self.outbox.close_unsent();
-        // Before the callers hear of it: they would try the next one.
-        if !self.peer_is_leaving.load(Ordering::Relaxed) {
-            self.siblings.doubt();
+        // Before anybody hears of this end, and tries the next one.
+        if !self.liveness.is_leaving() {
+            self.siblings.suspect();
         }
+        self.liveness.end();
+        let unsent = self.outbox.close_unsent();
         let mut calls = self.lock();
         for id in unsent {
             if let Some(waiting) = calls.remove(&id) {

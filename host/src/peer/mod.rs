@@ -7,8 +7,8 @@ mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod headers;
+mod liveness;
 mod outbox;
-mod pulse;
 mod server;
 mod session;
 mod stream;

@@ -54,6 +54,8 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct Waiting {
     buffer: BytesMut,
+    /// Bytes at its beginning in which there are no calls any more.
+    void: usize,
     /// That of the bodies which are in the buffer as a whole.
     kept: Vec<Room>,
     bodies: VecDeque<WaitingBody>,
@@ -158,10 +160,10 @@ impl Outbox {
 
     /// Takes back a call that has not gone out as a whole, so that the other side has not begun it. Returns whether that is so.
     pub(super) fn take_back(&self, id: CallId) -> bool {
-        let mut waiting = self.lock();
+        let waiting = &mut *self.lock();
         let before = waiting.bodies.len();
         waiting.bodies.retain(|body| body.id != id);
-        waiting.bodies.len() < before || wire::void_call(&mut waiting.buffer, id)
+        waiting.bodies.len() < before || wire::void_call(&mut waiting.buffer, &mut waiting.void, id)
     }
 
     /// Refuses everything from now on and ends the writer.
@@ -179,6 +181,7 @@ impl Outbox {
         let mut waiting = self.lock();
         waiting.kept.clear();
         let buffer = std::mem::take(&mut waiting.buffer);
+        waiting.void = 0;
         let bodies = std::mem::take(&mut waiting.bodies);
         wire::calls_in(&buffer).into_iter().chain(bodies.into_iter().map(|body| body.id)).collect()
     }
@@ -224,6 +227,7 @@ impl Outbox {
             Ok(written) => written,
             Err(_) => {
                 self.given_up.store(true, Ordering::Relaxed);
+                self.close();
                 Err(io::ErrorKind::TimedOut.into())
             }
         }
@@ -238,6 +242,7 @@ impl Outbox {
     fn take(&self, batch: &mut BytesMut, kept: &mut Vec<Room>) -> bool {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.buffer, batch);
+        waiting.void = 0;
         std::mem::swap(&mut waiting.kept, kept);
         if batch.len() >= BUFFER_BYTES_MAX {
             self.emptied.notify_waiters();
@@ -348,6 +353,7 @@ mod tests {
         assert!(outbox.take_back(2));
         assert!(!outbox.take_back(2), "once");
         assert_eq!(calls_in(&outbox.lock().buffer), [1, 3]);
+        assert_eq!(outbox.lock().void, 0);
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
         assert!(!outbox.take_back(1), "it has gone out");
         // Only its beginning has.

@@ -236,10 +236,6 @@ impl<S: Serve> Server<S> {
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
-                    // Peers ping, so this is asked twice a second at least.
-                    if session.outbox.has_given_up() {
-                        return Err(LinkError::TakesNothing);
-                    }
                     calls.begin_turn();
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {

@@ -300,14 +300,22 @@ pub(super) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
 }
 
 /// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of what was never begun.
-pub(super) fn void_call(buffer: &mut [u8], id: CallId) -> bool {
-    let mut start = 0;
+/// In the first `void` bytes of the buffer there are no calls any more. Mostly they end in the order in which they came.
+pub(super) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId) -> bool {
+    let mut start = *void;
     while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {
         let next = start + 4 + u32::from_be_bytes(*length) as usize;
-        if let Some([kind @ kind::CALL, a, b, c, d]) = frame.first_chunk_mut::<5>()
-            && CallId::from_be_bytes([*a, *b, *c, *d]) == id
-        {
-            *kind = kind::CANCEL;
+        let is_found = match frame.first_chunk_mut::<5>() {
+            Some([kind @ kind::CALL, a, b, c, d]) if CallId::from_be_bytes([*a, *b, *c, *d]) == id => {
+                *kind = kind::CANCEL;
+                true
+            }
+            _ => false,
+        };
+        if start == *void && frame.first() != Some(&kind::CALL) {
+            *void = next;
+        }
+        if is_found {
             return true;
         }
         start = next;
@@ -455,6 +463,23 @@ pub(super) mod tests {
             assert_eq!(message.headers.get_all("x-a").iter().count(), 2);
             assert!(!message.headers.contains_key("connection"));
         }
+    }
+
+    #[test]
+    fn calls_that_end_in_their_order_are_found_at_once() {
+        let mut buffer = BytesMut::new();
+        let mut ends = Vec::new();
+        for id in 1..=3 {
+            put_call(&mut buffer, id, &message(10), Duration::from_secs(1));
+            put_ping(&mut buffer);
+            ends.push(buffer.len() - 5);
+        }
+        let mut void = 0;
+        for (id, expected) in [(3, 0), (1, ends[0]), (2, ends[1]), (2, ends[2] + 5)] {
+            assert_eq!(void_call(&mut buffer, &mut void, id), expected <= ends[2]);
+            assert_eq!(void, expected, "{id}");
+        }
+        assert!(calls_in(&buffer).is_empty());
     }
 
     #[test]

@@ -102,7 +102,12 @@ impl Handler {
         deadline: Instant,
         before: impl FnOnce() -> Result<T, Fault>,
     ) -> Result<(T, Reply), Fault> {
-        let own_deadline = Instant::now() + self.limits.timeout;
+        let now = Instant::now();
+        if deadline <= now {
+            // It has spent its time on its way.
+            return Err(Fault::Refused(Refusal::WaitedTooLong));
+        }
+        let own_deadline = now + self.limits.timeout;
         let (deadline, late) = if own_deadline < deadline {
             (own_deadline, Fault::LimitExceeded(self.time_limit()))
         } else {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ const CHUNK_BYTES_MAX: usize = 64 << 10;
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
 /// Hosts that the log names for each version of a plugin: what a guest makes up has an end.
-const DENIED_TOLD_MAX: usize = 32;
+const TOLD_MAX: usize = 32;
 
 /// The interface in the version of the linker's; it serves every 0.2.
 const TYPES: &str = "wasi:http/types@0.2.12";
@@ -80,28 +81,54 @@ impl std::fmt::Display for AllowedHost {
     }
 }
 
+/// The hosts of which the log has told something, which is once for each.
+type Told = Mutex<BTreeSet<String>>;
+
+fn host_of(uri: &Uri) -> &str {
+    uri.authority().map_or("", |authority| authority.as_str())
+}
+
+fn is_new(told: &Told, host: &str) -> bool {
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    told.len() < TOLD_MAX && told.insert(host.to_owned())
+}
+
 /// What the instances of one plugin share.
 pub(super) struct Grant {
     stream: StreamName,
     allowed: Vec<AllowedHost>,
     tls: OutboundTls,
     running: Arc<Semaphore>,
-    /// Those that were denied, and told.
-    denied: Mutex<BTreeSet<String>>,
+    denied: Told,
+    tls_failed: Told,
 }
 
 impl Grant {
     pub(super) fn new(stream: StreamName, allowed: Vec<AllowedHost>, tls: OutboundTls) -> Self {
-        Self { stream, allowed, tls, running: Arc::new(Semaphore::new(REQUESTS_MAX)), denied: Mutex::default() }
+        Self {
+            stream,
+            allowed,
+            tls,
+            running: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            denied: Told::default(),
+            tls_failed: Told::default(),
+        }
     }
 
-    /// Says of a host that the handler may not ask it, once: its author may have forgotten to name it.
+    /// Says of a host that the handler may not ask it: its author may have forgotten to name it.
     fn tell_denied(&self, uri: &Uri) {
-        let host = uri.authority().map_or("", |authority| authority.as_str());
-        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied.len() < DENIED_TOLD_MAX && denied.insert(host.to_owned()) {
+        let host = host_of(uri);
+        if is_new(&self.denied, host) {
             let (stream, scheme) = (&self.stream, uri.scheme_str());
             warn!(event = "host-denied", %stream, host, scheme, "a handler may not ask this host: its manifest does not name it (allowed_hosts)");
+        }
+    }
+
+    /// Says of a host that there is no TLS with it, mostly for its certificate: the operator may have to name an authority.
+    fn tell_tls_failed(&self, uri: &Uri, error: &io::Error) {
+        let host = host_of(uri);
+        if is_new(&self.tls_failed, host) {
+            warn!(event = "host-tls-failed", stream = %self.stream, host, %error, "no HTTPS with a host that a handler asks; authorities beside those of browsers are named by --outbound-ca");
         }
     }
 
@@ -194,7 +221,12 @@ impl WasiHttpHooks for Outbound {
         Box::new(async move {
             let sending = async {
                 if is_https {
-                    let (response, connection) = grant.tls.send(request, options).await?;
+                    let uri = request.uri().clone();
+                    let sent = grant.tls.send(request, options).await;
+                    if let Err(Error::Tls(error)) = &sent {
+                        grant.tell_tls_failed(&uri, error);
+                    }
+                    let (response, connection) = sent?;
                     return Ok((response.map(bounded_response), connection));
                 }
                 let (response, connection) = default_send_request(request, Some(options)).await?;
