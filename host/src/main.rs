@@ -5,12 +5,13 @@ mod signals;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, exit};
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use meshage_host::cli::{Cli, Command};
-use meshage_host::config::{Config, ConfigError, PluginTerms, log_format};
+use meshage_host::config::{Config, ConfigError, PluginTerms, Written, not_text};
 use meshage_host::node::{self, NodeError};
 use meshage_host::security::new_secret;
 use meshage_host::telemetry::Logs;
@@ -48,9 +49,10 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, of which an idle node would use little.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let mut cli = Cli::parse();
+    let mut cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let command = cli.command.take();
-    let logs = match Logs::start(log_format(&cli)) {
+    let written = Written::new(cli);
+    let logs = match Logs::start(written.log_format) {
         Ok(logs) => logs,
         Err(error) => {
             eprintln!("meshage-host: {}", Failed::from(error));
@@ -58,9 +60,9 @@ fn main() -> ExitCode {
         }
     };
     let done = match command {
-        Some(Command::Check { files }) => check(&files, cli),
+        Some(Command::Check { files }) => check(&files, written),
         Some(Command::Secret) => say(&new_secret()).map(|()| ExitCode::SUCCESS),
-        None => run(cli, &logs),
+        None => run(written, &logs),
     };
     let exit_code = done.unwrap_or_else(|failed| {
         logs.last_word(&failed);
@@ -73,9 +75,21 @@ fn main() -> ExitCode {
     exit_code
 }
 
+/// Ends with what is wrong with the command line, or with the version or the help that it asks for.
+fn refuse(error: &clap::Error) -> ! {
+    // clap does not say which one it is.
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(error) = not_text()
+    {
+        eprintln!("meshage-host: {error}");
+        exit(WRONG_SETTING.into());
+    }
+    error.exit()
+}
+
 /// Says of each plugin whether it would load.
-fn check(files: &[PathBuf], cli: Cli) -> Result<ExitCode, Failed> {
-    let terms = PluginTerms::new(cli)?;
+fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
+    let terms = PluginTerms::new(written)?;
     let mut all_are_good = true;
     for verdict in tokio::runtime::Runtime::new()?.block_on(node::check(files, terms)).map_err(anyhow::Error::from)? {
         all_are_good &= verdict.is_ok();
@@ -96,8 +110,8 @@ fn say(line: &impl Display) -> Result<(), Failed> {
 }
 
 /// Is a node, until a signal or something that it needs ends it.
-fn run(cli: Cli, logs: &Logs) -> Result<ExitCode, Failed> {
-    let config = Config::new(cli)?;
+fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
+    let config = Config::new(written)?;
     logs.listen(&config.log_filter).map_err(|_| config.log_filter_error())?;
     let leave = CancellationToken::new();
     signals::listen(leave.clone(), node::leave_max(&config), logs.clone())?;

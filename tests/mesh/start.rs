@@ -1,11 +1,15 @@
 //! Starting: what may be missing, and what must be said when a setting is wrong.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::spawn_blocking;
 
 use crate::harness::{Plugins, Setup, new_secret, port_known_beforehand, wait_for_mesh};
 
@@ -77,6 +81,34 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
     check_refusal((code, said), 2, &["cluster_port", "many", "CLUSTER_PORT", "0 (any free one) to 65535"]);
 }
 
+#[tokio::test]
+async fn a_variable_that_is_no_text_is_named() {
+    let setup = || Setup::new(Plugins::empty()).own_ports();
+    for (variable, name) in [("CLUSTER_PORT", "cluster_port"), ("MESHAGE_CONFIG", "config")] {
+        let (code, said) = setup().variable(variable, OsString::from_vec(b"\xff".to_vec())).fail().await;
+        assert_eq!(said.lines().count(), 1, "{said}");
+        check_refusal((code, said), 2, &[&format!("invalid {name} "), variable, "UTF-8"]);
+    }
+}
+
+#[tokio::test]
+async fn an_empty_flag_hides_no_variable() {
+    let setup = Setup::new(Plugins::usual()).variable("MESHAGE_NODE_ID", "of-the-variable").flag("--node-id", " ");
+    assert_eq!(setup.ready().await.admin("/cluster").await.json()["self"], "of-the-variable");
+}
+
+#[tokio::test]
+async fn the_configuration_file_may_be_a_pipe() {
+    let directory = TempDir::new().unwrap();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let setup = Setup::new(Plugins::usual()).flag("--config", pipe.to_str().unwrap());
+    // As a shell does for `<(command)`: somebody writes it, once.
+    let writing = spawn_blocking(move || fs::write(pipe, "node_id = \"of-the-pipe\"\n"));
+    assert_eq!(setup.ready().await.admin("/cluster").await.json()["self"], "of-the-pipe");
+    writing.await.unwrap().unwrap();
+}
+
 /// Of a node with these flags: the setting that is named, its value, and what would be right.
 async fn check_wrong_file(flags: &[(&str, &str)], name: &str, file: &str, expected: &str) {
     let setup = flags.iter().fold(Setup::new(Plugins::empty()), |setup, (flag, value)| setup.flag(flag, value));
@@ -143,7 +175,7 @@ async fn spaces_around_a_setting_are_no_part_of_it() {
     std::fs::write(&file, "max_body = \" 10 \"\n").unwrap();
     let node = Setup::new(plugins)
         .variable("MESHAGE_LOG", "info ")
-        .variable("MESHAGE_CONFIG", &format!("{}\r", file.display()))
+        .variable("MESHAGE_CONFIG", format!("{}\r", file.display()))
         .flag("--cluster-id", "prod ")
         .flag("--node-id", " n1 ")
         .flag("--seeds", " 127.0.0.1:9 , 127.0.0.1:10\n")

@@ -71,18 +71,19 @@ pub(super) fn peer_certificates(
     settings: &mut Settings<'_>,
     has_secret: bool,
 ) -> Result<Option<FromFiles<PeerCertificates, PeerTls>>, ConfigError> {
-    let files = ["peer_cert", "peer_key", "peer_ca"].map(|name| settings.take(name).map(PathBuf::from));
-    let set = files.iter().flatten().next().cloned();
+    let names = ["peer_cert", "peer_key", "peer_ca"];
+    let files = names.map(|name| settings.take(name).map(PathBuf::from));
+    let first_set = names.into_iter().zip(&files).find_map(|(name, file)| Some((name, file.clone()?)));
     let files = match files {
         [None, None, None] => return Ok(None),
         [Some(certificate), Some(key), Some(authority)] if has_secret => {
             PeerCertificates { certificate, key, authority }
         }
         _ => {
-            let value = set.unwrap_or_default().display().to_string();
+            let (name, value) = first_set.unwrap_or_default();
             let expected =
                 "peer_cert, peer_key and peer_ca together, and secret_file, as gossip is sealed with the secret";
-            return Err(settings.error("peer_cert", &value, expected));
+            return Err(settings.error(name, &value.display().to_string(), expected));
         }
     };
     match PeerTls::of_files(&files) {

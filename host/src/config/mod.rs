@@ -25,7 +25,7 @@ use crate::telemetry::LogFormat;
 use settings::{Settings, complete};
 
 pub use files::FromFiles;
-pub use settings::ConfigError;
+pub use settings::{ConfigError, not_text};
 
 /// What is added to the public API's port to get the admin API's.
 const ADMIN_PORT_OFFSET: u16 = 1_000;
@@ -84,12 +84,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// Makes a configuration of what was written; reads the configuration file if one is named.
+    /// Makes a configuration of what was written.
     ///
     /// # Errors
     /// The first setting that cannot be.
-    pub fn new(cli: Cli) -> Result<Self, ConfigError> {
-        Self::check(complete(cli)?)
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        Self::check(written.settings?)
     }
 
     fn check(mut cli: Cli) -> Result<Self, ConfigError> {
@@ -245,6 +245,25 @@ impl Config {
     }
 }
 
+/// What was written: flags, environment, and the configuration file, which may be a pipe and so can be read only once.
+pub struct Written {
+    settings: Result<Cli, ConfigError>,
+    /// How the log is written, as far as that can be known: who starts with a wrong setting is told so in the log's format.
+    pub log_format: LogFormat,
+}
+
+impl Written {
+    /// Reads the configuration file, if one is named.
+    pub fn new(cli: Cli) -> Self {
+        // The file may be what is wrong.
+        let without_file = Cli { config: None, ..cli.clone() };
+        let settings = complete(cli);
+        let mut known = settings.as_ref().ok().cloned().or_else(|| complete(without_file).ok()).unwrap_or_default();
+        let log_format = check_log_format(&mut Settings(&mut known)).unwrap_or(LogFormat::Text);
+        Self { settings, log_format }
+    }
+}
+
 /// What the settings demand of plugins.
 #[derive(Debug, Clone)]
 pub struct PluginTerms {
@@ -259,8 +278,8 @@ impl PluginTerms {
     ///
     /// # Errors
     /// The first setting of these that cannot be.
-    pub fn new(cli: Cli) -> Result<Self, ConfigError> {
-        Self::check(&mut Settings(&mut complete(cli)?))
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        Self::check(&mut Settings(&mut written.settings?))
     }
 
     fn check(settings: &mut Settings<'_>) -> Result<Self, ConfigError> {
@@ -330,14 +349,6 @@ fn duration(name: &'static str, settings: &mut Settings<'_>) -> Result<Duration,
     }
 }
 
-/// How the log is written, as far as that can be known: who starts with a wrong setting is told so in the log's format.
-pub fn log_format(cli: &Cli) -> LogFormat {
-    // The file may be what is wrong.
-    let without_file = Cli { config: None, ..cli.clone() };
-    let written = complete(cli.clone()).or_else(|_| complete(without_file)).ok();
-    written.and_then(|mut cli| check_log_format(&mut Settings(&mut cli)).ok()).unwrap_or(LogFormat::Text)
-}
-
 fn check_log_format(settings: &mut Settings<'_>) -> Result<LogFormat, ConfigError> {
     match settings.take("log_format").as_deref() {
         None | Some("text") => Ok(LogFormat::Text),
@@ -358,7 +369,7 @@ mod tests {
     use crate::security::new_secret;
 
     fn config(flags: &[&str]) -> Result<Config, ConfigError> {
-        Config::new(cli(&[&["--plugins", "."], flags].concat()))
+        Config::new(Written::new(cli(&[&["--plugins", "."], flags].concat())))
     }
 
     /// The flags, without the environment of whoever runs the tests.
@@ -408,7 +419,7 @@ mod tests {
         check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
         check_error(&["--log-format", "xml"], &["log_format", "xml", "text or json", "--log-format"]);
         check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
-        let error = Config::new(cli(&["--plugins", "/missing"])).unwrap_err().to_string();
+        let error = Config::new(Written::new(cli(&["--plugins", "/missing"]))).unwrap_err().to_string();
         assert!(error.contains("/missing") && error.contains("create it"), "{error}");
     }
 

@@ -1,5 +1,6 @@
 //! What was written of settings (flags, environment, file), by name, and the way to say that it is wrong.
 
+use std::env;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -54,9 +55,11 @@ const SETTINGS: [Setting; 28] = [
 /// Takes what was written as it is meant, and adds what the configuration file has. Whoever takes a setting after this gets
 /// the same text, so that what is checked is what is used.
 pub(super) fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
-    for (name, _, place) in SETTINGS {
+    for (name, variables, place) in SETTINGS {
         let place = place(&mut cli);
-        *place = place.take().and_then(|text| meant(name, &text));
+        // A flag that is empty hides no variable.
+        let of_environment = || variables.split(", ").find_map(|variable| meant(name, &env::var(variable).ok()?));
+        *place = place.take().and_then(|text| meant(name, &text).or_else(of_environment));
     }
     if cli.http_port.is_none() {
         cli.http_port = cli.service_port.take().and_then(|text| meant("http_port", &text));
@@ -67,6 +70,18 @@ pub(super) fn complete(mut cli: Cli) -> Result<Cli, ConfigError> {
         fill_from_file(&mut cli, &text).map_err(|problem| ConfigError::File { file, problem })?;
     }
     Ok(cli)
+}
+
+/// The first variable, if there is one, that is not text.
+pub fn not_text() -> Option<ConfigError> {
+    let value_of = |variable| env::var_os(variable).filter(|value| value.to_str().is_none());
+    let settings = SETTINGS.iter().flat_map(|(name, variables, _)| variables.split(", ").map(move |one| (*name, one)));
+    let wrong = settings.into_iter().find_map(|(name, variable)| Some((name, value_of(variable)?)));
+    if let Some((name, value)) = wrong {
+        return Some(error(name, &value.to_string_lossy(), "text in UTF-8"));
+    }
+    let file = value_of("MESHAGE_CONFIG")?.to_string_lossy().into_owned();
+    Some(ConfigError::File { file, problem: "expected text in UTF-8 (set by MESHAGE_CONFIG)".into() })
 }
 
 /// What somebody means who writes this: spaces and line ends around a value come from shells, files of variables and

@@ -1,6 +1,7 @@
 //! Nodes: real processes of the real binary.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -28,7 +29,7 @@ const ASK_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Setup {
     plugins: Plugins,
     arguments: Vec<String>,
-    variables: Vec<(String, String)>,
+    variables: Vec<(String, OsString)>,
     ports_are_any: bool,
     #[cfg(target_os = "linux")]
     address_space_kb_max: Option<u64>,
@@ -103,8 +104,8 @@ impl Setup {
         self
     }
 
-    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
-        self.variables.push((name.to_owned(), value.to_owned()));
+    pub(crate) fn variable(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.to_owned(), value.into()));
         self
     }
 
