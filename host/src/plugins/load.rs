@@ -15,7 +15,7 @@ use super::catalog::{Failed, Plugin};
 use super::manifest::{ManifestError, is_credential, read_manifest};
 use super::scan::{Stamp, signature_of};
 use crate::bodies::Expected;
-use crate::message::{Digest, NameError, StreamName, cut};
+use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
 use crate::security::{SignatureError, TrustedKeys};
 
@@ -170,7 +170,7 @@ fn failed(file: PathBuf, digest: Digest, error: &PluginError) -> Failed {
         digest,
         failed_at: SystemTime::now(),
         is_lasting: error.is_lasting(),
-        error: cut(error.to_string(), ERROR_TEXT_BYTES_MAX),
+        error: truncate(error.to_string(), ERROR_TEXT_BYTES_MAX),
     }
 }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::bodies::Room;
 use crate::message::{
-    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX, Reply, cut,
+    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX, Reply, truncate,
 };
 
 wasmtime::component::bindgen!({
@@ -72,7 +72,7 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (header_name(&name), HeaderValue::try_from(value)) else {
-            return Err(BadReply::Header(cut(name, FAILURE_TEXT_BYTES_MAX)));
+            return Err(BadReply::Header(truncate(name, FAILURE_TEXT_BYTES_MAX)));
         };
         if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
             headers.append(parsed, value);
@@ -99,6 +99,6 @@ impl From<wit::Failure> for Failure {
             wit::Failure::Unavailable(text) => (FailureKind::Unavailable, text),
             wit::Failure::Internal(text) => (FailureKind::Internal, text),
         };
-        Self { kind, text: cut(text, FAILURE_TEXT_BYTES_MAX) }
+        Self { kind, text: truncate(text, FAILURE_TEXT_BYTES_MAX) }
     }
 }

@@ -10,7 +10,7 @@ use wasmtime::component::Component;
 use super::bindings::{EXPORT, HandlerPre};
 use super::engine::Engine;
 use super::instance::HostState;
-use crate::message::{Limit, LimitKind, cut};
+use crate::message::{Limit, LimitKind, truncate};
 
 /// The largest component file. JavaScript and Python ones take 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
@@ -297,7 +297,7 @@ fn limit_advice(limit: &Limit) -> &'static str {
 }
 
 fn list(names: &[String]) -> String {
-    let shown = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", cut(name.clone(), NAME_BYTES_MAX)));
+    let shown = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", truncate(name.clone(), NAME_BYTES_MAX)));
     let mut list = shown.collect::<Vec<_>>().join(", ");
     if names.len() > NAMES_MAX {
         list += &format!(" and {} more", names.len() - NAMES_MAX);
@@ -312,7 +312,7 @@ fn show(bytes: &[u8]) -> String {
 
 /// The causes of an error, without the places in wasmtime's own code or the guest's.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    cut(format!("{error:#}"), ERROR_TEXT_BYTES_MAX).lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    truncate(format!("{error:#}"), ERROR_TEXT_BYTES_MAX).lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

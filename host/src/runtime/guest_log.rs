@@ -13,7 +13,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::bindings::logging::Level;
-use crate::message::{StreamName, cut};
+use crate::message::{StreamName, truncate};
 
 /// What one call may log, all together. The rest is dropped, and the log says so.
 const CALL_BYTES_MAX: usize = 64 * 1024;
@@ -109,7 +109,7 @@ impl GuestLog {
         if !is_seen {
             return;
         }
-        let text = one_line(&cut(text, ENTRY_TEXT_BYTES_MAX));
+        let text = one_line(&truncate(text, ENTRY_TEXT_BYTES_MAX));
         let mut entries = self.entries();
         if !entries.admits(text.len()) {
             return;

@@ -17,7 +17,7 @@ use super::limits::Limits;
 use super::outbound::Grant;
 use super::pool::Pool;
 use crate::message::{
-    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, cut,
+    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, truncate,
 };
 use crate::telemetry::PluginMetrics;
 
@@ -218,7 +218,7 @@ impl Handler {
     /// guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
         let (stream, message, stderr) = (&self.stream, message.id, stopped.stderr.as_deref());
-        let error = cut(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
+        let error = truncate(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
         if stopped.error.is::<Interrupted>() {
             warn!(event = "handler-interrupted", %stream, message_id = %message, error, stderr, "stopped a handler that ran into its deadline");
             return Ended::Interrupted;

@@ -1,0 +1,49 @@
+//! The limits of one call.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A limit of one call, and how much it allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub kind: LimitKind,
+    pub max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LimitKind {
+    /// In milliseconds.
+    Time,
+    /// In bytes, as all that follow which say so.
+    MemoryBytes,
+    TableElements,
+    StackBytes,
+    /// What the host holds for one instance: streams, pollables, requests.
+    Resources,
+    /// What goes from the guest to the host at once.
+    TransferBytes,
+    ReplyBodyBytes,
+    ReplyHeaders,
+    ReplyHeaderBytes,
+    /// What all bodies of a node may take, when a reply was made that found no room.
+    BodiesBytes,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = self.max;
+        match self.kind {
+            LimitKind::Time => write!(f, "{max} ms (timeout_ms)"),
+            LimitKind::MemoryBytes => write!(f, "{} MiB of memory (memory_mb)", max >> 20),
+            LimitKind::TableElements => write!(f, "{max} table elements"),
+            LimitKind::StackBytes => write!(f, "{} KiB of stack", max >> 10),
+            LimitKind::Resources => write!(f, "{max} open resources"),
+            LimitKind::TransferBytes => write!(f, "{} MiB handed to the host at once", max >> 20),
+            LimitKind::ReplyBodyBytes => write!(f, "{} MiB in the body of a reply", max >> 20),
+            LimitKind::ReplyHeaders => write!(f, "{max} headers in a reply"),
+            LimitKind::ReplyHeaderBytes => write!(f, "{} KiB of headers in a reply", max >> 10),
+            LimitKind::BodiesBytes => write!(f, "{} MiB for all bodies of a node", max >> 20),
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What travels through the mesh: names, messages, replies, and the ways in which there is no reply.
+//! Pure data; knows no clock, no I/O and no layer above.
+
+mod fault;
+mod limit;
+mod names;
+mod reply;
+mod request;
+
+pub use fault::{Failure, FailureKind, Fault, Refusal};
+pub use limit::{Limit, LimitKind};
+pub use names::{
+    Digest, NAME_BYTES_MAX, NameError, NodeId, Offer, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM,
+    StreamName,
+};
+pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
+pub use request::{BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method};
+
+/// The beginning of a text, up to so many bytes.
+pub fn truncate(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
+}
