@@ -2,34 +2,20 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::harness::frames::{Call, FAULT, HELLO, Hello, PING, frame, next_frame, say_hello};
 use crate::harness::{HANG, Node, Plugins, Setup, mesh, taken};
-
-const CALL: u8 = 3;
-const FAULT: u8 = 5;
-const PING: u8 = 8;
 
 /// What a node holds for a peer that takes nothing, and what a test's own connection adds.
 const GROWTH_MB_MAX: u64 = 200;
 
-/// A frame of the peer protocol: its length, its kind, and the rest.
-fn frame(kind: u8, rest: &[u8]) -> Vec<u8> {
-    let length = (rest.len() as u32 + 1).to_be_bytes();
-    [&length[..], &[kind], rest].concat()
-}
-
 /// A connection of a peer that has said hello, and has been greeted.
 async fn greeted(node: &Node) -> TcpStream {
-    let mut stream = TcpStream::connect(&node.cluster).await.unwrap();
-    stream.write_all(&frame(1, b"\x01\x07meshage\x02p1\x01")).await.unwrap();
-    let mut length = [0; 4];
-    timeout(HANG, stream.read_exact(&mut length)).await.expect("no hello").unwrap();
-    let mut hello = vec![0; u32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut hello).await.unwrap();
-    assert_eq!(hello[0], 1, "it is not welcome");
+    let (stream, (kind, _)) = say_hello(&node.cluster, &Hello::of("p1", 1)).await;
+    assert_eq!(kind, HELLO, "it is not welcome");
     stream
 }
 
@@ -53,10 +39,8 @@ async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
     let (_reader, mut writer) = greeted(&node).await.into_split();
     // GETs of 16 MB each from `fickle`: more than sockets hold.
     for id in 1..=4_u32 {
-        let mut call = [7_u8; 16].to_vec();
-        call.extend([1, 0x80, 0xad, 0xe2, 0x04]);
-        call.extend(b"\x06fickle\x011\x00\x0ebytes=16000000\x00\x00");
-        writer.write_all(&frame(CALL, &[&id.to_be_bytes()[..], &call].concat())).await.unwrap();
+        let call = Call { query: "bytes=16000000", ..Call::of(id, "GET", "fickle") };
+        writer.write_all(&call.frame()).await.unwrap();
     }
     let living = async {
         let mut pings = tokio::time::interval(Duration::from_millis(500));
@@ -74,15 +58,12 @@ async fn what_peers_announce_takes_its_room() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;
     // A POST of 64 MiB to `echo`, of which one byte is there: of such bodies there is room for four.
-    let mut head = [7_u8; 16].to_vec();
-    head.extend([1, 0x80, 0xad, 0xe2, 0x04]);
-    head.extend(b"\x04echo\x011\x01\x00\x00\x80\x80\x80\x20x");
     for id in 1..=5_u32 {
-        stream.write_all(&frame(CALL, &[&id.to_be_bytes()[..], &head].concat())).await.unwrap();
+        let call = Call { body_bytes: 64 << 20, body: b"x", ..Call::of(id, "POST", "echo") };
+        stream.write_all(&call.frame()).await.unwrap();
     }
-    let mut answer = [0; 9];
-    timeout(HANG, stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
-    assert_eq!((answer[4], &answer[5..]), (FAULT, &5_u32.to_be_bytes()[..]));
+    let (kind, rest) = next_frame(&mut stream).await.expect("no answer");
+    assert_eq!((kind, &rest[..4]), (FAULT, &5_u32.to_be_bytes()[..]));
     let problem = node.post("/api/echo/1").body(vec![b'x'; 4096]).send().await.problem(503, "overloaded");
     assert!(problem["detail"].as_str().unwrap().contains("memory"), "{problem}");
     // They end with their connection.
@@ -95,11 +76,10 @@ async fn what_peers_announce_takes_its_room() {
 async fn a_call_that_comes_without_time_is_not_run() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;
-    let call = [&1_u32.to_be_bytes()[..], &[7; 16], b"\x01\x00", b"\x04echo\x011\x01\x00\x00\x02{}"].concat();
-    stream.write_all(&frame(CALL, &call)).await.unwrap();
-    let mut answer = [0; 9];
-    timeout(HANG, stream.read_exact(&mut answer)).await.expect("no answer").unwrap();
-    assert_eq!((answer[4], &answer[5..]), (FAULT, &1_u32.to_be_bytes()[..]));
+    let call = Call { remaining: Duration::ZERO, body_bytes: 2, body: b"{}", ..Call::of(1, "POST", "echo") };
+    stream.write_all(&call.frame()).await.unwrap();
+    let (kind, rest) = next_frame(&mut stream).await.expect("no answer");
+    assert_eq!((kind, &rest[..4]), (FAULT, &1_u32.to_be_bytes()[..]));
     assert_eq!(node.served("echo").await, 0);
 }
 

@@ -42,3 +42,4 @@ mod sites;
 mod soak;
 mod start;
 mod stray_files;
+mod versions;

@@ -80,7 +80,7 @@ impl Answers {
 
     /// A problem. Those that may pass say when to come again, a wrong method which are right.
     fn problem_of(&self, error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
-        counter!(names::PROBLEMS, "type" => error.kind()).increment(1);
+        counter!(names::PROBLEMS, "type" => error.problem_type().name).increment(1);
         let (status, problem) = error.problem(subject, node);
         let mut response = json(&problem, "application/problem+json");
         *response.status_mut() = status;

@@ -1,5 +1,4 @@
-//! Problems: everything that the public API answers instead of a reply, as RFC 9457 has it. The one
-//! place where faults become HTTP statuses.
+//! Problems: everything that the public API answers instead of a reply, as RFC 9457 has it.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -7,7 +6,7 @@ use uuid::Uuid;
 
 use super::body::BodyError;
 use super::target::TargetError;
-use crate::message::{FailureKind, Fault, LimitKind, Method, NodeId, Refusal};
+use crate::message::{Fault, LimitKind, Method, NodeId, ProblemType};
 
 /// What `Retry-After` says, in seconds: nothing ran, and a moment is enough for a view to settle.
 pub(super) const RETRY_AFTER_SECONDS: &str = "1";
@@ -61,35 +60,36 @@ pub(super) struct Problem<'a> {
     retryable: bool,
 }
 
-/// A row of the table: the last part of the problem's type, its title, its status.
-struct Row(&'static str, &'static str, StatusCode);
-
 impl ApiError {
-    fn row(&self) -> Row {
+    pub(super) fn problem_type(&self) -> ProblemType {
         match self {
-            Self::Target(TargetError::NoRoute) => Row("no-route", "No such route", StatusCode::NOT_FOUND),
-            Self::Target(TargetError::NoStream(_)) => NO_CANDIDATE,
+            Self::Target(TargetError::NoRoute) => ProblemType::new("no-route", "No such route", StatusCode::NOT_FOUND),
+            Self::Target(TargetError::NoStream(_)) => ProblemType::NO_CANDIDATE,
             Self::Target(TargetError::Encoding(_)) => {
-                Row("bad-encoding", "The path is not well encoded", StatusCode::BAD_REQUEST)
+                ProblemType::new("bad-encoding", "The path is not well encoded", StatusCode::BAD_REQUEST)
             }
             Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => {
-                Row("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
+                ProblemType::new("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
             }
-            Self::Framing(_) => Row("bad-request", "The request is not well formed", StatusCode::BAD_REQUEST),
-            Self::Site(_) => Row("other-site", "Pages of other sites may not ask", StatusCode::FORBIDDEN),
-            Self::Unauthorized => Row("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
+            Self::Framing(_) => {
+                ProblemType::new("bad-request", "The request is not well formed", StatusCode::BAD_REQUEST)
+            }
+            Self::Site(_) => ProblemType::new("other-site", "Pages of other sites may not ask", StatusCode::FORBIDDEN),
+            Self::Unauthorized => ProblemType::new("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
             Self::Method { .. } => {
-                Row("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
+                ProblemType::new("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
             }
             Self::Body(BodyError::TooLarge { .. }) => {
-                Row("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE)
+                ProblemType::new("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE)
             }
-            Self::Body(BodyError::NoRoom) => OVERLOADED,
+            Self::Body(BodyError::NoRoom) => ProblemType::OVERLOADED,
             Self::Body(BodyError::Late(_)) => {
-                Row("request-timeout", "The request did not arrive in time", StatusCode::REQUEST_TIMEOUT)
+                ProblemType::new("request-timeout", "The request did not arrive in time", StatusCode::REQUEST_TIMEOUT)
             }
-            Self::Body(BodyError::Broken(_)) => Row("bad-body", "The body did not arrive", StatusCode::BAD_REQUEST),
-            Self::Fault { fault, .. } => fault_row(fault),
+            Self::Body(BodyError::Broken(_)) => {
+                ProblemType::new("bad-body", "The body did not arrive", StatusCode::BAD_REQUEST)
+            }
+            Self::Fault { fault, .. } => fault.problem_type(),
         }
     }
 
@@ -99,6 +99,7 @@ impl ApiError {
                 // Nothing ran; but nobody will be there to run it next time either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
+                Fault::Foreign(fault) => fault.nothing_ran || *may_run_twice,
                 Fault::LimitExceeded(limit) => {
                     matches!(limit.kind, LimitKind::Time | LimitKind::BodiesBytes) && *may_run_twice
                 }
@@ -129,18 +130,22 @@ impl ApiError {
             Fault::Lost => "the node that had the message was lost; whether it ran is not known".into(),
             Fault::Unreachable => format!("no node that offers the stream {stream:?} could be reached"),
             Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
+            Fault::Foreign(fault) => fault.text.clone(),
         }
     }
 
     /// The last part of the problem's type.
-    pub(super) fn kind(&self) -> &'static str {
-        self.row().0
+    fn name(&self) -> &str {
+        match self {
+            Self::Fault { fault: Fault::Foreign(fault), .. } => &fault.kind,
+            other => other.problem_type().name,
+        }
     }
 
     pub(super) fn problem<'a>(&self, subject: Subject<'a>, node: &'a NodeId) -> (StatusCode, Problem<'a>) {
-        let Row(kind, title, status) = self.row();
+        let ProblemType { title, status, .. } = self.problem_type();
         let problem = Problem {
-            r#type: format!("urn:meshage:{kind}"),
+            r#type: format!("urn:meshage:{}", self.name()),
             title,
             status: status.as_u16(),
             detail: self.detail(subject),
@@ -154,45 +159,12 @@ impl ApiError {
     }
 }
 
-const NO_CANDIDATE: Row = Row("no-candidate", "No node offers the stream", StatusCode::NOT_FOUND);
-const OVERLOADED: Row = Row("overloaded", "The node is overloaded", StatusCode::SERVICE_UNAVAILABLE);
-const DEADLINE_EXCEEDED: Row = Row("deadline-exceeded", "The deadline passed", StatusCode::GATEWAY_TIMEOUT);
-
-fn fault_row(fault: &Fault) -> Row {
-    match fault {
-        Fault::Failure(failure) => match failure.kind {
-            FailureKind::Invalid => Row("invalid", "The handler found the message invalid", StatusCode::BAD_REQUEST),
-            FailureKind::NotFound => Row("not-found", "The handler found nothing", StatusCode::NOT_FOUND),
-            FailureKind::Conflict => Row("conflict", "The message conflicts with the entity", StatusCode::CONFLICT),
-            FailureKind::Unavailable => {
-                Row("unavailable", "The handler is unavailable", StatusCode::SERVICE_UNAVAILABLE)
-            }
-            FailureKind::Internal => Row("internal", "The handler failed", StatusCode::INTERNAL_SERVER_ERROR),
-        },
-        Fault::Crashed => Row("crashed", "The handler crashed", StatusCode::INTERNAL_SERVER_ERROR),
-        Fault::LimitExceeded(limit) if limit.kind == LimitKind::Time => DEADLINE_EXCEEDED,
-        Fault::LimitExceeded(_) => {
-            Row("limit-exceeded", "The handler exceeded a limit", StatusCode::INTERNAL_SERVER_ERROR)
-        }
-        Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => DEADLINE_EXCEEDED,
-        Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom) => OVERLOADED,
-        Fault::Refused(Refusal::Leaving) => Row("leaving", "The node is leaving", StatusCode::SERVICE_UNAVAILABLE),
-        Fault::Refused(Refusal::Starting) => Row("starting", "The node is starting", StatusCode::SERVICE_UNAVAILABLE),
-        Fault::Refused(Refusal::NotOffered) => {
-            Row("not-offered", "The views of the nodes disagree", StatusCode::SERVICE_UNAVAILABLE)
-        }
-        Fault::Unreachable => Row("unreachable", "No owner can be reached", StatusCode::SERVICE_UNAVAILABLE),
-        Fault::Lost => Row("lost", "The node was lost", StatusCode::BAD_GATEWAY),
-        Fault::NoCandidate => NO_CANDIDATE,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::message::{Failure, Limit};
+    use crate::message::{Failure, FailureKind, Limit, Refusal};
 
     fn fault(fault: Fault) -> ApiError {
         ApiError::Fault { fault, may_run_twice: false }

@@ -13,12 +13,16 @@ pub(super) enum Next {
 pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
     let goes_on = match outcome {
         Err(Fault::Unreachable) => true,
-        Err(Fault::Refused(Refusal::NotOffered | Refusal::Starting | Refusal::Leaving)) => true,
+        Err(Fault::Refused(Refusal::NotOffered | Refusal::Starting | Refusal::Leaving | Refusal::NotUnderstood)) => {
+            true
+        }
         Err(Fault::Lost) => may_run_twice,
         Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom | Refusal::WaitedTooLong)) => {
             false
         }
         Err(Fault::Failure(_) | Fault::Crashed | Fault::LimitExceeded(_) | Fault::DeadlineExceeded) => false,
+        // What it means is not known here; it is an answer.
+        Err(Fault::Foreign(_)) => false,
         Err(Fault::NoCandidate) | Ok(_) => false,
     };
     if goes_on { Next::TryNextInRank } else { Next::Stop }
@@ -34,7 +38,7 @@ pub(super) fn costs(outcome: &Outcome) -> bool {
 pub(super) fn cause(outcome: &Outcome) -> &'static str {
     match outcome {
         Err(Fault::Lost) => "lost",
-        Err(Fault::Refused(refusal)) => refusal.kind(),
+        Err(Fault::Refused(refusal)) => refusal.name(),
         _ => "unreachable",
     }
 }

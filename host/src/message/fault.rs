@@ -1,18 +1,18 @@
 //! Why there is no reply.
 
-use serde::{Deserialize, Serialize};
+use http::StatusCode;
 
 use super::limit::{Limit, LimitKind};
 use crate::bodies::Bodies;
 
 /// What a handler refused with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
     Invalid,
     NotFound,
@@ -21,8 +21,23 @@ pub enum FailureKind {
     Internal,
 }
 
-/// Why there is no reply. Nodes tell each other by the number of the variant: new ones come last.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+impl FailureKind {
+    pub const ALL: [Self; 5] = [Self::Invalid, Self::NotFound, Self::Conflict, Self::Unavailable, Self::Internal];
+
+    /// Its name between nodes and in problems.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::NotFound => "not-found",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("the handler refused: {}", .0.text)]
     Failure(Failure),
@@ -45,10 +60,21 @@ pub enum Fault {
     /// It was stopped because it wanted more than its plugin may take.
     #[error("the handler was stopped at its limit of {0}")]
     LimitExceeded(Limit),
+    #[error("{}", .0.text)]
+    Foreign(Box<ForeignFault>),
 }
 
-/// Why a node did not run a message that it was given. Nothing ran. New variants come last, as above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, Serialize, Deserialize)]
+/// A fault that another version of meshage has a name for, and this one does not. It is an answer all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignFault {
+    pub kind: String,
+    pub status: StatusCode,
+    pub text: String,
+    pub nothing_ran: bool,
+}
+
+/// Why a node did not run a message that it was given. Nothing ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("the node does not offer the stream")]
     NotOffered,
@@ -64,11 +90,24 @@ pub enum Refusal {
     WaitedTooLong,
     #[error("the bodies of all messages and answers that are under way take as much memory as they may")]
     NoRoom,
+    #[error("the node cannot read the message: it is of another version")]
+    NotUnderstood,
 }
 
 impl Refusal {
-    /// Its name in logs and metrics.
-    pub fn kind(self) -> &'static str {
+    pub const ALL: [Self; 8] = [
+        Self::NotOffered,
+        Self::Starting,
+        Self::Leaving,
+        Self::Overloaded,
+        Self::QueueFull,
+        Self::WaitedTooLong,
+        Self::NoRoom,
+        Self::NotUnderstood,
+    ];
+
+    /// Its name between nodes, in logs and in metrics.
+    pub fn name(self) -> &'static str {
         match self {
             Self::NotOffered => "not-offered",
             Self::Starting => "starting",
@@ -77,6 +116,7 @@ impl Refusal {
             Self::QueueFull => "queue-full",
             Self::WaitedTooLong => "waited-too-long",
             Self::NoRoom => "no-room",
+            Self::NotUnderstood => "not-understood",
         }
     }
 }
@@ -87,12 +127,20 @@ impl Fault {
         Self::LimitExceeded(Limit { kind: LimitKind::BodiesBytes, max: bodies.bytes_max() as u64 })
     }
 
+    /// An answer came that is of another version, and cannot be read. The message may have run.
+    pub fn unreadable_answer() -> Self {
+        let text = "the node answered in a way that only a later version of this one can read".to_owned();
+        let (kind, status) = ("not-understood".to_owned(), StatusCode::BAD_GATEWAY);
+        Self::Foreign(Box::new(ForeignFault { kind, status, text, nothing_ran: false }))
+    }
+
     /// Whether it is certain that no handler saw the message, so that it may be sent again.
     pub fn nothing_ran(&self) -> bool {
         match self {
             Self::Refused(_) | Self::Unreachable | Self::NoCandidate => true,
             Self::Failure(failure) => failure.kind == FailureKind::Unavailable,
             Self::Crashed | Self::LimitExceeded(_) | Self::DeadlineExceeded | Self::Lost => false,
+            Self::Foreign(fault) => fault.nothing_ran,
         }
     }
 }

@@ -2,16 +2,14 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 /// A limit of one call, and how much it allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub kind: LimitKind,
     pub max: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitKind {
     /// In milliseconds.
     Time,
@@ -28,6 +26,37 @@ pub enum LimitKind {
     ReplyHeaderBytes,
     /// What all bodies of a node may take, when a reply was made that found no room.
     BodiesBytes,
+}
+
+impl LimitKind {
+    pub const ALL: [Self; 10] = [
+        Self::Time,
+        Self::MemoryBytes,
+        Self::TableElements,
+        Self::StackBytes,
+        Self::Resources,
+        Self::TransferBytes,
+        Self::ReplyBodyBytes,
+        Self::ReplyHeaders,
+        Self::ReplyHeaderBytes,
+        Self::BodiesBytes,
+    ];
+
+    /// Its name between nodes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Time => "time-ms",
+            Self::MemoryBytes => "memory-bytes",
+            Self::TableElements => "table-elements",
+            Self::StackBytes => "stack-bytes",
+            Self::Resources => "resources",
+            Self::TransferBytes => "transfer-bytes",
+            Self::ReplyBodyBytes => "reply-body-bytes",
+            Self::ReplyHeaders => "reply-headers",
+            Self::ReplyHeaderBytes => "reply-header-bytes",
+            Self::BodiesBytes => "bodies-bytes",
+        }
+    }
 }
 
 impl fmt::Display for Limit {

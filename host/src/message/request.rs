@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
@@ -26,7 +25,7 @@ pub const CONNECTION_HEADERS: [HeaderName; 10] = [
 ];
 
 /// The methods of the public API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Get,
     Post,
@@ -49,6 +48,10 @@ impl Method {
             http::Method::DELETE => Self::Delete,
             _ => return None,
         })
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete].into_iter().find(|method| method.as_str() == name)
     }
 
     pub fn as_str(self) -> &'static str {

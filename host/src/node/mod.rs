@@ -1,6 +1,7 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
 mod check;
+mod inbound;
 mod open_files;
 mod secrets;
 mod sockets;
@@ -9,10 +10,8 @@ mod vital;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::counter;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -25,12 +24,13 @@ use crate::config::{Config, ConfigError, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState, View};
-use crate::message::{Fault, Message, NameError, NodeId, Outcome, Refusal};
-use crate::peer::{Hello, Peers, Serve, Server};
+use crate::message::{NameError, NodeId};
+use crate::peer::{Hello, Peers, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
 use crate::runtime::{Engine, EngineError};
 use crate::security::TlsError;
-use crate::telemetry::{Metrics, MetricsError, Throttle, names};
+use crate::telemetry::{Metrics, MetricsError};
+use inbound::{Admission, Inbound};
 use sockets::Sockets;
 use vital::{Vital, vital};
 
@@ -126,8 +126,7 @@ struct Running {
     catalog: Arc<Catalog>,
     dispatcher: Arc<Dispatcher>,
     readiness: Arc<Readiness>,
-    /// Messages of peers are refused.
-    refusing: Arc<AtomicBool>,
+    admission: Arc<Admission>,
     server: Arc<Server<Inbound>>,
     serving_peers: JoinHandle<()>,
     stop_public: CancellationToken,
@@ -184,14 +183,9 @@ impl Running {
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
         vital.spawn("what follows the view", follow_view(gossip.view(), dispatcher.clone()));
 
-        let refusing = Arc::new(AtomicBool::new(false));
-        let server = Server::new(
-            hello,
-            tls,
-            Inbound { catalog: catalog.clone(), refusing: refusing.clone(), refused: Throttle::default() },
-            bodies,
-            lanes.clone(),
-        );
+        let admission = Arc::new(Admission::default());
+        let inbound = Inbound::new(catalog.clone(), admission.clone());
+        let server = Server::new(hello, tls, inbound, bodies, lanes.clone());
         let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
 
         let tokens = config.tokens.as_ref().map(|tokens| secrets::tokens(tokens, vital));
@@ -228,7 +222,7 @@ impl Running {
             catalog,
             dispatcher,
             readiness,
-            refusing,
+            admission,
             server,
             serving_peers,
             stop_public,
@@ -250,6 +244,8 @@ impl Running {
         keeper.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
+        // Before the others can hear that it is ready.
+        self.admission.begin();
         let mut offers = self.catalog.offers();
         let streams = offers.borrow_and_update().clone();
         let offered = streams.len();
@@ -294,7 +290,7 @@ impl Running {
             let (_, parted) = tokio::join!(sleep(LEAVE_NOTICE), timeout(PARTING_MAX, self.server.parted()));
             info!(event = "refusing", all_peers_parted = parted.is_ok(), "refusing what is new");
         }
-        self.refusing.store(true, Ordering::Relaxed);
+        self.admission.end();
         self.stop_public.cancel();
         let drain_max = config.timeout + DRAIN_MARGIN;
         let drained = timeout(drain_max, async { tokio::join!(self.serving_clients, self.server.drain()) });
@@ -341,36 +337,6 @@ async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispa
                 return;
             },
             () = dispatcher.departure() => {}
-        }
-    }
-}
-
-/// Runs what the peers send, on this node's plugins.
-struct Inbound {
-    catalog: Arc<Catalog>,
-    refusing: Arc<AtomicBool>,
-    refused: Throttle<Refusal>,
-}
-
-impl Serve for Inbound {
-    async fn serve(&self, message: Arc<Message>, deadline: Instant) -> Outcome {
-        let outcome = if self.refusing.load(Ordering::Relaxed) {
-            Err(Fault::Refused(Refusal::Leaving))
-        } else {
-            self.catalog.clone().run(message.clone(), deadline).await
-        };
-        if let Err(Fault::Refused(refusal)) = &outcome {
-            self.tell_refused(&message, *refusal);
-        }
-        outcome
-    }
-}
-
-impl Inbound {
-    fn tell_refused(&self, message: &Message, because: Refusal) {
-        counter!(names::FORWARDS_REFUSED, "because" => because.kind()).increment(1);
-        if let Some(messages) = self.refused.note(because, Instant::now()) {
-            info!(event = "forwards-refused", stream = %message.stream, because = because.kind(), messages, "refused messages of peers");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, Event};
-use super::connection::{Called, ConnectError, Connection, Siblings};
+use super::connection::{Called, ConnectError, Connection, Life, Siblings};
 use super::liveness::Health;
 use super::outbox::Closed;
 use super::stream::TlsNow;
@@ -54,8 +54,7 @@ pub struct Peers {
 
 /// One other node, in one of its lives.
 pub struct Peer {
-    generation: u64,
-    addr: SocketAddr,
+    life: Life,
     /// At least one. Messages use that of the lane on which they are sent, as far as there is one.
     links: Box<[KeptLink]>,
     spread: Spread,
@@ -117,9 +116,10 @@ impl Peers {
         *peers = nodes
             .into_iter()
             .map(|(node_id, generation, addr)| {
+                let life = Life { node_id: node_id.clone(), generation, addr };
                 let peer = match peers.get(&node_id) {
-                    Some(peer) if (peer.generation, peer.addr) == (generation, addr) => peer.clone(),
-                    _ => Arc::new(self.meet(&node_id, generation, addr, links_max)),
+                    Some(peer) if peer.life == life => peer.clone(),
+                    _ => Arc::new(self.meet(life, links_max)),
                 };
                 (node_id, peer)
             })
@@ -128,7 +128,7 @@ impl Peers {
     }
 
     /// A new peer, to which connections are under way.
-    fn meet(&self, node_id: &NodeId, generation: u64, addr: SocketAddr, links_max: usize) -> Peer {
+    fn meet(&self, life: Life, links_max: usize) -> Peer {
         let lanes = self.lanes.all();
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
@@ -138,14 +138,15 @@ impl Peers {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
-            let (node_id, siblings) = (node_id.clone(), siblings.clone());
+            let (node_id, siblings) = (life.node_id.clone(), siblings.clone());
             let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state, siblings });
             let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
-            let keeper = Keeper { own, tls, bodies: self.bodies, addr, link: link.clone(), breaker, departures };
+            let (life, link_kept) = (life.clone(), link.clone());
+            let keeper = Keeper { own, tls, bodies: self.bodies, life, link: link_kept, breaker, departures };
             KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
         });
         let links = links.collect();
-        Peer { generation, addr, links, spread, siblings }
+        Peer { life, links, spread, siblings }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.
@@ -280,7 +281,7 @@ struct Keeper {
     own: Arc<Hello>,
     tls: TlsNow,
     bodies: &'static Bodies,
-    addr: SocketAddr,
+    life: Life,
     link: Arc<Link>,
     breaker: Breaker,
     departures: Arc<Notify>,
@@ -306,10 +307,8 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            let Self { own, tls, bodies, addr, link, .. } = &*self;
-            match Connection::open(*addr, tls, own, &link.node_id, bodies, &link.siblings).await {
+            match Connection::open(&self.life, &self.tls, &self.own, self.bodies, &self.link.siblings).await {
                 Ok(connection) => {
-                    info!(event = "peer-connected", peer = %self.link.node_id, addr = %self.addr, "peer connected");
                     if self.watch(&connection).await == Parting::Goodbye {
                         info!(event = "peer-leaves", peer = %self.link.node_id, "peer leaves");
                         self.link.show(LinkState::Left);
@@ -361,7 +360,7 @@ impl Keeper {
                 ConnectError::Io(cause) => Some(cause.to_string()),
                 _ => None,
             };
-            warn!(event = "peer-unreachable", peer = %self.link.node_id, addr = %self.addr, %error, cause, "no connection to a peer; trying again and again");
+            warn!(event = "peer-unreachable", peer = %self.link.node_id, addr = %self.life.addr, %error, cause, "no connection to a peer; trying again and again");
         }
         self.note(Event::AttemptFailed, "it cannot be connected to");
     }

@@ -15,12 +15,12 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
 use super::stream::{self, Reader, TlsNow};
-use super::wire::{self, Body, CallId, Frame, Hello, PROTOCOL_VERSION, WireError};
+use super::wire::{self, Agreed, Body, CallId, Frame, Hello, WireError};
 use crate::bodies::{Bodies, NoRoom, Room, SetAside};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
 use crate::telemetry::names;
@@ -81,6 +81,14 @@ pub(super) struct Connection {
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
     liveness: Liveness,
+}
+
+/// One life of another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    pub(super) node_id: NodeId,
+    pub(super) generation: u64,
+    pub(super) addr: SocketAddr,
 }
 
 /// How a call of a peer ended.
@@ -164,28 +172,30 @@ enum Arriving {
 }
 
 impl Connection {
-    /// Connects, and makes sure that it is the expected node.
+    /// Connects, and makes sure that it is the expected node, in that life.
     pub(super) async fn open(
-        addr: SocketAddr,
+        life: &Life,
         tls: &TlsNow,
         own: &Hello,
-        expected: &NodeId,
         bodies: &'static Bodies,
         siblings: &Arc<Siblings>,
     ) -> Result<Arc<Self>, ConnectError> {
+        let Life { node_id: expected, addr, .. } = life;
+        let addr = *addr;
         let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
             .map_err(|_| ConnectError::Timeout(CONNECT_TIMEOUT))??;
         let mut frames = FramedRead::new(reader, wire::framing());
-        timeout(HELLO_TIMEOUT, async {
+        let handshake = async {
             let mut buffer = BytesMut::new();
-            wire::put_hello(&mut buffer, own);
+            wire::put_hello(&mut buffer, &own.to(life.generation));
             writer.write_all(&buffer).await?;
             writer.flush().await?;
-            check_hello(next(&mut frames).await?, own, expected)
-        })
-        .await
-        .map_err(|_| ConnectError::Timeout(HELLO_TIMEOUT))??;
+            check_hello(next(&mut frames).await?, own, life)
+        };
+        let handshake = timeout(HELLO_TIMEOUT, handshake).await;
+        let Agreed { version, features } = handshake.map_err(|_| ConnectError::Timeout(HELLO_TIMEOUT))??;
+        info!(event = "peer-connected", peer = %expected, %addr, version, ?features, "peer connected");
 
         let connection = Arc::new(Self {
             outbox: Outbox::new(),
@@ -334,24 +344,36 @@ impl Connection {
                 let _ = done.send(outcome);
             }
             Frame::Chunk { id, bytes } => self.receive_chunk(id, &bytes)?,
-            Frame::Fault { id, fault } => {
-                let mut calls = self.lock();
-                if let Some(waiting) = calls.remove(&id) {
-                    // It may have been refused before all of it was sent.
-                    self.outbox.forget_body(id);
-                    self.close_if_done(&calls);
-                    let _ = waiting.done.send(Err(fault));
-                }
-            }
+            Frame::Fault { id, fault } => self.fail(id, fault),
             Frame::Leaving => {
                 self.liveness.said_goodbye();
                 self.close_if_done(&self.lock());
             }
             Frame::Pong => self.liveness.pong(),
-            // Frames that only a caller sends. A newer peer may have more to say than we ask for.
-            Frame::Hello(_) | Frame::Reject(_) | Frame::Call { .. } | Frame::Cancel { .. } | Frame::Ping => {}
+            Frame::UnreadableAnswer { id, error } => {
+                debug!(%error, "a peer's answer cannot be read");
+                self.fail(id, Fault::unreadable_answer());
+            }
+            // What a later version has to say beyond what was agreed, and frames that only a caller sends.
+            Frame::Unknown
+            | Frame::UnreadableCall { .. }
+            | Frame::Hello(_)
+            | Frame::Reject(_)
+            | Frame::Call { .. }
+            | Frame::Cancel { .. }
+            | Frame::Ping => {}
         }
         Ok(())
+    }
+
+    fn fail(&self, id: CallId, fault: Fault) {
+        let mut calls = self.lock();
+        if let Some(waiting) = calls.remove(&id) {
+            // It may have been refused before all of it was sent.
+            self.outbox.forget_body(id);
+            self.close_if_done(&calls);
+            let _ = waiting.done.send(Err(fault));
+        }
     }
 
     fn receive_chunk(&self, id: CallId, bytes: &bytes::Bytes) -> Result<(), WireError> {
@@ -438,19 +460,23 @@ pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
     wire::decode(frame.freeze()).map_err(|error| ConnectError::Unexpected(error.to_string()))
 }
 
-fn check_hello(frame: Frame, own: &Hello, expected: &NodeId) -> Result<(), ConnectError> {
+fn check_hello(frame: Frame, own: &Hello, expected: &Life) -> Result<Agreed, ConnectError> {
     let unexpected = |text: String| Err(ConnectError::Unexpected(text));
+    let Life { node_id, generation, .. } = expected;
     match frame {
-        Frame::Hello(hello) if hello.version != PROTOCOL_VERSION => {
-            unexpected(format!("it speaks protocol version {}, this node {PROTOCOL_VERSION}", hello.version))
+        Frame::Hello(hello) => {
+            let agreed = own.agree(&hello).map_err(|mismatch| ConnectError::Unexpected(mismatch.to_string()))?;
+            if hello.node_id != *node_id {
+                return unexpected(format!("it is node {:?}, expected {node_id:?}", hello.node_id));
+            }
+            if hello.generation != *generation {
+                let its = hello.generation;
+                return unexpected(format!(
+                    "it is another life of the node, of generation {its}, expected {generation}"
+                ));
+            }
+            Ok(agreed)
         }
-        Frame::Hello(hello) if hello.cluster_id != own.cluster_id => {
-            unexpected(format!("it is of cluster {:?}, this node of {:?}", hello.cluster_id, own.cluster_id))
-        }
-        Frame::Hello(hello) if hello.node_id != *expected => {
-            unexpected(format!("it is node {:?}, expected {expected:?}", hello.node_id))
-        }
-        Frame::Hello(_) => Ok(()),
         Frame::Reject(reason) => Err(ConnectError::Rejected(reason)),
         other => unexpected(format!("it began with {other:?}")),
     }
@@ -460,23 +486,27 @@ fn check_hello(frame: Frame, own: &Hello, expected: &NodeId) -> Result<(), Conne
 mod tests {
     use super::*;
 
-    fn hello(cluster_id: &str, node_id: &str) -> Hello {
-        Hello::new(cluster_id, NodeId::try_from(node_id).unwrap(), 1)
+    fn hello(cluster_id: &str, node_id: &str, generation: u64) -> Hello {
+        Hello::new(cluster_id, NodeId::try_from(node_id).unwrap(), generation)
+    }
+
+    fn check(frame: Frame) -> Result<Agreed, ConnectError> {
+        let (node_id, addr) = (NodeId::try_from("n2").unwrap(), ([127, 0, 0, 1], 1).into());
+        check_hello(frame, &hello("c", "n1", 1), &Life { node_id, generation: 7, addr })
     }
 
     #[track_caller]
     fn check_refused(frame: Frame, expected: &str) {
-        let error = check_hello(frame, &hello("c", "n1"), &NodeId::try_from("n2").unwrap()).unwrap_err().to_string();
+        let error = check(frame).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 
     #[test]
     fn only_the_expected_node_is_talked_to() {
-        let expected = NodeId::try_from("n2").unwrap();
-        assert!(check_hello(Frame::Hello(hello("c", "n2")), &hello("c", "n1"), &expected).is_ok());
-        check_refused(Frame::Hello(hello("other", "n2")), "it is of cluster \"other\"");
-        check_refused(Frame::Hello(hello("c", "n3")), "it is node \"n3\", expected \"n2\"");
-        check_refused(Frame::Hello(Hello { version: 9, ..hello("c", "n2") }), "protocol version 9");
+        assert!(check(Frame::Hello(hello("c", "n2", 7))).is_ok());
+        check_refused(Frame::Hello(hello("other", "n2", 7)), "it is of cluster \"other\"");
+        check_refused(Frame::Hello(hello("c", "n3", 7)), "it is node \"n3\", expected \"n2\"");
+        check_refused(Frame::Hello(hello("c", "n2", 8)), "of generation 8, expected 7");
         check_refused(Frame::Reject("because".into()), "refused the connection: because");
         check_refused(Frame::Ping, "it began with Ping");
     }

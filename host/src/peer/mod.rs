@@ -6,7 +6,6 @@ mod client;
 mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod headers;
 mod liveness;
 mod outbox;
 mod server;

@@ -18,13 +18,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Closed;
 use super::session::{Arriving, Calls, Ending, Running, Session};
 use super::stream::{self, TlsNow, Writer};
-use super::wire::{self, CallId, Frame, Hello, PROTOCOL_VERSION};
+use super::wire::{self, CallId, Frame, Hello};
 use crate::bodies::Bodies;
 use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
@@ -207,9 +207,9 @@ impl<S: Serve> Server<S> {
         };
         caller.check(&hello.node_id)?;
         let mut buffer = BytesMut::new();
-        let place = match problem_with(&hello, &self.own) {
-            None => self.room.clone().try_acquire_owned().map_err(|_| "there are as many peers as may be".to_owned()),
-            Some(problem) => Err(problem),
+        let place = match self.own.agree(&hello) {
+            Ok(_) => self.room.clone().try_acquire_owned().map_err(|_| "there are as many peers as may be".to_owned()),
+            Err(mismatch) => Err(mismatch.to_string()),
         };
         match &place {
             Ok(_) => wire::put_hello(&mut buffer, &self.own),
@@ -282,7 +282,12 @@ impl<S: Serve> Server<S> {
                 session.cancel(id);
             }
             Frame::Ping => session.outbox.push(wire::put_pong).map_err(|Closed| LinkError::TakesNothing)?,
-            // Frames that only the answering side sends.
+            Frame::UnreadableCall { id, error } => {
+                debug!(%error, "a peer's call cannot be read");
+                session.answer_fault(id, &Fault::Refused(Refusal::NotUnderstood));
+            }
+            // What a later version has to say beyond what was agreed, and frames that only the answering side sends.
+            Frame::Unknown | Frame::UnreadableAnswer { .. } => {}
             Frame::Hello(_)
             | Frame::Reject(_)
             | Frame::Reply { .. }
@@ -328,32 +333,5 @@ impl<S: Serve> Server<S> {
         if let Some(abort) = session.running().get_mut(&id) {
             *abort = Some(task.abort_handle());
         }
-    }
-}
-
-/// Why a node that says this cannot be a peer.
-fn problem_with(hello: &Hello, own: &Hello) -> Option<String> {
-    if hello.version != PROTOCOL_VERSION {
-        return Some(format!("protocol version {} met version {PROTOCOL_VERSION}", hello.version));
-    }
-    if hello.cluster_id != own.cluster_id {
-        return Some(format!("cluster {:?} met cluster {:?}", hello.cluster_id, own.cluster_id));
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::NodeId;
-
-    #[test]
-    fn strangers_are_told_why_they_are_refused() {
-        let hello = |cluster_id| Hello::new(cluster_id, NodeId::try_from("n1").unwrap(), 1);
-        let own = hello("c");
-        assert_eq!(problem_with(&hello("c"), &own), None);
-        assert_eq!(problem_with(&hello("other"), &own).unwrap(), "cluster \"other\" met cluster \"c\"");
-        let newer = Hello { version: 9, ..hello("c") };
-        assert_eq!(problem_with(&newer, &own).unwrap(), "protocol version 9 met version 1");
     }
 }

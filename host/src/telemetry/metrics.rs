@@ -103,7 +103,7 @@ pub enum Route {
 }
 
 /// Names of outcomes, as the metrics have them.
-const OUTCOMES: [&str; 13] = [
+const OUTCOMES: [&str; 14] = [
     "ok",
     "invalid",
     "not_found",
@@ -117,6 +117,7 @@ const OUTCOMES: [&str; 13] = [
     "unreachable",
     "lost",
     "limit",
+    "other",
 ];
 
 fn outcome_index(outcome: &Outcome) -> usize {
@@ -137,6 +138,7 @@ fn outcome_index(outcome: &Outcome) -> usize {
         Err(Fault::Refused(_)) => 8,
         Err(Fault::Unreachable | Fault::NoCandidate) => 10,
         Err(Fault::Lost) => 11,
+        Err(Fault::Foreign(_)) => 13,
     }
 }
 

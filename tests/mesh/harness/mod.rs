@@ -1,7 +1,9 @@
 //! What the tests start and ask: nodes as processes of their own, and an HTTP client.
 
 mod client;
+pub(crate) mod frames;
 mod gate;
+mod hand_made;
 mod http2;
 mod node;
 #[cfg(target_os = "linux")]
@@ -18,6 +20,7 @@ use std::io::Write as _;
 
 pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
+pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
 pub(crate) use node::{Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use open_files::need_open_files;

@@ -1,6 +1,7 @@
-//! The frames of the peer protocol, version 1. Each is a 32-bit big-endian length, a byte for its
-//! kind, and for most a 32-bit call id; then a head in postcard's format, then the bytes of a body.
-//! No I/O here.
+//! The frames of the peer protocol: `docs/peer-protocol.md`. Each is a 32-bit big-endian length, a byte for its kind, and
+//! for most a 32-bit call id; then a head in postcard's format, then the bytes of a body. No I/O here.
+//!
+//! What a later version adds is skipped, or ends the one call that it is about: never the connection.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,12 +13,19 @@ use serde::{Deserialize, Serialize};
 use tokio_util::codec::LengthDelimitedCodec;
 use uuid::Uuid;
 
-use super::headers;
-use crate::bodies::Room;
-use crate::message::{BODY_BYTES_MAX, Fault, Message, Method, NodeId, PartitionKey, Reply, StreamName};
+mod body;
+mod fault;
+mod headers;
+mod hello;
+mod scan;
 
-/// What both sides must speak. It changes when a frame of an older version would be misread.
-pub(super) const PROTOCOL_VERSION: u16 = 1;
+pub(super) use body::Body;
+pub(super) use hello::Agreed;
+pub use hello::Hello;
+pub(super) use scan::{calls_in, void_call};
+
+use crate::bodies::Room;
+use crate::message::{BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName};
 
 /// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
 pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
@@ -30,15 +38,6 @@ const HOPS_MAX: u8 = 1;
 
 /// Identifies a call on its connection. The caller chooses it.
 pub(super) type CallId = u32;
-
-/// Who speaks: the first frame in each direction.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    pub(super) version: u16,
-    pub(super) cluster_id: String,
-    pub(super) node_id: NodeId,
-    pub(super) generation: u64,
-}
 
 /// A frame as it was received.
 #[derive(Debug)]
@@ -77,28 +76,27 @@ pub(super) enum Frame {
     Pong,
     /// The node that says this refuses calls from now on.
     Leaving,
+    /// A call that this version cannot read.
+    UnreadableCall {
+        id: CallId,
+        error: WireError,
+    },
+    /// An answer that this version cannot read.
+    UnreadableAnswer {
+        id: CallId,
+        error: WireError,
+    },
+    /// Of a kind that this version does not know.
+    Unknown,
 }
 
-/// A body that arrives in chunks.
-#[derive(Debug)]
-pub(super) struct Body {
-    expected: usize,
-    chunks: Chunks,
-}
-
-#[derive(Debug)]
-enum Chunks {
-    /// All in one chunk: no copy.
-    One(Bytes),
-    Many(BytesMut),
-}
+/// What later versions may add to a head, by number. None is known yet; those that are not known are skipped.
+type Extensions<'a> = Vec<(u32, &'a [u8])>;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     #[error("a frame ends before its head does")]
     Short,
-    #[error("a frame is of the unknown kind {0}")]
-    Kind(u8),
     #[error("a frame's head cannot be read: {0}")]
     Head(#[from] postcard::Error),
     #[error("a message came over more than {HOPS_MAX} hop")]
@@ -107,6 +105,10 @@ pub(super) enum WireError {
     BodyBytes(usize),
     #[error("a body has more bytes than were announced")]
     TooManyChunks,
+    #[error("it does not begin as a node of this mesh does")]
+    NoNode,
+    #[error("the method {0:?} is not known")]
+    Method(String),
 }
 
 mod kind {
@@ -136,12 +138,15 @@ struct CallHead<'a> {
     stream: Cow<'a, str>,
     #[serde(borrow)]
     partition_key: Cow<'a, str>,
-    method: Method,
+    #[serde(borrow)]
+    method: &'a str,
     #[serde(borrow)]
     query: Cow<'a, str>,
     #[serde(with = "headers")]
     headers: Cow<'a, HeaderMap>,
     body_bytes: usize,
+    #[serde(borrow)]
+    extensions: Extensions<'a>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,6 +155,8 @@ struct ReplyHead<'a> {
     #[serde(with = "headers")]
     headers: Cow<'a, HeaderMap>,
     body_bytes: usize,
+    #[serde(borrow)]
+    extensions: Extensions<'a>,
 }
 
 /// Appends a call's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
@@ -160,10 +167,11 @@ pub(super) fn put_call(buffer: &mut BytesMut, id: CallId, message: &Message, rem
         remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
         stream: message.stream.as_str().into(),
         partition_key: message.partition_key.as_str().into(),
-        method: message.method,
+        method: message.method.as_str(),
         query: message.query.as_str().into(),
         headers: Cow::Borrowed(&message.headers),
         body_bytes: message.body.len(),
+        extensions: Extensions::new(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
@@ -174,6 +182,7 @@ pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Byt
         status: reply.status.as_u16(),
         headers: Cow::Borrowed(&reply.headers),
         body_bytes: reply.body.len(),
+        extensions: Extensions::new(),
     };
     put_with_body(buffer, kind::REPLY, id, &head, &reply.body)
 }
@@ -200,7 +209,7 @@ pub(super) fn put_chunk(buffer: &mut BytesMut, id: CallId, rest: &mut Bytes) {
 pub(super) fn put_fault(buffer: &mut BytesMut, id: CallId, fault: &Fault) {
     put(buffer, kind::FAULT, |buffer| {
         buffer.put_u32(id);
-        put_head(buffer, fault);
+        fault::put(buffer, fault);
     });
 }
 
@@ -209,7 +218,7 @@ pub(super) fn put_cancel(buffer: &mut BytesMut, id: CallId) {
 }
 
 pub(super) fn put_hello(buffer: &mut BytesMut, hello: &Hello) {
-    put(buffer, kind::HELLO, |buffer| put_head(buffer, hello));
+    put(buffer, kind::HELLO, |buffer| hello.put(buffer));
 }
 
 pub(super) fn put_reject(buffer: &mut BytesMut, reason: &str) {
@@ -272,55 +281,30 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
     }
     let kind = frame.get_u8();
     Ok(match kind {
-        kind::HELLO => Frame::Hello(postcard::from_bytes(&frame)?),
+        kind::HELLO => Frame::Hello(Hello::read(&frame)?),
         kind::REJECT => Frame::Reject(postcard::from_bytes(&frame)?),
-        kind::CALL => decode_call(take_id(&mut frame)?, frame)?,
-        kind::REPLY => decode_reply(take_id(&mut frame)?, frame)?,
-        kind::FAULT => Frame::Fault { id: take_id(&mut frame)?, fault: postcard::from_bytes(&frame)? },
+        kind::CALL => {
+            let id = take_id(&mut frame)?;
+            decode_call(id, frame).unwrap_or_else(|error| Frame::UnreadableCall { id, error })
+        }
+        kind::REPLY => {
+            let id = take_id(&mut frame)?;
+            decode_reply(id, frame).unwrap_or_else(|error| Frame::UnreadableAnswer { id, error })
+        }
+        kind::FAULT => {
+            let id = take_id(&mut frame)?;
+            match fault::read(&frame) {
+                Ok(fault) => Frame::Fault { id, fault },
+                Err(error) => Frame::UnreadableAnswer { id, error },
+            }
+        }
         kind::CHUNK => Frame::Chunk { id: take_id(&mut frame)?, bytes: frame },
         kind::CANCEL => Frame::Cancel { id: take_id(&mut frame)? },
         kind::PING => Frame::Ping,
         kind::PONG => Frame::Pong,
         kind::LEAVING => Frame::Leaving,
-        other => return Err(WireError::Kind(other)),
+        _ => Frame::Unknown,
     })
-}
-
-/// The calls that begin in a buffer of whole frames.
-pub(super) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
-    let mut calls = Vec::new();
-    while let Some((length, rest)) = buffer.split_first_chunk::<4>() {
-        let (frame, next) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).unwrap_or((rest, &[]));
-        if let Some((&[kind::CALL, a, b, c, d], _)) = frame.split_first_chunk::<5>() {
-            calls.push(CallId::from_be_bytes([a, b, c, d]));
-        }
-        buffer = next;
-    }
-    calls
-}
-
-/// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of what was never begun.
-/// In the first `void` bytes of the buffer there are no calls any more. Mostly they end in the order in which they came.
-pub(super) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId) -> bool {
-    let mut start = *void;
-    while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {
-        let next = start + 4 + u32::from_be_bytes(*length) as usize;
-        let is_found = match frame.first_chunk_mut::<5>() {
-            Some([kind @ kind::CALL, a, b, c, d]) if CallId::from_be_bytes([*a, *b, *c, *d]) == id => {
-                *kind = kind::CANCEL;
-                true
-            }
-            _ => false,
-        };
-        if start == *void && frame.first() != Some(&kind::CALL) {
-            *void = next;
-        }
-        if is_found {
-            return true;
-        }
-        start = next;
-    }
-    false
 }
 
 fn take_id(frame: &mut Bytes) -> Result<CallId, WireError> {
@@ -337,7 +321,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         id: Uuid::from_bytes(head.message_id),
         stream: StreamName::try_from(&*head.stream).map_err(invalid)?,
         partition_key: PartitionKey::try_from(&*head.partition_key).map_err(invalid)?,
-        method: head.method,
+        method: Method::from_name(head.method).ok_or_else(|| WireError::Method(head.method.to_owned()))?,
         query: head.query.into_owned(),
         headers: head.headers.into_owned(),
         body: Bytes::new(),
@@ -352,57 +336,6 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new(), room: Room::default() };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Reply { id, reply: Box::new(reply), body })
-}
-
-impl Hello {
-    /// What a node of this version says.
-    pub fn new(cluster_id: &str, node_id: NodeId, generation: u64) -> Self {
-        Self { version: PROTOCOL_VERSION, cluster_id: cluster_id.to_owned(), node_id, generation }
-    }
-}
-
-impl Body {
-    fn new(expected: usize, first: Bytes) -> Result<Self, WireError> {
-        if expected > BODY_BYTES_MAX {
-            return Err(WireError::BodyBytes(expected));
-        }
-        if first.len() > expected {
-            return Err(WireError::TooManyChunks);
-        }
-        let chunks = if first.len() == expected { Chunks::One(first) } else { Chunks::Many(BytesMut::from(first)) };
-        Ok(Self { expected, chunks })
-    }
-
-    /// What it is to have as a whole.
-    pub(super) fn bytes(&self) -> usize {
-        self.expected
-    }
-
-    /// Adds the next chunk.
-    pub(super) fn push(&mut self, chunk: &Bytes) -> Result<(), WireError> {
-        match &mut self.chunks {
-            Chunks::Many(bytes) if bytes.len() + chunk.len() <= self.expected => {
-                bytes.extend_from_slice(chunk);
-                Ok(())
-            }
-            _ => Err(WireError::TooManyChunks),
-        }
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
-        match &self.chunks {
-            Chunks::One(_) => true,
-            Chunks::Many(bytes) => bytes.len() == self.expected,
-        }
-    }
-
-    /// The whole body, once it is complete.
-    pub(super) fn into_bytes(self) -> Bytes {
-        match self.chunks {
-            Chunks::One(bytes) => bytes,
-            Chunks::Many(bytes) => bytes.freeze(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -522,7 +455,7 @@ pub(super) mod tests {
     #[test]
     fn frames_that_make_no_sense_are_errors_and_never_panics() {
         assert!(matches!(decode(Bytes::new()), Err(WireError::Short)));
-        assert!(matches!(decode(Bytes::from_static(&[99])), Err(WireError::Kind(99))));
+        assert!(matches!(decode(Bytes::from_static(&[99])), Ok(Frame::Unknown)));
         assert!(matches!(decode(Bytes::from_static(&[kind::CANCEL, 0, 0])), Err(WireError::Short)));
         let mut buffer = BytesMut::new();
         let _ = put_call(&mut buffer, 1, &message(100), Duration::from_secs(1));
@@ -530,10 +463,12 @@ pub(super) mod tests {
         // The head, cut anywhere, is an error; so is a body longer than it was announced.
         let head_bytes = frame.len() - 100;
         for length in 0..head_bytes {
-            assert!(decode(frame.slice(..length)).is_err(), "cut at {length}");
+            let found = decode(frame.slice(..length));
+            let is_error = matches!(found, Err(WireError::Short) | Ok(Frame::UnreadableCall { id: 1, .. }));
+            assert!(is_error, "truncated at {length}");
         }
-        let longer = [&frame[..], b"x"].concat();
-        assert!(matches!(decode(longer.into()), Err(WireError::TooManyChunks)));
+        let longer = decode([&frame[..], b"x"].concat().into());
+        assert!(matches!(longer, Ok(Frame::UnreadableCall { id: 1, error: WireError::TooManyChunks })));
         for kind in 0..=255u8 {
             for filler in [0u8, 1, 0x7f, 0xff] {
                 let _ = decode(Bytes::from([&[kind][..], &[filler; 64]].concat()));

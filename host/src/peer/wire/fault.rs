@@ -1,0 +1,142 @@
+//! Faults between nodes: by name, and with what a node tells a client that does not know the name.
+
+use std::borrow::Cow;
+
+use bytes::BytesMut;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::{Extensions, WireError, put_head};
+use crate::message::{Failure, FailureKind, Fault, ForeignFault, Limit, LimitKind, Refusal, truncate};
+
+/// Longest name of a fault that another version may have, and longest text.
+const KIND_BYTES_MAX: usize = 64;
+const TEXT_BYTES_MAX: usize = 64 << 10;
+
+const CRASHED: &str = "crashed";
+const DEADLINE_EXCEEDED: &str = "deadline-exceeded";
+const UNREACHABLE: &str = "unreachable";
+const LOST: &str = "lost";
+const NO_CANDIDATE: &str = "no-candidate";
+const LIMIT_EXCEEDED: &str = "limit-exceeded";
+
+#[derive(Serialize, Deserialize)]
+struct Head<'a> {
+    kind: &'a str,
+    /// For those who do not know the kind, as the two that follow.
+    status: u16,
+    nothing_ran: bool,
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+    /// The name of the limit that was exceeded, and how much it allows.
+    #[serde(borrow)]
+    limit: Option<(&'a str, u64)>,
+    #[serde(borrow)]
+    extensions: Extensions<'a>,
+}
+
+pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
+    let (kind, limit) = match fault {
+        Fault::Failure(failure) => (failure.kind.name(), None),
+        Fault::Crashed => (CRASHED, None),
+        Fault::DeadlineExceeded => (DEADLINE_EXCEEDED, None),
+        Fault::Refused(refusal) => (refusal.name(), None),
+        Fault::Unreachable => (UNREACHABLE, None),
+        Fault::Lost => (LOST, None),
+        Fault::NoCandidate => (NO_CANDIDATE, None),
+        Fault::LimitExceeded(limit) => (LIMIT_EXCEEDED, Some((limit.kind.name(), limit.max))),
+        Fault::Foreign(fault) => (fault.kind.as_str(), None),
+    };
+    let text = match fault {
+        Fault::Failure(failure) => Cow::Borrowed(failure.text.as_str()),
+        other => Cow::Owned(other.to_string()),
+    };
+    let (status, nothing_ran) = (fault.problem_type().status.as_u16(), fault.nothing_ran());
+    put_head(buffer, &Head { kind, status, nothing_ran, text, limit, extensions: Extensions::new() });
+}
+
+pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
+    let head: Head<'_> = postcard::from_bytes(frame)?;
+    if let Some(kind) = FailureKind::ALL.into_iter().find(|kind| kind.name() == head.kind) {
+        return Ok(Fault::Failure(Failure { kind, text: head.text.into_owned() }));
+    }
+    if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.name() == head.kind) {
+        return Ok(Fault::Refused(refusal));
+    }
+    let limit_of = |(name, max): (&str, u64)| {
+        let kind = LimitKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        Some(Limit { kind, max })
+    };
+    Ok(match (head.kind, head.limit.and_then(limit_of)) {
+        (CRASHED, _) => Fault::Crashed,
+        (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
+        (UNREACHABLE, _) => Fault::Unreachable,
+        (LOST, _) => Fault::Lost,
+        (NO_CANDIDATE, _) => Fault::NoCandidate,
+        (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
+        _ => Fault::Foreign(Box::new(foreign(&head))),
+    })
+}
+
+/// A fault by a name that is not known here, or for a limit that is not. It goes on to clients, so it must be a name.
+fn foreign(head: &Head<'_>) -> ForeignFault {
+    let is_name = head.kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let kind = if is_name && (1..=KIND_BYTES_MAX).contains(&head.kind.len()) { head.kind } else { "other" };
+    let status = StatusCode::from_u16(head.status).ok();
+    let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+    ForeignFault {
+        kind: kind.to_owned(),
+        status: status.filter(is_error).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        text: truncate(head.text.clone().into_owned(), TEXT_BYTES_MAX),
+        nothing_ran: head.nothing_ran,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_again(fault: &Fault) -> Fault {
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, fault);
+        read(&buffer).unwrap()
+    }
+
+    #[test]
+    fn every_fault_arrives_as_it_was_sent() {
+        let failure = |kind| Fault::Failure(Failure { kind, text: "because".into() });
+        let limit = |kind| Fault::LimitExceeded(Limit { kind, max: 7 });
+        let others = [Fault::Crashed, Fault::DeadlineExceeded, Fault::Unreachable, Fault::Lost, Fault::NoCandidate];
+        let all = FailureKind::ALL.map(failure).into_iter().chain(Refusal::ALL.map(Fault::Refused)).chain(others);
+        for fault in all.chain(LimitKind::ALL.map(limit)) {
+            assert_eq!(read_again(&fault), fault);
+        }
+    }
+
+    #[track_caller]
+    fn check_foreign(kind: &str, status: u16, expected: (&str, u16)) {
+        let head = Head {
+            kind,
+            status,
+            nothing_ran: true,
+            text: "because".into(),
+            limit: Some(("a-later-limit", 3)),
+            extensions: vec![(9, b"a later extension")],
+        };
+        let mut buffer = BytesMut::new();
+        put_head(&mut buffer, &head);
+        let fault = read(&buffer).unwrap();
+        let Fault::Foreign(found) = &fault else { panic!("{fault:?}") };
+        assert_eq!((found.kind.as_str(), found.status.as_u16()), expected);
+        assert!(found.text == "because" && found.nothing_ran);
+        assert_eq!(read_again(&fault), fault, "it goes on as it came");
+    }
+
+    #[test]
+    fn a_fault_of_a_later_version_is_an_answer() {
+        check_foreign("contended", 503, ("contended", 503));
+        check_foreign("limit-exceeded", 500, ("limit-exceeded", 500));
+        check_foreign("no name\r\n", 200, ("other", 500));
+        check_foreign("", 999, ("other", 500));
+    }
+}

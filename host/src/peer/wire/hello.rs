@@ -1,0 +1,190 @@
+//! The handshake: who speaks, and what both sides can.
+
+use bytes::{BufMut, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::{Extensions, WireError, put_head};
+use crate::message::NodeId;
+
+/// The versions of the protocol that this node speaks. Version 1 was never released.
+const LOWEST: u16 = 2;
+const HIGHEST: u16 = 2;
+
+/// What a hello begins with: who sends something else is no node.
+const MAGIC: &[u8] = b"meshage\n";
+
+/// What this node can beyond its version, by name. Both sides use what both can.
+const FEATURES: [&str; 0] = [];
+
+/// Who speaks: the first frame in each direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    lowest: u16,
+    highest: u16,
+    pub(in crate::peer) cluster_id: String,
+    pub(in crate::peer) node_id: NodeId,
+    pub(in crate::peer) generation: u64,
+    /// The life of the other node that is meant; `None` if any will do.
+    to_generation: Option<u64>,
+    features: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head<'a> {
+    lowest: u16,
+    highest: u16,
+    cluster_id: &'a str,
+    node_id: &'a str,
+    generation: u64,
+    to_generation: Option<u64>,
+    #[serde(borrow)]
+    features: Vec<&'a str>,
+    #[serde(borrow)]
+    extensions: Extensions<'a>,
+}
+
+/// What two nodes do with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::peer) struct Agreed {
+    pub(in crate::peer) version: u16,
+    pub(in crate::peer) features: Vec<String>,
+}
+
+/// Why two nodes do not talk. `It` is the one that said hello.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::peer) enum Mismatch {
+    #[error("it speaks versions {} of the protocol, this node {}", range(.its), range(.own))]
+    Versions { its: (u16, u16), own: (u16, u16) },
+    #[error("it is of cluster {its:?}, this node of {own:?}")]
+    Cluster { its: String, own: String },
+    #[error("it looks for another life of this node, of generation {meant}; this one is of {own}")]
+    Generation { meant: u64, own: u64 },
+}
+
+fn range((lowest, highest): &(u16, u16)) -> String {
+    if lowest == highest { lowest.to_string() } else { format!("{lowest} to {highest}") }
+}
+
+impl Hello {
+    /// What a node of this version says.
+    pub fn new(cluster_id: &str, node_id: NodeId, generation: u64) -> Self {
+        let features = FEATURES.map(str::to_owned).to_vec();
+        let cluster_id = cluster_id.to_owned();
+        Self { lowest: LOWEST, highest: HIGHEST, cluster_id, node_id, generation, to_generation: None, features }
+    }
+
+    /// The same, said to one life of another node.
+    pub(in crate::peer) fn to(&self, generation: u64) -> Self {
+        Self { to_generation: Some(generation), ..self.clone() }
+    }
+
+    /// What this node does with who says `other`.
+    pub(in crate::peer) fn agree(&self, other: &Self) -> Result<Agreed, Mismatch> {
+        let (lowest, version) = (self.lowest.max(other.lowest), self.highest.min(other.highest));
+        if version < lowest {
+            let [its, own] = [other, self].map(|hello| (hello.lowest, hello.highest));
+            return Err(Mismatch::Versions { its, own });
+        }
+        if other.cluster_id != self.cluster_id {
+            return Err(Mismatch::Cluster { its: other.cluster_id.clone(), own: self.cluster_id.clone() });
+        }
+        match other.to_generation {
+            Some(meant) if meant != self.generation => Err(Mismatch::Generation { meant, own: self.generation }),
+            _ => {
+                let both_can = |feature: &&String| other.features.contains(feature);
+                Ok(Agreed { version, features: self.features.iter().filter(both_can).cloned().collect() })
+            }
+        }
+    }
+
+    pub(super) fn put(&self, buffer: &mut BytesMut) {
+        let Self { lowest, highest, cluster_id, node_id, generation, to_generation, features } = self;
+        let head = Head {
+            lowest: *lowest,
+            highest: *highest,
+            cluster_id,
+            node_id: node_id.as_str(),
+            generation: *generation,
+            to_generation: *to_generation,
+            features: features.iter().map(String::as_str).collect(),
+            extensions: Extensions::new(),
+        };
+        buffer.put_slice(MAGIC);
+        put_head(buffer, &head);
+    }
+
+    pub(super) fn read(frame: &[u8]) -> Result<Self, WireError> {
+        let head: Head<'_> = postcard::from_bytes(frame.strip_prefix(MAGIC).ok_or(WireError::NoNode)?)?;
+        Ok(Self {
+            lowest: head.lowest,
+            highest: head.highest,
+            cluster_id: head.cluster_id.to_owned(),
+            node_id: NodeId::try_from(head.node_id).map_err(|_| WireError::NoNode)?,
+            generation: head.generation,
+            to_generation: head.to_generation,
+            features: head.features.into_iter().map(str::to_owned).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello((lowest, highest): (u16, u16), features: &[&str]) -> Hello {
+        let features = features.iter().map(|feature| (*feature).to_owned()).collect();
+        Hello { lowest, highest, features, ..Hello::new("c", NodeId::try_from("n1").unwrap(), 7) }
+    }
+
+    fn read_again(hello: &Hello) -> Hello {
+        let mut buffer = BytesMut::new();
+        hello.put(&mut buffer);
+        Hello::read(&buffer).unwrap()
+    }
+
+    #[test]
+    fn a_hello_arrives_as_it_was_sent() {
+        let sent = hello((2, 5), &["a", "b"]).to(9);
+        assert_eq!(read_again(&sent), sent);
+    }
+
+    #[test]
+    fn both_use_the_highest_version_and_the_features_that_both_have() {
+        let own = hello((2, 4), &["a", "b"]);
+        let agreed = own.agree(&hello((3, 9), &["b", "c"])).unwrap();
+        assert_eq!(agreed, Agreed { version: 4, features: vec!["b".to_owned()] });
+        assert_eq!(own.agree(&hello((1, 2), &[])).unwrap(), Agreed { version: 2, features: Vec::new() });
+    }
+
+    #[track_caller]
+    fn check_refused(other: &Hello, text: &str) {
+        assert_eq!(hello((2, 4), &[]).agree(other).unwrap_err().to_string(), text);
+    }
+
+    #[test]
+    fn who_cannot_be_a_peer_is_told_why() {
+        check_refused(&hello((5, 6), &[]), "it speaks versions 5 to 6 of the protocol, this node 2 to 4");
+        check_refused(&hello((1, 1), &[]), "it speaks versions 1 of the protocol, this node 2 to 4");
+        let stranger = Hello { cluster_id: "other".into(), ..hello((2, 2), &[]) };
+        check_refused(&stranger, "it is of cluster \"other\", this node of \"c\"");
+        let late = "it looks for another life of this node, of generation 6; this one is of 7";
+        check_refused(&hello((2, 2), &[]).to(6), late);
+        assert!(hello((2, 2), &[]).agree(&hello((2, 2), &[]).to(7)).is_ok());
+    }
+
+    #[test]
+    fn what_later_versions_add_to_a_hello_is_skipped() {
+        let sent = hello((2, 2), &[]);
+        let mut buffer = BytesMut::new();
+        buffer.put_slice(MAGIC);
+        let (cluster_id, node_id) = (sent.cluster_id.as_str(), sent.node_id.as_str());
+        let extensions: Extensions<'_> = vec![(7, b"a later one")];
+        let (features, to_generation) = (Vec::new(), None);
+        let head =
+            Head { lowest: 2, highest: 2, cluster_id, node_id, generation: 7, to_generation, features, extensions };
+        put_head(&mut buffer, &head);
+        buffer.put_slice(b"and what follows");
+        assert_eq!(Hello::read(&buffer).unwrap(), sent);
+        assert!(matches!(Hello::read(b"GET / HTTP/1.1"), Err(WireError::NoNode)));
+    }
+}
