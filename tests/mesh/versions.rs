@@ -1,5 +1,7 @@
 //! Nodes of neighbouring versions work together: what the one does not know of the other ends no connection.
 
+#[cfg(target_os = "linux")]
+use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -8,6 +10,8 @@ use crate::harness::frames::{
     say_hello, text, varint,
 };
 use crate::harness::{HandMade, Node, Plugins, Setup, until};
+#[cfg(target_os = "linux")]
+use crate::harness::{LaterVersions, Traffic, refs, wait_for_mesh};
 
 /// Frames that a later version may have.
 const LATER: [u8; 2] = [11, 200];
@@ -149,4 +153,32 @@ async fn a_connection_is_to_one_life_of_a_node() {
     node.post("/api/later/1").send().await.problem(503, "unreachable");
     let told = node.event("peer-unreachable").await;
     assert!(told.contains("it is another life of the node, of generation 78, expected 77"), "{told}");
+}
+
+// Elsewhere a host has but one address of loopback.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_mesh_is_upgraded_node_by_node_and_no_request_fails() {
+    let mesh = LaterVersions::between(3).await;
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        nodes.push(mesh.setup(number).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    for number in 1..=3 {
+        let mut old = nodes.remove(0);
+        let traffic = Traffic::start("echo", &refs(&nodes));
+        traffic.wait_for(200).await;
+        old.signal(Signal::TERM);
+        assert!(old.ended().await.success());
+        mesh.upgrade(number);
+        let later = mesh.setup(number).start().await;
+        nodes.push(later);
+        wait_for_mesh(&refs(&nodes)).await;
+        traffic.wait_for(500).await;
+        traffic.none_failed().await;
+        for node in &nodes {
+            assert_eq!(node.events("peer-connection-lost"), 0);
+        }
+    }
 }

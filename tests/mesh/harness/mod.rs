@@ -5,6 +5,8 @@ pub(crate) mod frames;
 mod gate;
 mod hand_made;
 mod http2;
+#[cfg(target_os = "linux")]
+mod later;
 mod node;
 #[cfg(target_os = "linux")]
 mod one_core;
@@ -22,6 +24,8 @@ pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
+#[cfg(target_os = "linux")]
+pub(crate) use later::LaterVersions;
 pub(crate) use node::{Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};

@@ -473,9 +473,10 @@ pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
         node.wait_until_ready().await;
         until(|| async {
             let view = node.view().await;
-            // The address tells a node that has come back from what it was before.
+            // The port tells a node that has come back from what it was before; it may be reached at another address.
+            let port = |addr: &str| addr.rsplit(':').next().map(str::to_owned);
             let is_seen = |other: &&Node| {
-                view.get(&other.id).is_some_and(|seen| seen.state == "ready" && seen.http == other.http)
+                view.get(&other.id).is_some_and(|seen| seen.state == "ready" && port(&seen.http) == port(&other.http))
             };
             view.len() == nodes.len() && nodes.iter().all(is_seen)
         })

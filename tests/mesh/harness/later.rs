@@ -1,0 +1,198 @@
+//! A mesh of which some nodes speak a later version. There is no such program yet: between the nodes, what those say that count
+//! as later is rewritten so that it is what a later version may say. Gossip goes through here, too, as it is.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::frames::{AN_EXTENSION, CALL, HELLO, REPLY, frame, text, varint};
+use super::{Plugins, Setup, port_known_beforehand};
+
+/// Of a frame that later versions have.
+const LATER_KIND: u8 = 200;
+
+const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Nodes count from 1. Each is bound to one address, and advertises another, which is here.
+pub(crate) struct LaterVersions {
+    port: u16,
+    nodes: u8,
+    later: Arc<Mutex<BTreeSet<String>>>,
+}
+
+fn bound(number: u8) -> IpAddr {
+    Ipv4Addr::new(127, 77, 0, number).into()
+}
+
+fn advertised(number: u8) -> IpAddr {
+    Ipv4Addr::new(127, 77, 1, number).into()
+}
+
+fn node_id(number: u8) -> String {
+    format!("n{number}")
+}
+
+impl LaterVersions {
+    /// Between so many nodes, of which none is a later one yet.
+    pub(crate) async fn between(nodes: u8) -> Self {
+        let (port, later) = (port_known_beforehand(), Arc::<Mutex<BTreeSet<String>>>::default());
+        let mut sockets = Vec::new();
+        for number in 1..=nodes {
+            sockets.push(Arc::new(UdpSocket::bind((advertised(number), port)).await.unwrap()));
+        }
+        for number in 1..=nodes {
+            tokio::spawn(carry_gossip(number, port, sockets.clone()));
+            let listener = TcpListener::bind((advertised(number), port)).await.unwrap();
+            tokio::spawn(carry_connections(listener, number, later.clone()));
+        }
+        Self { port, nodes, later }
+    }
+
+    /// How a node is started that others reach through here.
+    pub(crate) fn setup(&self, number: u8) -> Setup {
+        let seeds: Vec<String> =
+            (1..=self.nodes).map(|number| format!("{}:{}", advertised(number), self.port)).collect();
+        let setup = Setup::new(Plugins::usual()).own_ports().id(&node_id(number)).flag("--seeds", &seeds.join(","));
+        let setup =
+            setup.flag("--bind", &bound(number).to_string()).flag("--advertise", &advertised(number).to_string());
+        setup.flag("--http-port", "0").flag("--admin-port", "0").flag("--cluster-port", &self.port.to_string())
+    }
+
+    /// From its next start on it is a later one.
+    pub(crate) fn upgrade(&self, number: u8) {
+        self.later.lock().unwrap().insert(node_id(number));
+    }
+}
+
+/// Gossip for one node goes on to it, as from where its sender can be answered.
+async fn carry_gossip(number: u8, port: u16, sockets: Vec<Arc<UdpSocket>>) {
+    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
+    let socket = sockets[usize::from(number) - 1].clone();
+    while let Ok((bytes, from)) = socket.recv_from(&mut datagram).await {
+        let sender = (1..).zip(&sockets).find(|(number, _)| bound(*number) == from.ip());
+        if let Some((_, sender)) = sender {
+            // Who is not there now misses it.
+            let _ = sender.send_to(&datagram[..bytes], (bound(number), port)).await;
+        }
+    }
+}
+
+async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Mutex<BTreeSet<String>>>) {
+    let port = listener.local_addr().unwrap().port();
+    while let Ok((caller, _)) = listener.accept().await {
+        let (callee, later) = (SocketAddr::new(bound(number), port), later.clone());
+        tokio::spawn(async move {
+            // Dropped at once, the caller sees that there is nobody.
+            let Ok(callee) = TcpStream::connect(callee).await else { return };
+            let ((from_caller, to_caller), (from_callee, to_callee)) = (caller.into_split(), callee.into_split());
+            tokio::join!(carry(from_caller, to_callee, &later), carry(from_callee, to_caller, &later));
+        });
+    }
+}
+
+/// Carries frames one way, for as long as both sides are there.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Mutex<BTreeSet<String>>) {
+    let mut is_later = false;
+    while let Ok(length) = from.read_u32().await {
+        let mut rest = vec![0; length as usize];
+        if from.read_exact(&mut rest).await.is_err() {
+            return;
+        }
+        let kind = rest.remove(0);
+        if kind == HELLO {
+            is_later = later.lock().unwrap().contains(&Head(&rest).hello_node_id());
+        }
+        let frames = if is_later {
+            [frame(kind, &as_later(kind, &rest)), frame(LATER_KIND, b"whatever it is")].concat()
+        } else {
+            frame(kind, &rest)
+        };
+        if to.write_all(&frames).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a later version says instead.
+fn as_later(kind: u8, rest: &[u8]) -> Vec<u8> {
+    let mut head = Head(rest);
+    match kind {
+        HELLO => {
+            let beginning = head.taken(|head| head.skip(b"meshage\n".len()));
+            let (lowest, _) = (head.number(), head.number());
+            let middle = head.taken(|head| {
+                head.text();
+                head.text();
+                head.number();
+                if head.number() == 1 {
+                    head.number();
+                }
+            });
+            let versions = [varint(lowest), varint(9)].concat();
+            [beginning, &versions, middle, &varint(1), &text("a-later-feature"), AN_EXTENSION, b"and more"].concat()
+        }
+        CALL | REPLY => {
+            let before = head.taken(|head| {
+                head.skip(4);
+                if kind == CALL {
+                    head.skip(17);
+                    head.number();
+                    for _ in ["stream", "key", "method", "query"] {
+                        head.text();
+                    }
+                } else {
+                    head.number();
+                }
+                for _ in 0..head.number() {
+                    head.text();
+                    head.text();
+                }
+                head.number();
+            });
+            assert_eq!(head.number(), 0, "there are extensions already");
+            [before, AN_EXTENSION, head.0].concat()
+        }
+        _ => rest.to_vec(),
+    }
+}
+
+/// What is left of a head to be read.
+struct Head<'a>(&'a [u8]);
+
+impl<'a> Head<'a> {
+    fn skip(&mut self, bytes: usize) -> &'a [u8] {
+        let (skipped, rest) = self.0.split_at(bytes);
+        self.0 = rest;
+        skipped
+    }
+
+    fn number(&mut self) -> u64 {
+        let last = self.0.iter().position(|byte| byte & 0x80 == 0).unwrap();
+        self.skip(last + 1).iter().rev().fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f))
+    }
+
+    /// Or bytes: both begin with their length.
+    fn text(&mut self) -> &'a [u8] {
+        let bytes = self.number();
+        self.skip(usize::try_from(bytes).unwrap())
+    }
+
+    /// The bytes over which something reads.
+    fn taken<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> &'a [u8] {
+        let before = self.0;
+        read(self);
+        &before[..before.len() - self.0.len()]
+    }
+
+    fn hello_node_id(&mut self) -> String {
+        self.skip(b"meshage\n".len());
+        self.number();
+        self.number();
+        self.text();
+        String::from_utf8(self.text().to_vec()).unwrap()
+    }
+}
