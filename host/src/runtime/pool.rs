@@ -35,7 +35,7 @@ struct Waiting {
 #[derive(Clone, Default)]
 pub(super) struct Pools {
     pools: Arc<Mutex<Vec<Weak<Pool>>>>,
-    /// Held by who gives up waiting instances.
+    /// Held by who gives up waiting instances, until they are gone.
     reclaiming: Arc<Mutex<()>>,
 }
 
@@ -55,14 +55,12 @@ impl Pool {
         self.waiting().instances.len()
     }
 
-    /// Drops the instances that were not needed since this was last called.
-    fn shrink(&self) {
+    /// How many instances were not needed since this was last called.
+    fn surplus(&self) -> usize {
         let mut waiting = self.waiting();
         let surplus = waiting.unneeded.min(waiting.instances.len().saturating_sub(KEPT));
-        let dropped: Vec<Instance> = waiting.instances.drain(..surplus).collect();
-        waiting.unneeded = waiting.instances.len();
-        drop(waiting);
-        drop(dropped);
+        waiting.unneeded = waiting.instances.len() - surplus;
+        surplus
     }
 
     /// Drops at most so many, but not those that stay, and returns how many that were.
@@ -84,14 +82,22 @@ impl Pools {
     /// Starts the thread that shrinks the pools, for as long as they live, and cancels `ended` when it ends.
     pub(super) fn start(ended: CancellationToken) -> std::io::Result<Self> {
         let pools = Self::default();
-        let shrunk = Arc::downgrade(&pools.pools);
+        let (shrunk, reclaiming) = (Arc::downgrade(&pools.pools), pools.reclaiming.clone());
         thread::Builder::new().name("pools".into()).spawn(move || {
             let _ended = ended.drop_guard();
             loop {
                 thread::sleep(IDLE);
                 let Some(pools) = shrunk.upgrade() else { return };
                 for pool in living(&pools) {
-                    pool.shrink();
+                    let mut left = pool.surplus();
+                    while left > 0 {
+                        // A few at a time, so that who is short of instances meanwhile waits for these few, and finds room.
+                        let _reclaiming = lock(&reclaiming);
+                        match pool.give_up(left.min(RECLAIMED_AT_ONCE)) {
+                            0 => break,
+                            dropped => left -= dropped,
+                        }
+                    }
                 }
             }
         })?;
