@@ -1,5 +1,7 @@
 //! meshage-host: a node of the mesh. `ARCHITECTURE.md` has the map.
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod bodies;
 pub mod cli;

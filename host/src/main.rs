@@ -1,5 +1,7 @@
 //! Start, signals, stop.
 
+#![forbid(unsafe_code)]
+
 mod signals;
 
 use std::fmt::Display;

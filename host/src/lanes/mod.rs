@@ -1,11 +1,7 @@
 //! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a peer, stays on the lane
 //! that it is given, so that no core waits for another while it is served.
 
-#[cfg(target_os = "linux")]
-mod courtesy;
 mod leaving;
-#[cfg(target_os = "linux")]
-mod policy;
 
 use std::cell::Cell;
 use std::io;
@@ -83,18 +79,13 @@ fn is_lane() -> bool {
 }
 
 fn start_lane(number: usize, stopped: CancellationToken, ended: CancellationToken) -> io::Result<Handle> {
-    let mut lane = Builder::new_current_thread();
-    #[cfg(target_os = "linux")]
-    lane.on_thread_park(courtesy::look);
-    let lane = lane.enable_all().build()?;
+    let lane = Builder::new_current_thread().enable_all().build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
         // However it ends.
         let _ended = ended.drop_guard();
         NUMBER.set(Some(number));
         IS_LANE.set(true);
-        #[cfg(target_os = "linux")]
-        courtesy::begin();
         lane.block_on(stopped.cancelled());
     })?;
     Ok(handle)

@@ -222,7 +222,7 @@ fn latency(bench: &Bench) -> Result<Section> {
         "Time to answer, below saturation",
         "Requests are due at a fixed rate, a share of what the server did in a closed loop just before, over 32 connections. Times count from \
          when a request was due, so that a pause delays all that were due in it. The client shares the cores. What lies above two milliseconds, of bare hyper too, is the system \
-         giving a core to another of the threads that share it, for its time slice; lanes that have much to do do not take it back.",
+         giving a core to another of the threads that share it, for its time slice.",
     );
     section.tables.push(Table { head: vec!["", "of its peak", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"], rows });
     section.plots.push(Plot { name: "latency", x: "requests/s", y: "p99 in ms", lines });
