@@ -16,10 +16,11 @@ const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 /// What is run in benchmarks beside the example plugins, by our host and by others.
 const BENCH_GUESTS: [&str; 3] = ["body-echo", "http-echo", "http-echo-p3"];
 
-/// The host and the example plugins.
+/// The host and the example plugins. Of the whole workspace, so that the features of dependencies are those of the tests: what
+/// is compiled for the one is there for the other.
 pub(crate) fn everything() -> Result<()> {
     guests(&PLUGINS)?;
-    setup::run(cargo().args(["build", "--release", "--package", "meshage-host"]))
+    setup::run(cargo().args(["build", "--release", "--workspace", "--bin", "meshage-host"]))
 }
 
 /// The example plugins, and the guests of the tests.

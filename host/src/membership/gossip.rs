@@ -34,7 +34,7 @@ const PHI_THRESHOLD: f64 = 8.0;
 /// Heartbeats that the failure detector remembers of each node. The more nodes, the more often each
 /// is heard of, by way of the others; so few samples, beside the five that the detector supposes to
 /// have had at the gossip interval, keep the time until a death is seen at one to three seconds (1.3 s of three nodes, 2.0
-/// to 2.6 s of 10 to 200: `benches/gossip`), where a long memory would take a pause of 0.3 s for one.
+/// to 2.6 s of 10 to 200: `tests/bench/benches/gossip`), where a long memory would take a pause of 0.3 s for one.
 const SAMPLING_WINDOW: usize = 5;
 
 /// How long a dead node's traces stay, so that old gossip cannot bring it back.

@@ -89,7 +89,7 @@ fn preface(bench: &Bench) -> String {
          Written by `cargo xtask bench`, which measures all of this again. Each figure is the median of {rounds} runs of {seconds} s; servers that are \
          compared take turns within a round, and ratios are made round by round, for the machine drifts: in parentheses stand the least and the most. \
          The client is a thread of its own on the same machine, and takes its share of the cores. Everything is switched on as by default, and \
-         nodes without a secret speak plain TCP on loopback. CPU is that of all processes of the server (in parentheses each of them, in the order in which a message meets them; medians of their own, which need not add up), and beside it that of the client. What a call costs inside the process, `cargo bench --package meshage-host` says.\n\n\
+         nodes without a secret speak plain TCP on loopback. CPU is that of all processes of the server (in parentheses each of them, in the order in which a message meets them; medians of their own, which need not add up), and beside it that of the client. What a call costs inside the process, `cargo bench --package meshage-bench` says.\n\n\
          {cores} cores, {cpu}, Linux {}\n\n{}\n",
         kernel.trim(),
         versions.join("\n")

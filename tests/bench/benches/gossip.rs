@@ -1,5 +1,5 @@
 //! Gossip of many nodes in one process, over UDP on loopback: how long until all views show a change, and what it
-//! costs. `cargo bench --package meshage-host --bench gossip -- 10 50 100` (numbers of nodes).
+//! costs. `cargo bench --package meshage-bench --bench gossip -- 10 50 100` (numbers of nodes).
 
 use std::net::SocketAddr;
 use std::sync::Arc;

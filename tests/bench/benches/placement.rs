@@ -1,5 +1,5 @@
 //! What it costs to find the owner of a key, and the whole ranking, among 10, 100 and 1,000 candidates:
-//! `cargo bench --package meshage-host --bench placement`.
+//! `cargo bench --package meshage-bench --bench placement`.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! What one call costs inside the process, without any network: `cargo bench --package meshage-host`.
+//! What one call costs inside the process, without any network: `cargo bench --package meshage-bench`.
 //!
 //! `nothing` is a guest that does nothing, so what it costs is the host's part; what `echo` costs beyond
 //! that is the guest's (and the copying of its larger reply). `reused` calls one warm instance again
@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let engine = Engine::without_cache()?;
-    let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/echo.wasm");
+    let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/echo.wasm");
     let echo = std::fs::read(echo).context("`cargo xtask build` makes plugins/echo.wasm")?;
     let nothing = handwritten::handler(handwritten::NOTHING)?;
     let message = message()?;
