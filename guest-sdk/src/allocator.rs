@@ -1,9 +1,9 @@
 //! The allocator of handlers: keeps freed small blocks at hand, in front of the system's allocator.
 //!
-//! A call of a handler is some dozens of small allocations, most of which live as long as the call. The C
-//! library's allocator takes about 220 instructions for each pair of allocation and release; this one
-//! takes about 30, which makes `echo` half as expensive. What is freed serves later blocks of its
-//! size and is never given back; the host drops an instance that has grown.
+//! A call of a handler is some dozens of small allocations, most of which live as long as the call.
+//! The C library's allocator takes about 220 instructions for each pair of allocation and release;
+//! this one takes about 30, which makes `echo` half as expensive. What is freed serves later blocks
+//! of its size and is never given back; the host drops an instance that has grown.
 #![allow(unsafe_code, reason = "an allocator hands out raw memory")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -39,8 +39,11 @@ struct Blocks {
 unsafe impl Sync for Blocks {}
 
 #[global_allocator]
-static BLOCKS: Blocks =
-    Blocks { free: [const { Cell::new(null_mut()) }; SIZES], chunk: Cell::new(null_mut()), chunk_bytes: Cell::new(0) };
+static BLOCKS: Blocks = Blocks {
+    free: [const { Cell::new(null_mut()) }; SIZES],
+    chunk: Cell::new(null_mut()),
+    chunk_bytes: Cell::new(0),
+};
 
 impl Blocks {
     /// Which size of block a layout takes; `None` if it is the system's.
@@ -54,7 +57,8 @@ impl Blocks {
     fn cut(&self, bytes: usize) -> *mut u8 {
         if self.chunk_bytes.get() < bytes {
             // SAFETY: the layout is not empty, and its alignment is a power of two.
-            let chunk = unsafe { System.alloc(Layout::from_size_align_unchecked(CHUNK_BYTES, STEP)) };
+            let chunk =
+                unsafe { System.alloc(Layout::from_size_align_unchecked(CHUNK_BYTES, STEP)) };
             if chunk.is_null() {
                 return chunk;
             }
@@ -69,8 +73,8 @@ impl Blocks {
     }
 }
 
-// SAFETY: a block is in no more than one place: in a list, or with the one who asked for it. Blocks of a
-// size are at least as large as what is asked for of that size, and aligned to `STEP`.
+// SAFETY: a block is in no more than one place: in a list, or with the one who asked for it. Blocks
+// of a size are at least as large as what is asked for of that size, and aligned to `STEP`.
 unsafe impl GlobalAlloc for Blocks {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -95,7 +99,11 @@ unsafe impl GlobalAlloc for Blocks {
         };
         let block: *mut Free = block.cast();
         // SAFETY: nobody uses the block any more, and it has room for a pointer.
-        unsafe { block.write(Free { next: self.free[size].get() }) };
+        unsafe {
+            block.write(Free {
+                next: self.free[size].get(),
+            })
+        };
         self.free[size].set(block);
     }
 

@@ -44,11 +44,12 @@ pub trait FromMessage: Sized {
 ///   wherever it stands and whatever the type could hold (`u128`): let such numbers be sent as
 ///   strings, or take `Vec<u8>` and read it yourself. It is taken, as a float, if a 64-bit float is
 ///   written with the same digits: JavaScript and Go write `1e20` as `100000000000000000000`.
-/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest one of 64 bits, as
-///   JavaScript does; one out of their range (`1e400`) is refused.
-/// - **Nesting** ends at 127 levels of arrays and objects; what the type has no field for does not count.
-/// - Of members with **one name** the last counts, in a [`Value`](crate::Value) or a map; a type with
-///   named fields refuses the second.
+/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest one of 64 bits,
+///   as JavaScript does; one out of their range (`1e400`) is refused.
+/// - **Nesting** ends at 127 levels of arrays and objects; what the type has no field for does not
+///   count.
+/// - Of members with **one name** the last counts, in a [`Value`](crate::Value) or a map; a type
+///   with named fields refuses the second.
 /// - A **byte order mark** at the beginning is skipped. What is not UTF-8 is no JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Json<T>(pub T);
@@ -71,10 +72,10 @@ pub struct Json<T>(pub T);
 /// # Ok::<(), meshage_sdk::Failure>(())
 /// ```
 ///
-/// - A name that comes **more than once** fits nothing but a list. A list takes a name that comes once,
-///   too, and with `#[serde(default)]` one that does not come.
-/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is `true`, `on` or
-///   `false`.
+/// - A name that comes **more than once** fits nothing but a list. A list takes a name that comes
+///   once, too, and with `#[serde(default)]` one that does not come.
+/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is `true`, `on`
+///   or `false`.
 /// - `+` is a space. A **`%`** without two hexadecimal digits behind it stays as it is, as the URL
 ///   standard of WHATWG has it. What is not UTF-8 when it is decoded, such as `%ff`, is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -122,7 +123,9 @@ impl FromMessage for Message {
 impl<T: DeserializeOwned> FromMessage for Json<T> {
     fn from_message(message: &Message) -> Result<Self, Failure> {
         if message.body().is_empty() {
-            return Err(Failure::invalid("the body is empty; this handler needs JSON"));
+            return Err(Failure::invalid(
+                "the body is empty; this handler needs JSON",
+            ));
         }
         json_body::parse(message.body()).map(Self)
     }
@@ -132,13 +135,22 @@ impl<T: DeserializeOwned> FromMessage for Query<T> {
     fn from_message(message: &Message) -> Result<Self, Failure> {
         let query = message.query();
         // The parser would replace what is no UTF-8 by a character that nobody sent.
-        if let Some(part) = query.split('&').find(|part| percent_decode_str(part).decode_utf8().is_err()) {
+        if let Some(part) = query
+            .split('&')
+            .find(|part| percent_decode_str(part).decode_utf8().is_err())
+        {
             let part = quoted(part);
-            return Err(Failure::invalid(format_args!("the query's part {part} is not percent-encoded UTF-8")));
+            return Err(Failure::invalid(format_args!(
+                "the query's part {part} is not percent-encoded UTF-8"
+            )));
         }
-        serde_html_form::from_str(query).map(Self).map_err(|error| match error.to_string().as_str() {
-            REPEATED => Failure::invalid("the query does not fit: a name that takes one value comes more than once"),
-            problem => Failure::invalid(format_args!("the query does not fit: {problem}")),
+        serde_html_form::from_str(query).map(Self).map_err(|error| {
+            match error.to_string().as_str() {
+                REPEATED => Failure::invalid(
+                    "the query does not fit: a name that takes one value comes more than once",
+                ),
+                problem => Failure::invalid(format_args!("the query does not fit: {problem}")),
+            }
         })
     }
 }
@@ -155,8 +167,12 @@ impl FromMessage for String {
     }
 
     fn from_owned(message: Message) -> Result<Self, Failure> {
-        Self::from_utf8(message.into_body())
-            .map_err(|error| Failure::invalid(format_args!("the body is not UTF-8 text: {}", error.utf8_error())))
+        Self::from_utf8(message.into_body()).map_err(|error| {
+            Failure::invalid(format_args!(
+                "the body is not UTF-8 text: {}",
+                error.utf8_error()
+            ))
+        })
     }
 }
 
@@ -192,12 +208,16 @@ mod tests {
     #[test]
     fn json_says_what_is_wrong_with_a_body() {
         let message = Message::new("orders", "1");
-        let order = Json::<Order>::from_message(&message.clone().with_body(r#"{"amount":3}"#)).unwrap();
+        let order =
+            Json::<Order>::from_message(&message.clone().with_body(r#"{"amount":3}"#)).unwrap();
         assert_eq!(order, Json(Order { amount: 3 }));
         check_invalid::<Json<Order>>(&message, "the body is empty");
         check_invalid::<Json<Order>>(&message.clone().with_body("{"), "is not JSON");
         check_invalid::<Json<Order>>(&message.clone().with_body("{}"), "missing field `amount`");
-        check_invalid::<Json<Order>>(&message.clone().with_body(r#"{"amount":"3"}"#), "does not fit");
+        check_invalid::<Json<Order>>(
+            &message.clone().with_body(r#"{"amount":"3"}"#),
+            "does not fit",
+        );
     }
 
     #[test]
@@ -219,17 +239,33 @@ mod tests {
     #[track_caller]
     fn check_wanted(query: &str, ids: &[u32], text: Option<&str>, limit: Option<u32>) {
         let message = Message::new("orders", "1").with_query(query);
-        let wanted = Wanted { ids: ids.to_vec(), text: text.map(str::to_owned), limit };
-        assert_eq!(Query::from_message(&message), Ok(Query(wanted)), "for {query}");
+        let wanted = Wanted {
+            ids: ids.to_vec(),
+            text: text.map(str::to_owned),
+            limit,
+        };
+        assert_eq!(
+            Query::from_message(&message),
+            Ok(Query(wanted)),
+            "for {query}"
+        );
     }
 
     #[test]
     fn a_list_takes_a_name_however_often_it_comes() {
         check_wanted("", &[], None, None);
         check_wanted("ids=1", &[1], None, None);
-        check_wanted("ids=1&text=a&ids=2&other=1&other=2", &[1, 2], Some("a"), None);
+        check_wanted(
+            "ids=1&text=a&ids=2&other=1&other=2",
+            &[1, 2],
+            Some("a"),
+            None,
+        );
         let message = Message::new("orders", "1").with_query("ids=1&ids=2&limit=1&limit=2");
-        check_invalid::<Query<Wanted>>(&message, "a name that takes one value comes more than once");
+        check_invalid::<Query<Wanted>>(
+            &message,
+            "a name that takes one value comes more than once",
+        );
         let Query(pairs) = Query::<Vec<(String, u32)>>::from_message(&message).unwrap();
         assert_eq!(pairs.len(), 4);
     }
@@ -242,7 +278,10 @@ mod tests {
         let message = Message::new("orders", "1");
         for part in ["text=%ff", "%C3=a", "text=%C3", "other=%ED%A0%80"] {
             let query = message.clone().with_query(format!("limit=1&{part}&ids=1"));
-            check_invalid::<Query<Wanted>>(&query, &format!("the query's part `{part}` is not percent-encoded UTF-8"));
+            check_invalid::<Query<Wanted>>(
+                &query,
+                &format!("the query's part `{part}` is not percent-encoded UTF-8"),
+            );
         }
         let long = message.with_query(format!("text={}%ff", "é".repeat(100)));
         check_invalid::<Query<Wanted>>(&long, &format!("`text={}…`", "é".repeat(35)));

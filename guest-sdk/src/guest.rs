@@ -23,21 +23,50 @@ use bindings::meshage::mesh::logging;
 ///
 /// # Errors
 /// The handler's failure.
-pub fn run(handler: fn(Message) -> Result<Reply, Failure>, message: wit::Message) -> Result<wit::Reply, wit::Failure> {
+pub fn run(
+    handler: fn(Message) -> Result<Reply, Failure>,
+    message: wit::Message,
+) -> Result<wit::Reply, wit::Failure> {
     log_to_host();
     handler(message.into()).map(Into::into).map_err(Into::into)
 }
 
 impl From<wit::Message> for Message {
     fn from(message: wit::Message) -> Self {
-        let wit::Message { id, stream, partition_key, method, query, headers, body } = message;
-        Self { id, stream, partition_key, method, query, headers, body }
+        let wit::Message {
+            id,
+            stream,
+            partition_key,
+            method,
+            query,
+            headers,
+            body,
+        } = message;
+        Self {
+            id,
+            stream,
+            partition_key,
+            method,
+            query,
+            headers,
+            body,
+        }
     }
 }
 
 impl From<Reply> for wit::Reply {
-    fn from(Reply { status, headers, body }: Reply) -> Self {
-        Self { status, headers, body }
+    fn from(
+        Reply {
+            status,
+            headers,
+            body,
+        }: Reply,
+    ) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 }
 

@@ -6,10 +6,14 @@ const DIGITS_MIN: usize = 19;
 
 /// The first integer that would be changed.
 ///
-/// A text without a run of so many digits costs a look at every nineteenth byte; others are read once, from one token
-/// to the next.
+/// A text without a run of so many digits costs a look at every nineteenth byte; others are read
+/// once, from one token to the next.
 pub(crate) fn first_inexact(json: &[u8]) -> Option<&str> {
-    if has_long_run(json) { numbers(json).find(|number| is_inexact(number)) } else { None }
+    if has_long_run(json) {
+        numbers(json).find(|number| is_inexact(number))
+    } else {
+        None
+    }
 }
 
 /// Wherever a run of that length begins, one of the bytes looked at is in it.
@@ -31,14 +35,18 @@ fn numbers(json: &[u8]) -> impl Iterator<Item = &str> {
     let mut rest = json;
     std::iter::from_fn(move || {
         loop {
-            let start = rest.iter().position(|byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))?;
+            let start = rest
+                .iter()
+                .position(|byte| matches!(byte, b'"' | b'-' | b'0'..=b'9'))?;
             let token = &rest[start..];
             if token[0] == b'"' {
                 rest = after_string(token);
                 continue;
             }
-            let is_end = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
-            let (number, after) = token.split_at(token.iter().position(is_end).unwrap_or(token.len()));
+            let is_end =
+                |byte: &u8| !matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+            let (number, after) =
+                token.split_at(token.iter().position(is_end).unwrap_or(token.len()));
             rest = after;
             return std::str::from_utf8(number).ok();
         }
@@ -58,11 +66,16 @@ fn after_string(json: &[u8]) -> &[u8] {
     }
 }
 
-/// An integer with the very digits of a float was one: JavaScript and Go write those below 1e21 without an exponent.
+/// An integer with the very digits of a float was one: JavaScript and Go write those below 1e21
+/// without an exponent.
 fn is_inexact(number: &str) -> bool {
     let is_integer = !number.contains(['.', 'e', 'E']);
     let fits = || number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok();
-    let is_float = || number.parse::<f64>().is_ok_and(|float| float.to_string() == number);
+    let is_float = || {
+        number
+            .parse::<f64>()
+            .is_ok_and(|float| float.to_string() == number)
+    };
     is_integer && !fits() && !is_float()
 }
 
@@ -93,11 +106,19 @@ mod tests {
     #[test]
     fn integers_beyond_64_bits_are_found() {
         let long = "1".repeat(400);
-        for number in ["18446744073709551616", "-9223372036854775809", "100000000000000000001", long.as_str()] {
+        for number in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "100000000000000000001",
+            long.as_str(),
+        ] {
             check(number, Some(number));
             check(&format!(r#"{{"a":[1,{number}, 3]}}"#), Some(number));
         }
-        check("[1e2,18446744073709551617,18446744073709551618]", Some("18446744073709551617"));
+        check(
+            "[1e2,18446744073709551617,18446744073709551618]",
+            Some("18446744073709551617"),
+        );
     }
 
     #[test]
@@ -106,7 +127,9 @@ mod tests {
             let json = format!("{}-9223372036854775809]", " ".repeat(spaces));
             check(&json, Some("-9223372036854775809"));
         }
-        assert!(!has_long_run(b"[1234567890,123456789012345678,123456789012345678]"));
+        assert!(!has_long_run(
+            b"[1234567890,123456789012345678,123456789012345678]"
+        ));
     }
 
     #[test]
@@ -128,8 +151,14 @@ mod tests {
 
     #[test]
     fn digits_in_strings_are_no_number() {
-        check(r#"{"12345678901234567890123":"12345678901234567890123"}"#, None);
-        check(r#"["\"12345678901234567890123","\\",12345678901234567890123]"#, Some("12345678901234567890123"));
+        check(
+            r#"{"12345678901234567890123":"12345678901234567890123"}"#,
+            None,
+        );
+        check(
+            r#"["\"12345678901234567890123","\\",12345678901234567890123]"#,
+            Some("12345678901234567890123"),
+        );
         // A text that is cut off is no JSON, and still no reason to crash.
         check(r#"["12345678901234567890123\"#, None);
     }

@@ -13,7 +13,8 @@ pub trait Moved {
     fn json(self) -> Value;
 }
 
-/// Any other temporary. The compiler looks here only where there is nothing to move, as this takes a reference.
+/// Any other temporary. The compiler looks here only where there is nothing to move, as this takes
+/// a reference.
 pub trait Copied {
     fn json(&self) -> Value;
 }

@@ -27,11 +27,17 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     parse_with(body, PhantomData)
 }
 
-/// The same, for what is read into something that is there. That is to be thrown away if this fails.
-pub(crate) fn parse_with<'de, S: DeserializeSeed<'de>>(body: &'de [u8], seed: S) -> Result<S::Value, Failure> {
+/// The same, for what is read into something that is there. That is to be thrown away if this
+/// fails.
+pub(crate) fn parse_with<'de, S: DeserializeSeed<'de>>(
+    body: &'de [u8],
+    seed: S,
+) -> Result<S::Value, Failure> {
     let text = without_mark(body);
     let mut json = serde_json::Deserializer::from_slice(text);
-    let read = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+    let read = seed
+        .deserialize(&mut json)
+        .and_then(|value| json.end().map(|()| value));
     let value = read.map_err(|error| refusal(text, &error))?;
     // Not before: the search relies on the text being JSON.
     match first_inexact(text) {
@@ -50,20 +56,30 @@ fn refusal(text: &[u8], error: &serde_json::Error) -> Failure {
     }
     let words = error.to_string();
     if error.is_syntax() && words.starts_with(TOO_DEEP) {
-        return Failure::invalid(format_args!("the body is nested deeper than {LEVELS_MAX} levels"));
+        return Failure::invalid(format_args!(
+            "the body is nested deeper than {LEVELS_MAX} levels"
+        ));
     }
     Failure::invalid(format_args!("the body does not fit: {words}"))
 }
 
-/// Whether a text is JSON at all, or what is wrong with it. `error` does not tell: what does not fit a type is
-/// reported where it stands, however the text goes on, and sometimes as if it were a fault of syntax.
+/// Whether a text is JSON at all, or what is wrong with it. `error` does not tell: what does not
+/// fit a type is reported where it stands, however the text goes on, and sometimes as if it were a
+/// fault of syntax.
 fn check_grammar(text: &[u8], error: &serde_json::Error) -> Result<(), String> {
     let text = std::str::from_utf8(text).map_err(|fault| fault.to_string())?;
     // This passes over values of any depth without recursion, and over numbers of any size.
-    let Err(fault) = serde_json::from_str::<IgnoredAny>(text) else { return Ok(()) };
-    // About one and the same place the first reader knows more: that a comma is one too many, for example.
+    let Err(fault) = serde_json::from_str::<IgnoredAny>(text) else {
+        return Ok(());
+    };
+    // About one and the same place the first reader knows more: that a comma is one too many, for
+    // example.
     let same_place = (error.line(), error.column()) == (fault.line(), fault.column());
-    let told = if same_place && !error.is_data() { error } else { &fault };
+    let told = if same_place && !error.is_data() {
+        error
+    } else {
+        &fault
+    };
     Err(told.to_string())
 }
 
@@ -98,32 +114,64 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_invalid<T: DeserializeOwned + std::fmt::Debug>(body: impl AsRef<[u8]>, expected: &str) {
+    fn check_invalid<T: DeserializeOwned + std::fmt::Debug>(
+        body: impl AsRef<[u8]>,
+        expected: &str,
+    ) {
         let body = body.as_ref();
         let failure = parse::<T>(body).unwrap_err();
-        assert_eq!(failure, Failure::invalid(expected), "for {}", String::from_utf8_lossy(body));
+        assert_eq!(
+            failure,
+            Failure::invalid(expected),
+            "for {}",
+            String::from_utf8_lossy(body)
+        );
     }
 
     #[test]
     fn what_is_no_json_is_called_so() {
-        check_invalid::<Value>("hello", "the body is not JSON: expected value at line 1 column 1");
-        check_invalid::<Value>(r#"{"a":1,}"#, "the body is not JSON: trailing comma at line 1 column 8");
-        check_invalid::<Value>("{}x", "the body is not JSON: trailing characters at line 1 column 3");
-        check_invalid::<Value>(b"\"\xff\"", "the body is not JSON: invalid utf-8 sequence of 1 bytes from index 1");
-        check_invalid::<Value>("[".repeat(200), "the body is not JSON: EOF while parsing a list at line 1 column 200");
+        check_invalid::<Value>(
+            "hello",
+            "the body is not JSON: expected value at line 1 column 1",
+        );
+        check_invalid::<Value>(
+            r#"{"a":1,}"#,
+            "the body is not JSON: trailing comma at line 1 column 8",
+        );
+        check_invalid::<Value>(
+            "{}x",
+            "the body is not JSON: trailing characters at line 1 column 3",
+        );
+        check_invalid::<Value>(
+            b"\"\xff\"",
+            "the body is not JSON: invalid utf-8 sequence of 1 bytes from index 1",
+        );
+        check_invalid::<Value>(
+            "[".repeat(200),
+            "the body is not JSON: EOF while parsing a list at line 1 column 200",
+        );
         // A fault of the text counts for more than one of its data.
-        check_invalid::<Order>(r#"{"amount":"3"} x"#, "the body is not JSON: trailing characters at line 1 column 16");
+        check_invalid::<Order>(
+            r#"{"amount":"3"} x"#,
+            "the body is not JSON: trailing characters at line 1 column 16",
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_json_all_the_same() {
-        check_invalid::<Order>("{}", "the body does not fit: missing field `amount` at line 1 column 2");
+        check_invalid::<Order>(
+            "{}",
+            "the body does not fit: missing field `amount` at line 1 column 2",
+        );
         check_invalid::<Order>(
             format!(r#"{{"amount":"3","other":{}}}"#, nested(200)),
             "the body does not fit: invalid type: string \"3\", expected u32 at line 1 column 13",
         );
         // These are errors of syntax by the parser's account.
-        check_invalid::<Colour>("5", "the body does not fit: expected value at line 1 column 1");
+        check_invalid::<Colour>(
+            "5",
+            "the body does not fit: expected value at line 1 column 1",
+        );
         check_invalid::<HashMap<u32, u32>>(
             r#"{"a":1}"#,
             "the body does not fit: invalid value: expected key to be a number in quotes at line 1 column 2",
@@ -147,10 +195,19 @@ mod tests {
                  a string"
             )
         };
-        check_invalid::<Value>(r#"{"n":18446744073709551616}"#, &refused("18446744073709551616"));
-        check_invalid::<HashMap<String, f64>>(r#"{"n":-9223372036854775809}"#, &refused("-9223372036854775809"));
+        check_invalid::<Value>(
+            r#"{"n":18446744073709551616}"#,
+            &refused("18446744073709551616"),
+        );
+        check_invalid::<HashMap<String, f64>>(
+            r#"{"n":-9223372036854775809}"#,
+            &refused("-9223372036854775809"),
+        );
         // Where the parser would speak of a float that is no integer, and of a number out of range.
-        check_invalid::<HashMap<String, u64>>(r#"{"n":18446744073709551616}"#, &refused("18446744073709551616"));
+        check_invalid::<HashMap<String, u64>>(
+            r#"{"n":18446744073709551616}"#,
+            &refused("18446744073709551616"),
+        );
         check_invalid::<Value>("9".repeat(400), &refused(&("9".repeat(40) + "…")));
         assert_eq!(parse(b"18446744073709551615"), Ok(u64::MAX));
         assert_eq!(parse(b"-9223372036854775808"), Ok(i64::MIN));
@@ -161,13 +218,25 @@ mod tests {
         assert_eq!(parse(b"31.245270191439438"), Ok(31.245270191439438));
         assert_eq!(parse(b"18446744073709552000"), Ok(18446744073709552000.0));
         assert_eq!(parse(b"1e-400"), Ok(0.0));
-        check_invalid::<Value>("1e400", "the body does not fit: number out of range at line 1 column 5");
+        check_invalid::<Value>(
+            "1e400",
+            "the body does not fit: number out of range at line 1 column 5",
+        );
     }
 
     #[test]
     fn a_byte_order_mark_is_passed_over() {
-        assert_eq!(parse("\u{feff}{\"amount\":3}".as_bytes()), Ok(Order { amount: 3 }));
-        check_invalid::<Value>("\u{feff}", "the body is not JSON: EOF while parsing a value at line 1 column 0");
-        check_invalid::<Value>("\u{feff}\u{feff}1", "the body is not JSON: expected value at line 1 column 1");
+        assert_eq!(
+            parse("\u{feff}{\"amount\":3}".as_bytes()),
+            Ok(Order { amount: 3 })
+        );
+        check_invalid::<Value>(
+            "\u{feff}",
+            "the body is not JSON: EOF while parsing a value at line 1 column 0",
+        );
+        check_invalid::<Value>(
+            "\u{feff}\u{feff}1",
+            "the body is not JSON: expected value at line 1 column 1",
+        );
     }
 }

@@ -14,14 +14,14 @@
 //! goes into a node's plugins directory, and its file name is the stream.
 //!
 //! **Arguments**, up to eight, are anything that is [`FromMessage`]: the [`Message`] itself,
-//! [`Json<T>`], [`Query<T>`], [`PartitionKey`], `String` (a UTF-8 body) or `Vec<u8>` (any body). One
-//! that does not fit the message answers [`Failure::Invalid`] before the handler runs.
+//! [`Json<T>`], [`Query<T>`], [`PartitionKey`], `String` (a UTF-8 body) or `Vec<u8>` (any body).
+//! One that does not fit the message answers [`Failure::Invalid`] before the handler runs.
 //!
-//! **Results** are anything that is [`IntoReply`]: [`Json<T>`], `String`, `&'static str`, `Vec<u8>`,
-//! `()` (status 204), [`Reply`], or a `Result` of one of them and a [`Failure`].
+//! **Results** are anything that is [`IntoReply`]: [`Json<T>`], `String`, `&'static str`,
+//! `Vec<u8>`, `()` (status 204), [`Reply`], or a `Result` of one of them and a [`Failure`].
 //!
-//! **Logging** is the [`log`] crate: `log::info!("…")` in a handler becomes a line in the node's log
-//! with the stream and the message's id.
+//! **Logging** is the [`log`] crate: `log::info!("…")` in a handler becomes a line in the node's
+//! log with the stream and the message's id.
 //!
 //! **Tests** are plain `cargo test`: the attribute leaves the function as it is, so a test makes a
 //! [`Message`] and calls it; nothing of WebAssembly is involved.
@@ -46,7 +46,11 @@
 #[cfg(test)]
 extern crate self as meshage_sdk;
 
-#[cfg(all(target_family = "wasm", feature = "allocator", not(target_feature = "atomics")))]
+#[cfg(all(
+    target_family = "wasm",
+    feature = "allocator",
+    not(target_feature = "atomics")
+))]
 mod allocator;
 mod extract;
 mod failure;

@@ -80,7 +80,8 @@ impl Message {
     pub fn with_json(mut self, value: &impl Serialize) -> Self {
         self.headers.retain(|(name, _)| name != "content-type");
         let body = serde_json::to_vec(value).expect("the value can be written as JSON");
-        self.with_header("content-type", "application/json").with_body(body)
+        self.with_header("content-type", "application/json")
+            .with_body(body)
     }
 
     /// Unique for each message in the whole mesh; the host's log lines carry it too.
@@ -116,12 +117,16 @@ impl Message {
 
     /// Every header of that name, whatever its case, in the order in which they came.
     pub fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers().filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.headers()
+            .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     /// Every header, as (name, value). A name may come more than once.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The body as it was sent.
@@ -142,13 +147,16 @@ impl Message {
     /// changed, is what [`Json`](crate::Json) says.
     ///
     /// # Errors
-    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is no JSON, is nested deeper
-    /// than 127 levels, or has a number that would be another one.
+    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is no JSON, is nested
+    /// deeper than 127 levels, or has a number that would be another one.
     pub fn merged(&self) -> Result<Value, Failure> {
         let mut merged = Map::with_capacity(FIELDS_USUAL);
         merged.insert(STREAM.into(), self.stream.as_str().into());
         merged.insert(PARTITION_KEY.into(), self.partition_key.as_str().into());
-        if json_body::without_mark(&self.body).trim_ascii_start().starts_with(b"{") {
+        if json_body::without_mark(&self.body)
+            .trim_ascii_start()
+            .starts_with(b"{")
+        {
             json_body::parse_with(&self.body, BodyFields(&mut merged))?;
         } else if !self.body.is_empty() {
             merged.insert("body".into(), json_body::parse(&self.body)?);
@@ -200,20 +208,51 @@ mod tests {
     fn merges_every_shape_of_body_behind_the_address() {
         check_merged("", r#"{"stream":"echo","partitionKey":"42"}"#);
         check_merged("{}", r#"{"stream":"echo","partitionKey":"42"}"#);
-        check_merged(r#"{"z":1,"a":2}"#, r#"{"stream":"echo","partitionKey":"42","z":1,"a":2}"#);
-        check_merged("[1,2]", r#"{"stream":"echo","partitionKey":"42","body":[1,2]}"#);
-        check_merged(r#""text""#, r#"{"stream":"echo","partitionKey":"42","body":"text"}"#);
-        check_merged("null", r#"{"stream":"echo","partitionKey":"42","body":null}"#);
-        check_merged("\n {\"a\":{\"b\":[]}} ", r#"{"stream":"echo","partitionKey":"42","a":{"b":[]}}"#);
-        check_merged(r#"{"a":1,"b":2,"a":3}"#, r#"{"stream":"echo","partitionKey":"42","a":3,"b":2}"#);
-        check_merged("\u{feff}{\"a\":1}", r#"{"stream":"echo","partitionKey":"42","a":1}"#);
-        check_merged("\u{feff}17", r#"{"stream":"echo","partitionKey":"42","body":17}"#);
+        check_merged(
+            r#"{"z":1,"a":2}"#,
+            r#"{"stream":"echo","partitionKey":"42","z":1,"a":2}"#,
+        );
+        check_merged(
+            "[1,2]",
+            r#"{"stream":"echo","partitionKey":"42","body":[1,2]}"#,
+        );
+        check_merged(
+            r#""text""#,
+            r#"{"stream":"echo","partitionKey":"42","body":"text"}"#,
+        );
+        check_merged(
+            "null",
+            r#"{"stream":"echo","partitionKey":"42","body":null}"#,
+        );
+        check_merged(
+            "\n {\"a\":{\"b\":[]}} ",
+            r#"{"stream":"echo","partitionKey":"42","a":{"b":[]}}"#,
+        );
+        check_merged(
+            r#"{"a":1,"b":2,"a":3}"#,
+            r#"{"stream":"echo","partitionKey":"42","a":3,"b":2}"#,
+        );
+        check_merged(
+            "\u{feff}{\"a\":1}",
+            r#"{"stream":"echo","partitionKey":"42","a":1}"#,
+        );
+        check_merged(
+            "\u{feff}17",
+            r#"{"stream":"echo","partitionKey":"42","body":17}"#,
+        );
     }
 
     #[test]
     fn numbers_come_back_as_they_were_sent() {
-        for number in ["18446744073709551615", "-9223372036854775808", "31.245270191439438", "-0.5"] {
-            let rest = |name: &str| format!(r#"{{"stream":"echo","partitionKey":"42","{name}":{number}}}"#);
+        for number in [
+            "18446744073709551615",
+            "-9223372036854775808",
+            "31.245270191439438",
+            "-0.5",
+        ] {
+            let rest = |name: &str| {
+                format!(r#"{{"stream":"echo","partitionKey":"42","{name}":{number}}}"#)
+            };
             check_merged(&format!(r#"{{"n":{number}}}"#), &rest("n"));
             check_merged(number, &rest("body"));
         }
@@ -228,9 +267,15 @@ mod tests {
             (deep.as_str(), "deeper than 127 levels"),
         ] {
             for body in [value.to_owned(), format!(r#"{{"a":{value}}}"#)] {
-                let failure = Message::new("echo", "42").with_body(body).merged().unwrap_err();
+                let failure = Message::new("echo", "42")
+                    .with_body(body)
+                    .merged()
+                    .unwrap_err();
                 let text = failure.to_string();
-                assert!(text.contains(problem) && !text.contains("not JSON"), "{value}: {text}");
+                assert!(
+                    text.contains(problem) && !text.contains("not JSON"),
+                    "{value}: {text}"
+                );
             }
         }
     }
@@ -246,8 +291,14 @@ mod tests {
     #[test]
     fn a_body_that_is_no_json_is_invalid() {
         for body in ["hello", "{", "{}x", r#"{"a":1,}"#, "{1:2}", " "] {
-            let failure = Message::new("echo", "42").with_body(body).merged().unwrap_err();
-            assert!(matches!(&failure, Failure::Invalid(text) if text.contains("not JSON")), "{body}: {failure}");
+            let failure = Message::new("echo", "42")
+                .with_body(body)
+                .merged()
+                .unwrap_err();
+            assert!(
+                matches!(&failure, Failure::Invalid(text) if text.contains("not JSON")),
+                "{body}: {failure}"
+            );
         }
     }
 
@@ -261,7 +312,9 @@ mod tests {
 
     #[test]
     fn a_header_may_come_more_than_once() {
-        let message = Message::new("echo", "42").with_header("X-Tag", "a").with_header("X-Other", "b");
+        let message = Message::new("echo", "42")
+            .with_header("X-Tag", "a")
+            .with_header("X-Other", "b");
         let message = message.with_header("x-tag", "c");
         assert_eq!(message.header("X-Tag"), Some("a"));
         assert!(message.header_values("X-Tag").eq(["a", "c"]));

@@ -15,7 +15,11 @@ pub struct Reply {
 impl Reply {
     /// A reply of this status (200 to 599), without headers or body.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     /// Adds a header.
@@ -38,8 +42,9 @@ impl Reply {
     /// # Errors
     /// [`Failure::Internal`] if the value cannot be JSON, such as a map whose keys are no strings.
     pub fn with_json(self, value: &impl Serialize) -> Result<Self, Failure> {
-        let body = serde_json::to_vec(value)
-            .map_err(|error| Failure::internal(format_args!("the reply cannot be JSON: {error}")))?;
+        let body = serde_json::to_vec(value).map_err(|error| {
+            Failure::internal(format_args!("the reply cannot be JSON: {error}"))
+        })?;
         Ok(self.with_body("application/json", body))
     }
 
@@ -50,12 +55,16 @@ impl Reply {
 
     /// The first header of that name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.headers()
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 
     /// Every header, as (name, value).
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The body.
@@ -129,7 +138,10 @@ mod tests {
     #[track_caller]
     fn check(result: impl IntoReply, status: u16, content_type: Option<&str>, body: &str) {
         let reply = result.into_reply().unwrap();
-        assert_eq!((reply.status(), reply.header("Content-Type")), (status, content_type));
+        assert_eq!(
+            (reply.status(), reply.header("Content-Type")),
+            (status, content_type)
+        );
         assert_eq!(reply.body(), body.as_bytes());
     }
 
@@ -139,8 +151,18 @@ mod tests {
         check("hello", 200, Some("text/plain; charset=utf-8"), "hello");
         check(vec![b'x'], 200, Some("application/octet-stream"), "x");
         check((), 204, None, "");
-        check(Reply::new(201).with_body("text/csv", "a,b"), 201, Some("text/csv"), "a,b");
-        check(Ok::<_, Failure>("fine"), 200, Some("text/plain; charset=utf-8"), "fine");
+        check(
+            Reply::new(201).with_body("text/csv", "a,b"),
+            201,
+            Some("text/csv"),
+            "a,b",
+        );
+        check(
+            Ok::<_, Failure>("fine"),
+            200,
+            Some("text/plain; charset=utf-8"),
+            "fine",
+        );
     }
 
     #[test]
@@ -152,6 +174,9 @@ mod tests {
     #[test]
     fn what_cannot_be_json_is_an_internal_failure() {
         let keyed = std::collections::HashMap::from([((1, 2), 3)]);
-        assert!(matches!(Json(keyed).into_reply(), Err(Failure::Internal(_))));
+        assert!(matches!(
+            Json(keyed).into_reply(),
+            Err(Failure::Internal(_))
+        ));
     }
 }

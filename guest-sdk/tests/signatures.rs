@@ -1,5 +1,6 @@
 //! A handler whose signature is wrong does not compile, and the compiler says what would be right.
-//! After a change of words: `TRYBUILD=overwrite cargo test --release -p meshage-sdk --test signatures`.
+//! After a change of words:
+//! `TRYBUILD=overwrite cargo test --release -p meshage-sdk --test signatures`.
 
 #[test]
 fn wrong_signatures_are_explained() {

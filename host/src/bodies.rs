@@ -1,5 +1,6 @@
-//! The memory that a node has for bodies: of requests that arrive, of answers until they are sent, and of what comes from
-//! peers and goes to them. One bound for all of them together. Pure: it counts.
+//! The memory that a node has for bodies: of requests that arrive, of answers until they are sent,
+//! and of what comes from peers and goes to them. One bound for all of them together. Pure: it
+//! counts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,8 +11,8 @@ const BODIES_MIN: usize = 8;
 /// A smaller body costs no more than the message around it: it is not counted.
 const COUNTED_FROM: usize = 1024;
 
-/// What may be set aside for bodies that are only expected: the rest is for those that are there, however long others are
-/// waited for.
+/// What may be set aside for bodies that are only expected: the rest is for those that are there,
+/// however long others are waited for.
 const EXPECTED_PART: usize = 2;
 
 /// The bodies that there are now.
@@ -39,16 +40,22 @@ pub struct SetAside {
     bytes: usize,
 }
 
-/// What the next reply of a stream is expected to take: as much as the last one took, or half of what was expected of that,
-/// whichever is more. So a single large reply among small ones is forgotten after a dozen.
+/// What the next reply of a stream is expected to take: as much as the last one took, or half of
+/// what was expected of that, whichever is more. So a single large reply among small ones is
+/// forgotten after a dozen.
 #[derive(Debug, Default)]
 pub struct Expected(AtomicUsize);
 
 impl Bodies {
-    /// For bodies of at most so many bytes each. There is one for each process, so that nobody has to count who shares it.
+    /// For bodies of at most so many bytes each. There is one for each process, so that nobody has
+    /// to count who shares it.
     pub fn new(body_bytes_max: usize) -> &'static Self {
         let bytes_max = BYTES_DEFAULT.max(body_bytes_max.saturating_mul(BODIES_MIN));
-        Box::leak(Box::new(Self { bytes_max, bytes: AtomicUsize::new(0), expected: AtomicUsize::new(0) }))
+        Box::leak(Box::new(Self {
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            expected: AtomicUsize::new(0),
+        }))
     }
 
     /// Room for a body of so many bytes.
@@ -70,7 +77,11 @@ impl Bodies {
             take(&self.expected, bytes, self.bytes_max / EXPECTED_PART)?;
         }
         // From here on it is given back whatever comes.
-        let mut aside = SetAside { bodies: self, room: Room::default(), bytes };
+        let mut aside = SetAside {
+            bodies: self,
+            room: Room::default(),
+            bytes,
+        };
         aside.room.resize(self, bytes)?;
         Ok(aside)
     }
@@ -118,7 +129,10 @@ impl Drop for Room {
 /// Adds to a count, unless it becomes more than may be.
 fn take(count: &AtomicUsize, more: usize, max: usize) -> Result<(), NoRoom> {
     let fits = |now: usize| now.checked_add(more).filter(|sum| *sum <= max);
-    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop).map_err(|_| NoRoom)
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+        .map(drop)
+        .map_err(|_| NoRoom)
 }
 
 impl SetAside {
@@ -135,7 +149,9 @@ impl SetAside {
 impl Drop for SetAside {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.bodies.expected.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.bodies
+                .expected
+                .fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -148,7 +164,8 @@ impl Expected {
     /// A reply took so much. Of two at once one may go uncounted: it is a guess.
     pub fn note(&self, bytes: usize) {
         let expected = self.bytes();
-        // Mostly all of them are small: then there is nothing to write, which another core would have to fetch.
+        // Mostly all of them are small: then there is nothing to write, which another core would
+        // have to fetch.
         if expected >= COUNTED_FROM || bytes >= COUNTED_FROM {
             self.0.store(bytes.max(expected / 2), Ordering::Relaxed);
         }
@@ -163,13 +180,19 @@ mod tests {
     fn room_is_bounded_and_given_back() {
         let bodies = Bodies::new(1 << 20);
         let fits = |bytes| bodies.room(bytes).is_ok();
-        let (mut one, mut other) = (bodies.room(BYTES_DEFAULT / 2).unwrap(), bodies.room(BYTES_DEFAULT / 4).unwrap());
+        let (mut one, mut other) = (
+            bodies.room(BYTES_DEFAULT / 2).unwrap(),
+            bodies.room(BYTES_DEFAULT / 4).unwrap(),
+        );
         other.resize(bodies, BYTES_DEFAULT / 2).unwrap();
         assert!(!fits(COUNTED_FROM));
         assert!(fits(COUNTED_FROM - 1), "small ones always may");
         one.resize(bodies, BYTES_DEFAULT / 4).unwrap();
         assert_eq!(other.resize(bodies, BYTES_DEFAULT), Err(NoRoom));
-        assert!(fits(BYTES_DEFAULT / 4) && !fits(BYTES_DEFAULT / 2), "what found no room stays as it was");
+        assert!(
+            fits(BYTES_DEFAULT / 4) && !fits(BYTES_DEFAULT / 2),
+            "what found no room stays as it was"
+        );
         one.resize(bodies, 0).unwrap();
         drop(other);
         assert_eq!(bodies.bytes.load(Ordering::Relaxed), 0);
@@ -181,8 +204,14 @@ mod tests {
     fn what_is_expected_leaves_room_for_what_is_there() {
         let bodies = Bodies::new(1 << 20);
         let quarter = BYTES_DEFAULT / 4;
-        let (one, other) = (bodies.set_aside(quarter).unwrap(), bodies.set_aside(quarter).unwrap());
-        assert!(bodies.set_aside(COUNTED_FROM).is_err(), "as much is set aside as may be");
+        let (one, other) = (
+            bodies.set_aside(quarter).unwrap(),
+            bodies.set_aside(quarter).unwrap(),
+        );
+        assert!(
+            bodies.set_aside(COUNTED_FROM).is_err(),
+            "as much is set aside as may be"
+        );
         assert!(bodies.set_aside(0).is_ok(), "nothing always may");
         let there = bodies.room(2 * quarter).unwrap();
         assert!(bodies.room(COUNTED_FROM).is_err());
@@ -192,7 +221,13 @@ mod tests {
         let larger = other.fill(3 * quarter).unwrap();
         assert!(bodies.set_aside(quarter).is_err());
         drop((smaller, larger));
-        assert_eq!((bodies.bytes.load(Ordering::Relaxed), bodies.expected.load(Ordering::Relaxed)), (0, 0));
+        assert_eq!(
+            (
+                bodies.bytes.load(Ordering::Relaxed),
+                bodies.expected.load(Ordering::Relaxed)
+            ),
+            (0, 0)
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The command line, as it is written: what flags and variables there are. `config` makes sense of it.
+//! The command line, as it is written: what flags and variables there are. `config` makes sense of
+//! it.
 
 use std::path::PathBuf;
 
@@ -42,7 +43,8 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_BIND", value_name = "IP")]
     pub bind: Option<String>,
 
-    /// Address at which other nodes reach this one [default: the bound one, or if that is all, the host's one private address]
+    /// Address at which other nodes reach this one [default: the bound one, or if that is all, the
+    /// host's one private address]
     #[arg(long, env = "MESHAGE_ADVERTISE", value_name = "IP")]
     pub advertise: Option<String>,
 
@@ -58,15 +60,18 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_PLUGINS", value_name = "DIR")]
     pub plugins: Option<String>,
 
-    /// Directory for what the node keeps, such as its compile cache [default: the platform's cache directory]
+    /// Directory for what the node keeps, such as its compile cache [default: the platform's cache
+    /// directory]
     #[arg(long, env = "MESHAGE_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<String>,
 
-    /// File with the secret of the mesh, one or several, the first of which is used; `meshage-host secret` makes one
+    /// File with the secret of the mesh, one or several, the first of which is used;
+    /// `meshage-host secret` makes one
     #[arg(long, env = "MESHAGE_SECRET_FILE", value_name = "FILE")]
     pub secret_file: Option<String>,
 
-    /// This node's certificate for the connections between nodes, instead of one made of the secret; its name is the node id
+    /// This node's certificate for the connections between nodes, instead of one made of the
+    /// secret; its name is the node id
     #[arg(long, env = "MESHAGE_PEER_CERT", value_name = "PEM FILE")]
     pub peer_cert: Option<String>,
 
@@ -78,7 +83,8 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_PEER_CA", value_name = "PEM FILE")]
     pub peer_ca: Option<String>,
 
-    /// Go without a secret, or admin tokens, on a network: whoever reaches the ports can join, read and run anything
+    /// Go without a secret, or admin tokens, on a network: whoever reaches the ports can join, read
+    /// and run anything
     #[arg(long, env = "MESHAGE_INSECURE", value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<String>,
 
@@ -90,11 +96,13 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_TLS_KEY", value_name = "PEM FILE")]
     pub tls_key: Option<String>,
 
-    /// File with tokens, one a line, of which clients and operators need one; read again when it changes
+    /// File with tokens, one a line, of which clients and operators need one; read again when it
+    /// changes
     #[arg(long, env = "MESHAGE_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<String>,
 
-    /// File with public keys of minisign, one a line: only plugins that one of them has signed are loaded
+    /// File with public keys of minisign, one a line: only plugins that one of them has signed are
+    /// loaded
     #[arg(long, env = "MESHAGE_TRUSTED_KEYS", value_name = "FILE")]
     pub trusted_keys: Option<String>,
 
@@ -102,7 +110,8 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_OUTBOUND_CA", value_name = "PEM FILE")]
     pub outbound_ca: Option<String>,
 
-    /// Origins whose pages may use the public API in a browser, comma-separated, or * for all [default: none]
+    /// Origins whose pages may use the public API in a browser, comma-separated, or * for all
+    /// [default: none]
     #[arg(long, env = "MESHAGE_ALLOWED_ORIGINS", value_name = "ORIGIN,…")]
     pub allowed_origins: Option<String>,
 
@@ -114,8 +123,8 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_MAX_CONNECTIONS", value_name = "NUMBER")]
     pub max_connections: Option<String>,
 
-    /// Longest time for a request's head to arrive, and again for its body, and for a connection to be idle
-    /// [default: 30s]
+    /// Longest time for a request's head to arrive, and again for its body, and for a connection to
+    /// be idle [default: 30s]
     #[arg(long, env = "MESHAGE_REQUEST_TIMEOUT", value_name = "DURATION")]
     pub request_timeout: Option<String>,
 
@@ -127,7 +136,8 @@ pub struct Cli {
     #[arg(long, env = "MESHAGE_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<String>,
 
-    /// What is logged: a level (error, warn, info, debug, trace), or directives as info,guest=debug [default: info]
+    /// What is logged: a level (error, warn, info, debug, trace), or directives as info,guest=debug
+    /// [default: info]
     #[arg(long, env = "MESHAGE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 
@@ -141,13 +151,14 @@ pub struct Cli {
 pub enum Command {
     /// Say whether these plugins would load, and if not, why; exit code 1 if any would not
     ///
-    /// Looks at each component and at the manifest beside it, makes a first instance, and needs no mesh. Warns of a manifest
-    /// that would not be read, such as one with a wrong name.
+    /// Looks at each component and at the manifest beside it, makes a first instance, and needs no
+    /// mesh. Warns of a manifest that would not be read, such as one with a wrong name.
     Check {
         /// Components, <stream>.wasm, or directories of them
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its owner, or its group, can read
+    /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its
+    /// owner, or its group, can read
     Secret,
 }

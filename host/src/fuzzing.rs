@@ -1,5 +1,5 @@
-//! What reads the words of strangers, for `tests/fuzz` and for the tests, which pass over everything that was found
-//! there.
+//! What reads the words of strangers, for `tests/fuzz` and for the tests, which pass over
+//! everything that was found there.
 
 pub use crate::api::fuzz::request;
 pub use crate::config::fuzz::config;
@@ -12,10 +12,13 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Takes every input of a corpus, each beginning of it, and each with a bit changed in every byte.
+    /// Takes every input of a corpus, each beginning of it, and each with a bit changed in every
+    /// byte.
     #[track_caller]
     fn pass_over(corpus: &str, target: fn(&[u8])) {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(corpus);
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/fuzz/corpus")
+            .join(corpus);
         let mut inputs = 0;
         for file in fs::read_dir(corpus).unwrap() {
             let file = file.unwrap().path();

@@ -30,7 +30,8 @@ const WRONG_SETTING: u8 = 2;
 /// What is left to do when the node has left: nothing that is worth more than this.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
-/// How long a process that ends waits for a reader of its log who takes nothing, and for one who takes little at a time.
+/// How long a process that ends waits for a reader of its log who takes nothing, and for one who
+/// takes little at a time.
 const LOG_STALLED_MAX: Duration = Duration::from_secs(2);
 const LOG_FLUSH_MAX: Duration = Duration::from_secs(30);
 
@@ -93,14 +94,21 @@ fn refuse(error: &clap::Error) -> ! {
 fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     let terms = PluginTerms::new(written)?;
     let mut all_are_good = true;
-    for verdict in tokio::runtime::Runtime::new()?.block_on(node::check(files, terms)).map_err(anyhow::Error::from)? {
+    for verdict in tokio::runtime::Runtime::new()?
+        .block_on(node::check(files, terms))
+        .map_err(anyhow::Error::from)?
+    {
         all_are_good &= verdict.is_ok();
         match verdict {
             Ok(good) => say(&good)?,
             Err(bad) => say(&bad)?,
         }
     }
-    Ok(if all_are_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_are_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Prints a line. Who takes no more of them, as `head`, knows enough.
@@ -114,10 +122,13 @@ fn say(line: &impl Display) -> Result<(), Failed> {
 /// Is a node, until a signal or something that it needs ends it.
 fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
     let config = Config::new(written)?;
-    logs.listen(&config.log_filter).map_err(|_| config.log_filter_error())?;
+    logs.listen(&config.log_filter)
+        .map_err(|_| config.log_filter_error())?;
     let leave = CancellationToken::new();
     signals::listen(leave.clone(), node::leave_max(&config), logs.clone())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     // As a task, so that a bug in it ends the process as any other error does.
     let ended = runtime.block_on(runtime.spawn(node::run(config, leave)));
     // A file system that does not answer holds nobody who has left.

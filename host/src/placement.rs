@@ -1,6 +1,6 @@
 //! Placement: which of the candidates owns a key, by rendezvous (highest random weight) hashing
-//! (Thaler and Ravishankar, 1998). Pure: no clock, no I/O. `docs/placement.md` has the definition and
-//! its test vectors, so that clients can compute it too.
+//! (Thaler and Ravishankar, 1998). Pure: no clock, no I/O. `docs/placement.md` has the definition
+//! and its test vectors, so that clients can compute it too.
 
 use std::cmp::Reverse;
 
@@ -50,9 +50,13 @@ mod tests {
     use super::*;
 
     fn nodes(count: usize) -> Vec<(NodeId, Seed)> {
-        let mut ids: Vec<NodeId> = (1..=count).map(|i| NodeId::try_from(format!("n{i}")).unwrap()).collect();
+        let mut ids: Vec<NodeId> = (1..=count)
+            .map(|i| NodeId::try_from(format!("n{i}")).unwrap())
+            .collect();
         ids.sort();
-        ids.into_iter().map(|id| (id.clone(), Seed::of(&id))).collect()
+        ids.into_iter()
+            .map(|id| (id.clone(), Seed::of(&id)))
+            .collect()
     }
 
     fn owner_of<'a>(nodes: &'a [(NodeId, Seed)], key: &str) -> &'a str {
@@ -71,10 +75,16 @@ mod tests {
         let nodes = nodes(3);
         let mut checked = 0;
         for line in text.lines().filter(|line| line.starts_with("| `")) {
-            let cells: Vec<&str> =
-                line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let cells: Vec<&str> = line
+                .trim_matches('|')
+                .split('|')
+                .map(|cell| cell.trim().trim_matches('`'))
+                .collect();
             if let [key, scores @ .., ranking] = cells.as_slice() {
-                let found: Vec<String> = nodes.iter().map(|(_, seed)| format!("{:016x}", seed.score(key))).collect();
+                let found: Vec<String> = nodes
+                    .iter()
+                    .map(|(_, seed)| format!("{:016x}", seed.score(key)))
+                    .collect();
                 assert_eq!(found, scores, "scores of {key:?}");
                 let ids: Vec<&str> = super::ranking(&nodes, key, |node| node.1)
                     .into_iter()
@@ -109,7 +119,10 @@ mod tests {
         }
         let max = f64::from(*owned.iter().max().unwrap());
         let found = max / (f64::from(keys) / count as f64);
-        assert!(found <= max_over_mean, "max/mean is {found:.4} over {count} nodes");
+        assert!(
+            found <= max_over_mean,
+            "max/mean is {found:.4} over {count} nodes"
+        );
     }
 
     #[test]
@@ -127,7 +140,10 @@ mod tests {
             let key = key.to_string();
             let (old, new) = (owner_of(&before, &key), owner_of(&after, &key));
             if old != new {
-                assert_eq!(new, "n5", "{key} moved between nodes that were there before");
+                assert_eq!(
+                    new, "n5",
+                    "{key} moved between nodes that were there before"
+                );
                 moved += 1;
             }
         }

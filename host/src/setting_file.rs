@@ -1,5 +1,5 @@
-//! Files that settings name. Whatever stands there holds up nobody for long: a device has no end, and a pipe may have nobody
-//! who writes.
+//! Files that settings name. Whatever stands there holds up nobody for long: a device has no end,
+//! and a pipe may have nobody who writes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -21,13 +21,19 @@ const PIPE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Opens a file or a pipe, without waiting for who is at the other end of it.
 pub(crate) fn open(file: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(file)?;
     let kind = opened.metadata()?.file_type();
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     if !kind.is_file() && !kind.is_fifo() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a pipe"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is neither a file nor a pipe",
+        ));
     }
     Ok(opened)
 }
@@ -39,20 +45,29 @@ pub(crate) fn read(opened: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let is_pipe = opened.metadata()?.file_type().is_fifo();
     // As it does not wait, reading stops where a pipe has nothing yet, or nobody who writes yet.
     loop {
-        match opened.take(bytes_max + 1 - bytes.len() as u64).read_to_end(&mut bytes) {
+        match opened
+            .take(bytes_max + 1 - bytes.len() as u64)
+            .read_to_end(&mut bytes)
+        {
             Ok(_) if is_pipe && bytes.is_empty() => {}
             Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
         if Instant::now() > give_up {
-            let told = format!("it is a pipe, and has not come to its end within {} s", PIPE_MAX.as_secs());
+            let told = format!(
+                "it is a pipe, and has not come to its end within {} s",
+                PIPE_MAX.as_secs()
+            );
             return Err(io::Error::new(io::ErrorKind::TimedOut, told));
         }
         sleep(PIPE_INTERVAL);
     }
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {bytes_max} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {bytes_max} bytes"),
+        ));
     }
     Ok(bytes)
 }
@@ -96,7 +111,10 @@ mod tests {
     #[test]
     fn what_has_no_end_is_not_read() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(told(Path::new("/dev/zero")), "it is neither a file nor a pipe");
+        assert_eq!(
+            told(Path::new("/dev/zero")),
+            "it is neither a file nor a pipe"
+        );
         assert_eq!(told(directory.path()), "is a directory");
         let large = directory.path().join("large");
         fs::write(&large, vec![b'x'; BYTES_MAX as usize]).unwrap();

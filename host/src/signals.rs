@@ -1,5 +1,5 @@
-//! Signals: the first has the node leave, a later one ends it at once. They have a thread and an event loop of their own,
-//! so that they are heard whatever the rest of the process is doing.
+//! Signals: the first has the node leave, a later one ends it at once. They have a thread and an
+//! event loop of their own, so that they are heard whatever the rest of the process is doing.
 
 use std::fs;
 use std::io;
@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Signals that come so soon after the first are the same one: GNU `timeout` and `npm run` send it to a process and then
-/// to its group.
+/// Signals that come so soon after the first are the same one: GNU `timeout` and `npm run` send it
+/// to a process and then to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 /// The exit code after another signal: 128 + SIGINT, as shells have it.
@@ -27,7 +27,8 @@ const STUCK: i32 = 1;
 const LOG_STALLED_MAX: Duration = Duration::from_millis(200);
 const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Has `leave` cancelled by the first signal. `leave_max` is how long the node may take to leave from then on.
+/// Has `leave` cancelled by the first signal. `leave_max` is how long the node may take to leave
+/// from then on.
 ///
 /// # Errors
 /// If the system lets this process hear no signals.
@@ -37,33 +38,38 @@ pub(crate) fn listen(leave: CancellationToken, leave_max: Duration, logs: Logs) 
         let _entered = events.enter();
         Signals::new()?
     };
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        events.block_on(async {
-            signals.next().await;
-            let first = Instant::now();
-            leave.cancel();
-            let another = async {
-                loop {
-                    signals.next().await;
-                    if ends_at_once(first, Instant::now()) {
-                        return;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            events.block_on(async {
+                signals.next().await;
+                let first = Instant::now();
+                leave.cancel();
+                let another = async {
+                    loop {
+                        signals.next().await;
+                        if ends_at_once(first, Instant::now()) {
+                            return;
+                        }
                     }
-                }
-            };
-            let code = match timeout(leave_max, another).await {
-                Ok(()) => {
-                    warn!(event = "ended-at-once", "ended at once by a second signal");
-                    ENDED_AT_ONCE
-                }
-                Err(_) => {
-                    warn!(event = "stuck", "the node has not left after {leave_max:?}: it is ended");
-                    STUCK
-                }
-            };
-            logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
-            std::process::exit(code);
-        });
-    })?;
+                };
+                let code = match timeout(leave_max, another).await {
+                    Ok(()) => {
+                        warn!(event = "ended-at-once", "ended at once by a second signal");
+                        ENDED_AT_ONCE
+                    }
+                    Err(_) => {
+                        warn!(
+                            event = "stuck",
+                            "the node has not left after {leave_max:?}: it is ended"
+                        );
+                        STUCK
+                    }
+                };
+                logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
+                std::process::exit(code);
+            });
+        })?;
     Ok(())
 }
 
@@ -86,7 +92,11 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: if is_ignored(hangup) { None } else { Some(signal(hangup)?) },
+            hangup: if is_ignored(hangup) {
+                None
+            } else {
+                Some(signal(hangup)?)
+            },
         })
     }
 
@@ -109,7 +119,9 @@ impl Signals {
 fn is_ignored(signal: SignalKind) -> bool {
     // Only Linux tells it there; elsewhere none is.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    let ignored = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
     ignored.unwrap_or(0) >> (signal.as_raw_value() - 1) & 1 == 1
 }
 

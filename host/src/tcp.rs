@@ -8,8 +8,9 @@ use tokio::net::TcpStream;
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
-/// What is to be taken is not kept waiting, and little of it waits in the system: there, room shows only when a good part
-/// of what waits is gone, and who reads slowly would look like one who reads nothing.
+/// What is to be taken is not kept waiting, and little of it waits in the system: there, room shows
+/// only when a good part of what waits is gone, and who reads slowly would look like one who reads
+/// nothing.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     // Without it, the slowest are given up sooner.
     #[cfg(target_os = "linux")]

@@ -34,7 +34,11 @@ fn put(file: &Path, text: &str) {
 }
 
 async fn status_with(node: &Node, token: &str) -> u16 {
-    node.post("/api/echo/1").header("authorization", &format!("Bearer {token}")).send().await.status
+    node.post("/api/echo/1")
+        .header("authorization", &format!("Bearer {token}"))
+        .send()
+        .await
+        .status
 }
 
 #[tokio::test]
@@ -43,24 +47,36 @@ async fn with_a_token_file_a_token_is_needed() {
     let file = directory.path().join("tokens");
     put(&file, FIRST);
     let plugins = Plugins::usual().with_file("fickle.toml", "headers = [\"authorization\"]\n");
-    let node = Setup::new(plugins).flag("--token-file", file.to_str().unwrap()).ready().await;
+    let node = Setup::new(plugins)
+        .flag("--token-file", file.to_str().unwrap())
+        .ready()
+        .await;
     let refused = node.post("/api/echo/1").send().await;
     assert_eq!(refused.problem(401, "unauthorized")["retryable"], false);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
     assert_eq!(status_with(&node, SECOND).await, 401);
     assert_eq!(status_with(&node, FIRST).await, 200);
     // It is for the node alone: a handler that may see the header does not get it.
-    let seen = node.post("/api/fickle/1?headers").header("authorization", &format!("Bearer {FIRST}")).send().await;
+    let seen = node
+        .post("/api/fickle/1?headers")
+        .header("authorization", &format!("Bearer {FIRST}"))
+        .send()
+        .await;
     assert!(!seen.ok().contains("authorization"), "{}", seen.text());
     // Nobody learns without a token whether there is such a stream.
-    node.post("/api/none/1").send().await.problem(401, "unauthorized");
+    node.post("/api/none/1")
+        .send()
+        .await
+        .problem(401, "unauthorized");
     for path in ["/metrics", "/cluster", "/plugins", "/cluster/owner/echo/1"] {
         assert_eq!(node.admin(path).await.status, 401, "{path}");
     }
     for path in ["/livez", "/readyz"] {
         assert_eq!(node.admin(path).await.status, 200, "{path}");
     }
-    let with_token = node.request_admin("/cluster").header("authorization", &format!("Bearer {FIRST}"));
+    let with_token = node
+        .request_admin("/cluster")
+        .header("authorization", &format!("Bearer {FIRST}"));
     with_token.send().await.ok();
 
     put(&file, &format!("{FIRST}\n{SECOND}\n"));
@@ -71,7 +87,9 @@ async fn with_a_token_file_a_token_is_needed() {
     put(&file, "short");
     let told = node.event("files-wrong").await;
     assert!(
-        told.contains("the tokens stay as they are") && told.contains("line 1") && !told.contains("short"),
+        told.contains("the tokens stay as they are")
+            && told.contains("line 1")
+            && !told.contains("short"),
         "{told}"
     );
     assert_eq!(status_with(&node, SECOND).await, 200);
@@ -82,7 +100,10 @@ async fn whatever_stands_in_the_place_of_a_file_its_next_one_is_read() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("tokens");
     put(&file, FIRST);
-    let node = Setup::new(Plugins::usual()).flag("--token-file", file.to_str().unwrap()).ready().await;
+    let node = Setup::new(Plugins::usual())
+        .flag("--token-file", file.to_str().unwrap())
+        .ready()
+        .await;
     let beside = file.with_extension("new");
     mknodat(CWD, &beside, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     fs::rename(&beside, &file).unwrap();
@@ -101,9 +122,18 @@ async fn a_setting_that_names_what_has_no_end_is_wrong() {
     let directory = TempDir::new().unwrap();
     let pipe = directory.path().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    for flag in ["--config", "--outbound-ca", "--trusted-keys", "--secret-file", "--token-file"] {
+    for flag in [
+        "--config",
+        "--outbound-ca",
+        "--trusted-keys",
+        "--secret-file",
+        "--token-file",
+    ] {
         for file in [Path::new("/dev/zero"), &pipe] {
-            let (code, said) = Setup::new(Plugins::usual()).flag(flag, file.to_str().unwrap()).fail().await;
+            let (code, said) = Setup::new(Plugins::usual())
+                .flag(flag, file.to_str().unwrap())
+                .fail()
+                .await;
             assert_eq!(code, 2, "{flag} {file:?}: {said}");
         }
     }
@@ -130,19 +160,40 @@ async fn a_node_that_is_not_root_takes_what_is_mounted_for_its_group() {
         fs::set_permissions(file, Permissions::from_mode(0o440)).unwrap();
         given.push(chown(file, None, Some(GROUP)));
     }
-    let skipped = |needs: &str| skipped("a_node_that_is_not_root_takes_what_is_mounted_for_its_group", needs);
+    let skipped = |needs: &str| {
+        skipped(
+            "a_node_that_is_not_root_takes_what_is_mounted_for_its_group",
+            needs,
+        )
+    };
     if given.iter().any(Result::is_err) {
         return skipped("root (`sudo`), to start a node as another user and to give it files");
     }
     let mut command = Command::new(binary());
     command.env_clear().uid(NOBODY).gid(GROUP);
-    command.args(["--http-port", "0", "--cluster-port", "0", "--admin-port", "0", "--log-format", "json"]);
-    for (flag, path) in
-        [("--plugins", &plugins), ("--data-dir", &data), ("--secret-file", &secret), ("--token-file", &tokens)]
-    {
+    command.args([
+        "--http-port",
+        "0",
+        "--cluster-port",
+        "0",
+        "--admin-port",
+        "0",
+        "--log-format",
+        "json",
+    ]);
+    for (flag, path) in [
+        ("--plugins", &plugins),
+        ("--data-dir", &data),
+        ("--secret-file", &secret),
+        ("--token-file", &tokens),
+    ] {
         command.arg(flag).arg(path);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut node = match command.spawn() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return skipped("a binary that another user can reach (`chmod o+x` on the way to it)");
@@ -154,7 +205,10 @@ async fn a_node_that_is_not_root_takes_what_is_mounted_for_its_group() {
     let is_ready = async {
         while let Some(line) = lines.next_line().await.unwrap() {
             said.push(line);
-            if said.last().is_some_and(|line| line.contains(r#""message":"ready""#)) {
+            if said
+                .last()
+                .is_some_and(|line| line.contains(r#""message":"ready""#))
+            {
                 return true;
             }
         }
@@ -166,9 +220,15 @@ async fn a_node_that_is_not_root_takes_what_is_mounted_for_its_group() {
 
 #[tokio::test]
 async fn an_admin_api_on_a_network_needs_tokens() {
-    let (code, said) = Setup::new(Plugins::usual()).flag("--admin-bind", "0.0.0.0").fail().await;
+    let (code, said) = Setup::new(Plugins::usual())
+        .flag("--admin-bind", "0.0.0.0")
+        .fail()
+        .await;
     assert_eq!(code, 2);
-    assert!(said.contains("admin_bind") && said.contains("token_file"), "{said}");
+    assert!(
+        said.contains("admin_bind") && said.contains("token_file"),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -185,12 +245,17 @@ async fn the_admin_api_is_not_for_pages_of_other_sites() {
             assert_eq!(answer.status, 403, "{name} {path}: {}", answer.text());
         }
     }
-    node.request_admin("/cluster").header("sec-fetch-site", "none").send().await.ok();
+    node.request_admin("/cluster")
+        .header("sec-fetch-site", "none")
+        .send()
+        .await
+        .ok();
 }
 
 /// Makes a certificate for `localhost`, and puts it and its key into their files.
 fn new_certificate(certificate: &Path, key: &Path) -> CertificateDer<'static> {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     put(key, &signing_key.serialize_pem());
     put(certificate, &cert.pem());
     cert.der().clone()
@@ -204,17 +269,24 @@ async fn connect(
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     let stream = TcpStream::connect(&node.http).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("localhost").unwrap(), stream)
+        .await
 }
 
 #[tokio::test]
 async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
     let directory = TempDir::new().unwrap();
-    let (certificate, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let (certificate, key) = (
+        directory.path().join("cert.pem"),
+        directory.path().join("key.pem"),
+    );
     let first = new_certificate(&certificate, &key);
     let setup = Setup::new(Plugins::usual()).flag("--tls-cert", certificate.to_str().unwrap());
     let node = setup.flag("--tls-key", key.to_str().unwrap()).ready().await;
@@ -223,16 +295,27 @@ async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""partitionKey":"1""#), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""partitionKey":"1""#),
+        "{answer}"
+    );
     let stream = connect(&node, &first, b"h2").await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let client = Http2::over(stream).await;
     let requests = (0..20).map(|key| {
         let (client, url) = (&client, format!("https://localhost/api/echo/{key}"));
-        async move { client.post(&url, r#"{"a":1}"#).await.expect("the connection ends") }
+        async move {
+            client
+                .post(&url, r#"{"a":1}"#)
+                .await
+                .expect("the connection ends")
+        }
     });
     for (key, answer) in join_all(requests).await.iter().enumerate() {
-        assert_eq!(answer.ok(), format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#));
+        assert_eq!(
+            answer.ok(),
+            format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#)
+        );
     }
     // Who speaks plain HTTP gets nothing of it.
     assert!(node.post("/api/echo/1").try_send().await.is_err());
@@ -242,7 +325,13 @@ async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
     assert!(connect(&node, &first, b"http/1.1").await.is_err());
     put(&certificate, "no certificate");
     // Between its two files, the second certificate may have been found wrong for a moment as well.
-    let told = node.log_line("cert.pem has no certificate in PEM form").await;
-    assert!(told.contains(r#""event":"files-wrong""#) && told.contains("certificates of the public API"), "{told}");
+    let told = node
+        .log_line("cert.pem has no certificate in PEM form")
+        .await;
+    assert!(
+        told.contains(r#""event":"files-wrong""#)
+            && told.contains("certificates of the public API"),
+        "{told}"
+    );
     connect(&node, &second, b"http/1.1").await.unwrap();
 }

@@ -11,7 +11,10 @@ use crate::harness::{Plugins, Setup, wait_for_mesh};
 
 /// A key on each node: what is asked of `n1` runs there, or is forwarded.
 async fn keys(nodes: &[Node], stream: &str) -> [String; 2] {
-    [nodes[0].key_owned_by(stream, "n1").await, nodes[0].key_owned_by(stream, "n2").await]
+    [
+        nodes[0].key_owned_by(stream, "n1").await,
+        nodes[0].key_owned_by(stream, "n2").await,
+    ]
 }
 
 #[tokio::test]
@@ -26,10 +29,18 @@ async fn every_shape_of_json_is_merged_behind_the_address() {
             ("null", r#","body":null"#),
             ("{}", ""),
             ("", ""),
-            (r#"{"stream":"other","partitionKey":"other","a":1}"#, r#","a":1"#),
+            (
+                r#"{"stream":"other","partitionKey":"other","a":1}"#,
+                r#","a":1"#,
+            ),
         ] {
-            let answer = nodes[0].post(&format!("/api/echo/{key}")).json(body).send().await;
-            let expected = format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}"{rest}}}}}"#);
+            let answer = nodes[0]
+                .post(&format!("/api/echo/{key}"))
+                .json(body)
+                .send()
+                .await;
+            let expected =
+                format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}"{rest}}}}}"#);
             assert_eq!(answer.ok(), expected, "for the body {body:?}");
         }
     }
@@ -43,12 +54,25 @@ async fn bytes_of_any_type_and_size_arrive_as_they_were_sent() {
         // Around a chunk of the peer path, and the default limit.
         for size in [0, 1, 256, 65_535, 65_536, 65_537, 300_000, 1 << 20] {
             let body: Vec<u8> = every_byte.iter().copied().cycle().take(size).collect();
-            let request = nodes[0].post(&format!("/api/fickle/{key}")).header("content-type", "image/x-test");
+            let request = nodes[0]
+                .post(&format!("/api/fickle/{key}"))
+                .header("content-type", "image/x-test");
             let answer = request.body(body.clone()).send().await;
-            assert_eq!((answer.status, answer.header("content-type")), (200, Some("image/x-test")));
-            assert!(answer.body == body, "{size} bytes came back as {} others", answer.body.len());
+            assert_eq!(
+                (answer.status, answer.header("content-type")),
+                (200, Some("image/x-test"))
+            );
+            assert!(
+                answer.body == body,
+                "{size} bytes came back as {} others",
+                answer.body.len()
+            );
         }
-        let over = nodes[0].post(&format!("/api/fickle/{key}")).body(vec![0; (1 << 20) + 1]).send().await;
+        let over = nodes[0]
+            .post(&format!("/api/fickle/{key}"))
+            .body(vec![0; (1 << 20) + 1])
+            .send()
+            .await;
         over.problem(413, "body-too-large");
     }
 }
@@ -56,7 +80,9 @@ async fn bytes_of_any_type_and_size_arrive_as_they_were_sent() {
 /// What the guest `fickle` makes of a body.
 #[cfg(target_os = "linux")]
 fn checksum(body: &[u8]) -> u64 {
-    body.iter().fold(1, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
+    body.iter().fold(1, |sum: u64, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -65,11 +91,16 @@ async fn bodies_as_large_as_may_be_go_side_by_side() {
     const LARGEST: usize = 64 << 20;
     let start = |id: &str| {
         let plugins = Plugins::usual().with_file("fickle.toml", "memory_mb = 256\n");
-        let setup = Setup::new(plugins).id(id).flag("--max-body", &LARGEST.to_string());
+        let setup = Setup::new(plugins)
+            .id(id)
+            .flag("--max-body", &LARGEST.to_string());
         // However long it takes.
-        setup.flag("--timeout", "1h").flag("--request-timeout", "1h")
+        setup
+            .flag("--timeout", "1h")
+            .flag("--request-timeout", "1h")
     };
-    // With one core it has one connection to the other: two of these bodies have room on it, and the third waits for it.
+    // With one core it has one connection to the other: two of these bodies have room on it, and
+    // the third waits for it.
     let first = start("n1").one_core().start().await;
     let second = start("n2").seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
@@ -81,7 +112,12 @@ async fn bodies_as_large_as_may_be_go_side_by_side() {
     let large = join_all((0..3).map(|_| first.post(&path).body(body.clone()).send()));
     let small = async {
         for _ in 0..20 {
-            first.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+            first
+                .post(&format!("/api/echo/{key}"))
+                .json("{}")
+                .send()
+                .await
+                .ok();
         }
     };
     let (answers, ()) = tokio::join!(large, small);
@@ -89,8 +125,14 @@ async fn bodies_as_large_as_may_be_go_side_by_side() {
         assert_eq!((answer.ok(), answer.node()), (expected.as_str(), "n2"));
     }
     // A reply has a limit of its own.
-    let reply = first.post(&format!("/api/fickle/{key}?bytes={}", 16 << 20)).send().await;
-    assert_eq!((reply.status, reply.node(), reply.body.len()), (200, "n2", 16 << 20));
+    let reply = first
+        .post(&format!("/api/fickle/{key}?bytes={}", 16 << 20))
+        .send()
+        .await;
+    assert_eq!(
+        (reply.status, reply.node(), reply.body.len()),
+        (200, "n2", 16 << 20)
+    );
 }
 
 #[tokio::test]
@@ -99,16 +141,35 @@ async fn a_handlers_status_and_headers_reach_the_caller() {
     for key in keys(&nodes, "fickle").await {
         let path = format!("/api/fickle/{key}");
         for status in [200, 201, 302, 404, 503] {
-            let answer = nodes[0].post(&format!("{path}?status={status}")).send().await;
+            let answer = nodes[0]
+                .post(&format!("{path}?status={status}"))
+                .send()
+                .await;
             assert_eq!((answer.status, answer.text()), (status, "as told"));
         }
-        assert_eq!(nodes[0].post(&format!("{path}?status=204")).send().await.status, 204);
-        let answer = nodes[0].post(&format!("{path}?header=x-made-up:by+me")).send().await;
+        assert_eq!(
+            nodes[0]
+                .post(&format!("{path}?status=204"))
+                .send()
+                .await
+                .status,
+            204
+        );
+        let answer = nodes[0]
+            .post(&format!("{path}?header=x-made-up:by+me"))
+            .send()
+            .await;
         assert_eq!(answer.header("x-made-up"), Some("by+me"));
         // Those that are the host's to say are left out.
-        let answer = nodes[0].post(&format!("{path}?header=meshage-made-up:x")).send().await;
+        let answer = nodes[0]
+            .post(&format!("{path}?header=meshage-made-up:x"))
+            .send()
+            .await;
         assert_eq!((answer.ok(), answer.header("meshage-made-up")), ("", None));
-        let answer = nodes[0].post(&format!("{path}?header=content-length:5")).send().await;
+        let answer = nodes[0]
+            .post(&format!("{path}?header=content-length:5"))
+            .send()
+            .await;
         assert_eq!(answer.header("content-length"), Some("0"));
     }
 }

@@ -1,10 +1,10 @@
 //! A plugin that cannot run says what is wrong, what was expected and what to do: in the words of
 //! `tests/broken/*/error.txt`, from `meshage-host check` as from a node.
 //!
-//! Each of those folders is one broken plugin: `plugin.wat` (text format; cut off at `plugin.length`, if there
-//! is one), `plugin.txt` (as it is), `plugin.guest` (the name of a guest) or `plugin.size` (a file of so many
-//! bytes), and perhaps its manifest. When words change on purpose: `BLESS=1 cargo xtask test broken`, and read the
-//! difference.
+//! Each of those folders is one broken plugin: `plugin.wat` (text format; cut off at
+//! `plugin.length`, if there is one), `plugin.txt` (as it is), `plugin.guest` (the name of a guest)
+//! or `plugin.size` (a file of so many bytes), and perhaps its manifest. When words change on
+//! purpose: `BLESS=1 cargo xtask test broken`, and read the difference.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,13 +22,19 @@ fn folder() -> PathBuf {
 
 /// Every broken plugin by its name, and what is expected to be said of it.
 fn write_all(plugins: &Plugins) -> BTreeMap<String, String> {
-    let cases = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let cases = fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     cases
         .map(|case| {
             let name = case.file_name().unwrap().to_str().unwrap().to_owned();
             write(&case, &plugins.path().join(format!("{name}.wasm")));
             if case.join("plugin.toml").exists() {
-                fs::copy(case.join("plugin.toml"), plugins.path().join(format!("{name}.toml"))).unwrap();
+                fs::copy(
+                    case.join("plugin.toml"),
+                    plugins.path().join(format!("{name}.toml")),
+                )
+                .unwrap();
             }
             let expected = fs::read_to_string(case.join("error.txt")).unwrap_or_default();
             (name, expected)
@@ -47,7 +53,10 @@ fn write(case: &Path, to: &Path) {
     } else if let Some(text) = read("plugin.guest") {
         fs::copy(guest(text.trim()), to).unwrap();
     } else if let Some(text) = read("plugin.size") {
-        fs::File::create(to).unwrap().set_len(text.trim().parse().unwrap()).unwrap();
+        fs::File::create(to)
+            .unwrap()
+            .set_len(text.trim().parse().unwrap())
+            .unwrap();
     } else {
         fs::copy(case.join("plugin.txt"), to).unwrap();
     }
@@ -67,7 +76,12 @@ async fn a_broken_plugin_says_what_is_wrong_and_what_to_do() {
     let mut differences = String::new();
     for (name, expected) in &expected {
         let file = plugins.path().join(format!("{name}.wasm"));
-        let output = Command::new(binary()).arg("check").arg(&file).output().await.unwrap();
+        let output = Command::new(binary())
+            .arg("check")
+            .arg(&file)
+            .output()
+            .await
+            .unwrap();
         assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
         let said = shown(std::str::from_utf8(&output.stdout).unwrap(), &plugins);
         if std::env::var_os("BLESS").is_some() {
@@ -87,54 +101,109 @@ async fn a_node_says_the_same_and_runs_the_others() {
     let listed = node.admin("/plugins").await.json();
     for (name, expected) in &expected {
         let is_it = |plugin: &&serde_json::Value| plugin["stream"] == name.as_str();
-        let plugin = listed["plugins"].as_array().unwrap().iter().find(is_it).unwrap();
+        let plugin = listed["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(is_it)
+            .unwrap();
         assert_eq!(plugin["state"], "failed", "{plugin}");
-        assert_eq!(shown(plugin["error"].as_str().unwrap(), &plugins), *expected, "{name}");
+        assert_eq!(
+            shown(plugin["error"].as_str().unwrap(), &plugins),
+            *expected,
+            "{name}"
+        );
     }
     // The others run, and only they are offered.
     node.post("/api/echo/1").send().await.ok();
     assert_eq!(node.view().await[&node.id].streams(), ["echo", "fickle"]);
-    node.post("/api/core-module/1").send().await.problem(404, "no-candidate");
+    node.post("/api/core-module/1")
+        .send()
+        .await
+        .problem(404, "no-candidate");
 }
 
 #[tokio::test]
 async fn check_is_content_with_what_is_good() {
     let good = guest("echo");
-    let output = Command::new(binary()).arg("check").args([&good, &guest("fickle")]).output().await.unwrap();
+    let output = Command::new(binary())
+        .arg("check")
+        .args([&good, &guest("fickle")])
+        .output()
+        .await
+        .unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.starts_with(&format!("{}: good; it is the stream echo\n", good.display())), "{said}");
+    assert!(
+        said.starts_with(&format!(
+            "{}: good; it is the stream echo\n",
+            good.display()
+        )),
+        "{said}"
+    );
     // Who has seen enough takes no more.
-    let mut child = Command::new(binary()).arg("check").arg(&good).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(binary())
+        .arg("check")
+        .arg(&good)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
     // One that is bad is enough.
-    let output = Command::new(binary()).arg("check").args([&good, &guest("alien")]).output().await.unwrap();
+    let output = Command::new(binary())
+        .arg("check")
+        .args([&good, &guest("alien")])
+        .output()
+        .await
+        .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
 /// What `check` says of something in the directory, and its exit code.
 async fn check(plugins: &Plugins, name: &str) -> (Option<i32>, String) {
-    let output = Command::new(binary()).arg("check").arg(plugins.path().join(name)).output().await.unwrap();
-    (output.status.code(), shown(std::str::from_utf8(&output.stdout).unwrap(), plugins))
+    let output = Command::new(binary())
+        .arg("check")
+        .arg(plugins.path().join(name))
+        .output()
+        .await
+        .unwrap();
+    (
+        output.status.code(),
+        shown(std::str::from_utf8(&output.stdout).unwrap(), plugins),
+    )
 }
 
 #[tokio::test]
 async fn check_says_what_is_no_plugin_file() {
-    let plugins = Plugins::empty().with_file("notes.txt", "hello").with("echo", "echo");
+    let plugins = Plugins::empty()
+        .with_file("notes.txt", "hello")
+        .with("echo", "echo");
     let at = |name: &str| plugins.path().join(name);
     fs::create_dir(at("folder.wasm")).unwrap();
     fs::rename(at("echo.wasm"), at("echo.WASM")).unwrap();
     symlink("releases/far.wasm", at("far.wasm")).unwrap();
     for (name, expected) in [
-        ("notes.txt", "PLUGINS/notes.txt: expected a component, <stream>.wasm\n"),
-        ("missing.wasm", "PLUGINS/missing.wasm cannot be read: No such file or directory (os error 2)\n"),
-        ("folder.wasm", "PLUGINS/folder.wasm: it is a directory; a component is a file, or a link to one\n"),
+        (
+            "notes.txt",
+            "PLUGINS/notes.txt: expected a component, <stream>.wasm\n",
+        ),
+        (
+            "missing.wasm",
+            "PLUGINS/missing.wasm cannot be read: No such file or directory (os error 2)\n",
+        ),
+        (
+            "folder.wasm",
+            "PLUGINS/folder.wasm: it is a directory; a component is a file, or a link to one\n",
+        ),
         (
             "echo.WASM",
             "PLUGINS/echo.WASM: it is not loaded, as a component is a file <stream>.wasm; name it echo.wasm\n",
         ),
-        ("far.wasm", "PLUGINS/far.wasm: it is a link to releases/far.wasm, where there is nothing\n"),
+        (
+            "far.wasm",
+            "PLUGINS/far.wasm: it is a link to releases/far.wasm, where there is nothing\n",
+        ),
     ] {
         assert_eq!(check(&plugins, name).await, (Some(1), expected.to_owned()));
     }
@@ -142,37 +211,64 @@ async fn check_says_what_is_no_plugin_file() {
 
 #[tokio::test]
 async fn check_warns_of_a_manifest_that_is_not_read() {
-    let plugins = Plugins::usual().with_file("echo.wasm.toml", "timeout_ms = 1").with_file("other.toml", "");
+    let plugins = Plugins::usual()
+        .with_file("echo.wasm.toml", "timeout_ms = 1")
+        .with_file("other.toml", "");
     let good = |name: &str| format!("PLUGINS/{name}.wasm: good; it is the stream {name}\n");
-    let misnamed =
-        "warning: PLUGINS/echo.wasm.toml: it is not read, as a manifest is a file <stream>.toml; name it echo.toml\n";
+    let misnamed = "warning: PLUGINS/echo.wasm.toml: it is not read, as a manifest is a file <stream>.toml; name it echo.toml\n";
     // A component is good, whatever lies beside it; what is another's is not mentioned.
-    assert_eq!(check(&plugins, "echo.wasm").await, (Some(0), good("echo") + misnamed));
-    assert_eq!(check(&plugins, "fickle.wasm").await, (Some(0), good("fickle")));
+    assert_eq!(
+        check(&plugins, "echo.wasm").await,
+        (Some(0), good("echo") + misnamed)
+    );
+    assert_eq!(
+        check(&plugins, "fickle.wasm").await,
+        (Some(0), good("fickle"))
+    );
 }
 
 #[tokio::test]
 async fn check_looks_at_everything_in_a_directory() {
-    let plugins = Plugins::usual().with_file("README.md", "hello").with_file("other.toml", "");
+    let plugins = Plugins::usual()
+        .with_file("README.md", "hello")
+        .with_file("other.toml", "");
     let good = "PLUGINS/echo.wasm: good; it is the stream echo\nPLUGINS/fickle.wasm: good; it is the stream fickle\n";
-    let unused = "warning: PLUGINS/other.toml: there is no other.wasm, whose manifest it would be\n";
+    let unused =
+        "warning: PLUGINS/other.toml: there is no other.wasm, whose manifest it would be\n";
     let directory = plugins.path().to_str().unwrap().to_owned();
-    assert_eq!(check(&plugins, &directory).await, (Some(0), format!("{good}{unused}")));
+    assert_eq!(
+        check(&plugins, &directory).await,
+        (Some(0), format!("{good}{unused}"))
+    );
     // One that is bad is enough, be it for its content or for its name.
-    let plugins = plugins.with_file("bad.wasm", "hello").with_file("upper.WASM", "");
+    let plugins = plugins
+        .with_file("bad.wasm", "hello")
+        .with_file("upper.WASM", "");
     let (code, said) = check(&plugins, &directory).await;
     assert_eq!(code, Some(1));
-    assert!(said.contains("PLUGINS/bad.wasm: it is not WebAssembly") && said.contains("name it upper.wasm"), "{said}");
+    assert!(
+        said.contains("PLUGINS/bad.wasm: it is not WebAssembly")
+            && said.contains("name it upper.wasm"),
+        "{said}"
+    );
     assert!(said.contains(good.lines().next().unwrap()), "{said}");
     // Whoever checks a directory expects something in it.
     let empty = Plugins::empty();
-    let expected = (Some(1), "PLUGINS: expected components, <stream>.wasm, and found none\n".to_owned());
-    assert_eq!(check(&empty, empty.path().to_str().unwrap()).await, expected);
+    let expected = (
+        Some(1),
+        "PLUGINS: expected components, <stream>.wasm, and found none\n".to_owned(),
+    );
+    assert_eq!(
+        check(&empty, empty.path().to_str().unwrap()).await,
+        expected
+    );
 }
 
 #[tokio::test]
 async fn what_was_built_against_any_0_1_runs() {
     let later = handwritten::handler_against("0.1.7", handwritten::NOTHING).unwrap();
-    let node = Setup::new(Plugins::empty().with_file("later.wasm", later)).ready().await;
+    let node = Setup::new(Plugins::empty().with_file("later.wasm", later))
+        .ready()
+        .await;
     assert_eq!(node.post("/api/later/1").send().await.ok(), "");
 }

@@ -1,5 +1,5 @@
-//! Handlers that keep a core busy: they take turns, on every core, and keep nobody else waiting. What is looked at is the
-//! time that the system gave to each thread of the node.
+//! Handlers that keep a core busy: they take turns, on every core, and keep nobody else waiting.
+//! What is looked at is the time that the system gave to each thread of the node.
 
 use std::collections::BTreeMap;
 use std::thread::available_parallelism;
@@ -15,8 +15,12 @@ const HALF_A_SECOND: u64 = 50;
 /// What each thread whose name is so, or is not, has had since then, the busiest first.
 fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: bool) -> Vec<u64> {
     let now = threads(node);
-    let had = now.iter().filter(|(_, (name, _))| (name == "lane") == is_lane);
-    let mut had: Vec<u64> = had.map(|(id, (_, ticks))| ticks - before.get(id).map_or(0, |(_, ticks)| *ticks)).collect();
+    let had = now
+        .iter()
+        .filter(|(_, (name, _))| (name == "lane") == is_lane);
+    let mut had: Vec<u64> = had
+        .map(|(id, (_, ticks))| ticks - before.get(id).map_or(0, |(_, ticks)| *ticks))
+        .collect();
     had.sort_unstable_by(|one, other| other.cmp(one));
     had
 }
@@ -24,7 +28,10 @@ fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: boo
 /// Opens a connection, and has a handler on it that never ends.
 async fn spin(node: &Node) -> TcpStream {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
-    stream.write_all(b"POST /api/fickle/1?spin HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST /api/fickle/1?spin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
     stream
 }
 
@@ -32,36 +39,58 @@ async fn spin(node: &Node) -> TcpStream {
 async fn two_busy_clients_use_two_cores_wherever_their_connections_are() {
     let cores = available_parallelism().unwrap().get();
     if cores < 2 {
-        return skipped("two_busy_clients_use_two_cores_wherever_their_connections_are", "two cores");
+        return skipped(
+            "two_busy_clients_use_two_cores_wherever_their_connections_are",
+            "two cores",
+        );
     }
-    let node = Setup::new(Plugins::usual()).flag("--timeout", "1h").ready().await;
+    let node = Setup::new(Plugins::usual())
+        .flag("--timeout", "1h")
+        .ready()
+        .await;
     // Connections take lanes in turn: these two get the same one.
     let first = spin(&node).await;
     let mut others = Vec::new();
     for number in 1..cores {
         others.push(TcpStream::connect(&node.http).await.unwrap());
-        node.wait_for_metric(&format!("meshage_client_connections {}", number + 1)).await;
+        node.wait_for_metric(&format!("meshage_client_connections {}", number + 1))
+            .await;
     }
     let second = spin(&node).await;
     node.wait_until_running("fickle", 2).await;
     let before = threads(&node);
-    until(|| async { had_since(&node, &before, false).get(1).is_some_and(|had| *had >= HALF_A_SECOND) }).await;
+    until(|| async {
+        had_since(&node, &before, false)
+            .get(1)
+            .is_some_and(|had| *had >= HALF_A_SECOND)
+    })
+    .await;
     let lanes: u64 = had_since(&node, &before, true).iter().sum();
-    assert!(lanes < HALF_A_SECOND, "lanes had {lanes} ticks: long calls are still there");
+    assert!(
+        lanes < HALF_A_SECOND,
+        "lanes had {lanes} ticks: long calls are still there"
+    );
     drop((first, second, others));
     node.wait_until_running("fickle", 0).await;
 }
 
 #[tokio::test]
 async fn busy_handlers_keep_no_short_call_waiting() {
-    let node = Setup::new(Plugins::usual()).flag("--timeout", "1h").ready().await;
+    let node = Setup::new(Plugins::usual())
+        .flag("--timeout", "1h")
+        .ready()
+        .await;
     let mut busy = Vec::new();
     for _ in 0..8 {
         busy.push(spin(&node).await);
     }
     node.wait_until_running("fickle", 8).await;
     for key in 0..100 {
-        node.post(&format!("/api/echo/{key}")).json("{}").send().await.ok();
+        node.post(&format!("/api/echo/{key}"))
+            .json("{}")
+            .send()
+            .await
+            .ok();
     }
     drop(busy);
     node.wait_until_running("fickle", 0).await;

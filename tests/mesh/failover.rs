@@ -1,10 +1,13 @@
-//! What happens to a mesh under load when its nodes go: only what was in flight on a node that is lost is lost.
+//! What happens to a mesh under load when its nodes go: only what was in flight on a node that is
+//! lost is lost.
 
 use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::harness::{IN_FLIGHT_MAX, Node, Plugins, Secret, Sent, Setup, Traffic, mesh, refs, until, wait_for_mesh};
+use crate::harness::{
+    IN_FLIGHT_MAX, Node, Plugins, Secret, Sent, Setup, Traffic, mesh, refs, until, wait_for_mesh,
+};
 
 /// Waits until these see each other and nobody else.
 async fn wait_until_gone(nodes: &[Node]) {
@@ -15,15 +18,22 @@ async fn wait_until_gone(nodes: &[Node]) {
     println!("views agree after {:?}", began.elapsed());
 }
 
-/// A broadcast to three nodes, one of which is lost: the two others answer, and the lost one has its problem, unless it is
-/// known to be gone.
+/// A broadcast to three nodes, one of which is lost: the two others answer, and the lost one has
+/// its problem, unless it is known to be gone.
 async fn broadcasts(node: &Node) {
     let answer = node.post("/api/broadcast/echo/1").json("{}").send().await;
     let elements = answer.json();
-    let (good, bad): (Vec<_>, Vec<_>) =
-        elements.as_array().unwrap().iter().partition(|element| element["echoed"].is_object());
+    let (good, bad): (Vec<_>, Vec<_>) = elements
+        .as_array()
+        .unwrap()
+        .iter()
+        .partition(|element| element["echoed"].is_object());
     assert_eq!(good.len(), 2, "{elements}");
-    assert!(bad.iter().all(|problem| problem["node"] == "n3" && problem["status"].is_number()), "{elements}");
+    assert!(
+        bad.iter()
+            .all(|problem| problem["node"] == "n3" && problem["status"].is_number()),
+        "{elements}"
+    );
 }
 
 /// Starts a node, and waits until it serves its share of what the others are asked.
@@ -45,13 +55,29 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     victim.kill().await;
     broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
-    let Sent { requests, failed, .. } = traffic.stop().await;
-    // Each survivor hears of it by itself: a client that has lost a request by the one may yet lose another by the other.
+    let Sent {
+        requests, failed, ..
+    } = traffic.stop().await;
+    // Each survivor hears of it by itself: a client that has lost a request by the one may yet lose
+    // another by the other.
     let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
-    assert!(failed.len() <= in_flight_max, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
-    assert!(failed.iter().all(|failure| failure.contains("urn:meshage:lost")), "{failed:?}");
+    assert!(
+        failed.len() <= in_flight_max,
+        "{} of {requests} failed, such as {:?}",
+        failed.len(),
+        failed[0]
+    );
+    assert!(
+        failed
+            .iter()
+            .all(|failure| failure.contains("urn:meshage:lost")),
+        "{failed:?}"
+    );
     let told = nodes[0].event("failover").await;
-    assert!(told.contains(r#""node":"n3""#) && told.contains(r#""because":"#), "{told}");
+    assert!(
+        told.contains(r#""node":"n3""#) && told.contains(r#""because":"#),
+        "{told}"
+    );
     nodes[0].event("breaker-changed").await;
 }
 
@@ -65,8 +91,15 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     broadcasts(&nodes[0]).await;
     wait_until_gone(&nodes).await;
     traffic.wait_for(500).await;
-    let Sent { requests, failed, .. } = traffic.stop().await;
-    assert!(failed.len() <= IN_FLIGHT_MAX, "{} of {requests} failed, such as {:?}", failed.len(), failed[0]);
+    let Sent {
+        requests, failed, ..
+    } = traffic.stop().await;
+    assert!(
+        failed.len() <= IN_FLIGHT_MAX,
+        "{} of {requests} failed, such as {:?}",
+        failed.len(),
+        failed[0]
+    );
     victim.signal(Signal::CONT);
     wait_for_mesh(&[&nodes[0], &nodes[1], &victim]).await;
 }
@@ -75,7 +108,11 @@ async fn a_hang_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
 async fn restart_each(setup: impl Fn() -> Setup) {
     let mut nodes = Vec::new();
     for number in 1..=3 {
-        let node = setup().id(&format!("n{number}")).seeds(&refs(&nodes)).start().await;
+        let node = setup()
+            .id(&format!("n{number}"))
+            .seeds(&refs(&nodes))
+            .start()
+            .await;
         nodes.push(node);
     }
     wait_for_mesh(&refs(&nodes)).await;
@@ -112,7 +149,8 @@ async fn nodes_that_join_get_their_share_and_no_request_fails() {
         // The clients are those of the nodes that are there.
         let traffic = Traffic::start("echo", &refs(&nodes));
         traffic.wait_for(200).await;
-        let joiner = start_and_serve(Setup::new(Plugins::usual()), &format!("n{number}"), &nodes).await;
+        let joiner =
+            start_and_serve(Setup::new(Plugins::usual()), &format!("n{number}"), &nodes).await;
         nodes.push(joiner);
         wait_for_mesh(&refs(&nodes)).await;
         traffic.wait_for(200).await;
@@ -138,9 +176,14 @@ async fn a_node_that_was_killed_gets_its_share_back_at_once() {
 async fn a_second_node_that_claims_an_id_costs_no_request() {
     let nodes = mesh(2).await;
     let traffic = Traffic::start("echo", &refs(&nodes));
-    let mut late = Setup::new(Plugins::usual()).id("n2").seeds(&[&nodes[0]]).start().await;
+    let mut late = Setup::new(Plugins::usual())
+        .id("n2")
+        .seeds(&[&nodes[0]])
+        .start()
+        .await;
     // Its last word; when the system is done with what it had open is not waited for under load.
-    late.log_line("another live node has the id n2 already").await;
+    late.log_line("another live node has the id n2 already")
+        .await;
     traffic.wait_for(200).await;
     traffic.none_failed().await;
     assert_eq!(late.ended().await.code(), Some(1));
@@ -152,7 +195,12 @@ async fn the_view_shows_the_breaker_of_each_peer() {
     let nodes = mesh(2).await;
     let breakers = async || -> Vec<String> {
         let cluster = nodes[0].admin("/cluster").await.json();
-        cluster["nodes"].as_array().unwrap().iter().map(|node| node["breaker"].to_string()).collect()
+        cluster["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|node| node["breaker"].to_string())
+            .collect()
     };
     until(|| async { breakers().await == ["null", "\"closed\""] }).await;
 }

@@ -1,4 +1,5 @@
-//! Peers that want more than their share: what they ask for and do not take, or announce and do not send, is bounded.
+//! Peers that want more than their share: what they ask for and do not take, or announce and do not
+//! send, is bounded.
 
 use std::time::Duration;
 
@@ -26,9 +27,14 @@ async fn a_peer_that_asks_and_takes_nothing_is_ended() {
     let (_reader, mut writer) = greeted(&nodes[0]).await.into_split();
     let pings = frame(PING, &[]).repeat(100_000);
     let asking = async { while writer.write_all(&pings).await.is_ok() {} };
-    timeout(HANG, asking).await.expect("the connection stays open");
+    timeout(HANG, asking)
+        .await
+        .expect("the connection stays open");
     let after = taken(&nodes[0]).resident_mb;
-    assert!(after < before + GROWTH_MB_MAX, "memory grows from {before} to {after} MB");
+    assert!(
+        after < before + GROWTH_MB_MAX,
+        "memory grows from {before} to {after} MB"
+    );
     nodes[0].log_line("it has taken nothing for too long").await;
     nodes[0].post("/api/echo/1").json("{}").send().await.ok();
 }
@@ -39,7 +45,10 @@ async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
     let (_reader, mut writer) = greeted(&node).await.into_split();
     // GETs of 16 MB each from `fickle`: more than sockets hold.
     for id in 1..=4_u32 {
-        let call = Call { query: "bytes=16000000", ..Call::of(id, "GET", "fickle") };
+        let call = Call {
+            query: "bytes=16000000",
+            ..Call::of(id, "GET", "fickle")
+        };
         writer.write_all(&call.frame()).await.unwrap();
     }
     let living = async {
@@ -48,7 +57,9 @@ async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
             pings.tick().await;
         }
     };
-    timeout(HANG, living).await.expect("the connection stays open");
+    timeout(HANG, living)
+        .await
+        .expect("the connection stays open");
     node.log_line("it has taken nothing for too long").await;
     assert_eq!(node.served("fickle").await, 4);
 }
@@ -57,26 +68,51 @@ async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
 async fn what_peers_announce_takes_its_room() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;
-    // A POST of 64 MiB to `echo`, of which one byte is there: of such bodies there is room for four.
+    // A POST of 64 MiB to `echo`, of which one byte is there: of such bodies there is room for
+    // four.
     for id in 1..=5_u32 {
-        let call = Call { body_bytes: 64 << 20, body: b"x", ..Call::of(id, "POST", "echo") };
+        let call = Call {
+            body_bytes: 64 << 20,
+            body: b"x",
+            ..Call::of(id, "POST", "echo")
+        };
         stream.write_all(&call.frame()).await.unwrap();
     }
     let (kind, rest) = next_frame(&mut stream).await.expect("no answer");
     assert_eq!((kind, &rest[..4]), (FAULT, &5_u32.to_be_bytes()[..]));
-    let problem = node.post("/api/echo/1").body(vec![b'x'; 4096]).send().await.problem(503, "overloaded");
-    assert!(problem["detail"].as_str().unwrap().contains("memory"), "{problem}");
+    let problem = node
+        .post("/api/echo/1")
+        .body(vec![b'x'; 4096])
+        .send()
+        .await
+        .problem(503, "overloaded");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("memory"),
+        "{problem}"
+    );
     // They end with their connection.
     drop(stream);
-    crate::harness::until(|| async { node.post("/api/fickle/1").body(vec![b'x'; 4096]).send().await.status == 200 })
-        .await;
+    crate::harness::until(|| async {
+        node.post("/api/fickle/1")
+            .body(vec![b'x'; 4096])
+            .send()
+            .await
+            .status
+            == 200
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_call_that_comes_without_time_is_not_run() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;
-    let call = Call { remaining: Duration::ZERO, body_bytes: 2, body: b"{}", ..Call::of(1, "POST", "echo") };
+    let call = Call {
+        remaining: Duration::ZERO,
+        body_bytes: 2,
+        body: b"{}",
+        ..Call::of(1, "POST", "echo")
+    };
     stream.write_all(&call.frame()).await.unwrap();
     let (kind, rest) = next_frame(&mut stream).await.expect("no answer");
     assert_eq!((kind, &rest[..4]), (FAULT, &1_u32.to_be_bytes()[..]));
@@ -86,7 +122,9 @@ async fn a_call_that_comes_without_time_is_not_run() {
 #[tokio::test]
 async fn a_message_that_did_not_leave_the_node_may_be_sent_again() {
     let start = |id: &'static str| {
-        let setup = Setup::new(Plugins::usual()).id(id).flag("--max-body", "67108864");
+        let setup = Setup::new(Plugins::usual())
+            .id(id)
+            .flag("--max-body", "67108864");
         setup.flag("--timeout", "400ms")
     };
     let first = start("n1").start().await;
@@ -95,7 +133,11 @@ async fn a_message_that_did_not_leave_the_node_may_be_sent_again() {
     let key = first.key_owned_by("fickle", "n2").await;
     second.hang().await;
     // More than the system takes for a peer that reads nothing.
-    let answer = first.post(&format!("/api/fickle/{key}?describe")).body(vec![b'x'; 48 << 20]).send().await;
+    let answer = first
+        .post(&format!("/api/fickle/{key}?describe"))
+        .body(vec![b'x'; 48 << 20])
+        .send()
+        .await;
     second.signal(rustix::process::Signal::CONT);
     // Or its breaker has opened already, and the next in rank has answered.
     if answer.status != 200 {

@@ -16,8 +16,20 @@ fn digest(component: &[u8]) -> String {
 async fn versions(node: &Node, stream: &str) -> Vec<(String, String, String)> {
     let listed = node.admin("/plugins").await.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let of_stream = listed["plugins"].as_array().unwrap().iter().filter(|plugin| plugin["stream"] == stream);
-    of_stream.map(|plugin| (text(&plugin["state"]), text(&plugin["digest"]), text(&plugin["error"]))).collect()
+    let of_stream = listed["plugins"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|plugin| plugin["stream"] == stream);
+    of_stream
+        .map(|plugin| {
+            (
+                text(&plugin["state"]),
+                text(&plugin["digest"]),
+                text(&plugin["error"]),
+            )
+        })
+        .collect()
 }
 
 /// Waits until the node runs this component for the stream, and nothing is wrong with its file.
@@ -27,19 +39,26 @@ async fn wait_until_serving(nodes: &[&Node], stream: &str, component: &[u8]) {
         until(|| async {
             let versions = versions(node, stream).await;
             let is_failed = versions.iter().any(|(state, ..)| state == "failed");
-            versions.iter().any(|(state, found, _)| state == "ready" && *found == digest) && !is_failed
+            versions
+                .iter()
+                .any(|(state, found, _)| state == "ready" && *found == digest)
+                && !is_failed
         })
         .await;
         // The others have heard of it.
         for other in nodes {
-            until(|| async { node.view().await[&other.id].offers.get(stream) == Some(&digest) }).await;
+            until(|| async { node.view().await[&other.id].offers.get(stream) == Some(&digest) })
+                .await;
         }
     }
 }
 
 async fn wait_until_failed(node: &Node, stream: &str, error: &str) {
     until(|| async {
-        versions(node, stream).await.iter().any(|(state, _, found)| state == "failed" && found.contains(error))
+        versions(node, stream)
+            .await
+            .iter()
+            .any(|(state, _, found)| state == "failed" && found.contains(error))
     })
     .await;
 }
@@ -53,13 +72,18 @@ async fn wait_until_gone(nodes: &[&Node], stream: &str) {
     }
 }
 
-/// What a node logs when the system tells it of a change, so that it need not wait for its next look.
+/// What a node logs when the system tells it of a change, so that it need not wait for its next
+/// look.
 const EVENT: &str = "plugins-directory-changed";
 
 /// Two nodes with one plugins directory.
 async fn pair(plugins: &Plugins) -> [Node; 2] {
     let first = Setup::new(plugins.clone()).id("n1").start().await;
-    let second = Setup::new(plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    let second = Setup::new(plugins.clone())
+        .id("n2")
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second]).await;
     [first, second]
 }
@@ -91,7 +115,11 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
     others.none_failed().await;
     fs::remove_file(plugins.path().join("other.wasm")).unwrap();
     wait_until_gone(&nodes, "other").await;
-    nodes[0].post("/api/other/1").send().await.problem(404, "no-candidate");
+    nodes[0]
+        .post("/api/other/1")
+        .send()
+        .await
+        .problem(404, "no-candidate");
     // A storm: twenty changes in two seconds, the last of which counts.
     let mut changes = tokio::time::interval(std::time::Duration::from_millis(100));
     for number in 10..30 {
@@ -104,9 +132,17 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
     assert!(sent > 1_000, "{sent} are few");
     // Of all those versions one is in memory.
     for node in nodes {
-        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#).await;
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#)
+            .await;
         // What nobody offers any more has no metrics either.
-        until(|| async { !node.admin("/metrics").await.text().contains(r#"stream="other""#) }).await;
+        until(|| async {
+            !node
+                .admin("/metrics")
+                .await
+                .text()
+                .contains(r#"stream="other""#)
+        })
+        .await;
     }
 }
 
@@ -115,7 +151,11 @@ async fn removed_on_one_node_the_other_takes_over_and_no_request_fails() {
     let plugins = || Plugins::empty().with("echo", "echo");
     let second_plugins = plugins();
     let first = Setup::new(plugins()).id("n1").start().await;
-    let second = Setup::new(second_plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    let second = Setup::new(second_plugins.clone())
+        .id("n2")
+        .seeds(&[&first])
+        .start()
+        .await;
     let nodes = [&first, &second];
     wait_for_mesh(&nodes).await;
     let traffic = Traffic::start("echo", &nodes);
@@ -142,11 +182,16 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
         node.wait_until_running("fickle", 1).await;
         plugins.put("fickle.wasm", &stamped("fickle", 1));
         wait_until_serving(&[&node], "fickle", &stamped("fickle", 1)).await;
-        let states = versions(&node, "fickle").await.into_iter().map(|(state, found, _)| (state, found));
+        let states = versions(&node, "fickle")
+            .await
+            .into_iter()
+            .map(|(state, found, _)| (state, found));
         let expected = [("ready", 1), ("draining", 0)];
-        let expected = expected.map(|(state, number)| (state.to_owned(), digest(&stamped("fickle", number))));
+        let expected =
+            expected.map(|(state, number)| (state.to_owned(), digest(&stamped("fickle", number))));
         assert_eq!(states.collect::<Vec<_>>(), expected);
-        node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#).await;
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#)
+            .await;
         // Messages run on the new one.
         assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
         assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
@@ -154,10 +199,12 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
     };
     let (answer, ()) = tokio::join!(running, replaced);
     assert_eq!(answer.ok(), "open");
-    node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 1"#).await;
+    node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 1"#)
+        .await;
     assert_eq!(versions(&node, "fickle").await.len(), 1);
     // Counted through all versions.
-    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 4"#).await;
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 4"#)
+        .await;
 }
 
 #[tokio::test]
@@ -166,7 +213,10 @@ async fn a_file_that_is_touched_makes_no_other_version() {
     let node = Setup::new(plugins.clone()).ready().await;
     assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
     for times in 1..=2 {
-        let file = fs::File::options().append(true).open(plugins.path().join("fickle.wasm")).unwrap();
+        let file = fs::File::options()
+            .append(true)
+            .open(plugins.path().join("fickle.wasm"))
+            .unwrap();
         file.set_modified(SystemTime::now()).unwrap();
         until(|| async { node.events("plugin-unchanged") == times }).await;
         let listed = versions(&node, "fickle").await;
@@ -175,9 +225,14 @@ async fn a_file_that_is_touched_makes_no_other_version() {
     }
     // It is the one that has counted before.
     assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
-    assert_eq!(node.admin("/plugins").await.json()["plugins"][0]["calls"], 2);
-    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 2"#).await;
-    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="idle"} 1"#).await;
+    assert_eq!(
+        node.admin("/plugins").await.json()["plugins"][0]["calls"],
+        2
+    );
+    node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 2"#)
+        .await;
+    node.wait_for_metric(r#"meshage_instances{stream="fickle",state="idle"} 1"#)
+        .await;
 }
 
 #[tokio::test]
@@ -202,7 +257,9 @@ async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
 
 #[tokio::test]
 async fn a_file_that_stays_broken_is_told_once() {
-    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0)).with_file("bad.wasm", "bad");
+    let plugins = Plugins::empty()
+        .with_file("echo.wasm", stamped("echo", 0))
+        .with_file("bad.wasm", "bad");
     let node = Setup::new(plugins.clone()).ready().await;
     node.event("plugin-failed").await;
     plugins.put("echo.wasm", b"broken");
@@ -224,7 +281,11 @@ async fn links_are_followed_wherever_they_lead() {
     let at = |name: &str| plugins.path().join(name);
     let mount = |number: u8| {
         fs::create_dir(at(&format!("..version_{number}"))).unwrap();
-        fs::write(at(&format!("..version_{number}/echo.wasm")), stamped("echo", number)).unwrap();
+        fs::write(
+            at(&format!("..version_{number}/echo.wasm")),
+            stamped("echo", number),
+        )
+        .unwrap();
         std::os::unix::fs::symlink(format!("..version_{number}"), at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
     };
@@ -257,7 +318,10 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     fs::write(directory.join("echo.wasm"), stamped("echo", 0)).unwrap();
     fs::write(directory.join("other.wasm"), stamped("echo", 0)).unwrap();
     let debug = "info,meshage_host::plugins=debug";
-    let node = Setup::new(parent.subdirectory("plugins")).flag("--log", debug).ready().await;
+    let node = Setup::new(parent.subdirectory("plugins"))
+        .flag("--log", debug)
+        .ready()
+        .await;
     let traffic = Traffic::start("echo", &[&node]);
     fs::rename(&directory, parent.path().join("away")).unwrap();
     node.event("plugins-directory-unreadable").await;
@@ -287,7 +351,12 @@ async fn a_manifest_takes_effect_without_its_component() {
     let plugins = Plugins::empty().with("fickle", "fickle");
     let node = Setup::new(plugins.clone()).ready().await;
     let traffic = Traffic::start("fickle", &[&node]);
-    let seen = async || node.post("/api/fickle/1?headers").header("x-tenant", "a").send().await;
+    let seen = async || {
+        node.post("/api/fickle/1?headers")
+            .header("x-tenant", "a")
+            .send()
+            .await
+    };
     assert_eq!(seen().await.ok(), "");
     plugins.put("fickle.toml", b"headers = [\"x-tenant\"]\n");
     until(|| async { seen().await.ok() == "x-tenant: a" }).await;
@@ -343,7 +412,10 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
     };
     release(0);
     let debug = "info,meshage_host::plugins=debug";
-    let node = Setup::new(parent.subdirectory("current")).flag("--log", debug).ready().await;
+    let node = Setup::new(parent.subdirectory("current"))
+        .flag("--log", debug)
+        .ready()
+        .await;
     let traffic = Traffic::start("echo", &[&node]);
     release(1);
     wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
@@ -361,14 +433,24 @@ async fn a_plugin_that_is_removed_and_comes_back_the_same_is_there_again() {
     let node = Setup::new(plugins.clone()).ready().await;
     for round in 0..3 {
         fs::remove_file(plugins.path().join("echo.wasm")).unwrap();
-        until(|| async { versions(&node, "echo").await.iter().all(|(state, ..)| state == "draining") }).await;
+        until(|| async {
+            versions(&node, "echo")
+                .await
+                .iter()
+                .all(|(state, ..)| state == "draining")
+        })
+        .await;
         // It returns while it is being withdrawn, behind others that keep the loader busy.
         for other in 0..6 {
-            plugins.put(&format!("other-{other}.wasm"), &stamped("fickle", 100 + round * 6 + other));
+            plugins.put(
+                &format!("other-{other}.wasm"),
+                &stamped("fickle", 100 + round * 6 + other),
+            );
         }
         plugins.put("echo.wasm", &stamped("echo", 0));
         wait_until_serving(&[&node], "echo", &stamped("echo", 0)).await;
-        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#).await;
+        node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#)
+            .await;
         node.post("/api/echo/1").send().await.ok();
     }
 }
@@ -377,7 +459,11 @@ async fn a_plugin_that_is_removed_and_comes_back_the_same_is_there_again() {
 async fn nodes_of_one_host_compile_a_component_once() {
     let data = tempfile::tempdir().unwrap();
     let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
-    let node = |id: &str| Setup::new(plugins.clone()).id(id).flag("--data-dir", data.path().to_str().unwrap());
+    let node = |id: &str| {
+        Setup::new(plugins.clone())
+            .id(id)
+            .flag("--data-dir", data.path().to_str().unwrap())
+    };
     let first = node("n1").start().await;
     let second = node("n2").seeds(&[&first]).start().await;
     let nodes = [&first, &second];

@@ -21,14 +21,22 @@ const HOLDERS: usize = INSTANCES.div_ceil(AT_A_GATE);
 const ADDRESS_SPACE_KB: u64 = 16 << 20;
 
 async fn calls(node: &Node) -> u64 {
-    node.post("/api/fickle/1?calls").send().await.ok().parse().unwrap()
+    node.post("/api/fickle/1?calls")
+        .send()
+        .await
+        .ok()
+        .parse()
+        .unwrap()
 }
 
 async fn node(manifest: &str) -> Node {
-    Setup::new(Plugins::usual().with_file("fickle.toml", manifest)).ready().await
+    Setup::new(Plugins::usual().with_file("fickle.toml", manifest))
+        .ready()
+        .await
 }
 
-/// Runs so many messages of a stream at the same time, so that each has an instance of its own, and leaves the gate open.
+/// Runs so many messages of a stream at the same time, so that each has an instance of its own, and
+/// leaves the gate open.
 async fn run_at_once(node: &Node, stream: &str, gate: &Gate, count: usize) {
     let path = format!("/api/{stream}/1?{}", gate.act());
     let mut running: FuturesUnordered<_> = (0..count).map(|_| node.post(&path).send()).collect();
@@ -48,7 +56,8 @@ async fn an_instance_is_reused_up_to_its_number_of_calls() {
     for expected in [1, 2, 3, 1, 2, 3, 1] {
         assert_eq!(calls(&node).await, expected);
     }
-    node.wait_for_metric(r#"meshage_instances_made_total{stream="fickle"} 3"#).await;
+    node.wait_for_metric(r#"meshage_instances_made_total{stream="fickle"} 3"#)
+        .await;
 }
 
 #[tokio::test]
@@ -81,8 +90,15 @@ async fn instances_that_are_not_needed_any_more_go() {
     let node = node(&gate.manifest()).await;
     run_at_once(&node, "fickle", &gate, 20).await;
     assert!(calls(&node).await > 1);
-    let idle = |count: usize| format!(r#"meshage_instances{{stream="fickle",state="idle"}} {count}"#);
-    assert!(!node.admin("/metrics").await.text().contains(&format!("{}\n", idle(1))));
+    let idle =
+        |count: usize| format!(r#"meshage_instances{{stream="fickle",state="idle"}} {count}"#);
+    assert!(
+        !node
+            .admin("/metrics")
+            .await
+            .text()
+            .contains(&format!("{}\n", idle(1)))
+    );
     // One stays, for the next message.
     node.wait_for_metric(&idle(1)).await;
     assert!(calls(&node).await > 1);
@@ -92,7 +108,12 @@ async fn instances_that_are_not_needed_any_more_go() {
 async fn hold(held: &mut JoinSet<Answer>, count: usize, node: &Node, crowd: &Crowd, gate: &Gate) {
     let all = held.len() + count;
     for number in held.len()..all {
-        let url = format!("http://{}/api/holder-{}/1?{}", node.http, number % HOLDERS, gate.act());
+        let url = format!(
+            "http://{}/api/holder-{}/1?{}",
+            node.http,
+            number % HOLDERS,
+            gate.act()
+        );
         let client = crowd.client(number);
         held.spawn(async move { client.request(Method::POST, &url).send().await });
     }
@@ -107,26 +128,42 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
     // A thousand messages are as many connections to the gate, at both ends.
     need_open_files(4_096);
     let (warming, gate) = (Gate::new().await, Gate::new().await);
-    let plugins = Plugins::empty().with("echo", "echo").with("fresh", "fickle").with("warm", "fickle");
-    let plugins = plugins.with_file("fresh.toml", "instances = \"fresh\"\n").with_file("warm.toml", warming.manifest());
+    let plugins = Plugins::empty()
+        .with("echo", "echo")
+        .with("fresh", "fickle")
+        .with("warm", "fickle");
+    let plugins = plugins
+        .with_file("fresh.toml", "instances = \"fresh\"\n")
+        .with_file("warm.toml", warming.manifest());
     let plugins = (0..HOLDERS).fold(plugins, |plugins, number| {
         let stream = format!("holder-{number}");
-        plugins.with(&stream, "fickle").with_file(&format!("{stream}.toml"), gate.manifest())
+        plugins
+            .with(&stream, "fickle")
+            .with_file(&format!("{stream}.toml"), gate.manifest())
     });
     let node = Setup::new(plugins).flag("--timeout", "1h").ready().await;
     run_at_once(&node, "warm", &warming, AT_A_GATE).await;
     let fresh = async || node.post("/api/fresh/1").send().await;
-    // One that waited was made when the plugin was loaded. From now on each message needs a place for its own.
+    // One that waited was made when the plugin was loaded. From now on each message needs a place
+    // for its own.
     fresh().await.ok();
 
     let (crowd, mut held) = (Crowd::of(INSTANCES), JoinSet::new());
     // That of `echo` waits, those of `warm` do, and one place is left.
-    hold(&mut held, INSTANCES - 1 - AT_A_GATE - 1, &node, &crowd, &gate).await;
+    hold(
+        &mut held,
+        INSTANCES - 1 - AT_A_GATE - 1,
+        &node,
+        &crowd,
+        &gate,
+    )
+    .await;
     fresh().await.ok();
     hold(&mut held, 1, &node, &crowd, &gate).await;
     // All are taken: those that wait in vain make room, but for one of each plugin.
     fresh().await.ok();
-    node.wait_for_metric(r#"meshage_instances{stream="warm",state="idle"} 1"#).await;
+    node.wait_for_metric(r#"meshage_instances{stream="warm",state="idle"} 1"#)
+        .await;
     hold(&mut held, AT_A_GATE - 1, &node, &crowd, &gate).await;
     let refused = fresh().await.problem(503, "overloaded");
     assert_eq!(refused["retryable"], true);
@@ -147,13 +184,23 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn without_address_space_for_a_pool_a_node_warns_and_serves_all_the_same() {
-    let node = Setup::new(Plugins::usual()).address_space_kb_max(ADDRESS_SPACE_KB).ready().await;
+    let node = Setup::new(Plugins::usual())
+        .address_space_kb_max(ADDRESS_SPACE_KB)
+        .ready()
+        .await;
     node.event("no-instance-pool").await;
     node.post("/api/echo/1").json("{}").send().await.ok();
     // An instance is reused, and is not when it has crashed or was stopped at a limit.
     assert_eq!([calls(&node).await, calls(&node).await], [1, 2]);
-    for (act, kind) in [("panic=now", "crashed"), ("memory_mb=100", "limit-exceeded"), ("recurse", "limit-exceeded")] {
-        node.post(&format!("/api/fickle/1?{act}")).send().await.problem(500, kind);
+    for (act, kind) in [
+        ("panic=now", "crashed"),
+        ("memory_mb=100", "limit-exceeded"),
+        ("recurse", "limit-exceeded"),
+    ] {
+        node.post(&format!("/api/fickle/1?{act}"))
+            .send()
+            .await
+            .problem(500, kind);
         assert_eq!(calls(&node).await, 1, "after {act}");
     }
 }
@@ -163,6 +210,9 @@ async fn without_address_space_for_a_pool_a_node_warns_and_serves_all_the_same()
 async fn without_a_pool_as_many_messages_run_at_once_as_with_one() {
     let gate = Gate::new().await;
     let plugins = Plugins::usual().with_file("fickle.toml", gate.manifest());
-    let node = Setup::new(plugins).address_space_kb_max(ADDRESS_SPACE_KB).ready().await;
+    let node = Setup::new(plugins)
+        .address_space_kb_max(ADDRESS_SPACE_KB)
+        .ready()
+        .await;
     run_at_once(&node, "fickle", &gate, AT_A_GATE).await;
 }

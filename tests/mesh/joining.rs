@@ -20,12 +20,26 @@ async fn owners(node: &Node) -> BTreeMap<usize, String> {
 async fn joining_moves_about_a_share_of_the_keys_and_no_more() {
     let nodes = mesh(2).await;
     let before = owners(&nodes[0]).await;
-    let third = Setup::new(Plugins::usual()).id("n3").seeds(&[&nodes[1]]).start().await;
+    let third = Setup::new(Plugins::usual())
+        .id("n3")
+        .seeds(&[&nodes[1]])
+        .start()
+        .await;
     wait_for_mesh(&[&nodes[0], &nodes[1], &third]).await;
     let after = owners(&nodes[0]).await;
-    assert_eq!(owners(&third).await, after, "the new node disagrees with the old ones");
-    let moved: Vec<_> = before.iter().filter(|(key, owner)| after[key] != **owner).collect();
-    assert!(moved.iter().all(|(key, _)| after[key] == "n3"), "keys moved between nodes that stayed");
+    assert_eq!(
+        owners(&third).await,
+        after,
+        "the new node disagrees with the old ones"
+    );
+    let moved: Vec<_> = before
+        .iter()
+        .filter(|(key, owner)| after[key] != **owner)
+        .collect();
+    assert!(
+        moved.iter().all(|(key, _)| after[key] == "n3"),
+        "keys moved between nodes that stayed"
+    );
     // A third, give or take four standard deviations of 600 keys.
     let share = moved.len() as f64 / KEYS as f64;
     assert!((0.256..0.411).contains(&share), "{share} of the keys moved");
@@ -38,7 +52,11 @@ async fn a_node_gets_its_keys_back_when_it_returns_under_its_id() {
     let mut gone = nodes.pop().unwrap();
     gone.signal(rustix::process::Signal::TERM);
     assert!(gone.ended().await.success());
-    let back = Setup::new(Plugins::usual()).id("n2").seeds(&[&nodes[0]]).start().await;
+    let back = Setup::new(Plugins::usual())
+        .id("n2")
+        .seeds(&[&nodes[0]])
+        .start()
+        .await;
     wait_for_mesh(&[&nodes[0], &back]).await;
     assert_eq!(owners(&nodes[0]).await, before);
 }
@@ -49,7 +67,11 @@ async fn a_node_that_is_killed_and_comes_back_at_once_is_taken_for_itself() {
     for _ in 0..3 {
         let mut gone = nodes.pop().unwrap();
         gone.kill().await;
-        let back = Setup::new(Plugins::usual()).id("n3").seeds(&[&nodes[0], &nodes[1]]).start().await;
+        let back = Setup::new(Plugins::usual())
+            .id("n3")
+            .seeds(&[&nodes[0], &nodes[1]])
+            .start()
+            .await;
         nodes.push(back);
         wait_for_mesh(&nodes.iter().collect::<Vec<_>>()).await;
     }
@@ -59,10 +81,17 @@ async fn a_node_that_is_killed_and_comes_back_at_once_is_taken_for_itself() {
 async fn of_two_live_nodes_with_one_id_the_later_ends_and_says_why() {
     let nodes = mesh(2).await;
     // It does not even have to meet its elder itself.
-    let mut late = Setup::new(Plugins::usual()).id("n1").seeds(&[&nodes[1]]).start().await;
+    let mut late = Setup::new(Plugins::usual())
+        .id("n1")
+        .seeds(&[&nodes[1]])
+        .start()
+        .await;
     assert_eq!(late.ended().await.code(), Some(1));
     let said = late.log_line("another live node has the id n1").await;
-    assert!(said.contains(&nodes[0].cluster) && said.contains("--node-id"), "{said}");
+    assert!(
+        said.contains(&nodes[0].cluster) && said.contains("--node-id"),
+        "{said}"
+    );
     // The elder goes on, and is seen again.
     wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
 }

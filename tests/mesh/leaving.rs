@@ -11,8 +11,8 @@ use crate::harness::{Client, Gate, Http2, Node, Plugins, Setup, mesh, mesh_of, u
 
 const RUNNING: &str = r#"meshage_instances{stream="fickle",state="running"} 1"#;
 
-/// A signal that comes sooner after the first than this is a part of it: who stops a process group and then the process
-/// means it once.
+/// A signal that comes sooner after the first than this is a part of it: who stops a process group
+/// and then the process means it once.
 const IMPATIENT_AFTER: Duration = Duration::from_millis(500);
 
 /// HTTP/2 connections to a node that leaves, and requests under way on each.
@@ -28,7 +28,8 @@ async fn listens_no_more(node: &Node) {
     until(|| async { TcpStream::connect(&node.http).await.is_err() }).await;
 }
 
-/// A node that has something to finish takes these signals, all at the same time, and then finishes it.
+/// A node that has something to finish takes these signals, all at the same time, and then finishes
+/// it.
 async fn finishes_what_it_has(signals: &[Signal]) {
     let gate = Gate::new().await;
     let mut node = Setup::new(plugins(&gate)).ready().await;
@@ -78,7 +79,10 @@ async fn signals_that_come_together_are_one() {
 async fn a_second_signal_ends_it_at_once() {
     let gate = Gate::new().await;
     let mut node = Setup::new(plugins(&gate)).ready().await;
-    let (client, url) = (Client::new(), format!("http://{}/api/fickle/1?{}", node.http, gate.act()));
+    let (client, url) = (
+        Client::new(),
+        format!("http://{}/api/fickle/1?{}", node.http, gate.act()),
+    );
     let request = client.request(Method::POST, &url);
     let ending = async {
         gate.wait_for(1).await;
@@ -144,10 +148,14 @@ async fn the_others_take_over_and_no_request_fails() {
     assert_eq!(answer.node(), "n1");
 }
 
-/// Sends one request after the other until the connection takes no more, and returns how many it took.
+/// Sends one request after the other until the connection takes no more, and returns how many it
+/// took.
 async fn send_until_goodbye(client: Http2, node: &Node) -> usize {
     let mut sent = 0;
-    while let Some(answer) = client.post(&format!("http://{}/api/echo/key-{sent}", node.http), "{}").await {
+    while let Some(answer) = client
+        .post(&format!("http://{}/api/echo/key-{sent}", node.http), "{}")
+        .await
+    {
         answer.ok();
         sent += 1;
     }
@@ -158,7 +166,10 @@ async fn send_until_goodbye(client: Http2, node: &Node) -> usize {
 async fn what_http2_clients_have_sent_is_answered_before_their_connections_end() {
     let gate = Gate::new().await;
     let mut nodes = mesh_of(&[plugins(&gate), plugins(&gate)]).await;
-    let keys = [nodes[0].key_owned_by("fickle", "n1").await, nodes[0].key_owned_by("fickle", "n2").await];
+    let keys = [
+        nodes[0].key_owned_by("fickle", "n1").await,
+        nodes[0].key_owned_by("fickle", "n2").await,
+    ];
     let mut leaver = nodes.pop().unwrap();
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {

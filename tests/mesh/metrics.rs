@@ -1,4 +1,5 @@
-//! Each metric of the documents moves when what it counts happens, and there is none that no test has seen to move.
+//! Each metric of the documents moves when what it counts happens, and there is none that no test
+//! has seen to move.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,9 @@ use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
-use crate::harness::{Client, Gate, Node, Plugins, Reader, Secret, Setup, stamped, until, wait_for_mesh};
+use crate::harness::{
+    Client, Gate, Node, Plugins, Reader, Secret, Setup, stamped, until, wait_for_mesh,
+};
 
 const DOCUMENT: &str = include_str!("../../docs/http-api.md");
 
@@ -16,9 +19,18 @@ const TABLE: &str = "| metric | is |\n|---|---|\n";
 
 /// The metrics that are documented, as they are written there: `meshage_calls_total{stream}`.
 fn documented() -> BTreeSet<String> {
-    let (_, table) = DOCUMENT.split_once(TABLE).expect("there is a table of metrics");
+    let (_, table) = DOCUMENT
+        .split_once(TABLE)
+        .expect("there is a table of metrics");
     let rows = table.lines().take_while(|line| line.starts_with('|'));
-    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+    let names = rows.flat_map(|row| {
+        row.split('|')
+            .nth(1)
+            .unwrap_or_default()
+            .split('`')
+            .skip(1)
+            .step_by(2)
+    });
     names.map(str::to_owned).collect()
 }
 
@@ -27,8 +39,15 @@ fn metric_of(series: &str) -> String {
     let (name, labels) = series.split_once('{').unwrap_or((series, ""));
     // One of a histogram's.
     let name = name.strip_suffix("_count").unwrap_or(name);
-    let labels: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
-    if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(", ")) }
+    let labels: Vec<&str> = labels
+        .split(',')
+        .filter_map(|label| Some(label.split_once('=')?.0))
+        .collect();
+    if labels.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}{{{}}}", labels.join(", "))
+    }
 }
 
 /// The metrics that have been seen to move.
@@ -36,7 +55,8 @@ fn metric_of(series: &str) -> String {
 struct Moved(BTreeSet<String>);
 
 impl Moved {
-    /// Does something that these series of a node count, and waits until they show more than before.
+    /// Does something that these series of a node count, and waits until they show more than
+    /// before.
     async fn by<T>(&mut self, act: impl Future<Output = T>, node: &Node, series: &[&str]) -> T {
         let mut before = Vec::new();
         for series in series {
@@ -56,7 +76,11 @@ impl Moved {
 /// A POST of a client that has a connection of its own for as long as it is kept.
 async fn post(node: &Node, path: &str) -> Client {
     let client = Client::new();
-    client.request(Method::POST, &format!("http://{}{path}", node.http)).send().await.ok();
+    client
+        .request(Method::POST, &format!("http://{}{path}", node.http))
+        .send()
+        .await
+        .ok();
     client
 }
 
@@ -68,15 +92,31 @@ async fn each_moves_when_what_it_counts_happens() {
     let plugins = || Plugins::usual().with_file("fickle.toml", &manifest);
     let directory = plugins();
     let first = Setup::new(directory.clone()).id("n1").secret(&secret);
-    let first = first.flag("--data-dir", data.path().to_str().unwrap()).ready().await;
+    let first = first
+        .flag("--data-dir", data.path().to_str().unwrap())
+        .ready()
+        .await;
 
     // Clients come and go.
-    let client = moved.by(post(&first, "/api/echo/1"), &first, &["meshage_client_connections"]).await;
+    let client = moved
+        .by(
+            post(&first, "/api/echo/1"),
+            &first,
+            &["meshage_client_connections"],
+        )
+        .await;
     drop(client);
     first.wait_for_metric("meshage_client_connections 0").await;
 
     // Another node joins.
-    let joining = async { Setup::new(plugins()).id("n2").secret(&secret).seeds(&[&first]).start().await };
+    let joining = async {
+        Setup::new(plugins())
+            .id("n2")
+            .secret(&secret)
+            .seeds(&[&first])
+            .start()
+            .await
+    };
     let series = [
         r#"meshage_view_changes_total{change="seen"}"#,
         "meshage_peers",
@@ -89,10 +129,27 @@ async fn each_moves_when_what_it_counts_happens() {
     wait_for_mesh(&[&first, &second]).await;
     let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let junk = async { stranger.send_to(b"junk", &first.cluster).await.unwrap() };
-    moved.by(junk, &first, &[r#"meshage_gossip_rejected_total{because="not-sealed"}"#]).await;
+    moved
+        .by(
+            junk,
+            &first,
+            &[r#"meshage_gossip_rejected_total{because="not-sealed"}"#],
+        )
+        .await;
 
-    let lost = Setup::new(plugins()).id("n3").secret(&secret).flag("--seeds", "none.invalid:1").start().await;
-    moved.by(async {}, &lost, &[r#"meshage_seed_problems_total{because="not-resolved"}"#]).await;
+    let lost = Setup::new(plugins())
+        .id("n3")
+        .secret(&secret)
+        .flag("--seeds", "none.invalid:1")
+        .start()
+        .await;
+    moved
+        .by(
+            async {},
+            &lost,
+            &[r#"meshage_seed_problems_total{because="not-resolved"}"#],
+        )
+        .await;
     // Nobody takes what it logs.
     lost.wait_until_ready().await;
     lost.log_reader(Reader::Pauses);
@@ -100,7 +157,9 @@ async fn each_moves_when_what_it_counts_happens() {
         post(&lost, "/api/fickle/1?log_lines=2000").await;
         lost.metric("meshage_log_lines_dropped_total").await > 0
     });
-    moved.by(flooding, &lost, &["meshage_log_lines_dropped_total"]).await;
+    moved
+        .by(flooding, &lost, &["meshage_log_lines_dropped_total"])
+        .await;
     drop(lost);
 
     // Messages run here and there, and some come to nothing.
@@ -110,43 +169,98 @@ async fn each_moves_when_what_it_counts_happens() {
             format!(r#"meshage_messages_total{{stream="echo",outcome="ok",route="{route}"}}"#),
             format!(r#"meshage_message_duration_seconds_count{{stream="echo",route="{route}"}}"#),
         ];
-        moved.by(post(&first, &format!("/api/echo/{key}")), &first, &series.each_ref().map(String::as_str)).await;
+        moved
+            .by(
+                post(&first, &format!("/api/echo/{key}")),
+                &first,
+                &series.each_ref().map(String::as_str),
+            )
+            .await;
         let runs_on = if owner == "n1" { &first } else { &second };
-        moved.by(post(&first, &format!("/api/echo/{key}")), runs_on, &[r#"meshage_calls_total{stream="echo"}"#]).await;
+        moved
+            .by(
+                post(&first, &format!("/api/echo/{key}")),
+                runs_on,
+                &[r#"meshage_calls_total{stream="echo"}"#],
+            )
+            .await;
     }
     let in_vain = first.post("/api/nothing/1").send();
-    moved.by(in_vain, &first, &[r#"meshage_problems_total{type="no-candidate"}"#]).await;
+    moved
+        .by(
+            in_vain,
+            &first,
+            &[r#"meshage_problems_total{type="no-candidate"}"#],
+        )
+        .await;
 
     // A plugin is added.
     let adding = async { directory.put("other.wasm", &stamped("echo", 1)) };
-    let series = [r#"meshage_plugin_versions{stream="other"}"#, "meshage_components_compiled_total"];
+    let series = [
+        r#"meshage_plugin_versions{stream="other"}"#,
+        "meshage_components_compiled_total",
+    ];
     moved.by(adding, &first, &series).await;
 
     // An instance is dropped, another one made; it runs, and then it waits.
     let local = format!("/api/fickle/{}", first.key_owned_by("fickle", "n1").await);
-    first.post(&format!("{local}?panic=now")).send().await.problem(500, "crashed");
-    moved.by(post(&first, &local), &first, &[r#"meshage_instances_made_total{stream="fickle"}"#]).await;
-    let (client, url) = (Client::new(), format!("http://{}{local}?{}", first.http, gate.act()));
+    first
+        .post(&format!("{local}?panic=now"))
+        .send()
+        .await
+        .problem(500, "crashed");
+    moved
+        .by(
+            post(&first, &local),
+            &first,
+            &[r#"meshage_instances_made_total{stream="fickle"}"#],
+        )
+        .await;
+    let (client, url) = (
+        Client::new(),
+        format!("http://{}{local}?{}", first.http, gate.act()),
+    );
     let mut running = JoinSet::new();
     let starting = async {
         running.spawn(async move { client.request(Method::POST, &url).send().await });
         gate.wait_for(1).await;
     };
-    moved.by(starting, &first, &[r#"meshage_instances{stream="fickle",state="running"}"#]).await;
+    moved
+        .by(
+            starting,
+            &first,
+            &[r#"meshage_instances{stream="fickle",state="running"}"#],
+        )
+        .await;
     let finishing = async {
         gate.open();
         running.join_next().await.unwrap().unwrap().ok();
         gate.close();
     };
-    moved.by(finishing, &first, &[r#"meshage_instances{stream="fickle",state="idle"}"#]).await;
+    moved
+        .by(
+            finishing,
+            &first,
+            &[r#"meshage_instances{stream="fickle",state="idle"}"#],
+        )
+        .await;
 
     // What the other node has no room for it refuses; what it is lost with goes on to this one.
     let remote = format!("/api/fickle/{}", first.key_owned_by("fickle", "n2").await);
-    let (client, url) = (Client::new(), format!("http://{}{remote}?{}", first.http, gate.act()));
+    let (client, url) = (
+        Client::new(),
+        format!("http://{}{remote}?{}", first.http, gate.act()),
+    );
     let running = tokio::spawn(async move { client.request(Method::PUT, &url).send().await });
     gate.wait_for(2).await;
     let refused = async { first.post(&remote).send().await.problem(503, "overloaded") };
-    moved.by(refused, &second, &[r#"meshage_forwards_refused_total{because="queue-full"}"#]).await;
+    moved
+        .by(
+            refused,
+            &second,
+            &[r#"meshage_forwards_refused_total{because="queue-full"}"#],
+        )
+        .await;
     let series = [
         r#"meshage_failovers_total{stream="fickle",because="lost"}"#,
         r#"meshage_breaker_changes_total{state="open"}"#,
@@ -158,5 +272,9 @@ async fn each_moves_when_what_it_counts_happens() {
     first.wait_for_metric("meshage_peers 0").await;
     first.wait_for_metric("meshage_peer_connections 0").await;
 
-    assert_eq!(moved.0, documented(), "what is documented, and what has been seen to move");
+    assert_eq!(
+        moved.0,
+        documented(),
+        "what is documented, and what has been seen to move"
+    );
 }

@@ -14,10 +14,17 @@ fn generation_ahead(ahead: Duration) -> u64 {
 async fn the_later_ends_though_the_clock_of_the_elder_is_ahead() {
     let an_hour = Duration::from_secs(3_600);
     let (elder, _) = HandMade::start("n1", generation_ahead(an_hour), "ready", &[], &[]).await;
-    let mut late = Setup::new(Plugins::usual()).id("n1").flag("--seeds", &elder.cluster).start().await;
+    let mut late = Setup::new(Plugins::usual())
+        .id("n1")
+        .flag("--seeds", &elder.cluster)
+        .start()
+        .await;
     assert_eq!(late.ended().await.code(), Some(1));
     let said = late.log_line("another live node has the id n1").await;
-    assert!(said.contains(&elder.cluster) && said.contains("--node-id"), "{said}");
+    assert!(
+        said.contains(&elder.cluster) && said.contains("--node-id"),
+        "{said}"
+    );
     assert_eq!(late.events("ready"), 0, "it has taken keys");
 }
 
@@ -28,15 +35,28 @@ async fn a_node_that_is_ready_yields_to_none_that_starts_or_leaves() {
     let mut claimants = Vec::new();
     for (generation, state) in [(1, "starting"), (2, "leaving")] {
         let (claimant, _) = HandMade::start("n1", generation, state, &[], &[&node]).await;
-        let told = node.log_line(&format!(r#""cluster_addr":"{}""#, claimant.cluster)).await;
-        assert!(told.contains(r#""event":"id-claimed""#) && told.contains("--node-id"), "{told}");
+        let told = node
+            .log_line(&format!(r#""cluster_addr":"{}""#, claimant.cluster))
+            .await;
+        assert!(
+            told.contains(r#""event":"id-claimed""#) && told.contains("--node-id"),
+            "{told}"
+        );
         claimants.push(claimant);
     }
-    // By the time that this one has heard of it for so long that it ends, it has heard of the claimants for longer.
-    let mut late = Setup::new(Plugins::usual()).id("n1").seeds(&[&node]).start().await;
+    // By the time that this one has heard of it for so long that it ends, it has heard of the
+    // claimants for longer.
+    let mut late = Setup::new(Plugins::usual())
+        .id("n1")
+        .seeds(&[&node])
+        .start()
+        .await;
     assert_eq!(late.ended().await.code(), Some(1));
     let said = late.log_line("another live node has the id n1").await;
-    assert!(said.contains(&node.cluster), "it yields to the eldest: {said}");
+    assert!(
+        said.contains(&node.cluster),
+        "it yields to the eldest: {said}"
+    );
     assert_eq!(node.view().await["n1"].state, "ready");
     node.post("/api/echo/1").json("{}").send().await.ok();
 }

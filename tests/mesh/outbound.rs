@@ -41,7 +41,8 @@ async fn server(body_bytes: Option<usize>) -> String {
     addr
 }
 
-/// A server that answers with five bytes over HTTPS, under an authority of its own, whose certificate is in the file.
+/// A server that answers with five bytes over HTTPS, under an authority of its own, whose
+/// certificate is in the file.
 async fn https_server(authority_file: &Path) -> String {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -51,21 +52,31 @@ async fn https_server(authority_file: &Path) -> String {
     let own = CertificateParams::new(["localhost".to_owned()]).unwrap();
     let own = own.signed_by(&own_key, &Issuer::new(params, key)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap();
     let own_key = PrivateKeyDer::Pkcs8(own_key.serialize_der().into());
-    let config = config.with_no_client_auth().with_single_cert(vec![own.der().clone()], own_key).unwrap();
+    let config = config
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], own_key)
+        .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // Who does not trust it ends the handshake.
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
             let mut head = [0; 1024];
             let read = stream.read(&mut head).await.unwrap_or(0);
             if head[..read].starts_with(b"GET /path HTTP/1.1\r\n") {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nxxxxx").await;
-                // What comes after the head is taken, too: a connection closed before that is a broken one.
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nxxxxx")
+                    .await;
+                // What comes after the head is taken, too: a connection closed before that is a
+                // broken one.
                 let _ = stream.shutdown().await;
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
@@ -75,19 +86,39 @@ async fn https_server(authority_file: &Path) -> String {
 }
 
 async fn node(manifest: &str) -> Node {
-    Setup::new(Plugins::usual().with_file("fickle.toml", manifest)).ready().await
+    Setup::new(Plugins::usual().with_file("fickle.toml", manifest))
+        .ready()
+        .await
 }
 
 #[tokio::test]
 async fn an_allowed_host_answers_and_no_other() {
     let (allowed, other) = (server(Some(5)).await, server(Some(5)).await);
     let node = node(&format!("allowed_hosts = [\"{allowed}\"]\n")).await;
-    assert_eq!(node.post(&format!("/api/fickle/1?fetch={allowed}/path")).send().await.ok(), "xxxxx");
-    let denied = node.post(&format!("/api/fickle/1?fetch={other}/path")).send().await;
-    assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+    assert_eq!(
+        node.post(&format!("/api/fickle/1?fetch={allowed}/path"))
+            .send()
+            .await
+            .ok(),
+        "xxxxx"
+    );
+    let denied = node
+        .post(&format!("/api/fickle/1?fetch={other}/path"))
+        .send()
+        .await;
+    assert_eq!(
+        (denied.status, denied.text()),
+        (599, "ErrorCode::HttpRequestDenied")
+    );
     let named_otherwise = allowed.replace("127.0.0.1", "localhost");
-    let denied = node.post(&format!("/api/fickle/1?fetch={named_otherwise}/path")).send().await;
-    assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+    let denied = node
+        .post(&format!("/api/fickle/1?fetch={named_otherwise}/path"))
+        .send()
+        .await;
+    assert_eq!(
+        (denied.status, denied.text()),
+        (599, "ErrorCode::HttpRequestDenied")
+    );
 }
 
 #[tokio::test]
@@ -100,16 +131,25 @@ async fn a_host_under_an_operators_authority_is_trusted_if_the_operator_says_so(
         Setup::new(Plugins::usual().with_file("fickle.toml", manifest))
     };
     let path = format!("/api/fickle/1?fetch=https://{host}/path");
-    let trusting = setup().flag("--outbound-ca", file.to_str().unwrap()).ready().await;
+    let trusting = setup()
+        .flag("--outbound-ca", file.to_str().unwrap())
+        .ready()
+        .await;
     assert_eq!(trusting.post(&path).send().await.ok(), "xxxxx");
     let other = setup().ready().await;
     let refused = other.post(&path).send().await;
     assert_eq!(refused.status, 599, "{}", refused.text());
     assert!(refused.text().contains("Tls"), "{}", refused.text());
     let told = other.event("host-tls-failed").await;
-    assert!(told.contains(&host.to_string()) && told.contains("--outbound-ca"), "{told}");
+    assert!(
+        told.contains(&host.to_string()) && told.contains("--outbound-ca"),
+        "{told}"
+    );
     // The other scheme is another port, and an allowed host is allowed by its port alone.
-    let plain = trusting.post(&format!("/api/fickle/1?fetch={host}/path")).send().await;
+    let plain = trusting
+        .post(&format!("/api/fickle/1?fetch={host}/path"))
+        .send()
+        .await;
     assert_eq!(plain.status, 599, "{}", plain.text());
 }
 
@@ -118,15 +158,27 @@ async fn a_host_that_is_denied_is_named_in_the_log_once() {
     let node = node("").await;
     for _ in 0..3 {
         for host in ["one.example:80", "two.example:8080"] {
-            let denied = node.post(&format!("/api/fickle/1?fetch={host}/")).send().await;
-            assert_eq!((denied.status, denied.text()), (599, "ErrorCode::HttpRequestDenied"));
+            let denied = node
+                .post(&format!("/api/fickle/1?fetch={host}/"))
+                .send()
+                .await;
+            assert_eq!(
+                (denied.status, denied.text()),
+                (599, "ErrorCode::HttpRequestDenied")
+            );
         }
     }
-    node.post("/api/fickle/1?log=the-last-call").send().await.ok();
+    node.post("/api/fickle/1?log=the-last-call")
+        .send()
+        .await
+        .ok();
     node.log_line("the-last-call").await;
     for host in ["one.example:80", "two.example:8080"] {
         let told = node.log_line(host).await;
-        assert!(told.contains("host-denied") && told.contains("allowed_hosts"), "{told}");
+        assert!(
+            told.contains("host-denied") && told.contains("allowed_hosts"),
+            "{told}"
+        );
     }
     assert_eq!(node.events("host-denied"), 2);
 }
@@ -135,17 +187,30 @@ async fn a_host_that_is_denied_is_named_in_the_log_once() {
 async fn a_response_that_is_too_large_ends_with_an_error() {
     let large = server(Some(17 << 20)).await;
     let node = node(&format!("allowed_hosts = [\"{large}\"]\n")).await;
-    let answer = node.post(&format!("/api/fickle/1?fetch={large}/path")).send().await;
+    let answer = node
+        .post(&format!("/api/fickle/1?fetch={large}/path"))
+        .send()
+        .await;
     assert_eq!(answer.status, 599, "{} bytes", answer.body.len());
-    assert!(answer.text().contains("body size exceeds limit"), "{}", answer.text());
+    assert!(
+        answer.text().contains("body size exceeds limit"),
+        "{}",
+        answer.text()
+    );
 }
 
 #[tokio::test]
 async fn a_host_that_never_answers_holds_nobody_past_the_deadline() {
     let silent = server(None).await;
-    let node = node(&format!("timeout_ms = 300\nallowed_hosts = [\"{silent}\"]\n")).await;
+    let node = node(&format!(
+        "timeout_ms = 300\nallowed_hosts = [\"{silent}\"]\n"
+    ))
+    .await;
     let path = format!("/api/fickle/1?fetch={silent}/path");
-    node.post(&path).send().await.problem(504, "deadline-exceeded");
+    node.post(&path)
+        .send()
+        .await
+        .problem(504, "deadline-exceeded");
     node.wait_until_running("fickle", 0).await;
     // Those that were given up hold no place either.
     futures_util::future::join_all((0..70).map(|_| node.post(&path).send())).await;
@@ -157,17 +222,35 @@ async fn a_host_that_never_answers_holds_nobody_past_the_deadline() {
 async fn a_plugin_has_so_many_requests_under_way_and_no_more() {
     let (silent, open) = (server(None).await, server(Some(5)).await);
     let node = node(&format!("allowed_hosts = [\"{silent}\", \"{open}\"]\n")).await;
-    let refused = node.post(&format!("/api/fickle/1?fetch_many={silent}/path")).send().await;
+    let refused = node
+        .post(&format!("/api/fickle/1?fetch_many={silent}/path"))
+        .send()
+        .await;
     assert_eq!(refused.ok(), "36");
     // The handler let go of the others, and so, a moment later, are their places.
-    until(|| async { node.post(&format!("/api/fickle/1?fetch={open}/path")).send().await.status == 200 }).await;
+    until(|| async {
+        node.post(&format!("/api/fickle/1?fetch={open}/path"))
+            .send()
+            .await
+            .status
+            == 200
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_the_host_keeps_of_a_request_is_bounded() {
     let node = node("").await;
-    for (bytes, is_taken) in [(100, "true"), (8 << 10, "true"), ((8 << 10) + 1, "false"), (10 << 20, "false")] {
-        let answer = node.post(&format!("/api/fickle/1?authority_bytes={bytes}")).send().await;
+    for (bytes, is_taken) in [
+        (100, "true"),
+        (8 << 10, "true"),
+        ((8 << 10) + 1, "false"),
+        (10 << 20, "false"),
+    ] {
+        let answer = node
+            .post(&format!("/api/fickle/1?authority_bytes={bytes}"))
+            .send()
+            .await;
         assert_eq!(answer.ok(), is_taken, "{bytes}");
     }
 }
@@ -175,6 +258,12 @@ async fn what_the_host_keeps_of_a_request_is_bounded() {
 #[tokio::test]
 async fn the_environment_is_what_the_manifest_says() {
     let plugins = Plugins::usual().with_file("fickle.toml", "env = { GREETING = \"hello\" }\n");
-    let node = Setup::new(plugins).variable("SECRET", "of the node").ready().await;
-    assert_eq!(node.post("/api/fickle/1?environment").send().await.ok(), "GREETING=hello");
+    let node = Setup::new(plugins)
+        .variable("SECRET", "of the node")
+        .ready()
+        .await;
+    assert_eq!(
+        node.post("/api/fickle/1?environment").send().await.ok(),
+        "GREETING=hello"
+    );
 }

@@ -1,5 +1,6 @@
-//! More than a plugin can do: what it can do it does, the rest is refused early and truthfully, and nothing is left over;
-//! for as long as `MESHAGE_OVERLOAD_SECONDS` says (a few seconds by default) ten times as much.
+//! More than a plugin can do: what it can do it does, the rest is refused early and truthfully, and
+//! nothing is left over; for as long as `MESHAGE_OVERLOAD_SECONDS` says (a few seconds by default)
+//! ten times as much.
 
 use std::time::{Duration, Instant};
 
@@ -70,12 +71,18 @@ async fn calm(nodes: &[&Node]) -> Answers {
         for number in 0..CALM_REQUESTS {
             let node = nodes[number % nodes.len()];
             let began = Instant::now();
-            let answer = node.post(&format!("/api/fickle/key-{client}-{number}?sleep_ms=20")).send().await;
+            let answer = node
+                .post(&format!("/api/fickle/key-{client}-{number}?sleep_ms=20"))
+                .send()
+                .await;
             answers.note(&answer, began.elapsed());
         }
         answers
     }));
-    clients.await.into_iter().fold(Answers::default(), Answers::and)
+    clients
+        .await
+        .into_iter()
+        .fold(Answers::default(), Answers::and)
 }
 
 /// Sends so many requests a second, whether or not the earlier ones have been answered.
@@ -113,7 +120,10 @@ async fn flood(nodes: &[&Node], per_second: u64, seconds: u64) -> Answers {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_wait_for_room() {
-    let node = Setup::new(Plugins::usual()).flag("--max-connections", "2").ready().await;
+    let node = Setup::new(Plugins::usual())
+        .flag("--max-connections", "2")
+        .ready()
+        .await;
     // Each keeps its connection.
     let clients = [(); 3].map(|()| Client::new());
     let request = |client: &Client| {
@@ -143,14 +153,20 @@ async fn what_finds_no_room_is_refused_whoever_is_asked_and_the_rest_is_done() {
     let gate = Gate::new().await;
     let plugins = Plugins::usual().with_file("fickle.toml", manifest() + &gate.manifest());
     let nodes = mesh_of(&[plugins.clone(), plugins]).await;
-    let keys = [nodes[0].key_owned_by("fickle", "n1").await, nodes[0].key_owned_by("fickle", "n2").await];
+    let keys = [
+        nodes[0].key_owned_by("fickle", "n1").await,
+        nodes[0].key_owned_by("fickle", "n2").await,
+    ];
     // For each owner more than it has room for, by way of itself and of the other.
     let room = keys.len() * (CONCURRENCY + QUEUE);
     let client = Client::new();
     let mut requests = JoinSet::new();
     for number in 0..4 * room {
         let (node, key) = (&nodes[number % 2], &keys[number / 2 % 2]);
-        let (client, url) = (client.clone(), format!("http://{}/api/fickle/{key}?{}", node.http, gate.act()));
+        let (client, url) = (
+            client.clone(),
+            format!("http://{}/api/fickle/{key}?{}", node.http, gate.act()),
+        );
         requests.spawn(async move { client.request(http::Method::POST, &url).send().await });
     }
     // Nobody is done before the gate is open, so that it is certain how many are too many.
@@ -183,8 +199,14 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
         answer.ok();
     }
     println!("calm: {calm:?}");
-    println!("flood: {flooded:?}, {:.0} good answers a second", flooded.good as f64 / flood_seconds);
-    println!("well again after {:?}; {before:?} became {after:?}", began.elapsed());
+    println!(
+        "flood: {flooded:?}, {:.0} good answers a second",
+        flooded.good as f64 / flood_seconds
+    );
+    println!(
+        "well again after {:?}; {before:?} became {after:?}",
+        began.elapsed()
+    );
     assert_eq!(calm.refused, 0, "{calm:?}");
     // What was refused, and how much, depends on the speed of the machine.
     assert!(flooded.good > 0, "{flooded:?}");
@@ -192,15 +214,23 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
         // What is refused holds nothing but its connection.
         let connections_mb = after.files as u64 * CONNECTION_KB_MAX / 1024;
         let bound_mb = before.resident_mb + 64 + connections_mb;
-        assert!(after.resident_mb <= bound_mb, "memory grows: {before:?} became {after:?}");
+        assert!(
+            after.resident_mb <= bound_mb,
+            "memory grows: {before:?} became {after:?}"
+        );
     }
     // Neither the plugin's queue nor its instances have grown beyond what its manifest says.
     for node in nodes {
         node.wait_until_running("fickle", 0).await;
         let metrics = node.admin("/metrics").await;
         let idle = metrics.text().lines().find_map(|line| {
-            line.strip_prefix(r#"meshage_instances{stream="fickle",state="idle"} "#)?.parse::<u64>().ok()
+            line.strip_prefix(r#"meshage_instances{stream="fickle",state="idle"} "#)?
+                .parse::<u64>()
+                .ok()
         });
-        assert!(idle.is_some_and(|idle| idle <= CONCURRENCY as u64), "{idle:?}");
+        assert!(
+            idle.is_some_and(|idle| idle <= CONCURRENCY as u64),
+            "{idle:?}"
+        );
     }
 }

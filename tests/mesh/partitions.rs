@@ -1,12 +1,14 @@
-//! What happens to a mesh when its network fails: each side serves with the nodes that it sees, and when the
-//! network is well again, so is the mesh, by itself.
+//! What happens to a mesh when its network fails: each side serves with the nodes that it sees, and
+//! when the network is well again, so is the mesh, by itself.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{IN_FLIGHT_MAX, Node, Path, Plugins, Setup, Traffic, Wire, refs, until, wait_for_mesh};
+use crate::harness::{
+    IN_FLIGHT_MAX, Node, Path, Plugins, Setup, Traffic, Wire, refs, until, wait_for_mesh,
+};
 
 /// The kinds of failure that a network may cause: what is under way on it is lost, or late.
 const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-exceeded"];
@@ -14,7 +16,9 @@ const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-excee
 async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=size {
-        let setup = Setup::new(Plugins::usual()).on(wire, number).seeds(&refs(&nodes));
+        let setup = Setup::new(Plugins::usual())
+            .on(wire, number)
+            .seeds(&refs(&nodes));
         nodes.push(setup.flag("--timeout", "10s").start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
@@ -34,15 +38,27 @@ async fn wait_until_seen(by: &Node, count: usize) {
     until(|| async { by.view().await.len() == count }).await;
 }
 
-/// Each of these nodes answers whatever it is asked: messages of many keys, and a broadcast, of as many elements as there
-/// are nodes in its view.
+/// Each of these nodes answers whatever it is asked: messages of many keys, and a broadcast, of as
+/// many elements as there are nodes in its view.
 async fn serves(node: &Node, candidates: usize) {
     for key in 0..30 {
-        node.post(&format!("/api/echo/key-{key}")).json("{}").send().await.ok();
+        node.post(&format!("/api/echo/key-{key}"))
+            .json("{}")
+            .send()
+            .await
+            .ok();
     }
     let answer = node.post("/api/broadcast/echo/1").json("{}").send().await;
-    assert_eq!(answer.json().as_array().unwrap().len(), candidates, "{}", answer.text());
-    assert_eq!(answer.header("meshage-broadcast"), Some(format!("ok={candidates} failed=0").as_str()));
+    assert_eq!(
+        answer.json().as_array().unwrap().len(),
+        candidates,
+        "{}",
+        answer.text()
+    );
+    assert_eq!(
+        answer.header("meshage-broadcast"),
+        Some(format!("ok={candidates} failed=0").as_str())
+    );
 }
 
 /// Nothing failed but what was lost or late on its way. Returns how many did.
@@ -58,11 +74,20 @@ async fn heals(wire: &Wire, nodes: &[Node]) {
     wire.heal();
     let healed = Instant::now();
     wait_for_mesh(&refs(nodes)).await;
-    println!("views agree {:?} after the network healed", healed.elapsed());
+    println!(
+        "views agree {:?} after the network healed",
+        healed.elapsed()
+    );
     let ranking = nodes[0].ranking("echo", "a-key").await;
     for node in nodes {
         assert_eq!(node.ranking("echo", "a-key").await, ranking);
-        until(|| async { breakers(node).await.values().all(|breaker| breaker != "open") }).await;
+        until(|| async {
+            breakers(node)
+                .await
+                .values()
+                .all(|breaker| breaker != "open")
+        })
+        .await;
         serves(node, nodes.len()).await;
     }
 }
@@ -70,7 +95,12 @@ async fn heals(wire: &Wire, nodes: &[Node]) {
 async fn breakers(node: &Node) -> BTreeMap<String, String> {
     let cluster = node.admin("/cluster").await.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    cluster["nodes"].as_array().unwrap().iter().map(|node| (text(&node["nodeId"]), text(&node["breaker"]))).collect()
+    cluster["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| (text(&node["nodeId"]), text(&node["breaker"])))
+        .collect()
 }
 
 #[tokio::test]
@@ -115,7 +145,12 @@ async fn a_node_that_is_not_heard_is_served_around() {
     }
     // What it believes of them changes with what it hears; its messages find someone all the same.
     for key in 0..30 {
-        nodes[2].put(&format!("/api/echo/key-{key}")).json("{}").send().await.ok();
+        nodes[2]
+            .put(&format!("/api/echo/key-{key}"))
+            .json("{}")
+            .send()
+            .await
+            .ok();
     }
     heals(&wire, &nodes).await;
     // What was under way when the ways were cut, and nothing else.
@@ -126,14 +161,21 @@ async fn a_node_that_is_not_heard_is_served_around() {
 async fn a_bad_network_makes_answers_late_but_every_request_gets_one() {
     let wire = Wire::lay(3);
     let nodes = mesh_on(&wire, 3).await;
-    let bad = Path::Bad { percent_lost: 30, delay: Duration::from_millis(100) };
+    let bad = Path::Bad {
+        percent_lost: 30,
+        delay: Duration::from_millis(100),
+    };
     for one in 1..=3 {
         wire.between(&[one], &[1, 2, 3], bad);
     }
     let traffic = Traffic::start("echo", &refs(&nodes));
     for number in 0..3 {
         for node in &nodes {
-            let answer = node.post(&format!("/api/broadcast/echo/{number}")).json("{}").send().await;
+            let answer = node
+                .post(&format!("/api/broadcast/echo/{number}"))
+                .json("{}")
+                .send()
+                .await;
             // Every candidate has its element: its answer, or its problem.
             for element in answer.json().as_array().unwrap() {
                 let kind = element["type"].as_str().unwrap_or_default();
@@ -154,18 +196,30 @@ async fn a_peer_that_gossips_but_takes_no_messages_is_served_around() {
     let key = nodes[0].key_owned_by("echo", "n2").await;
     wire.between(&[1], &[2], Path::CutForTcp);
     // What goes now is lost; an idempotent message goes on to the next in rank.
-    let put = nodes[0].put(&format!("/api/echo/{key}")).json("{}").send().await;
+    let put = nodes[0]
+        .put(&format!("/api/echo/{key}"))
+        .json("{}")
+        .send()
+        .await;
     put.ok();
     assert_eq!(put.node(), "n1");
     until(|| async { breakers(&nodes[0]).await["n2"] == "open" }).await;
     for _ in 0..20 {
-        let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{}").send().await;
+        let answer = nodes[0]
+            .post(&format!("/api/echo/{key}"))
+            .json("{}")
+            .send()
+            .await;
         answer.ok();
         assert_eq!(answer.node(), "n1");
     }
     assert_eq!(nodes[0].view().await["n2"].state, "ready", "gossip is well");
     nodes[0].event("breaker-changed").await;
     heals(&wire, &nodes).await;
-    let answer = nodes[0].post(&format!("/api/echo/{key}")).json("{}").send().await;
+    let answer = nodes[0]
+        .post(&format!("/api/echo/{key}"))
+        .json("{}")
+        .send()
+        .await;
     assert_eq!((answer.ok(), answer.node()), (answer.text(), "n2"));
 }

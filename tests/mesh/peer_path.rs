@@ -45,17 +45,33 @@ async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
 async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
     let gate = Gate::new().await;
     // One runs, and all others wait for it. Of the plugin there is room for more.
-    let manifest = format!("concurrency = 1\nqueue = {}\n{}", 2 * CALLS_MAX, gate.manifest());
-    let plugins = Plugins::empty().with("fickle", "fickle").with_file("fickle.toml", manifest);
+    let manifest = format!(
+        "concurrency = 1\nqueue = {}\n{}",
+        2 * CALLS_MAX,
+        gate.manifest()
+    );
+    let plugins = Plugins::empty()
+        .with("fickle", "fickle")
+        .with_file("fickle.toml", manifest);
     let start = |id: &str, plugins| Setup::new(plugins).id(id).flag("--timeout", "1h");
-    let first = start("n1", Plugins::empty().with("echo", "echo")).one_core().start().await;
+    let first = start("n1", Plugins::empty().with("echo", "echo"))
+        .one_core()
+        .start()
+        .await;
     let second = start("n2", plugins).seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
     first.wait_for_metric("meshage_peer_connections 1").await;
     let (crowd, mut calls) = (Crowd::of(CALLS_MAX + CALLS_BEYOND), JoinSet::new());
     for number in 0..CALLS_MAX + CALLS_BEYOND {
-        let act = if number == 0 { gate.act() } else { String::new() };
-        let (client, url) = (crowd.client(number), format!("http://{}/api/fickle/1?{act}", first.http));
+        let act = if number == 0 {
+            gate.act()
+        } else {
+            String::new()
+        };
+        let (client, url) = (
+            crowd.client(number),
+            format!("http://{}/api/fickle/1?{act}", first.http),
+        );
         calls.spawn(async move { client.request(Method::POST, &url).send().await });
         if number == 0 {
             gate.wait_for(1).await;
@@ -79,7 +95,8 @@ async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
 async fn a_connection_on_which_only_replies_come_stays() {
     let nodes = mesh(2).await;
     let key = nodes[0].key_owned_by("fickle", "n2").await;
-    // All sent at once; from then on the caller has nothing to say for longer than a silence may be.
+    // All sent at once; from then on the caller has nothing to say for longer than a silence may
+    // be.
     let calls = (1..=30).map(|number| {
         let path = format!("/api/fickle/{key}?sleep_ms={}", number * 400);
         let node = &nodes[0];
@@ -93,7 +110,12 @@ async fn a_connection_on_which_only_replies_come_stays() {
 #[tokio::test]
 async fn nodes_of_another_cluster_are_ignored() {
     let first = Setup::new(Plugins::usual()).id("n1").ready().await;
-    let other = Setup::new(Plugins::usual()).id("n2").flag("--cluster-id", "other").seeds(&[&first]).ready().await;
+    let other = Setup::new(Plugins::usual())
+        .id("n2")
+        .flag("--cluster-id", "other")
+        .seeds(&[&first])
+        .ready()
+        .await;
     // The other has been through its first round with us by now, and has given up.
     assert_eq!(first.view().await.len(), 1);
     assert_eq!(other.view().await.len(), 1);
@@ -104,14 +126,22 @@ async fn junk_on_the_cluster_port_harms_nothing() {
     let nodes = mesh(2).await;
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for length in [0, 1, 17, 500, 1400] {
-        udp.send_to(&vec![0x5a; length], &nodes[0].cluster).await.unwrap();
+        udp.send_to(&vec![0x5a; length], &nodes[0].cluster)
+            .await
+            .unwrap();
     }
-    for junk in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[0, 0, 0, 2, 3, 0]] {
+    for junk in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 64],
+        &[0, 0, 0, 2, 3, 0],
+    ] {
         let mut stream = TcpStream::connect(&nodes[0].cluster).await.unwrap();
         stream.write_all(junk).await.unwrap();
         // The node closes the connection, and says nothing but perhaps why.
         let mut said = Vec::new();
-        let _ = timeout(HANG, stream.read_to_end(&mut said)).await.expect("the connection stays open");
+        let _ = timeout(HANG, stream.read_to_end(&mut said))
+            .await
+            .expect("the connection stays open");
     }
     wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
     let key = nodes[1].key_owned_by("echo", "n1").await;

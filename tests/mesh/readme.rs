@@ -11,10 +11,18 @@ fn shown_posts() -> Vec<(String, String, String)> {
     let mut lines = README.lines().map(str::trim).peekable();
     let mut posts = Vec::new();
     while let Some(line) = lines.next() {
-        let Some(command) = line.strip_prefix("curl -sX POST http://localhost:") else { continue };
+        let Some(command) = line.strip_prefix("curl -sX POST http://localhost:") else {
+            continue;
+        };
         let path = &command[command.find('/').unwrap()..command.find(' ').unwrap()];
-        let body = command.split('\'').rfind(|part| part.starts_with('{')).unwrap();
-        let answer = lines.peek().filter(|line| line.starts_with(['{', '['])).expect("an answer follows");
+        let body = command
+            .split('\'')
+            .rfind(|part| part.starts_with('{'))
+            .unwrap();
+        let answer = lines
+            .peek()
+            .filter(|line| line.starts_with(['{', '[']))
+            .expect("an answer follows");
         posts.push((path.to_owned(), body.to_owned(), (*answer).to_owned()));
     }
     posts
@@ -26,7 +34,11 @@ async fn the_commands_answer_as_written_from_either_node() {
     assert!(posts.len() >= 3, "only {} commands found", posts.len());
     let plugins = || Plugins::usual().with("orders", "orders");
     let first = Setup::new(plugins()).id("n1").start().await;
-    let second = Setup::new(plugins()).id("n2").seeds(&[&first]).start().await;
+    let second = Setup::new(plugins())
+        .id("n2")
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second]).await;
     for (path, body, shown) in posts {
         for node in [&first, &second] {
@@ -42,7 +54,8 @@ async fn the_example_answers_the_same_for_hundreds_of_keys_wherever_it_is_asked(
     let mut owned = [0; 2];
     for key in 0..400 {
         let path = format!("/api/echo/{key}");
-        let expected = format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","hello":"world"}}}}"#);
+        let expected =
+            format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","hello":"world"}}}}"#);
         let mut ran_on = Vec::new();
         for node in &nodes {
             let answer = node.post(&path).json(r#"{"hello":"world"}"#).send().await;
@@ -53,7 +66,10 @@ async fn the_example_answers_the_same_for_hundreds_of_keys_wherever_it_is_asked(
         assert_eq!(ran_on[0], ran_on[1], "key {key} has two owners");
         owned[usize::from(ran_on[0] == "n2")] += 1;
     }
-    assert!(owned.iter().all(|count| *count > 120), "keys are not shared out: {owned:?}");
+    assert!(
+        owned.iter().all(|count| *count > 120),
+        "keys are not shared out: {owned:?}"
+    );
 }
 
 /// The variables of the README's start commands, with free ports instead of its own, as tests run
@@ -64,17 +80,20 @@ fn shown_starts() -> Vec<Setup> {
         .lines()
         .filter_map(|line| line.strip_suffix(" meshage-host --plugins ./plugins"))
         .map(|variables| {
-            variables.split(' ').fold(Setup::new(Plugins::usual()).own_ports(), |setup, variable| {
-                let (name, value) = variable.split_once('=').unwrap();
-                let value = match (name, value) {
-                    ("CLUSTER_PORT", "9742") => cluster_port.to_string(),
-                    ("SEEDS", "127.0.0.1:9742") => format!("127.0.0.1:{cluster_port}"),
-                    // Not 0: the admin API's port is to follow from it.
-                    ("HTTP_PORT", _) => port_with_room_above().to_string(),
-                    _ => "0".to_owned(),
-                };
-                setup.variable(name, &value)
-            })
+            variables.split(' ').fold(
+                Setup::new(Plugins::usual()).own_ports(),
+                |setup, variable| {
+                    let (name, value) = variable.split_once('=').unwrap();
+                    let value = match (name, value) {
+                        ("CLUSTER_PORT", "9742") => cluster_port.to_string(),
+                        ("SEEDS", "127.0.0.1:9742") => format!("127.0.0.1:{cluster_port}"),
+                        // Not 0: the admin API's port is to follow from it.
+                        ("HTTP_PORT", _) => port_with_room_above().to_string(),
+                        _ => "0".to_owned(),
+                    };
+                    setup.variable(name, &value)
+                },
+            )
         })
         .collect()
 }
@@ -100,7 +119,11 @@ async fn the_two_start_commands_work_as_written() {
     assert_eq!(port(&first.admin), port(&first.http) + 1_000);
     wait_for_mesh(&[&first, &second]).await;
     // Without a name of its own, a node is called by its host and its cluster port.
-    assert!(first.id.ends_with(&format!("-{}", port(&first.cluster))), "{}", first.id);
+    assert!(
+        first.id.ends_with(&format!("-{}", port(&first.cluster))),
+        "{}",
+        first.id
+    );
     let cluster: Value = second.admin("/cluster").await.json();
     assert_eq!(cluster["nodes"].as_array().unwrap().len(), 2);
 }

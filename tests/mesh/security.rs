@@ -1,5 +1,5 @@
-//! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the secret can be
-//! changed while the mesh works.
+//! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the
+//! secret can be changed while the mesh works.
 
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair, generate_simple_self_signed,
+    BasicConstraints, Certificate, CertificateParams, CertifiedKey, IsCa, Issuer, KeyPair,
+    generate_simple_self_signed,
 };
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
@@ -20,7 +21,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::harness::{
-    HANG, Node, Plugins, Secret, Setup, Traffic, need_open_files, new_secret, refs, until, wait_for_mesh,
+    HANG, Node, Plugins, Secret, Setup, Traffic, need_open_files, new_secret, refs, until,
+    wait_for_mesh,
 };
 
 /// Datagrams of a stranger that a node has to bear.
@@ -29,7 +31,9 @@ const JUNK: u64 = 100_000;
 async fn mesh_with(secrets: &[&Secret]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for (number, secret) in (1..).zip(secrets) {
-        let setup = Setup::new(Plugins::usual()).id(&format!("n{number}")).seeds(&refs(&nodes));
+        let setup = Setup::new(Plugins::usual())
+            .id(&format!("n{number}"))
+            .seeds(&refs(&nodes));
         nodes.push(setup.secret(secret).start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
@@ -37,7 +41,10 @@ async fn mesh_with(secrets: &[&Secret]) -> Vec<Node> {
 }
 
 async fn rejected(node: &Node, because: &str) -> u64 {
-    node.metric(&format!(r#"meshage_gossip_rejected_total{{because="{because}"}}"#)).await
+    node.metric(&format!(
+        r#"meshage_gossip_rejected_total{{because="{because}"}}"#
+    ))
+    .await
 }
 
 #[tokio::test]
@@ -46,9 +53,18 @@ async fn strangers_never_appear_in_a_view() {
     let nodes = mesh_with(&[&secret, &secret]).await;
     let other_secret = Secret::of(&[new_secret()]);
     let strangers = [
-        (Setup::new(Plugins::usual()).id("s1").secret(&other_secret), "unknown-key"),
+        (
+            Setup::new(Plugins::usual()).id("s1").secret(&other_secret),
+            "unknown-key",
+        ),
         (Setup::new(Plugins::usual()).id("s2"), "not-sealed"),
-        (Setup::new(Plugins::usual()).id("s3").secret(&secret).flag("--cluster-id", "another"), "unknown-key"),
+        (
+            Setup::new(Plugins::usual())
+                .id("s3")
+                .secret(&secret)
+                .flag("--cluster-id", "another"),
+            "unknown-key",
+        ),
     ];
     for (stranger, because) in strangers {
         let before = rejected(&nodes[0], because).await;
@@ -62,8 +78,13 @@ async fn strangers_never_appear_in_a_view() {
         }
     }
     for because in ["unknown-key", "not-sealed"] {
-        let told = nodes[0].log_line(&format!(r#""because":"{because}""#)).await;
-        assert!(told.contains(r#""event":"gossip-rejected""#) && told.contains(&nodes[0].cluster), "{told}");
+        let told = nodes[0]
+            .log_line(&format!(r#""because":"{because}""#))
+            .await;
+        assert!(
+            told.contains(r#""event":"gossip-rejected""#) && told.contains(&nodes[0].cluster),
+            "{told}"
+        );
     }
 }
 
@@ -74,9 +95,19 @@ async fn junk_and_recorded_datagrams_change_nothing() {
     let ear = UdpSocket::bind("127.0.0.1:0").unwrap();
     ear.set_nonblocking(true).unwrap();
     // So long that chance does not write it.
-    let first = Setup::new(Plugins::usual()).id("first-node").secret(&secret);
-    let first = first.flag("--seeds", &ear.local_addr().unwrap().to_string()).start().await;
-    let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
+    let first = Setup::new(Plugins::usual())
+        .id("first-node")
+        .secret(&secret);
+    let first = first
+        .flag("--seeds", &ear.local_addr().unwrap().to_string())
+        .start()
+        .await;
+    let second = Setup::new(Plugins::usual())
+        .id("n2")
+        .secret(&secret)
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second]).await;
 
     let mut recorded = Vec::new();
@@ -90,7 +121,9 @@ async fn junk_and_recorded_datagrams_change_nothing() {
     })
     .await;
     assert!(
-        !recorded.iter().any(|datagram| String::from_utf8_lossy(datagram).contains("first-node")),
+        !recorded
+            .iter()
+            .any(|datagram| String::from_utf8_lossy(datagram).contains("first-node")),
         "it is not sealed"
     );
 
@@ -133,7 +166,12 @@ async fn junk_and_recorded_datagrams_change_nothing() {
         assert_eq!(node.view().await.len(), 2);
     }
     // Who is asked for what it is not lets others in all the same.
-    let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&second]).start().await;
+    let third = Setup::new(Plugins::usual())
+        .id("n3")
+        .secret(&secret)
+        .seeds(&[&second])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second, &third]).await;
 }
 
@@ -142,9 +180,14 @@ async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unp
     // Where it is closed already, there is nothing to be said.
     let _ = stream.write_all(said).await;
     let mut answer = Vec::new();
-    let _ = timeout(HANG, stream.read_to_end(&mut answer)).await.expect("the connection stays open");
+    let _ = timeout(HANG, stream.read_to_end(&mut answer))
+        .await
+        .expect("the connection stays open");
     let answered = String::from_utf8_lossy(&answer);
-    assert!(!answered.contains("n1") && !answered.contains("HTTP"), "{answered:?}");
+    assert!(
+        !answered.contains("n1") && !answered.contains("HTTP"),
+        "{answered:?}"
+    );
 }
 
 /// Strangers that come together and say nothing; more than may be unknown at once.
@@ -154,7 +197,9 @@ const CROWD: usize = 700;
 async fn are_sent_away(crowd: &mut [TcpStream]) {
     let sent_away = join_all(crowd.iter_mut().map(|stranger| async move {
         let mut said = [0];
-        let closed = timeout(HANG, stranger.read(&mut said)).await.expect("a stranger's connection stays open");
+        let closed = timeout(HANG, stranger.read(&mut said))
+            .await
+            .expect("a stranger's connection stays open");
         assert!(matches!(closed, Ok(0) | Err(_)));
     }));
     sent_away.await;
@@ -164,20 +209,36 @@ async fn are_sent_away(crowd: &mut [TcpStream]) {
 async fn a_crowd_of_strangers_does_not_shut_out_peers() {
     need_open_files(2 * CROWD as u64);
     let secret = Secret::of(&[new_secret()]);
-    let first = Setup::new(Plugins::usual()).id("n1").secret(&secret).start().await;
-    let second = Setup::new(Plugins::usual()).id("n2").secret(&secret).seeds(&[&first]).start().await;
+    let first = Setup::new(Plugins::usual())
+        .id("n1")
+        .secret(&secret)
+        .start()
+        .await;
+    let second = Setup::new(Plugins::usual())
+        .id("n2")
+        .secret(&secret)
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second]).await;
     let traffic = Traffic::start("echo", &[&first, &second]);
-    // Some are closed at once, the others when they have said nothing for long enough. On a machine that is busy the first may
-    // be gone before the last are there: then they come anew.
+    // Some are closed at once, the others when they have said nothing for long enough. On a machine
+    // that is busy the first may be gone before the last are there: then they come anew.
     let mut crowd = loop {
-        let mut crowd = try_join_all((0..CROWD).map(|_| TcpStream::connect(&first.cluster))).await.unwrap();
+        let mut crowd = try_join_all((0..CROWD).map(|_| TcpStream::connect(&first.cluster)))
+            .await
+            .unwrap();
         tokio::select! {
             _ = first.log_line("too many at once") => break crowd,
             () = are_sent_away(&mut crowd) => {}
         }
     };
-    let third = Setup::new(Plugins::usual()).id("n3").secret(&secret).seeds(&[&first]).start().await;
+    let third = Setup::new(Plugins::usual())
+        .id("n3")
+        .secret(&secret)
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second, &third]).await;
     let key = third.key_owned_by("echo", "n1").await;
     third.post(&format!("/api/echo/{key}")).send().await.ok();
@@ -209,12 +270,17 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
 
 /// A client with a certificate of its own making, that takes any.
 fn self_made(version: &'static SupportedProtocolVersion) -> TlsConnector {
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["n2.meshage".to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["n2.meshage".to_owned()]).unwrap();
     client(version, &cert, &signing_key)
 }
 
 /// A client with this certificate, that takes any.
-fn client(version: &'static SupportedProtocolVersion, certificate: &Certificate, key: &KeyPair) -> TlsConnector {
+fn client(
+    version: &'static SupportedProtocolVersion,
+    certificate: &Certificate,
+    key: &KeyPair,
+) -> TlsConnector {
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -223,7 +289,9 @@ fn client(version: &'static SupportedProtocolVersion, certificate: &Certificate,
         .with_root_certificates(RootCertStore::empty())
         .with_client_auth_cert(vec![certificate.der().clone()], key)
         .unwrap();
-    config.dangerous().set_certificate_verifier(Arc::new(AnyCertificate));
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(AnyCertificate));
     TlsConnector::from(Arc::new(config))
 }
 
@@ -261,7 +329,9 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -277,14 +347,27 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        fs::write(directory.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { directory, issuer: Issuer::new(params, key) }
+        fs::write(
+            directory.path().join("ca.pem"),
+            params.self_signed(&key).unwrap().pem(),
+        )
+        .unwrap();
+        Self {
+            directory,
+            issuer: Issuer::new(params, key),
+        }
     }
 
     /// A certificate of this name, and its key.
     fn certificate(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        (CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap(), key)
+        (
+            CertificateParams::new([name.to_owned()])
+                .unwrap()
+                .signed_by(&key, &self.issuer)
+                .unwrap(),
+            key,
+        )
     }
 
     /// Starts a node with a certificate of its name.
@@ -296,10 +379,22 @@ impl Authority {
             fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
             path.to_str().unwrap().to_owned()
         };
-        let setup = Setup::new(Plugins::usual()).id(id).secret(secret).seeds(seeds);
+        let setup = Setup::new(Plugins::usual())
+            .id(id)
+            .secret(secret)
+            .seeds(seeds);
         let setup = setup.flag("--peer-cert", &file(format!("{id}.pem"), certificate.pem()));
-        let setup = setup.flag("--peer-key", &file(format!("{id}.key"), key.serialize_pem()));
-        setup.flag("--peer-ca", self.directory.path().join("ca.pem").to_str().unwrap()).start().await
+        let setup = setup.flag(
+            "--peer-key",
+            &file(format!("{id}.key"), key.serialize_pem()),
+        );
+        setup
+            .flag(
+                "--peer-ca",
+                self.directory.path().join("ca.pem").to_str().unwrap(),
+            )
+            .start()
+            .await
     }
 }
 
@@ -310,23 +405,44 @@ async fn an_operators_own_certificates_count_and_name_the_node() {
     let second = authority.start("n2", &secret, &[&first]).await;
     wait_for_mesh(&[&first, &second]).await;
     let key = first.key_owned_by("echo", "n2").await;
-    let answer = first.post(&format!("/api/echo/{key}")).json("{}").send().await;
+    let answer = first
+        .post(&format!("/api/echo/{key}"))
+        .json("{}")
+        .send()
+        .await;
     assert_eq!((answer.status, answer.node()), (200, "n2"));
     // Who has a certificate is the node that it names, and no other.
     let (certificate, key) = authority.certificate("n9");
     let stranger = client(&TLS13, &certificate, &key);
     let connected = TcpStream::connect(&first.cluster).await.unwrap();
-    let stream = stranger.connect(ServerName::try_from("n1").unwrap(), connected).await.unwrap();
+    let stream = stranger
+        .connect(ServerName::try_from("n1").unwrap(), connected)
+        .await
+        .unwrap();
     nothing_is_answered(stream, b"\0\0\0\x0e\x01\x01\x07meshage\x02n3\x01").await;
-    first.log_line("its certificate is not that of node n3").await;
+    first
+        .log_line("its certificate is not that of node n3")
+        .await;
     // One that has the secret, but a certificate that is made of it.
-    let own = Setup::new(Plugins::usual()).id("n4").secret(&secret).seeds(&[&first]).start().await;
+    let own = Setup::new(Plugins::usual())
+        .id("n4")
+        .secret(&secret)
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second, &own]).await;
     let key = first.key_owned_by("echo", "n4").await;
     for node in [&first, &second] {
-        let answer = node.post(&format!("/api/echo/{key}")).json("{}").send().await;
+        let answer = node
+            .post(&format!("/api/echo/{key}"))
+            .json("{}")
+            .send()
+            .await;
         answer.ok();
-        assert!(["n1", "n2"].contains(&answer.node()), "n4 was given a message");
+        assert!(
+            ["n1", "n2"].contains(&answer.node()),
+            "n4 was given a message"
+        );
     }
     let told = first.log_line(r#""peer":"n4""#).await;
     assert!(told.contains("handshake"), "{told}");
@@ -339,7 +455,11 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     let nodes = mesh_with(&secrets.each_ref()).await;
     let traffic = Traffic::start("echo", &refs(&nodes));
     // All learn to open with the new one; then all seal with it; then nobody needs the old one.
-    let steps = [vec![old.clone(), new.clone()], vec![new.clone(), old.clone()], vec![new.clone()]];
+    let steps = [
+        vec![old.clone(), new.clone()],
+        vec![new.clone(), old.clone()],
+        vec![new.clone()],
+    ];
     for (step, secrets_now) in (1..).zip(steps) {
         for (node, secret) in nodes.iter().zip(&secrets) {
             secret.put(&secrets_now);
@@ -349,8 +469,18 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     }
     // Who has only the old one is a stranger now; who has the new one is not.
     let late = Secret::of(&[old]);
-    let late = Setup::new(Plugins::usual()).id("late").secret(&late).seeds(&[&nodes[0]]).ready().await;
-    let fourth = Setup::new(Plugins::usual()).id("n4").secret(&Secret::of(&[new])).seeds(&[&nodes[0]]).start().await;
+    let late = Setup::new(Plugins::usual())
+        .id("late")
+        .secret(&late)
+        .seeds(&[&nodes[0]])
+        .ready()
+        .await;
+    let fourth = Setup::new(Plugins::usual())
+        .id("n4")
+        .secret(&Secret::of(&[new]))
+        .seeds(&[&nodes[0]])
+        .start()
+        .await;
     let all: Vec<&Node> = nodes.iter().chain([&fourth]).collect();
     wait_for_mesh(&all).await;
     assert_eq!(late.view().await.len(), 1);
@@ -370,9 +500,17 @@ async fn a_secret_file_that_becomes_wrong_changes_nothing() {
     file.put(&["not a secret".into()]);
     for node in &nodes {
         let told = node.event("files-wrong").await;
-        assert!(told.contains("line 1") && !told.contains("not a secret"), "{told}");
+        assert!(
+            told.contains("line 1") && !told.contains("not a secret"),
+            "{told}"
+        );
     }
-    let third = Setup::new(Plugins::usual()).id("n3").secret(&Secret::of(&[secret])).seeds(&[&nodes[0]]).start().await;
+    let third = Setup::new(Plugins::usual())
+        .id("n3")
+        .secret(&Secret::of(&[secret]))
+        .seeds(&[&nodes[0]])
+        .start()
+        .await;
     wait_for_mesh(&[&nodes[0], &nodes[1], &third]).await;
 }
 
@@ -380,7 +518,11 @@ async fn a_secret_file_that_becomes_wrong_changes_nothing() {
 async fn the_secret_appears_nowhere() {
     let secret = new_secret();
     let file = Secret::of(std::slice::from_ref(&secret));
-    let node = Setup::new(Plugins::usual()).secret(&file).flag("--log", "trace").ready().await;
+    let node = Setup::new(Plugins::usual())
+        .secret(&file)
+        .flag("--log", "trace")
+        .ready()
+        .await;
     node.post("/api/echo/1").json("{}").send().await.ok();
     assert_eq!(node.log_lines(&secret), 0);
     assert!(!node.admin("/cluster").await.text().contains(&secret));

@@ -12,7 +12,11 @@ async fn a_message_runs_where_the_ranking_says() {
         let ranking = nodes[0].ranking("echo", &key).await;
         assert_eq!(ranking.len(), 3);
         for node in &nodes {
-            assert_eq!(node.ranking("echo", &key).await, ranking, "the nodes disagree about {key}");
+            assert_eq!(
+                node.ranking("echo", &key).await,
+                ranking,
+                "the nodes disagree about {key}"
+            );
             let answer = node.post(&format!("/api/echo/{key}")).send().await;
             answer.ok();
             assert_eq!(answer.node(), ranking[0]);
@@ -36,16 +40,38 @@ async fn every_method_reaches_the_handler_and_no_other() {
     let local = nodes[0].key_owned_by("fickle", "n1").await;
     let remote = nodes[0].key_owned_by("fickle", "n2").await;
     for key in [local, remote] {
-        for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+        for method in [
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ] {
             let path = format!("/api/fickle/{key}?describe");
-            let answer = nodes[0].request(method.clone(), &path).body("abc").send().await;
+            let answer = nodes[0]
+                .request(method.clone(), &path)
+                .body("abc")
+                .send()
+                .await;
             assert_eq!(answer.ok(), format!("{method} {key} 3"));
         }
         for method in [Method::TRACE, Method::from_bytes(b"BREW").unwrap()] {
-            let answer = nodes[0].request(method.clone(), &format!("/api/fickle/{key}")).send().await;
+            let answer = nodes[0]
+                .request(method.clone(), &format!("/api/fickle/{key}"))
+                .send()
+                .await;
             let problem = answer.problem(405, "method-not-allowed");
-            assert!(problem["detail"].as_str().unwrap().contains(method.as_str()), "{problem}");
-            assert_eq!(answer.header("allow"), Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            assert!(
+                problem["detail"]
+                    .as_str()
+                    .unwrap()
+                    .contains(method.as_str()),
+                "{problem}"
+            );
+            assert_eq!(
+                answer.header("allow"),
+                Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+            );
         }
     }
 }
@@ -56,7 +82,14 @@ async fn http2_clients_are_served_on_the_same_port() {
     let client = Client::http2();
     for key in 0..20 {
         let url = format!("http://{}/api/echo/{key}", nodes[0].http);
-        let answer = client.request(Method::POST, &url).json(r#"{"a":1}"#).send().await;
-        assert_eq!(answer.ok(), format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#));
+        let answer = client
+            .request(Method::POST, &url)
+            .json(r#"{"a":1}"#)
+            .send()
+            .await;
+        assert_eq!(
+            answer.ok(),
+            format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! With trusted keys, only what one of them has signed is loaded; what runs stays when what replaces it is not signed.
+//! With trusted keys, only what one of them has signed is loaded; what runs stays when what
+//! replaces it is not signed.
 
 use std::io::Cursor;
 use std::process::Command;
@@ -10,7 +11,10 @@ use crate::harness::{Node, Plugins, Setup, binary, guest, stamped, until};
 
 fn sign(plugins: &Plugins, file: &str, content: &[u8], keys: &KeyPair) {
     let signature = minisign::sign(None, &keys.sk, Cursor::new(content), None, None).unwrap();
-    plugins.put(&format!("{file}.minisig"), signature.into_string().as_bytes());
+    plugins.put(
+        &format!("{file}.minisig"),
+        signature.into_string().as_bytes(),
+    );
 }
 
 fn new_keys() -> KeyPair {
@@ -21,11 +25,19 @@ fn new_keys() -> KeyPair {
 async fn errors(node: &Node) -> Vec<String> {
     let listed = node.admin("/plugins").await.json();
     let plugins = listed["plugins"].as_array().unwrap().iter();
-    plugins.filter_map(|plugin: &Value| plugin["error"].as_str().map(str::to_owned)).collect()
+    plugins
+        .filter_map(|plugin: &Value| plugin["error"].as_str().map(str::to_owned))
+        .collect()
 }
 
 async fn wait_for_error(node: &Node, parts: &[&str]) {
-    until(|| async { errors(node).await.iter().any(|error| parts.iter().all(|part| error.contains(part))) }).await;
+    until(|| async {
+        errors(node)
+            .await
+            .iter()
+            .any(|error| parts.iter().all(|part| error.contains(part)))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -33,18 +45,39 @@ async fn only_what_a_trusted_key_has_signed_is_loaded() {
     let (keys, others) = (new_keys(), new_keys());
     let public = keys.pk.to_base64();
     let echo = std::fs::read(guest("echo")).unwrap();
-    let plugins = Plugins::usual().with_file("trusted-keys", format!("untrusted comment: of the shop\n{public}\n"));
+    let plugins = Plugins::usual().with_file(
+        "trusted-keys",
+        format!("untrusted comment: of the shop\n{public}\n"),
+    );
     sign(&plugins, "echo.wasm", &echo, &keys);
     let trusted = plugins.path().join("trusted-keys");
-    let node = Setup::new(plugins.clone()).flag("--trusted-keys", trusted.to_str().unwrap()).ready().await;
+    let node = Setup::new(plugins.clone())
+        .flag("--trusted-keys", trusted.to_str().unwrap())
+        .ready()
+        .await;
     node.post("/api/echo/1").json("{}").send().await.ok();
-    node.post("/api/fickle/1").send().await.problem(404, "no-candidate");
-    wait_for_error(&node, &["fickle.wasm is not signed", "fickle.wasm.minisig is missing", "minisign -S"]).await;
+    node.post("/api/fickle/1")
+        .send()
+        .await
+        .problem(404, "no-candidate");
+    wait_for_error(
+        &node,
+        &[
+            "fickle.wasm is not signed",
+            "fickle.wasm.minisig is missing",
+            "minisign -S",
+        ],
+    )
+    .await;
 
     // A key that is not trusted, and then one that is.
     let fickle = std::fs::read(guest("fickle")).unwrap();
     sign(&plugins, "fickle.wasm", &fickle, &others);
-    wait_for_error(&node, &["fickle.wasm.minisig", "a key that is not trusted", &public]).await;
+    wait_for_error(
+        &node,
+        &["fickle.wasm.minisig", "a key that is not trusted", &public],
+    )
+    .await;
     sign(&plugins, "fickle.wasm", &fickle, &keys);
     until(|| async { node.post("/api/fickle/1").send().await.status == 200 }).await;
 
@@ -66,22 +99,36 @@ async fn only_what_a_trusted_key_has_signed_is_loaded() {
 
     let check = |file: &str| {
         let mut command = Command::new(binary());
-        command.args(["--trusted-keys", trusted.to_str().unwrap(), "check"]).arg(plugins.path().join(file));
+        command
+            .args(["--trusted-keys", trusted.to_str().unwrap(), "check"])
+            .arg(plugins.path().join(file));
         command.output().unwrap()
     };
     assert!(check("fickle.wasm").status.success());
     let output = check("echo.wasm");
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("not a signature of minisign"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("not a signature of minisign"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
 async fn keys_that_are_none_end_the_start() {
-    for (content, expected) in [("hello", "line 1: expected a public key of minisign"), ("", "has no public key")] {
+    for (content, expected) in [
+        ("hello", "line 1: expected a public key of minisign"),
+        ("", "has no public key"),
+    ] {
         let plugins = Plugins::empty().with_file("trusted-keys", content);
         let file = plugins.path().join("trusted-keys");
-        let (code, said) = Setup::new(plugins).flag("--trusted-keys", file.to_str().unwrap()).fail().await;
+        let (code, said) = Setup::new(plugins)
+            .flag("--trusted-keys", file.to_str().unwrap())
+            .fail()
+            .await;
         assert_eq!(code, 2);
-        assert!(said.contains("trusted_keys") && said.contains(expected), "{said}");
+        assert!(
+            said.contains("trusted_keys") && said.contains(expected),
+            "{said}"
+        );
     }
 }

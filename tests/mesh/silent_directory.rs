@@ -1,5 +1,5 @@
-//! A plugins directory that does not answer, as those of network file systems do at times, holds up nothing but what
-//! is on it.
+//! A plugins directory that does not answer, as those of network file systems do at times, holds up
+//! nothing but what is on it.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,8 @@ use rustix::process::Signal;
 
 use crate::harness::{Plugins, Setup, skipped, stamped, until, wait_for_mesh};
 
-/// A file system over a directory whose server (FUSE) never says anything: whoever asks waits until the value goes.
+/// A file system over a directory whose server (FUSE) never says anything: whoever asks waits until
+/// the value goes.
 struct Silence {
     directory: PathBuf,
     /// What the server would answer by. The file system ends with it.
@@ -20,7 +21,8 @@ struct Silence {
 }
 
 impl Silence {
-    /// Has this thread, and the processes that it starts from here on, see mounts of their own. Returns whether it may.
+    /// Has this thread, and the processes that it starts from here on, see mounts of their own.
+    /// Returns whether it may.
     fn prepare() -> bool {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         unshare(CloneFlags::CLONE_NEWNS).is_ok()
@@ -34,10 +36,23 @@ impl Silence {
 
     fn over(directory: &Path) -> Self {
         let server = Self::server().unwrap();
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+        let options = format!(
+            "fd={},rootmode=40000,user_id=0,group_id=0",
+            server.as_raw_fd()
+        );
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("silence"), directory, Some("fuse"), flags, Some(options.as_str())).unwrap();
-        Self { directory: directory.to_owned(), server: Some(server) }
+        mount(
+            Some("silence"),
+            directory,
+            Some("fuse"),
+            flags,
+            Some(options.as_str()),
+        )
+        .unwrap();
+        Self {
+            directory: directory.to_owned(),
+            server: Some(server),
+        }
     }
 }
 
@@ -55,9 +70,15 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
         let needs = "/dev/fuse (`modprobe fuse`) and mounts of its own (root, or `unshare --user --map-root-user`)";
         return skipped("a_directory_that_does_not_answer_holds_up_nobody", needs);
     }
-    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0)).with("other", "echo");
+    let plugins = Plugins::empty()
+        .with_file("echo.wasm", stamped("echo", 0))
+        .with("other", "echo");
     // One thread for everything: if it waited for the directory, so would the node.
-    let first = Setup::new(plugins.clone()).id("n1").variable("TOKIO_WORKER_THREADS", "1").ready().await;
+    let first = Setup::new(plugins.clone())
+        .id("n1")
+        .variable("TOKIO_WORKER_THREADS", "1")
+        .ready()
+        .await;
     fs::remove_file(plugins.path().join("other.wasm")).unwrap();
     first.event("plugin-removed").await;
     let silence = Silence::over(plugins.path());
@@ -66,11 +87,19 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     until(|| async { !first.admin("/plugins").await.text().contains("other.wasm") }).await;
     // It takes messages, and another node into its mesh.
     assert_eq!(first.post("/api/echo/1").send().await.status, 200);
-    let second = Setup::new(Plugins::empty()).id("n2").seeds(&[&first]).start().await;
+    let second = Setup::new(Plugins::empty())
+        .id("n2")
+        .seeds(&[&first])
+        .start()
+        .await;
     wait_for_mesh(&[&first, &second]).await;
     assert_eq!(second.post("/api/echo/1").send().await.node(), "n1");
     // One that finds its directory so at its start can leave.
-    let mut third = Setup::new(plugins.clone()).id("n3").seeds(&[&first]).start().await;
+    let mut third = Setup::new(plugins.clone())
+        .id("n3")
+        .seeds(&[&first])
+        .start()
+        .await;
     third.event("plugins-directory-silent").await;
     third.signal(Signal::TERM);
     assert!(third.ended().await.success());

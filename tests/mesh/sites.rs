@@ -1,4 +1,5 @@
-//! Pages in browsers: those of other sites cannot make a node work, unless its operator allows them.
+//! Pages in browsers: those of other sites cannot make a node work, unless its operator allows
+//! them.
 
 use http::Method;
 
@@ -8,8 +9,18 @@ const EVIL: &str = "https://evil.example";
 const APP: &str = "https://app.example";
 
 async fn status(node: &Node, headers: &[(&'static str, &str)]) -> u16 {
-    let request = node.post("/api/fickle/1?calls").header("content-type", "text/plain").body("x");
-    headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send().await.status
+    let request = node
+        .post("/api/fickle/1?calls")
+        .header("content-type", "text/plain")
+        .body("x");
+    headers
+        .iter()
+        .fold(request, |request, (name, value)| {
+            request.header(name, value)
+        })
+        .send()
+        .await
+        .status
 }
 
 #[tokio::test]
@@ -22,19 +33,42 @@ async fn pages_of_other_sites_make_nothing_run() {
         &[("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
         // Their own name leads here.
-        &[("host", "evil.example:8080"), ("origin", "http://evil.example:8080"), ("sec-fetch-site", "same-origin")],
-        &[("host", "evil.example:8080"), ("sec-fetch-site", "same-origin")],
+        &[
+            ("host", "evil.example:8080"),
+            ("origin", "http://evil.example:8080"),
+            ("sec-fetch-site", "same-origin"),
+        ],
+        &[
+            ("host", "evil.example:8080"),
+            ("sec-fetch-site", "same-origin"),
+        ],
         // To what is not loopback by its name a browser says no more than this.
         &[("host", "evil.example:8080")],
     ] {
         assert_eq!(status(&node, headers).await, 403, "{headers:?}");
     }
-    let refused = node.post("/api/fickle/1").header("origin", EVIL).send().await;
+    let refused = node
+        .post("/api/fickle/1")
+        .header("origin", EVIL)
+        .send()
+        .await;
     let problem = refused.problem(403, "other-site");
-    assert!(problem["detail"].as_str().unwrap().contains("--allowed-origins"), "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("--allowed-origins"),
+        "{problem}"
+    );
     assert_eq!(refused.header("access-control-allow-origin"), None);
-    let preflight = node.request(Method::OPTIONS, "/api/fickle/1").header("origin", EVIL);
-    preflight.header("access-control-request-method", "POST").send().await.problem(403, "other-site");
+    let preflight = node
+        .request(Method::OPTIONS, "/api/fickle/1")
+        .header("origin", EVIL);
+    preflight
+        .header("access-control-request-method", "POST")
+        .send()
+        .await
+        .problem(403, "other-site");
     // Tools, people, and pages that the node itself has answered with.
     let own = format!("http://{}", node.http);
     for headers in [
@@ -45,21 +79,46 @@ async fn pages_of_other_sites_make_nothing_run() {
     ] {
         assert_eq!(status(&node, headers).await, 200, "{headers:?}");
     }
-    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "5", "something else has run");
+    assert_eq!(
+        node.post("/api/fickle/1?calls").send().await.ok(),
+        "5",
+        "something else has run"
+    );
 }
 
 #[tokio::test]
 async fn pages_of_allowed_origins_may_ask_and_read() {
-    let node = Setup::new(Plugins::usual()).flag("--allowed-origins", APP).ready().await;
-    let preflight = node.request(Method::OPTIONS, "/api/fickle/1").header("origin", APP);
+    let node = Setup::new(Plugins::usual())
+        .flag("--allowed-origins", APP)
+        .ready()
+        .await;
+    let preflight = node
+        .request(Method::OPTIONS, "/api/fickle/1")
+        .header("origin", APP);
     let preflight = preflight.header("access-control-request-method", "PUT");
-    let preflight = preflight.header("access-control-request-headers", "content-type,x-mine").send().await;
+    let preflight = preflight
+        .header("access-control-request-headers", "content-type,x-mine")
+        .send()
+        .await;
     assert_eq!(preflight.status, 204);
     assert_eq!(preflight.header("access-control-allow-origin"), Some(APP));
-    assert!(preflight.header("access-control-allow-methods").unwrap().contains("PUT"));
-    assert_eq!(preflight.header("access-control-allow-headers"), Some("content-type,x-mine"));
+    assert!(
+        preflight
+            .header("access-control-allow-methods")
+            .unwrap()
+            .contains("PUT")
+    );
+    assert_eq!(
+        preflight.header("access-control-allow-headers"),
+        Some("content-type,x-mine")
+    );
     for (path, expected) in [("/api/fickle/1", 200), ("/nope", 404)] {
-        let answer = node.put(path).header("origin", APP).header("sec-fetch-site", "cross-site").send().await;
+        let answer = node
+            .put(path)
+            .header("origin", APP)
+            .header("sec-fetch-site", "cross-site")
+            .send()
+            .await;
         assert_eq!(answer.status, expected);
         assert_eq!(answer.header("access-control-allow-origin"), Some(APP));
         assert_eq!(answer.header("vary"), Some("origin"));
@@ -68,9 +127,19 @@ async fn pages_of_allowed_origins_may_ask_and_read() {
     // A name that leads to the node, such as that of what stands in front of it, is one of these.
     assert_eq!(status(&node, &[("host", "app.example")]).await, 200);
     assert_eq!(status(&node, &[("host", "evil.example")]).await, 403);
-    let any = Setup::new(Plugins::usual()).flag("--allowed-origins", "*").ready().await;
-    let answer = any.post("/api/fickle/1").header("origin", EVIL).send().await;
-    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, Some("*")));
+    let any = Setup::new(Plugins::usual())
+        .flag("--allowed-origins", "*")
+        .ready()
+        .await;
+    let answer = any
+        .post("/api/fickle/1")
+        .header("origin", EVIL)
+        .send()
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-origin")),
+        (200, Some("*"))
+    );
 }
 
 #[tokio::test]
@@ -79,7 +148,12 @@ async fn what_asks_whether_a_node_lives_may_call_it_as_it_likes() {
     for path in ["/livez", "/readyz"] {
         let url = format!("http://{}{path}", node.admin);
         for (name, value) in [("host", "node.example:9080"), ("origin", EVIL)] {
-            Client::new().request(Method::GET, &url).header(name, value).send().await.ok();
+            Client::new()
+                .request(Method::GET, &url)
+                .header(name, value)
+                .send()
+                .await
+                .ok();
         }
     }
 }

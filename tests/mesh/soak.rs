@@ -1,5 +1,6 @@
-//! A mixture of everything that wears a node out, for as long as `MESHAGE_SOAK_SECONDS` says (a few seconds
-//! by default): nothing grows, nothing is left over, and every error is one that was asked for.
+//! A mixture of everything that wears a node out, for as long as `MESHAGE_SOAK_SECONDS` says (a few
+//! seconds by default): nothing grows, nothing is left over, and every error is one that was asked
+//! for.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,11 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
         .with("fresh", "fickle")
         .with_file("fresh.toml", "instances = \"fresh\"\n");
     let first = Setup::new(plugins.clone()).id("n1").start().await;
-    let second = Setup::new(plugins.clone()).id("n2").seeds(&[&first]).start().await;
+    let second = Setup::new(plugins.clone())
+        .id("n2")
+        .seeds(&[&first])
+        .start()
+        .await;
     let nodes = [&first, &second];
     wait_for_mesh(&nodes).await;
 
@@ -38,7 +43,10 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
             for (number, (act, status)) in MIXTURE.iter().enumerate() {
                 let (stream, act) = act.split_once('?').unwrap();
                 let node = nodes[(asked + number) % 2];
-                let answer = node.post(&format!("/api/{stream}/key-{asked}?{act}")).send().await;
+                let answer = node
+                    .post(&format!("/api/{stream}/key-{asked}?{act}"))
+                    .send()
+                    .await;
                 assert_eq!(answer.status, *status, "{stream}?{act}: {}", answer.text());
             }
             asked += MIXTURE.len();
@@ -77,15 +85,30 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
     for node in nodes {
         for stream in ["echo", "fickle", "slow", "fresh"] {
             node.wait_until_running(stream, 0).await;
-            node.wait_for_metric(&format!(r#"meshage_plugin_versions{{stream="{stream}"}} 1"#)).await;
+            node.wait_for_metric(&format!(
+                r#"meshage_plugin_versions{{stream="{stream}"}} 1"#
+            ))
+            .await;
         }
     }
     // The first quarter warms everything up; in a short run, everything is still warming up.
     let slack_mb = if seconds < 300 { 64 } else { 8 };
     for node in 0..2 {
-        let (warm, last) = (samples[samples.len() / 4][node], samples[samples.len() - 1][node]);
-        assert!(last.resident_mb <= warm.resident_mb * 5 / 4 + slack_mb, "memory grows: {samples:?}");
-        assert!(last.threads <= warm.threads + 8, "threads grow: {samples:?}");
-        assert!(last.files <= warm.files + 16, "open files grow: {samples:?}");
+        let (warm, last) = (
+            samples[samples.len() / 4][node],
+            samples[samples.len() - 1][node],
+        );
+        assert!(
+            last.resident_mb <= warm.resident_mb * 5 / 4 + slack_mb,
+            "memory grows: {samples:?}"
+        );
+        assert!(
+            last.threads <= warm.threads + 8,
+            "threads grow: {samples:?}"
+        );
+        assert!(
+            last.files <= warm.files + 16,
+            "open files grow: {samples:?}"
+        );
     }
 }

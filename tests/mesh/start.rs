@@ -15,8 +15,16 @@ use crate::harness::{Plugins, Setup, new_secret, port_known_beforehand, wait_for
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
-    for seeds in ["", "127.0.0.1:9", "localhost:9", "no-such-name.invalid:9742"] {
-        let node = Setup::new(Plugins::usual()).flag("--seeds", seeds).ready().await;
+    for seeds in [
+        "",
+        "127.0.0.1:9",
+        "localhost:9",
+        "no-such-name.invalid:9742",
+    ] {
+        let node = Setup::new(Plugins::usual())
+            .flag("--seeds", seeds)
+            .ready()
+            .await;
         node.post("/api/echo/1").send().await.ok();
     }
     for host in ["127.0.0.1", "localhost"] {
@@ -36,8 +44,11 @@ async fn seeds_may_be_down_empty_or_the_node_itself() {
 #[tokio::test]
 async fn a_seed_that_comes_up_later_is_found_by_address_and_by_name() {
     let port = port_known_beforehand();
-    let with_seed =
-        |id: &str, host: &str| Setup::new(Plugins::usual()).id(id).flag("--seeds", &format!("{host}:{port}"));
+    let with_seed = |id: &str, host: &str| {
+        Setup::new(Plugins::usual())
+            .id(id)
+            .flag("--seeds", &format!("{host}:{port}"))
+    };
     let by_address = with_seed("n1", "127.0.0.1").ready().await;
     let by_name = with_seed("n2", "localhost").ready().await;
     let late = Setup::new(Plugins::usual())
@@ -66,35 +77,83 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
         ("--timeout", "soon", ["timeout", "soon", "30s"]),
         ("--seeds", "10.0.0.1", ["seeds", "10.0.0.1", "host:port"]),
         ("--node-id", "a b", ["node_id", "a b", "letters"]),
-        ("--advertise", "0.0.0.0", ["advertise", "0.0.0.0", "other nodes can reach"]),
+        (
+            "--advertise",
+            "0.0.0.0",
+            ["advertise", "0.0.0.0", "other nodes can reach"],
+        ),
         ("--log", "!?", ["log", "!?", "info"]),
         ("--log", "warning", ["log", "warning", "warn, info"]),
-        ("--secret-file", "/missing", ["secret_file", "a file of secrets", "/missing cannot be read"]),
-        ("--token-file", "/missing", ["token_file", "a file of tokens", "/missing cannot be read"]),
-        ("--trusted-keys", "/missing", ["trusted_keys", "a file of keys", "/missing cannot be read"]),
+        (
+            "--secret-file",
+            "/missing",
+            [
+                "secret_file",
+                "a file of secrets",
+                "/missing cannot be read",
+            ],
+        ),
+        (
+            "--token-file",
+            "/missing",
+            ["token_file", "a file of tokens", "/missing cannot be read"],
+        ),
+        (
+            "--trusted-keys",
+            "/missing",
+            ["trusted_keys", "a file of keys", "/missing cannot be read"],
+        ),
     ] {
         let (code, said) = wrong(flag, value).await;
         assert_eq!(said.lines().count(), 1, "{said}");
         check_refusal((code, said), 2, &parts);
     }
-    let (code, said) = Setup::new(Plugins::empty()).variable("CLUSTER_PORT", "many").own_ports().fail().await;
-    check_refusal((code, said), 2, &["cluster_port", "many", "CLUSTER_PORT", "0 (any free one) to 65535"]);
+    let (code, said) = Setup::new(Plugins::empty())
+        .variable("CLUSTER_PORT", "many")
+        .own_ports()
+        .fail()
+        .await;
+    check_refusal(
+        (code, said),
+        2,
+        &[
+            "cluster_port",
+            "many",
+            "CLUSTER_PORT",
+            "0 (any free one) to 65535",
+        ],
+    );
 }
 
 #[tokio::test]
 async fn a_variable_that_is_no_text_is_named() {
     let setup = || Setup::new(Plugins::empty()).own_ports();
-    for (variable, name) in [("CLUSTER_PORT", "cluster_port"), ("MESHAGE_CONFIG", "config")] {
-        let (code, said) = setup().variable(variable, OsString::from_vec(b"\xff".to_vec())).fail().await;
+    for (variable, name) in [
+        ("CLUSTER_PORT", "cluster_port"),
+        ("MESHAGE_CONFIG", "config"),
+    ] {
+        let (code, said) = setup()
+            .variable(variable, OsString::from_vec(b"\xff".to_vec()))
+            .fail()
+            .await;
         assert_eq!(said.lines().count(), 1, "{said}");
-        check_refusal((code, said), 2, &[&format!("invalid {name} "), variable, "UTF-8"]);
+        check_refusal(
+            (code, said),
+            2,
+            &[&format!("invalid {name} "), variable, "UTF-8"],
+        );
     }
 }
 
 #[tokio::test]
 async fn an_empty_flag_hides_no_variable() {
-    let setup = Setup::new(Plugins::usual()).variable("MESHAGE_NODE_ID", "of-the-variable").flag("--node-id", " ");
-    assert_eq!(setup.ready().await.admin("/cluster").await.json()["self"], "of-the-variable");
+    let setup = Setup::new(Plugins::usual())
+        .variable("MESHAGE_NODE_ID", "of-the-variable")
+        .flag("--node-id", " ");
+    assert_eq!(
+        setup.ready().await.admin("/cluster").await.json()["self"],
+        "of-the-variable"
+    );
 }
 
 #[tokio::test]
@@ -105,16 +164,27 @@ async fn the_configuration_file_may_be_a_pipe() {
     let setup = Setup::new(Plugins::usual()).flag("--config", pipe.to_str().unwrap());
     // As a shell does for `<(command)`: somebody writes it, once.
     let writing = spawn_blocking(move || fs::write(pipe, "node_id = \"of-the-pipe\"\n"));
-    assert_eq!(setup.ready().await.admin("/cluster").await.json()["self"], "of-the-pipe");
+    assert_eq!(
+        setup.ready().await.admin("/cluster").await.json()["self"],
+        "of-the-pipe"
+    );
     writing.await.unwrap().unwrap();
 }
 
 /// Of a node with these flags: the setting that is named, its value, and what would be right.
 async fn check_wrong_file(flags: &[(&str, &str)], name: &str, file: &str, expected: &str) {
-    let setup = flags.iter().fold(Setup::new(Plugins::empty()), |setup, (flag, value)| setup.flag(flag, value));
+    let setup = flags
+        .iter()
+        .fold(Setup::new(Plugins::empty()), |setup, (flag, value)| {
+            setup.flag(flag, value)
+        });
     let (code, said) = setup.fail().await;
     assert_eq!(said.lines().count(), 1, "{said}");
-    check_refusal((code, said), 2, &[expected, file, "set by --", &format!("invalid {name} ")]);
+    check_refusal(
+        (code, said),
+        2,
+        &[expected, file, "set by --", &format!("invalid {name} ")],
+    );
 }
 
 #[tokio::test]
@@ -130,42 +200,113 @@ async fn a_wrong_certificate_or_key_ends_the_start_with_the_setting_that_names_i
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let own = CertificateParams::new(["n1".to_owned()]).unwrap();
-    let own = own.signed_by(&own_key, &Issuer::from_params(&params, &ca_key)).unwrap();
+    let own = own
+        .signed_by(&own_key, &Issuer::from_params(&params, &ca_key))
+        .unwrap();
     let files = [
         put("cert.pem", own.pem()),
         put("key.pem", own_key.serialize_pem()),
         put("open.key.pem", own_key.serialize_pem()),
         put("other.key.pem", other_key.serialize_pem()),
         put("ca.pem", params.self_signed(&ca_key).unwrap().pem()),
-        put("other.ca.pem", params.self_signed(&other_key).unwrap().pem()),
+        put(
+            "other.ca.pem",
+            params.self_signed(&other_key).unwrap().pem(),
+        ),
         put("secret", new_secret()),
         put("nothing.pem", "neither certificate nor key".to_owned()),
     ];
-    let [cert, key, open_key, other_key, ca, other_ca, secret, nothing] = files.each_ref().map(String::as_str);
+    let [
+        cert,
+        key,
+        open_key,
+        other_key,
+        ca,
+        other_ca,
+        secret,
+        nothing,
+    ] = files.each_ref().map(String::as_str);
     fs::set_permissions(open_key, Permissions::from_mode(0o644)).unwrap();
     let missing = "/missing";
 
     let wrong_pairs = [
         ([missing, key], "cert", missing, "/missing cannot be read"),
-        ([nothing, key], "cert", nothing, "has no certificate in PEM form"),
+        (
+            [nothing, key],
+            "cert",
+            nothing,
+            "has no certificate in PEM form",
+        ),
         ([cert, missing], "key", missing, "/missing cannot be read"),
         ([cert, open_key], "key", open_key, "chmod o-rwx"),
-        ([cert, nothing], "key", nothing, "has no private key in PEM form"),
-        ([cert, other_key], "key", other_key, "it is not the key of the certificate in"),
+        (
+            [cert, nothing],
+            "key",
+            nothing,
+            "has no private key in PEM form",
+        ),
+        (
+            [cert, other_key],
+            "key",
+            other_key,
+            "it is not the key of the certificate in",
+        ),
     ];
     for ([cert, key], wrong, file, expected) in wrong_pairs {
-        check_wrong_file(&[("--tls-cert", cert), ("--tls-key", key)], &format!("tls_{wrong}"), file, expected).await;
-        let flags = [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
+        check_wrong_file(
+            &[("--tls-cert", cert), ("--tls-key", key)],
+            &format!("tls_{wrong}"),
+            file,
+            expected,
+        )
+        .await;
+        let flags = [
+            ("--peer-cert", cert),
+            ("--peer-key", key),
+            ("--peer-ca", ca),
+            ("--secret-file", secret),
+        ];
         check_wrong_file(&flags, &format!("peer_{wrong}"), file, expected).await;
     }
-    let of_peers = |ca| [("--peer-cert", cert), ("--peer-key", key), ("--peer-ca", ca), ("--secret-file", secret)];
-    check_wrong_file(&of_peers(missing), "peer_ca", missing, "/missing cannot be read").await;
-    check_wrong_file(&of_peers(nothing), "peer_ca", nothing, "has no certificate in PEM form").await;
-    check_wrong_file(&of_peers(other_ca), "peer_cert", cert, "no authority in peer_ca has signed it").await;
+    let of_peers = |ca| {
+        [
+            ("--peer-cert", cert),
+            ("--peer-key", key),
+            ("--peer-ca", ca),
+            ("--secret-file", secret),
+        ]
+    };
+    check_wrong_file(
+        &of_peers(missing),
+        "peer_ca",
+        missing,
+        "/missing cannot be read",
+    )
+    .await;
+    check_wrong_file(
+        &of_peers(nothing),
+        "peer_ca",
+        nothing,
+        "has no certificate in PEM form",
+    )
+    .await;
+    check_wrong_file(
+        &of_peers(other_ca),
+        "peer_cert",
+        cert,
+        "no authority in peer_ca has signed it",
+    )
+    .await;
     // The name is that of another node: the one that was set, and one that is made of the port.
     let named = [&of_peers(ca)[..], &[("--node-id", "n2")]].concat();
     check_wrong_file(&named, "peer_cert", cert, "is not that of node n2").await;
-    check_wrong_file(&of_peers(ca), "peer_cert", cert, "the certificate is not that of node").await;
+    check_wrong_file(
+        &of_peers(ca),
+        "peer_cert",
+        cert,
+        "the certificate is not that of node",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -182,18 +323,31 @@ async fn spaces_around_a_setting_are_no_part_of_it() {
         .ready()
         .await;
     let cluster = node.admin("/cluster").await.json();
-    assert_eq!((&cluster["self"], &cluster["clusterId"]), (&"n1".into(), &"prod".into()));
-    node.post("/api/echo/1").body("x".repeat(11)).send().await.problem(413, "body-too-large");
+    assert_eq!(
+        (&cluster["self"], &cluster["clusterId"]),
+        (&"n1".into(), &"prod".into())
+    );
+    node.post("/api/echo/1")
+        .body("x".repeat(11))
+        .send()
+        .await
+        .problem(413, "body-too-large");
 }
 
 #[tokio::test]
 async fn a_missing_plugins_directory_ends_the_start() {
-    let setup = Setup::new(Plugins::empty()).variable("MESHAGE_PLUGINS", "/ignored").flag("--config", "/missing.toml");
+    let setup = Setup::new(Plugins::empty())
+        .variable("MESHAGE_PLUGINS", "/ignored")
+        .flag("--config", "/missing.toml");
     check_refusal(setup.fail().await, 2, &["config", "/missing.toml"]);
     let plugins = Plugins::empty();
     std::fs::remove_dir(plugins.path()).unwrap();
     let path = plugins.path().to_str().unwrap().to_owned();
-    check_refusal(Setup::new(plugins).fail().await, 2, &["plugins", &path, "create it or name another"]);
+    check_refusal(
+        Setup::new(plugins).fail().await,
+        2,
+        &["plugins", &path, "create it or name another"],
+    );
 }
 
 #[tokio::test]
@@ -201,30 +355,57 @@ async fn a_port_that_is_taken_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = listener.local_addr().unwrap();
     let port = taken.port().to_string();
-    for (flag, name) in
-        [("--http-port", "http_port"), ("--cluster-port", "cluster_port"), ("--admin-port", "admin_port")]
-    {
+    for (flag, name) in [
+        ("--http-port", "http_port"),
+        ("--cluster-port", "cluster_port"),
+        ("--admin-port", "admin_port"),
+    ] {
         let ports = ["--http-port", "--cluster-port", "--admin-port"];
-        let setup = ports.iter().fold(Setup::new(Plugins::empty()).own_ports(), |setup, other| {
-            setup.flag(other, if *other == flag { &port } else { "0" })
-        });
-        check_refusal(setup.fail().await, 1, &[name, &taken.to_string(), "the port is taken"]);
+        let setup = ports
+            .iter()
+            .fold(Setup::new(Plugins::empty()).own_ports(), |setup, other| {
+                setup.flag(other, if *other == flag { &port } else { "0" })
+            });
+        check_refusal(
+            setup.fail().await,
+            1,
+            &[name, &taken.to_string(), "the port is taken"],
+        );
     }
     drop(listener);
     // Free for TCP is not enough for the cluster port.
-    let taken = UdpSocket::bind(("127.0.0.1", port_known_beforehand())).await.unwrap();
+    let taken = UdpSocket::bind(("127.0.0.1", port_known_beforehand()))
+        .await
+        .unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let setup = Setup::new(Plugins::empty()).own_ports().flag("--http-port", "0").flag("--cluster-port", &port);
-    check_refusal(setup.fail().await, 1, &["cluster_port", &port, "the port is taken"]);
-    let elsewhere = Setup::new(Plugins::empty()).flag("--bind", "192.0.2.1").flag("--insecure", "true");
-    check_refusal(elsewhere.fail().await, 1, &["192.0.2.1", "this host has no such address"]);
+    let setup = Setup::new(Plugins::empty())
+        .own_ports()
+        .flag("--http-port", "0")
+        .flag("--cluster-port", &port);
+    check_refusal(
+        setup.fail().await,
+        1,
+        &["cluster_port", &port, "the port is taken"],
+    );
+    let elsewhere = Setup::new(Plugins::empty())
+        .flag("--bind", "192.0.2.1")
+        .flag("--insecure", "true");
+    check_refusal(
+        elsewhere.fail().await,
+        1,
+        &["192.0.2.1", "this host has no such address"],
+    );
 }
 
 #[tokio::test]
 async fn a_file_configures_and_is_overridden_by_variable_and_flag() {
     let plugins = Plugins::usual();
     let file = plugins.path().join("meshage.toml");
-    std::fs::write(&file, "node_id = \"by-file\"\ncluster_id = \"by-file\"\nmax_body = 10\n").unwrap();
+    std::fs::write(
+        &file,
+        "node_id = \"by-file\"\ncluster_id = \"by-file\"\nmax_body = 10\n",
+    )
+    .unwrap();
     let node = Setup::new(plugins)
         .flag("--config", file.to_str().unwrap())
         .variable("MESHAGE_NODE_ID", "by-variable")
@@ -233,10 +414,26 @@ async fn a_file_configures_and_is_overridden_by_variable_and_flag() {
         .ready()
         .await;
     let cluster = node.admin("/cluster").await.json();
-    assert_eq!((&cluster["self"], &cluster["clusterId"]), (&"by-variable".into(), &"by-flag".into()));
-    node.post("/api/echo/1").body("x".repeat(11)).send().await.problem(413, "body-too-large");
+    assert_eq!(
+        (&cluster["self"], &cluster["clusterId"]),
+        (&"by-variable".into(), &"by-flag".into())
+    );
+    node.post("/api/echo/1")
+        .body("x".repeat(11))
+        .send()
+        .await
+        .problem(413, "body-too-large");
 
     let plugins = Plugins::empty().with_file("wrong.toml", "http_prot = 1\n");
-    let file = plugins.path().join("wrong.toml").to_str().unwrap().to_owned();
-    check_refusal(Setup::new(plugins).flag("--config", &file).fail().await, 2, &["http_prot", "http_port"]);
+    let file = plugins
+        .path()
+        .join("wrong.toml")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    check_refusal(
+        Setup::new(plugins).flag("--config", &file).fail().await,
+        2,
+        &["http_prot", "http_port"],
+    );
 }

@@ -14,7 +14,14 @@ const EVENT: &str = "plugin-file-unused";
 async fn what_is_meant_and_not_used_is_told_once() {
     let plugins = Plugins::empty().with("echo", "echo");
     let at = |name: &str| plugins.path().join(name);
-    for silent in ["README.md", "echo.toml", "echo.toml~", "echo.wasm.new", ".hidden.toml", "echo.wasm.minisig"] {
+    for silent in [
+        "README.md",
+        "echo.toml",
+        "echo.toml~",
+        "echo.wasm.new",
+        ".hidden.toml",
+        "echo.wasm.minisig",
+    ] {
         fs::write(at(silent), "").unwrap();
     }
     fs::create_dir(at("sources")).unwrap();
@@ -25,11 +32,26 @@ async fn what_is_meant_and_not_used_is_told_once() {
     symlink("/nowhere/far.wasm", at("far.wasm")).unwrap();
     let node = Setup::new(plugins.clone()).ready().await;
     for (name, because) in [
-        ("tpyo.toml", "there is no tpyo.wasm, whose manifest it would be"),
-        ("echo.wasm.toml", "it is not read, as a manifest is a file <stream>.toml; name it echo.toml"),
-        ("upper.WASM", "it is not loaded, as a component is a file <stream>.wasm; name it upper.wasm"),
-        ("folder.wasm", "it is a directory; a component is a file, or a link to one"),
-        ("far.wasm", "it is a link to /nowhere/far.wasm, where there is nothing"),
+        (
+            "tpyo.toml",
+            "there is no tpyo.wasm, whose manifest it would be",
+        ),
+        (
+            "echo.wasm.toml",
+            "it is not read, as a manifest is a file <stream>.toml; name it echo.toml",
+        ),
+        (
+            "upper.WASM",
+            "it is not loaded, as a component is a file <stream>.wasm; name it upper.wasm",
+        ),
+        (
+            "folder.wasm",
+            "it is a directory; a component is a file, or a link to one",
+        ),
+        (
+            "far.wasm",
+            "it is a link to /nowhere/far.wasm, where there is nothing",
+        ),
     ] {
         let line: Value = serde_json::from_str(&node.log_line(because).await).unwrap();
         assert_eq!(line["level"], "WARN");

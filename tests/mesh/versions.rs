@@ -1,4 +1,5 @@
-//! Nodes of neighbouring versions work together: what the one does not know of the other ends no connection.
+//! Nodes of neighbouring versions work together: what the one does not know of the other ends no
+//! connection.
 
 #[cfg(target_os = "linux")]
 use rustix::process::Signal;
@@ -6,8 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::frames::{
-    AN_EXTENSION, CALL, Call, FAULT, HELLO, Hello, NO_EXTENSIONS, PING, PONG, REJECT, REPLY, frame, next_frame,
-    say_hello, text, varint,
+    AN_EXTENSION, CALL, Call, FAULT, HELLO, Hello, NO_EXTENSIONS, PING, PONG, REJECT, REPLY, frame,
+    next_frame, say_hello, text, varint,
 };
 use crate::harness::{HandMade, Node, Plugins, Setup, until};
 #[cfg(target_os = "linux")]
@@ -20,28 +21,55 @@ const LATER: [u8; 2] = [11, 200];
 const GENERATION: u64 = 77;
 
 fn contains(bytes: &[u8], part: &str) -> bool {
-    bytes.windows(part.len()).any(|window| window == part.as_bytes())
+    bytes
+        .windows(part.len())
+        .any(|window| window == part.as_bytes())
 }
 
 #[tokio::test]
 async fn a_caller_of_a_later_version_is_served() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let features = &["timers", "a-later-one"];
-    let hello = Hello { versions: (2, 9), features, extensions: AN_EXTENSION, ..Hello::of("p1", 1) };
+    let hello = Hello {
+        versions: (2, 9),
+        features,
+        extensions: AN_EXTENSION,
+        ..Hello::of("p1", 1)
+    };
     let (mut stream, (kind, _)) = say_hello(&node.cluster, &hello).await;
     assert_eq!(kind, HELLO);
     for kind in LATER {
-        stream.write_all(&frame(kind, b"whatever it is")).await.unwrap();
+        stream
+            .write_all(&frame(kind, b"whatever it is"))
+            .await
+            .unwrap();
     }
-    let call = Call { extensions: AN_EXTENSION, body_bytes: 2, body: b"{}", ..Call::of(1, "POST", "echo") };
+    let call = Call {
+        extensions: AN_EXTENSION,
+        body_bytes: 2,
+        body: b"{}",
+        ..Call::of(1, "POST", "echo")
+    };
     stream.write_all(&call.frame()).await.unwrap();
     let (kind, reply) = next_frame(&mut stream).await.unwrap();
-    assert!(kind == REPLY && reply.starts_with(&[0, 0, 0, 1]) && contains(&reply, "echoed"), "{kind} {reply:?}");
+    assert!(
+        kind == REPLY && reply.starts_with(&[0, 0, 0, 1]) && contains(&reply, "echoed"),
+        "{kind} {reply:?}"
+    );
     // What it cannot read it refuses by itself.
-    stream.write_all(&Call::of(2, "LINK", "echo").frame()).await.unwrap();
+    stream
+        .write_all(&Call::of(2, "LINK", "echo").frame())
+        .await
+        .unwrap();
     let (kind, fault) = next_frame(&mut stream).await.unwrap();
-    assert!(kind == FAULT && fault.starts_with(&[0, 0, 0, 2]) && contains(&fault, "not-understood"), "{kind}");
-    stream.write_all(&frame(PING, b"with something behind it")).await.unwrap();
+    assert!(
+        kind == FAULT && fault.starts_with(&[0, 0, 0, 2]) && contains(&fault, "not-understood"),
+        "{kind}"
+    );
+    stream
+        .write_all(&frame(PING, b"with something behind it"))
+        .await
+        .unwrap();
     assert_eq!(next_frame(&mut stream).await.unwrap().0, PONG);
     assert_eq!(node.served("echo").await, 1);
 }
@@ -50,22 +78,49 @@ async fn a_caller_of_a_later_version_is_served() {
 async fn who_is_no_peer_is_told_why() {
     let node = Setup::new(Plugins::usual()).ready().await;
     for (hello, said) in [
-        (Hello { versions: (3, 9), ..Hello::of("p1", 1) }, "it speaks versions 3 to 9 of the protocol, this node 2"),
-        (Hello { versions: (1, 1), ..Hello::of("p1", 1) }, "it speaks versions 1 of the protocol, this node 2"),
-        (Hello { to_generation: Some(1), ..Hello::of("p1", 1) }, "it looks for another life of this node"),
+        (
+            Hello {
+                versions: (3, 9),
+                ..Hello::of("p1", 1)
+            },
+            "it speaks versions 3 to 9 of the protocol, this node 2",
+        ),
+        (
+            Hello {
+                versions: (1, 1),
+                ..Hello::of("p1", 1)
+            },
+            "it speaks versions 1 of the protocol, this node 2",
+        ),
+        (
+            Hello {
+                to_generation: Some(1),
+                ..Hello::of("p1", 1)
+            },
+            "it looks for another life of this node",
+        ),
     ] {
         let (mut stream, (kind, reason)) = say_hello(&node.cluster, &hello).await;
-        assert!(kind == REJECT && contains(&reason, said), "{kind} {}", String::from_utf8_lossy(&reason));
-        assert!(next_frame(&mut stream).await.is_none(), "the connection goes on");
+        assert!(
+            kind == REJECT && contains(&reason, said),
+            "{kind} {}",
+            String::from_utf8_lossy(&reason)
+        );
+        assert!(
+            next_frame(&mut stream).await.is_none(),
+            "the connection goes on"
+        );
     }
-    node.log_line("it speaks versions 3 to 9 of the protocol, this node 2").await;
+    node.log_line("it speaks versions 3 to 9 of the protocol, this node 2")
+        .await;
 }
 
-/// A node, and one made by hand, ready, that alone offers `later`. What a message to that gets is what `answers` gives for the
-/// call's id.
+/// A node, and one made by hand, ready, that alone offers `later`. What a message to that gets is
+/// what `answers` gives for the call's id.
 async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>) -> (Node, HandMade) {
     let node = Setup::new(Plugins::usual()).id("n1").ready().await;
-    let (peer, connections) = HandMade::start("p1", GENERATION, "ready", &["later"], &[&node]).await;
+    let (peer, connections) =
+        HandMade::start("p1", GENERATION, "ready", &["later"], &[&node]).await;
     tokio::spawn(async move {
         while let Ok((stream, _)) = connections.accept().await {
             tokio::spawn(serve(stream, hello.clone(), answers));
@@ -79,7 +134,12 @@ async fn serve(mut stream: TcpStream, hello: Hello, answers: fn(&[u8]) -> Vec<u8
     while let Some((kind, rest)) = next_frame(&mut stream).await {
         let answer = match kind {
             // A later one has more to say than was asked.
-            HELLO => [hello.frame(), frame(LATER[0], b""), frame(LATER[1], b"more")].concat(),
+            HELLO => [
+                hello.frame(),
+                frame(LATER[0], b""),
+                frame(LATER[1], b"more"),
+            ]
+            .concat(),
             PING => frame(PONG, b""),
             CALL => answers(&rest[..4]),
             _ => continue,
@@ -91,13 +151,28 @@ async fn serve(mut stream: TcpStream, hello: Hello, answers: fn(&[u8]) -> Vec<u8
 }
 
 fn reply(id: &[u8]) -> Vec<u8> {
-    frame(REPLY, &[id, &varint(201), &varint(0), &varint(2), AN_EXTENSION, b"ok"].concat())
+    frame(
+        REPLY,
+        &[
+            id,
+            &varint(201),
+            &varint(0),
+            &varint(2),
+            AN_EXTENSION,
+            b"ok",
+        ]
+        .concat(),
+    )
 }
 
 #[tokio::test]
 async fn a_callee_of_a_later_version_is_asked() {
-    let hello =
-        Hello { versions: (2, 9), features: &["timers"], extensions: AN_EXTENSION, ..Hello::of("p1", GENERATION) };
+    let hello = Hello {
+        versions: (2, 9),
+        features: &["timers"],
+        extensions: AN_EXTENSION,
+        ..Hello::of("p1", GENERATION)
+    };
     let (node, _peer) = with_peer(hello, reply).await;
     for _ in 0..3 {
         let answer = node.post("/api/later/1").send().await;
@@ -109,7 +184,14 @@ async fn a_callee_of_a_later_version_is_asked() {
 
 /// A fault of which this version does not know the name.
 fn later_fault(id: &[u8]) -> Vec<u8> {
-    let head = [text("contended"), varint(503), vec![1], text("others were quicker"), vec![0], AN_EXTENSION.to_vec()];
+    let head = [
+        text("contended"),
+        varint(503),
+        vec![1],
+        text("others were quicker"),
+        vec![0],
+        AN_EXTENSION.to_vec(),
+    ];
     frame(FAULT, &[id, &head.concat(), b"and more"].concat())
 }
 
@@ -117,8 +199,15 @@ fn later_fault(id: &[u8]) -> Vec<u8> {
 async fn a_fault_of_a_later_version_is_an_answer() {
     let (node, _peer) = with_peer(Hello::of("p1", GENERATION), later_fault).await;
     for _ in 0..2 {
-        let problem = node.post("/api/later/1").send().await.problem(503, "contended");
-        assert_eq!((&problem["detail"], &problem["retryable"]), (&"others were quicker".into(), &true.into()));
+        let problem = node
+            .post("/api/later/1")
+            .send()
+            .await
+            .problem(503, "contended");
+        assert_eq!(
+            (&problem["detail"], &problem["retryable"]),
+            (&"others were quicker".into(), &true.into())
+        );
     }
     assert_eq!(node.events("peer-connection-lost"), 0);
 }
@@ -132,7 +221,11 @@ fn no_reply(id: &[u8]) -> Vec<u8> {
 async fn an_answer_that_cannot_be_read_ends_its_own_call_only() {
     let (node, _peer) = with_peer(Hello::of("p1", GENERATION), no_reply).await;
     for _ in 0..2 {
-        let problem = node.post("/api/later/1").send().await.problem(502, "not-understood");
+        let problem = node
+            .post("/api/later/1")
+            .send()
+            .await
+            .problem(502, "not-understood");
         assert_eq!(problem["retryable"], false);
     }
     assert_eq!(node.events("peer-connection-lost"), 0);
@@ -140,19 +233,35 @@ async fn an_answer_that_cannot_be_read_ends_its_own_call_only() {
 
 #[tokio::test]
 async fn who_has_no_version_in_common_is_not_asked_and_the_log_says_why() {
-    let hello = Hello { versions: (8, 9), extensions: NO_EXTENSIONS, ..Hello::of("p1", GENERATION) };
+    let hello = Hello {
+        versions: (8, 9),
+        extensions: NO_EXTENSIONS,
+        ..Hello::of("p1", GENERATION)
+    };
     let (node, _peer) = with_peer(hello, reply).await;
-    node.post("/api/later/1").send().await.problem(503, "unreachable");
+    node.post("/api/later/1")
+        .send()
+        .await
+        .problem(503, "unreachable");
     let told = node.event("peer-unreachable").await;
-    assert!(told.contains("it speaks versions 8 to 9 of the protocol, this node 2"), "{told}");
+    assert!(
+        told.contains("it speaks versions 8 to 9 of the protocol, this node 2"),
+        "{told}"
+    );
 }
 
 #[tokio::test]
 async fn a_connection_is_to_one_life_of_a_node() {
     let (node, _peer) = with_peer(Hello::of("p1", GENERATION + 1), reply).await;
-    node.post("/api/later/1").send().await.problem(503, "unreachable");
+    node.post("/api/later/1")
+        .send()
+        .await
+        .problem(503, "unreachable");
     let told = node.event("peer-unreachable").await;
-    assert!(told.contains("it is another life of the node, of generation 78, expected 77"), "{told}");
+    assert!(
+        told.contains("it is another life of the node, of generation 78, expected 77"),
+        "{told}"
+    );
 }
 
 // Elsewhere a host has but one address of loopback.

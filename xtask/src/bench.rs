@@ -5,12 +5,19 @@ use anyhow::Result;
 use crate::build;
 use crate::setup::{self, cargo, root};
 
-/// Measures, and writes `docs/performance.md`; with the names of suites only those, and writes nothing.
+/// Measures, and writes `docs/performance.md`; with the names of suites only those, and writes
+/// nothing.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let guests = build::bench_guests()?;
     build::everything()?;
     setup::run(cargo().args(["build", "--release", "--package", "meshage-bench"]))?;
     let host = build::host_binary()?;
     let mut bench = setup::command(&host.with_file_name("meshage-bench").display().to_string());
-    setup::run(bench.arg(host).arg(guests).arg(root().join("docs/performance.md")).args(arguments))
+    setup::run(
+        bench
+            .arg(host)
+            .arg(guests)
+            .arg(root().join("docs/performance.md"))
+            .args(arguments),
+    )
 }

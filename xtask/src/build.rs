@@ -16,8 +16,8 @@ const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 /// What is run in benchmarks beside the example plugins, by our host and by others.
 const BENCH_GUESTS: [&str; 3] = ["body-echo", "http-echo", "http-echo-p3"];
 
-/// The host and the example plugins. Of the whole workspace, so that the features of dependencies are those of the tests: what
-/// is compiled for the one is there for the other.
+/// The host and the example plugins. Of the whole workspace, so that the features of dependencies
+/// are those of the tests: what is compiled for the one is there for the other.
 pub(crate) fn everything() -> Result<()> {
     guests(&PLUGINS)?;
     setup::run(cargo().args(["build", "--release", "--workspace", "--bin", "meshage-host"]))
@@ -38,7 +38,9 @@ pub(crate) fn bench_guests() -> Result<PathBuf> {
 
 /// The host as [`everything`] builds it: in the directory of this binary, wherever that is.
 pub(crate) fn host_binary() -> Result<PathBuf> {
-    Ok(std::env::current_exe().context("where is this binary?")?.with_file_name("meshage-host"))
+    Ok(std::env::current_exe()
+        .context("where is this binary?")?
+        .with_file_name("meshage-host"))
 }
 
 /// Builds guests in one call of cargo, which has its own target directory, so that it does not wait
@@ -48,14 +50,29 @@ fn guests(packages: &[&str]) -> Result<()> {
     let target_directory = root().join("target/guests");
     let mut build = cargo();
     // Flags for this machine's processor mean nothing to WebAssembly.
-    build.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", "").env_remove("CARGO_BUILD_TARGET");
-    build.args(["build", "--profile", "guest", "--target", GUEST_TARGET, "--target-dir"]).arg(&target_directory);
+    build
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_ENCODED_RUSTFLAGS", "")
+        .env_remove("CARGO_BUILD_TARGET");
+    build
+        .args([
+            "build",
+            "--profile",
+            "guest",
+            "--target",
+            GUEST_TARGET,
+            "--target-dir",
+        ])
+        .arg(&target_directory);
     for package in packages {
         build.args(["--package", package]);
     }
     setup::run(&mut build)?;
     for plugin in PLUGINS.iter().filter(|plugin| packages.contains(plugin)) {
-        install(&built().join(format!("{plugin}.wasm")), &root().join(format!("plugins/{plugin}.wasm")))?;
+        install(
+            &built().join(format!("{plugin}.wasm")),
+            &root().join(format!("plugins/{plugin}.wasm")),
+        )?;
     }
     Ok(())
 }

@@ -47,7 +47,10 @@ pub(crate) fn run() -> Result<()> {
         // After the end nobody listens any more.
         let _ = on_signal.send(Event::Stop);
     })?;
-    let mut mesh = Mesh { running: BTreeMap::new(), happened };
+    let mut mesh = Mesh {
+        running: BTreeMap::new(),
+        happened,
+    };
     let result = mesh.start(&events).and_then(|()| mesh.run());
     mesh.stop();
     result
@@ -83,7 +86,9 @@ impl Mesh {
                 match self.happened.recv_timeout(Duration::from_millis(50)) {
                     Ok(event) => return self.take(event),
                     Err(_) if sees_everyone(admin_port) => break,
-                    Err(_) if Instant::now() > deadline => bail!("the nodes were not ready after {READY_MAX:?}"),
+                    Err(_) if Instant::now() > deadline => {
+                        bail!("the nodes were not ready after {READY_MAX:?}")
+                    }
                     Err(_) => {}
                 }
             }
@@ -127,17 +132,27 @@ impl Mesh {
 
 fn start(index: usize) -> Result<Child> {
     let (http_port, cluster_port, admin_port) = NODES[index];
-    let seeds: Vec<String> = NODES.iter().map(|(_, port, _)| format!("127.0.0.1:{port}")).collect();
+    let seeds: Vec<String> = NODES
+        .iter()
+        .map(|(_, port, _)| format!("127.0.0.1:{port}"))
+        .collect();
     let mut node = Command::new(build::host_binary()?)
         .current_dir(root())
         .args(["--plugins", "plugins", "--seeds", &seeds.join(",")])
-        .args(["--http-port", &http_port.to_string(), "--cluster-port", &cluster_port.to_string()])
+        .args([
+            "--http-port",
+            &http_port.to_string(),
+            "--cluster-port",
+            &cluster_port.to_string(),
+        ])
         .args(["--admin-port", &admin_port.to_string()])
         // What is set for a node of the developer's own is not meant for these two.
         .env_clear()
-        .envs(
-            std::env::vars_os().filter(|(name, _)| ["PATH", "HOME", "XDG_CACHE_HOME"].iter().any(|kept| name == kept)),
-        )
+        .envs(std::env::vars_os().filter(|(name, _)| {
+            ["PATH", "HOME", "XDG_CACHE_HOME"]
+                .iter()
+                .any(|kept| name == kept)
+        }))
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
         // Ctrl-C reaches this process only, which then stops the nodes in good order.
@@ -155,7 +170,8 @@ fn start(index: usize) -> Result<Child> {
 
 /// Whether a node is ready and has every node in its view, ready too.
 fn sees_everyone(admin_port: u16) -> bool {
-    let ready_nodes = get(admin_port, "/cluster").map(|view| view.matches(r#""state":"ready""#).count());
+    let ready_nodes =
+        get(admin_port, "/cluster").map(|view| view.matches(r#""state":"ready""#).count());
     get(admin_port, "/readyz").is_some() && ready_nodes == Some(NODES.len())
 }
 

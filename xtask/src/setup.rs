@@ -1,4 +1,5 @@
-//! What a machine with nothing but rustup lacks: the WebAssembly target, and the tools of the tests.
+//! What a machine with nothing but rustup lacks: the WebAssembly target, and the tools of the
+//! tests.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,16 +11,21 @@ pub(crate) const GUEST_TARGET: &str = "wasm32-wasip2";
 
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the workspace")
 }
 
 /// Cargo, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut cargo = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    // What cargo tells this program of itself would look like a change to build scripts that read it (that of `ring`, on
-    // which much depends), and they would run again after each cargo that was started by hand.
+    // What cargo tells this program of itself would look like a change to build scripts that read
+    // it (that of `ring`, on which much depends), and they would run again after each cargo that
+    // was started by hand.
     let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    for name in told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+    for name in
+        told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    {
         cargo.env_remove(name);
     }
     cargo
@@ -27,9 +33,13 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let shown: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let shown: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .collect();
     let shown = shown.join(OsStr::new(" ")).to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot run {shown}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {shown}"))?;
     ensure!(status.success(), "{shown}: {status}");
     Ok(())
 }
@@ -37,8 +47,10 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Adds the target that handlers are compiled to, unless it is there.
 pub(crate) fn guest_target() -> Result<()> {
     let mut rustc = command("rustc");
-    let output =
-        rustc.args(["--print", "target-libdir", "--target", GUEST_TARGET]).output().context("cannot run rustc")?;
+    let output = rustc
+        .args(["--print", "target-libdir", "--target", GUEST_TARGET])
+        .output()
+        .context("cannot run rustc")?;
     let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if output.status.success() && libraries.is_dir() {
         return Ok(());
@@ -50,7 +62,10 @@ pub(crate) fn guest_target() -> Result<()> {
 /// Adds rustfmt and clippy, unless they are there.
 pub(crate) fn components() -> Result<()> {
     for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
-        let found = cargo().args([probe, "--version"]).output().is_ok_and(|output| output.status.success());
+        let found = cargo()
+            .args([probe, "--version"])
+            .output()
+            .is_ok_and(|output| output.status.success());
         if !found {
             run(command("rustup").args(["component", "add", component]))?;
         }

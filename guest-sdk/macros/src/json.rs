@@ -32,7 +32,10 @@ impl Parse for Json {
             return Ok(Self::Array(Punctuated::parse_terminated(&content)?));
         }
         let ahead = input.fork();
-        if ahead.call(Ident::parse_any).is_ok_and(|word| word == "null") && (ahead.is_empty() || ahead.peek(Token![,]))
+        if ahead
+            .call(Ident::parse_any)
+            .is_ok_and(|word| word == "null")
+            && (ahead.is_empty() || ahead.peek(Token![,]))
         {
             input.call(Ident::parse_any)?;
             return Ok(Self::Null);
@@ -45,7 +48,10 @@ impl Parse for Field {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         let name = input.parse()?;
         input.parse::<Token![:]>()?;
-        Ok(Self { name, value: input.parse()? })
+        Ok(Self {
+            name,
+            value: input.parse()?,
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The `#[meshage_sdk::handler]` attribute and `json!`. Use them through `meshage-sdk`, which documents them.
+//! The `#[meshage_sdk::handler]` attribute and `json!`. Use them through `meshage-sdk`, which
+//! documents them.
 
 mod json;
 
@@ -22,11 +23,14 @@ pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let function: ItemFn = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(_) => {
-            let error = Error::new_spanned(&item, "`#[meshage_sdk::handler]` goes on a function").into_compile_error();
+            let error = Error::new_spanned(&item, "`#[meshage_sdk::handler]` goes on a function")
+                .into_compile_error();
             return quote!(#error #item).into();
         }
     };
-    let glue = check_attribute(&attribute).and_then(|()| expand(&function)).unwrap_or_else(Error::into_compile_error);
+    let glue = check_attribute(&attribute)
+        .and_then(|()| expand(&function))
+        .unwrap_or_else(Error::into_compile_error);
     quote!(#function #glue).into()
 }
 
@@ -61,7 +65,9 @@ fn expand(function: &ItemFn) -> Result<Tokens> {
     let name = &function.sig.ident;
     // Names that the function's own, and those of other items, cannot be mistaken for.
     let message = Ident::new("message", Span::mixed_site());
-    let names: Vec<_> = (0..types.len()).map(|i| Ident::new(&format!("argument_{i}"), Span::mixed_site())).collect();
+    let names: Vec<_> = (0..types.len())
+        .map(|i| Ident::new(&format!("argument_{i}"), Span::mixed_site()))
+        .collect();
     let extractions = types.iter().zip(&names).enumerate().map(|(i, (ty, name))| {
         // The last one may take the message apart; the others look at it.
         let extract = if i + 1 == types.len() {
@@ -116,7 +122,10 @@ fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
         ));
     }
     if let Some(unsafety) = signature.unsafety {
-        return Err(Error::new_spanned(unsafety, "a handler is not `unsafe`: the host keeps no promise but its types"));
+        return Err(Error::new_spanned(
+            unsafety,
+            "a handler is not `unsafe`: the host keeps no promise but its types",
+        ));
     }
     if !signature.generics.params.is_empty() {
         return Err(Error::new_spanned(
@@ -127,7 +136,9 @@ fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
     if signature.inputs.len() > ARGUMENTS_MAX {
         return Err(Error::new_spanned(
             &signature.inputs,
-            format!("a handler takes {ARGUMENTS_MAX} arguments at most; take `Message` and read it instead"),
+            format!(
+                "a handler takes {ARGUMENTS_MAX} arguments at most; take `Message` and read it instead"
+            ),
         ));
     }
     signature.inputs.iter().map(argument_type).collect()
@@ -140,10 +151,14 @@ fn argument_type(argument: &FnArg) -> Result<&Type> {
             "a handler is a free function, not a method: instances of a component hold no `self`",
         )),
         FnArg::Typed(typed) => match &*typed.ty {
-            Type::Reference(reference) => {
-                Err(Error::new_spanned(reference, "a handler owns its arguments: write the type without `&`"))
-            }
-            Type::ImplTrait(ty) => Err(Error::new_spanned(ty, "a handler's arguments have types, not `impl Trait`")),
+            Type::Reference(reference) => Err(Error::new_spanned(
+                reference,
+                "a handler owns its arguments: write the type without `&`",
+            )),
+            Type::ImplTrait(ty) => Err(Error::new_spanned(
+                ty,
+                "a handler's arguments have types, not `impl Trait`",
+            )),
             ty => Ok(ty),
         },
     }

@@ -1,4 +1,5 @@
-//! What happens on a client's connection, so that one on which nothing does can be told from others.
+//! What happens on a client's connection, so that one on which nothing does can be told from
+//! others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,10 +40,15 @@ impl Activity {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until nothing has happened for at least so long: a little longer, since it looks only now and then, so that
-    /// requests need not set any timer.
+    /// Waits until nothing has happened for at least so long: a little longer, since it looks only
+    /// now and then, so that requests need not set any timer.
     pub(super) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
-        let mut watch = Watch { every: idle_max, stalled_max, steps: 0, quiet_for: Duration::ZERO };
+        let mut watch = Watch {
+            every: idle_max,
+            stalled_max,
+            steps: 0,
+            quiet_for: Duration::ZERO,
+        };
         loop {
             sleep(watch.every).await;
             if let Some(quiet) = watch.look(self) {
@@ -64,7 +70,11 @@ struct Watch {
 impl Watch {
     fn look(&mut self, activity: &Activity) -> Option<Quiet> {
         let steps = activity.steps.load(Ordering::Relaxed);
-        self.quiet_for = if steps == self.steps { self.quiet_for + self.every } else { Duration::ZERO };
+        self.quiet_for = if steps == self.steps {
+            self.quiet_for + self.every
+        } else {
+            Duration::ZERO
+        };
         self.steps = steps;
         match activity.open.load(Ordering::Relaxed) {
             0 if self.quiet_for >= self.every => Some(Quiet::Idle),
@@ -94,12 +104,21 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(10);
 
     fn watch() -> Watch {
-        Watch { every: EVERY, stalled_max: 3 * EVERY, steps: 0, quiet_for: Duration::ZERO }
+        Watch {
+            every: EVERY,
+            stalled_max: 3 * EVERY,
+            steps: 0,
+            quiet_for: Duration::ZERO,
+        }
     }
 
     #[test]
     fn a_connection_without_requests_is_idle() {
-        assert_eq!(watch().look(&Activity::default()), Some(Quiet::Idle), "from its beginning");
+        assert_eq!(
+            watch().look(&Activity::default()),
+            Some(Quiet::Idle),
+            "from its beginning"
+        );
         let (activity, mut watch) = (Arc::new(Activity::default()), watch());
         for _ in 0..10 {
             drop(activity.begin());
@@ -122,6 +141,9 @@ mod tests {
         assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);
         assert_eq!(watch.look(&activity), Some(Quiet::Stalled));
         drop(request);
-        assert_eq!([watch.look(&activity), watch.look(&activity)], [None, Some(Quiet::Idle)]);
+        assert_eq!(
+            [watch.look(&activity), watch.look(&activity)],
+            [None, Some(Quiet::Idle)]
+        );
     }
 }

@@ -103,7 +103,10 @@ impl Admin {
     pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
         let connections = Connections::new(listener, "the admin API", CONNECTIONS_MAX);
         let mut builder = Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .max_buf_size(HEAD_BYTES_MAX);
         let service = TowerToHyperService::new(self.router());
         let serving = TaskTracker::new();
         while let Some((stream, place)) = stopped.run_until_cancelled(connections.next()).await {
@@ -144,8 +147,8 @@ impl Admin {
             .route("/plugins", get(plugins))
             .layer(from_fn_with_state(self.clone(), need_token))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
-            // These tell nothing that is not seen from the outside, and what asks them often cannot send a token, and names
-            // the node as it likes.
+            // These tell nothing that is not seen from the outside, and what asks them often cannot
+            // send a token, and names the node as it likes.
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .with_state(self)
@@ -154,22 +157,40 @@ impl Admin {
 
 async fn need_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(AUTHORIZATION);
-    let is_allowed = admin.tokens.as_ref().is_none_or(|tokens| tokens.borrow().allow(authorization));
+    let is_allowed = admin
+        .tokens
+        .as_ref()
+        .is_none_or(|tokens| tokens.borrow().allow(authorization));
     if is_allowed {
         return next.run(request).await;
     }
-    let text = "send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)\n";
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+    let text =
+        "send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)\n";
+    (
+        StatusCode::UNAUTHORIZED,
+        [(WWW_AUTHENTICATE, "Bearer")],
+        text,
+    )
+        .into_response()
 }
 
-/// Refuses what a browser sends for a page of another site, which could otherwise read of the mesh what its user can
-/// reach; also when the page has made its own name lead here.
+/// Refuses what a browser sends for a page of another site, which could otherwise read of the mesh
+/// what its user can reach; also when the page has made its own name lead here.
 async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let checked = {
-        let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name: HeaderName| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         // No page has a token that it could send.
         let host = header(HOST).filter(|_| admin.tokens.is_none());
-        let asking = Asking { host: header(HOST), origin: header(ORIGIN), fetch_site: header(SEC_FETCH_SITE) };
+        let asking = Asking {
+            host: header(HOST),
+            origin: header(ORIGIN),
+            fetch_site: header(SEC_FETCH_SITE),
+        };
         check_own(host, asking)
     };
     match checked {
@@ -202,27 +223,46 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
         *idle += plugin.handler.idle_instances();
         *running += plugin.handler.running();
     }
-    let (view, own) = (admin.view.borrow().clone(), instances.keys().cloned().collect::<BTreeSet<_>>());
+    let (view, own) = (
+        admin.view.borrow().clone(),
+        instances.keys().cloned().collect::<BTreeSet<_>>(),
+    );
     admin.instances.show(instances);
-    let is_known =
-        |stream: &str| own.contains(stream) || view.nodes.values().any(|node| node.streams.contains_key(stream));
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render(is_known))
+    let is_known = |stream: &str| {
+        own.contains(stream)
+            || view
+                .nodes
+                .values()
+                .any(|node| node.streams.contains_key(stream))
+    };
+    (
+        [("content-type", "text/plain; version=0.0.4; charset=utf-8")],
+        admin.metrics.render(is_known),
+    )
 }
 
 async fn cluster(State(admin): State<Admin>) -> Json<Value> {
     let view = admin.view.borrow().clone();
     let breakers = admin.dispatcher.breakers();
-    let see = |node| SeenNode { node, breaker: breakers.get(&node.node_id).copied() };
+    let see = |node| SeenNode {
+        node,
+        breaker: breakers.get(&node.node_id).copied(),
+    };
     let nodes: Vec<SeenNode<'_>> = view.nodes.values().map(see).collect();
     Json(json!({ "self": view.self_id, "clusterId": view.cluster_id, "nodes": nodes }))
 }
 
-async fn owner(State(admin): State<Admin>, Path((stream, key)): Path<(String, String)>) -> Response {
+async fn owner(
+    State(admin): State<Admin>,
+    Path((stream, key)): Path<(String, String)>,
+) -> Response {
     let view = admin.view.borrow().clone();
     let (stream, key) = match (StreamName::try_from(stream), PartitionKey::try_from(key)) {
         (Ok(stream), Ok(key)) => (stream, key),
         (Err(error), _) => return bad_request(format!("the stream cannot be used: {error}")),
-        (_, Err(error)) => return bad_request(format!("the partition key cannot be used: {error}")),
+        (_, Err(error)) => {
+            return bad_request(format!("the partition key cannot be used: {error}"));
+        }
     };
     let candidates = view.candidates().remove(&stream).unwrap_or_default();
     let seed = |node: &&Node| Seed::of(&node.node_id);
@@ -234,7 +274,8 @@ async fn owner(State(admin): State<Admin>, Path((stream, key)): Path<(String, St
         let error = format!("no node offers the stream {stream}");
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
     };
-    Json(json!({ "stream": stream, "partitionKey": key, "owner": owner, "ranking": ranking })).into_response()
+    Json(json!({ "stream": stream, "partitionKey": key, "owner": owner, "ranking": ranking }))
+        .into_response()
 }
 
 fn bad_request(error: String) -> Response {
@@ -243,9 +284,13 @@ fn bad_request(error: String) -> Response {
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {
     let versions = admin.catalog.plugins();
-    let versions = versions.iter().map(|(state, plugin)| (plugin.stream.as_str(), describe(*state, plugin)));
+    let versions = versions
+        .iter()
+        .map(|(state, plugin)| (plugin.stream.as_str(), describe(*state, plugin)));
     let failed = admin.catalog.failed();
-    let failed = failed.iter().map(|failed| (failed.name.as_str(), describe_failed(failed)));
+    let failed = failed
+        .iter()
+        .map(|failed| (failed.name.as_str(), describe_failed(failed)));
     let mut all: Vec<(&str, Value)> = versions.chain(failed).collect();
     // Stable: what runs stands before what failed to replace it.
     all.sort_by_key(|(name, _)| *name);

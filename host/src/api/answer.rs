@@ -30,7 +30,10 @@ pub(super) struct Content {
 impl From<Vec<u8>> for Content {
     /// One that is small.
     fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into(), room: Room::default() }
+        Self {
+            bytes: bytes.into(),
+            room: Room::default(),
+        }
     }
 }
 
@@ -52,7 +55,11 @@ impl Answers {
     }
 
     fn name(&self, response: &mut HttpResponse, node: &NodeId) {
-        let name = if *node == self.node { self.name.clone() } else { header_value(node) };
+        let name = if *node == self.node {
+            self.name.clone()
+        } else {
+            header_value(node)
+        };
         response.headers_mut().insert(NODE, name);
     }
 
@@ -60,14 +67,20 @@ impl Answers {
     pub(super) fn send(&self, message: &Message, answer: Answer) -> HttpResponse {
         match answer.outcome {
             Ok(reply) => {
-                let mut response = Response::new(Content { bytes: reply.body, room: reply.room });
+                let mut response = Response::new(Content {
+                    bytes: reply.body,
+                    room: reply.room,
+                });
                 *response.status_mut() = reply.status;
                 *response.headers_mut() = reply.headers;
                 self.name(&mut response, &answer.node);
                 response
             }
             Err(fault) => {
-                let error = ApiError::Fault { fault, may_run_twice: answer.may_run_twice };
+                let error = ApiError::Fault {
+                    fault,
+                    may_run_twice: answer.may_run_twice,
+                };
                 self.problem_of(&error, subject(message), &answer.node)
             }
         }
@@ -85,20 +98,26 @@ impl Answers {
         let mut response = json(&problem, "application/problem+json");
         *response.status_mut() = status;
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+                .headers_mut()
+                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
         }
         self.name(&mut response, node);
         response
     }
 
-    /// The answers of all candidates as a JSON array, in the order in which they come. This node puts them together, each as
-    /// soon as it is there.
+    /// The answers of all candidates as a JSON array, in the order in which they come. This node
+    /// puts them together, each as soon as it is there.
     pub(super) async fn broadcast(
         &self,
         message: &Message,
@@ -108,13 +127,20 @@ impl Answers {
         let mut answers = pin!(answers);
         let (mut body, mut room) = (Vec::from(b"["), Room::default());
         let (mut ok, mut failed) = (0, 0);
-        while let Some(Answer { node, outcome, may_run_twice }) = answers.next().await {
+        while let Some(Answer {
+            node,
+            outcome,
+            may_run_twice,
+        }) = answers.next().await
+        {
             if body.len() > 1 {
                 body.push(b',');
             }
             let element = outcome.and_then(|reply| {
                 let bytes = body.len() + element_bytes_max(&reply);
-                room.resize(bodies, bytes).map_err(|_| Fault::no_room(bodies)).map(|()| reply)
+                room.resize(bodies, bytes)
+                    .map_err(|_| Fault::no_room(bodies))
+                    .map(|()| reply)
             });
             match element {
                 Ok(reply) => {
@@ -123,18 +149,27 @@ impl Answers {
                 }
                 Err(fault) => {
                     failed += 1;
-                    let error = ApiError::Fault { fault, may_run_twice };
+                    let error = ApiError::Fault {
+                        fault,
+                        may_run_twice,
+                    };
                     let (_, problem): (_, Problem<'_>) = error.problem(subject(message), &node);
                     put_json(&mut body, &problem);
                 }
             }
         }
         body.push(b']');
-        let mut response = Response::new(Content { bytes: body.into(), room });
+        let mut response = Response::new(Content {
+            bytes: body.into(),
+            room,
+        });
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let counts = format!("ok={ok} failed={failed}");
-        headers.insert(BROADCAST, HeaderValue::try_from(counts).expect("digits and letters are a header value"));
+        headers.insert(
+            BROADCAST,
+            HeaderValue::try_from(counts).expect("digits and letters are a header value"),
+        );
         self.name(&mut response, &self.node);
         response
     }
@@ -151,30 +186,46 @@ struct Wrapped<'a> {
     base64: String,
 }
 
-/// What a wrapped reply has beside its body and the values of two headers: names, a status, punctuation.
+/// What a wrapped reply has beside its body and the values of two headers: names, a status,
+/// punctuation.
 const WRAPPING_BYTES: usize = 128;
 
 /// What a reply takes in the array at most: in base64 four bytes for three.
 fn element_bytes_max(reply: &Reply) -> usize {
-    let headers = [CONTENT_TYPE, CONTENT_ENCODING].map(|name| reply.headers.get(name).map_or(0, HeaderValue::len));
+    let headers = [CONTENT_TYPE, CONTENT_ENCODING]
+        .map(|name| reply.headers.get(name).map_or(0, HeaderValue::len));
     reply.body.len().div_ceil(3) * 4 + headers.iter().sum::<usize>() + WRAPPING_BYTES
 }
 
-/// A reply that is 200, and JSON as it stands, goes into the array as it is, any other in base64, with its status and how it
-/// is to be read.
+/// A reply that is 200, and JSON as it stands, goes into the array as it is, any other in base64,
+/// with its status and how it is to be read.
 fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
-    let header = |name| reply.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let header = |name| {
+        reply
+            .headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     let (content_type, content_encoding) = (header(CONTENT_TYPE), header(CONTENT_ENCODING));
     let says_no_more = reply.status == StatusCode::OK && content_encoding.is_none();
     if says_no_more && content_type.is_some_and(names_json) && is_json(&reply.body) {
         body.extend_from_slice(&reply.body);
     } else {
         let (status, base64) = (reply.status.as_u16(), STANDARD.encode(&reply.body));
-        put_json(body, &Wrapped { status, content_type, content_encoding, base64 });
+        put_json(
+            body,
+            &Wrapped {
+                status,
+                content_type,
+                content_encoding,
+                base64,
+            },
+        );
     }
 }
 
-/// Whether it is JSON in fact. Skipping values does not check that they are UTF-8, so that is done first.
+/// Whether it is JSON in fact. Skipping values does not check that they are UTF-8, so that is done
+/// first.
 fn is_json(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
@@ -182,7 +233,8 @@ fn is_json(body: &[u8]) -> bool {
 /// `application/json`, or a type with the suffix `+json` (RFC 6839), whatever its parameters.
 fn names_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+    essence.eq_ignore_ascii_case("application/json")
+        || essence.to_ascii_lowercase().ends_with("+json")
 }
 
 fn subject(message: &Message) -> Subject<'_> {
@@ -197,16 +249,20 @@ fn json(value: &impl Serialize, content_type: &'static str) -> HttpResponse {
     let mut body = Vec::new();
     put_json(&mut body, value);
     let mut response = Response::new(Content::from(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 fn put_json(body: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(body.by_ref(), value).expect("plain data can be written as JSON to memory");
+    serde_json::to_writer(body.by_ref(), value)
+        .expect("plain data can be written as JSON to memory");
 }
 
 fn header_value(node: &NodeId) -> HeaderValue {
-    HeaderValue::from_str(node.as_str()).expect("a node id is made of letters, digits, '-', '_' and '.'")
+    HeaderValue::from_str(node.as_str())
+        .expect("a node id is made of letters, digits, '-', '_' and '.'")
 }
 
 #[cfg(test)]

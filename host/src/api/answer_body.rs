@@ -11,7 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::activity::{Activity, Open};
 use crate::bodies::Room;
 
-/// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of those before.
+/// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of
+/// those before.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct AnswerBody {
@@ -43,10 +44,20 @@ impl AsRef<[u8]> for Counted {
 impl AnswerBody {
     pub(super) fn new(bytes: Bytes, open: Open, room: Room) -> Self {
         if !room.is_counted() {
-            return Self { bytes, request: Request::Small(open) };
+            return Self {
+                bytes,
+                request: Request::Small(open),
+            };
         }
         let request = Request::Counted(open.activity().clone());
-        Self { bytes: Bytes::from_owner(Counted { bytes, _open: open, _room: room }), request }
+        Self {
+            bytes: Bytes::from_owner(Counted {
+                bytes,
+                _open: open,
+                _room: room,
+            }),
+            request,
+        }
     }
 }
 
@@ -54,7 +65,10 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }

@@ -15,7 +15,8 @@ use crate::message::Refusal;
 /// How long a body that nobody wants is read for at most.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// What is read and thrown away of it, so that a client that sends before it listens gets to see the answer.
+/// What is read and thrown away of it, so that a client that sends before it listens gets to see
+/// the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,8 @@ pub(super) async fn collect(
     read.unwrap_or(Err(BodyError::Late(time_max)))
 }
 
-/// Reads a body to its end and throws it away, within limits. Returns whether it has come to its end.
+/// Reads a body to its end and throws it away, within limits. Returns whether it has come to its
+/// end.
 pub(super) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
     if body.is_end_stream() {
         return true;
@@ -54,7 +56,9 @@ pub(super) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
     if headers.contains_key(EXPECT) || body.size_hint().lower() > DISCARD_BYTES_MAX {
         return false;
     }
-    timeout(DISCARD_TIME_MAX, discard_all(body)).await.unwrap_or(false)
+    timeout(DISCARD_TIME_MAX, discard_all(body))
+        .await
+        .unwrap_or(false)
 }
 
 async fn read(
@@ -70,12 +74,15 @@ async fn read(
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
-        let Ok(piece) = frame.into_data() else { continue };
+        let Ok(piece) = frame.into_data() else {
+            continue;
+        };
         let bytes = first.len() + whole.len() + piece.len();
         if bytes > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
-        room.resize(bodies, bytes).map_err(|NoRoom| BodyError::NoRoom)?;
+        room.resize(bodies, bytes)
+            .map_err(|NoRoom| BodyError::NoRoom)?;
         if bytes == piece.len() {
             first = piece;
         } else {
@@ -86,7 +93,11 @@ async fn read(
             whole.extend_from_slice(&piece);
         }
     }
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
+    Ok(if whole.is_empty() {
+        first
+    } else {
+        whole.freeze()
+    })
 }
 
 async fn discard_all(body: &mut Incoming) -> bool {

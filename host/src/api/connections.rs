@@ -29,7 +29,13 @@ pub(super) type Place = OwnedSemaphorePermit;
 
 impl Connections {
     pub(super) fn new(listener: TcpListener, api: &'static str, max: usize) -> Self {
-        Self { listener, api, max, room: Arc::new(Semaphore::new(max)), full: Throttle::default() }
+        Self {
+            listener,
+            api,
+            max,
+            room: Arc::new(Semaphore::new(max)),
+            full: Throttle::default(),
+        }
     }
 
     pub(super) async fn next(&self) -> (TcpStream, Place) {
@@ -44,7 +50,12 @@ impl Connections {
                 self.api
             );
         }
-        let place = self.room.clone().acquire_owned().await.expect("nobody closes the room");
+        let place = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .expect("nobody closes the room");
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => match tcp::prepare(&stream) {

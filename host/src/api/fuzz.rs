@@ -4,8 +4,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{framing, target};
 use crate::security::{Asking, Names, SEC_FETCH_SITE, Sites, check_own};
 
-/// Takes a request's target and headers, one a line. A path that is understood is understood the same way when it is
-/// written otherwise.
+/// Takes a request's target and headers, one a line. A path that is understood is understood the
+/// same way when it is written otherwise.
 pub fn request(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let path = lines.next().unwrap_or_default();
@@ -23,8 +23,16 @@ pub fn request(data: &[u8]) {
             assert!(framing.is_some() || version > Version::HTTP_11 || hosts < 2);
         }
     }
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let asking = Asking { host: text("host"), origin: text("origin"), fetch_site: text(SEC_FETCH_SITE.as_str()) };
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let asking = Asking {
+        host: text("host"),
+        origin: text("origin"),
+        fetch_site: text(SEC_FETCH_SITE.as_str()),
+    };
     let _ = check_own(asking.host, asking);
     let _ = Sites::default().check(asking, Names::Checked);
 }
@@ -32,16 +40,29 @@ pub fn request(data: &[u8]) {
 fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
-    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value[1..].trim_ascii()).ok()?))
+    Some((
+        HeaderName::from_bytes(name).ok()?,
+        HeaderValue::from_bytes(value[1..].trim_ascii()).ok()?,
+    ))
 }
 
 fn read_path(path: &str) {
     match target::parse(path) {
         Ok(target) => {
             let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-            let prefix = if target.broadcast { "/api/broadcast/" } else { "/api/" };
-            let (stream, key) = (encode(target.stream.as_str()), encode(target.partition_key.as_str()));
-            assert_eq!(target::parse(&format!("{prefix}{stream}/{key}")), Ok(target.clone()));
+            let prefix = if target.broadcast {
+                "/api/broadcast/"
+            } else {
+                "/api/"
+            };
+            let (stream, key) = (
+                encode(target.stream.as_str()),
+                encode(target.partition_key.as_str()),
+            );
+            assert_eq!(
+                target::parse(&format!("{prefix}{stream}/{key}")),
+                Ok(target.clone())
+            );
         }
         Err(rejected) => assert!(!rejected.error.to_string().is_empty()),
     }

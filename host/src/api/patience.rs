@@ -1,8 +1,9 @@
 //! How long hyper waits for a request's head: a timer for each connection, not for each request.
 //!
-//! hyper makes a timer whenever it begins to wait for a head, and drops it when the head is there; registering one takes
-//! longer than all that is done about the deadline. So what hyper gets is the deadline alone. The real timer goes on from
-//! request to request, and when it fires too early, it is set to what is waited for then.
+//! hyper makes a timer whenever it begins to wait for a head, and drops it when the head is there;
+//! registering one takes longer than all that is done about the deadline. So what hyper gets is the
+//! deadline alone. The real timer goes on from request to request, and when it fires too early, it
+//! is set to what is waited for then.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,7 +36,10 @@ impl Timer for Patience {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Wait { deadline, patience: self.clone() })
+        Box::pin(Wait {
+            deadline,
+            patience: self.clone(),
+        })
     }
 }
 
@@ -47,7 +51,8 @@ impl Future for Wait {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut timer = self.patience.lock();
         let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(self.deadline.into())));
-        // It may have been set for a wait that is over, which had an earlier deadline, or a later one.
+        // It may have been set for a wait that is over, which had an earlier deadline, or a later
+        // one.
         if timer.deadline() > self.deadline.into() {
             timer.as_mut().reset(self.deadline.into());
         }

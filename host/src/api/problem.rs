@@ -63,39 +63,66 @@ pub(super) struct Problem<'a> {
 impl ApiError {
     pub(super) fn problem_type(&self) -> ProblemType {
         match self {
-            Self::Target(TargetError::NoRoute) => ProblemType::new("no-route", "No such route", StatusCode::NOT_FOUND),
+            Self::Target(TargetError::NoRoute) => {
+                ProblemType::new("no-route", "No such route", StatusCode::NOT_FOUND)
+            }
             Self::Target(TargetError::NoStream(_)) => ProblemType::NO_CANDIDATE,
-            Self::Target(TargetError::Encoding(_)) => {
-                ProblemType::new("bad-encoding", "The path is not well encoded", StatusCode::BAD_REQUEST)
-            }
-            Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => {
-                ProblemType::new("bad-partition-key", "The partition key cannot be used", StatusCode::BAD_REQUEST)
-            }
-            Self::Framing(_) => {
-                ProblemType::new("bad-request", "The request is not well formed", StatusCode::BAD_REQUEST)
-            }
-            Self::Site(_) => ProblemType::new("other-site", "Pages of other sites may not ask", StatusCode::FORBIDDEN),
-            Self::Unauthorized => ProblemType::new("unauthorized", "A token is needed", StatusCode::UNAUTHORIZED),
-            Self::Method { .. } => {
-                ProblemType::new("method-not-allowed", "The method is not allowed", StatusCode::METHOD_NOT_ALLOWED)
-            }
-            Self::Body(BodyError::TooLarge { .. }) => {
-                ProblemType::new("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE)
-            }
+            Self::Target(TargetError::Encoding(_)) => ProblemType::new(
+                "bad-encoding",
+                "The path is not well encoded",
+                StatusCode::BAD_REQUEST,
+            ),
+            Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => ProblemType::new(
+                "bad-partition-key",
+                "The partition key cannot be used",
+                StatusCode::BAD_REQUEST,
+            ),
+            Self::Framing(_) => ProblemType::new(
+                "bad-request",
+                "The request is not well formed",
+                StatusCode::BAD_REQUEST,
+            ),
+            Self::Site(_) => ProblemType::new(
+                "other-site",
+                "Pages of other sites may not ask",
+                StatusCode::FORBIDDEN,
+            ),
+            Self::Unauthorized => ProblemType::new(
+                "unauthorized",
+                "A token is needed",
+                StatusCode::UNAUTHORIZED,
+            ),
+            Self::Method { .. } => ProblemType::new(
+                "method-not-allowed",
+                "The method is not allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::Body(BodyError::TooLarge { .. }) => ProblemType::new(
+                "body-too-large",
+                "The body is too large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
             Self::Body(BodyError::NoRoom) => ProblemType::OVERLOADED,
-            Self::Body(BodyError::Late(_)) => {
-                ProblemType::new("request-timeout", "The request did not arrive in time", StatusCode::REQUEST_TIMEOUT)
-            }
-            Self::Body(BodyError::Broken(_)) => {
-                ProblemType::new("bad-body", "The body did not arrive", StatusCode::BAD_REQUEST)
-            }
+            Self::Body(BodyError::Late(_)) => ProblemType::new(
+                "request-timeout",
+                "The request did not arrive in time",
+                StatusCode::REQUEST_TIMEOUT,
+            ),
+            Self::Body(BodyError::Broken(_)) => ProblemType::new(
+                "bad-body",
+                "The body did not arrive",
+                StatusCode::BAD_REQUEST,
+            ),
             Self::Fault { fault, .. } => fault.problem_type(),
         }
     }
 
     fn retryable(&self) -> bool {
         match self {
-            Self::Fault { fault, may_run_twice } => match fault {
+            Self::Fault {
+                fault,
+                may_run_twice,
+            } => match fault {
                 // Nothing ran; but nobody will be there to run it next time either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
@@ -116,7 +143,9 @@ impl ApiError {
     }
 
     fn detail(&self, subject: Subject<'_>) -> String {
-        let Self::Fault { fault, .. } = self else { return self.to_string() };
+        let Self::Fault { fault, .. } = self else {
+            return self.to_string();
+        };
         let stream = subject.stream.unwrap_or_default();
         match fault {
             Fault::Failure(failure) => failure.text.clone(),
@@ -125,10 +154,16 @@ impl ApiError {
             Fault::LimitExceeded(limit) if limit.kind == LimitKind::BodiesBytes => {
                 format!("the handler answered, but its answer found no room: the limit is {limit}")
             }
-            Fault::LimitExceeded(limit) => format!("the handler was stopped at its limit of {limit}"),
+            Fault::LimitExceeded(limit) => {
+                format!("the handler was stopped at its limit of {limit}")
+            }
             Fault::DeadlineExceeded => "the handler did not answer before the deadline".into(),
-            Fault::Lost => "the node that had the message was lost; whether it ran is not known".into(),
-            Fault::Unreachable => format!("no node that offers the stream {stream:?} could be reached"),
+            Fault::Lost => {
+                "the node that had the message was lost; whether it ran is not known".into()
+            }
+            Fault::Unreachable => {
+                format!("no node that offers the stream {stream:?} could be reached")
+            }
             Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
             Fault::Foreign(fault) => fault.text.clone(),
         }
@@ -137,12 +172,19 @@ impl ApiError {
     /// The last part of the problem's type.
     fn name(&self) -> &str {
         match self {
-            Self::Fault { fault: Fault::Foreign(fault), .. } => &fault.kind,
+            Self::Fault {
+                fault: Fault::Foreign(fault),
+                ..
+            } => &fault.kind,
             other => other.problem_type().name,
         }
     }
 
-    pub(super) fn problem<'a>(&self, subject: Subject<'a>, node: &'a NodeId) -> (StatusCode, Problem<'a>) {
+    pub(super) fn problem<'a>(
+        &self,
+        subject: Subject<'a>,
+        node: &'a NodeId,
+    ) -> (StatusCode, Problem<'a>) {
         let ProblemType { title, status, .. } = self.problem_type();
         let problem = Problem {
             r#type: format!("urn:meshage:{}", self.name()),
@@ -167,33 +209,82 @@ mod tests {
     use crate::message::{Failure, FailureKind, Limit, Refusal};
 
     fn fault(fault: Fault) -> ApiError {
-        ApiError::Fault { fault, may_run_twice: false }
+        ApiError::Fault {
+            fault,
+            may_run_twice: false,
+        }
     }
 
     fn limit(kind: LimitKind, may_run_twice: bool) -> ApiError {
-        ApiError::Fault { fault: Fault::LimitExceeded(Limit { kind, max: 1 }), may_run_twice }
+        ApiError::Fault {
+            fault: Fault::LimitExceeded(Limit { kind, max: 1 }),
+            may_run_twice,
+        }
     }
 
     fn failure(kind: FailureKind) -> ApiError {
-        fault(Fault::Failure(Failure { kind, text: "because".into() }))
+        fault(Fault::Failure(Failure {
+            kind,
+            text: "because".into(),
+        }))
     }
 
     #[track_caller]
     fn check(error: &ApiError, status: u16, kind: &str, retryable: bool) {
         let node = NodeId::try_from("n1").unwrap();
         let (found, problem) = error.problem(Subject::default(), &node);
-        assert_eq!((found.as_u16(), problem.status), (status, status), "{error}");
-        assert_eq!((problem.r#type, problem.retryable), (format!("urn:meshage:{kind}"), retryable), "{error}");
+        assert_eq!(
+            (found.as_u16(), problem.status),
+            (status, status),
+            "{error}"
+        );
+        assert_eq!(
+            (problem.r#type, problem.retryable),
+            (format!("urn:meshage:{kind}"), retryable),
+            "{error}"
+        );
     }
 
     #[test]
     fn every_error_has_its_status() {
-        check(&ApiError::Target(TargetError::NoRoute), 404, "no-route", false);
-        check(&ApiError::Target(TargetError::EmptyKey), 400, "bad-partition-key", false);
-        check(&ApiError::Target(TargetError::Encoding("%".into())), 400, "bad-encoding", false);
-        check(&ApiError::Method { method: "HEAD".into() }, 405, "method-not-allowed", false);
-        check(&BodyError::TooLarge { bytes_max: 1 }.into(), 413, "body-too-large", false);
-        check(&BodyError::Late(Duration::from_secs(1)).into(), 408, "request-timeout", true);
+        check(
+            &ApiError::Target(TargetError::NoRoute),
+            404,
+            "no-route",
+            false,
+        );
+        check(
+            &ApiError::Target(TargetError::EmptyKey),
+            400,
+            "bad-partition-key",
+            false,
+        );
+        check(
+            &ApiError::Target(TargetError::Encoding("%".into())),
+            400,
+            "bad-encoding",
+            false,
+        );
+        check(
+            &ApiError::Method {
+                method: "HEAD".into(),
+            },
+            405,
+            "method-not-allowed",
+            false,
+        );
+        check(
+            &BodyError::TooLarge { bytes_max: 1 }.into(),
+            413,
+            "body-too-large",
+            false,
+        );
+        check(
+            &BodyError::Late(Duration::from_secs(1)).into(),
+            408,
+            "request-timeout",
+            true,
+        );
         check(&failure(FailureKind::Invalid), 400, "invalid", false);
         check(&failure(FailureKind::NotFound), 404, "not-found", false);
         check(&failure(FailureKind::Conflict), 409, "conflict", false);
@@ -201,20 +292,83 @@ mod tests {
         check(&failure(FailureKind::Internal), 500, "internal", false);
         check(&fault(Fault::Crashed), 500, "crashed", false);
         check(&fault(Fault::NoCandidate), 404, "no-candidate", false);
-        check(&fault(Fault::Refused(Refusal::Overloaded)), 503, "overloaded", true);
-        check(&fault(Fault::Refused(Refusal::QueueFull)), 503, "overloaded", true);
-        check(&fault(Fault::Refused(Refusal::NoRoom)), 503, "overloaded", true);
+        check(
+            &fault(Fault::Refused(Refusal::Overloaded)),
+            503,
+            "overloaded",
+            true,
+        );
+        check(
+            &fault(Fault::Refused(Refusal::QueueFull)),
+            503,
+            "overloaded",
+            true,
+        );
+        check(
+            &fault(Fault::Refused(Refusal::NoRoom)),
+            503,
+            "overloaded",
+            true,
+        );
         check(&ApiError::Site("because"), 403, "other-site", false);
-        check(&fault(Fault::Refused(Refusal::Leaving)), 503, "leaving", true);
+        check(
+            &fault(Fault::Refused(Refusal::Leaving)),
+            503,
+            "leaving",
+            true,
+        );
         check(&fault(Fault::Unreachable), 503, "unreachable", true);
         check(&fault(Fault::Lost), 502, "lost", false);
-        check(&ApiError::Fault { fault: Fault::Lost, may_run_twice: true }, 502, "lost", true);
-        check(&fault(Fault::DeadlineExceeded), 504, "deadline-exceeded", false);
-        check(&fault(Fault::Refused(Refusal::WaitedTooLong)), 504, "deadline-exceeded", true);
-        check(&limit(LimitKind::Time, false), 504, "deadline-exceeded", false);
-        check(&limit(LimitKind::Time, true), 504, "deadline-exceeded", true);
-        check(&limit(LimitKind::MemoryBytes, true), 500, "limit-exceeded", false);
-        check(&limit(LimitKind::BodiesBytes, false), 500, "limit-exceeded", false);
-        check(&limit(LimitKind::BodiesBytes, true), 500, "limit-exceeded", true);
+        check(
+            &ApiError::Fault {
+                fault: Fault::Lost,
+                may_run_twice: true,
+            },
+            502,
+            "lost",
+            true,
+        );
+        check(
+            &fault(Fault::DeadlineExceeded),
+            504,
+            "deadline-exceeded",
+            false,
+        );
+        check(
+            &fault(Fault::Refused(Refusal::WaitedTooLong)),
+            504,
+            "deadline-exceeded",
+            true,
+        );
+        check(
+            &limit(LimitKind::Time, false),
+            504,
+            "deadline-exceeded",
+            false,
+        );
+        check(
+            &limit(LimitKind::Time, true),
+            504,
+            "deadline-exceeded",
+            true,
+        );
+        check(
+            &limit(LimitKind::MemoryBytes, true),
+            500,
+            "limit-exceeded",
+            false,
+        );
+        check(
+            &limit(LimitKind::BodiesBytes, false),
+            500,
+            "limit-exceeded",
+            false,
+        );
+        check(
+            &limit(LimitKind::BodiesBytes, true),
+            500,
+            "limit-exceeded",
+            true,
+        );
     }
 }

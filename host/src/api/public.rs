@@ -52,7 +52,8 @@ pub struct PublicConfig {
     pub body_bytes_max: usize,
     /// Connections at once; later ones wait until one of these ends.
     pub connections_max: usize,
-    /// For a request's head to arrive, and again for its body; also how long a connection may be idle.
+    /// For a request's head to arrive, and again for its body; also how long a connection may be
+    /// idle.
     pub request_timeout: Duration,
     /// From a request's arrival to its answer.
     pub timeout: Duration,
@@ -74,8 +75,8 @@ pub struct PublicApi {
     lanes: Lanes,
 }
 
-/// Runs the requests of HTTP/2 connections on the node's main runtime: one such connection may bring enough of
-/// them for every core.
+/// Runs the requests of HTTP/2 connections on the node's main runtime: one such connection may
+/// bring enough of them for every core.
 #[derive(Clone)]
 struct OnRuntime(Handle);
 
@@ -102,14 +103,29 @@ impl Drop for Open {
 }
 
 impl PublicApi {
-    pub fn new(config: PublicConfig, dispatcher: Arc<Dispatcher>, bodies: &'static Bodies, lanes: Lanes) -> Self {
+    pub fn new(
+        config: PublicConfig,
+        dispatcher: Arc<Dispatcher>,
+        bodies: &'static Bodies,
+        lanes: Lanes,
+    ) -> Self {
         let answers = Answers::new(config.node_id.clone());
-        Self { config, dispatcher, answers, bodies, lanes }
+        Self {
+            config,
+            dispatcher,
+            answers,
+            bodies,
+            lanes,
+        }
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
-        let connections = Connections::new(listener, "the public API (--max-connections)", self.config.connections_max);
+        let connections = Connections::new(
+            listener,
+            "the public API (--max-connections)",
+            self.config.connections_max,
+        );
         let builder = self.builder();
         let open = gauge!(names::CLIENT_CONNECTIONS);
         let serving = TaskTracker::new();
@@ -130,7 +146,9 @@ impl PublicApi {
                 let _open = Open::count(open);
                 match TcpStream::from_std(stream) {
                     Ok(stream) => api.secure_and_serve(stream, &builder, &stopping).await,
-                    Err(error) => warn!(event = "accept-failed", %error, "a client's connection was not accepted"),
+                    Err(error) => {
+                        warn!(event = "accept-failed", %error, "a client's connection was not accepted")
+                    }
                 }
                 drop(place);
             };
@@ -143,7 +161,10 @@ impl PublicApi {
 
     fn builder(&self) -> Builder<OnRuntime> {
         let mut builder = Builder::new(OnRuntime(Handle::current()));
-        builder.http1().header_read_timeout(self.config.request_timeout).max_buf_size(HEAD_BYTES_MAX);
+        builder
+            .http1()
+            .header_read_timeout(self.config.request_timeout)
+            .max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -162,7 +183,10 @@ impl PublicApi {
         let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
             return self.serve_connection(stream, builder, stopping).await;
         };
-        let handshake = timeout(self.config.request_timeout.min(HANDSHAKE_TIME_MAX), tls.accept(stream));
+        let handshake = timeout(
+            self.config.request_timeout.min(HANDSHAKE_TIME_MAX),
+            tls.accept(stream),
+        );
         match stopping.run_until_cancelled(handshake).await {
             Some(Ok(Ok(stream))) => self.serve_connection(stream, builder, stopping).await,
             Some(Ok(Err(error))) => debug!(%error, "a client's TLS handshake failed"),
@@ -172,14 +196,27 @@ impl PublicApi {
         }
     }
 
-    async fn serve_connection<S>(self: Arc<Self>, stream: S, builder: &Builder<OnRuntime>, stopping: &CancellationToken)
-    where
+    async fn serve_connection<S>(
+        self: Arc<Self>,
+        stream: S,
+        builder: &Builder<OnRuntime>,
+        stopping: &CancellationToken,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let PublicConfig { request_timeout, timeout, .. } = self.config;
+        let PublicConfig {
+            request_timeout,
+            timeout,
+            ..
+        } = self.config;
         let stalled_max = request_timeout + timeout;
         let (stream, observed) = ClientStream::new(stream, request_timeout, stalled_max);
-        let client = Arc::new(Client { api: self, activity: Arc::default(), stream: observed, host: OnceLock::new() });
+        let client = Arc::new(Client {
+            api: self,
+            activity: Arc::default(),
+            stream: observed,
+            host: OnceLock::new(),
+        });
         let service = service_fn({
             let client = client.clone();
             move |request| {
@@ -189,9 +226,17 @@ impl PublicApi {
         });
         let conversation = async {
             // Pinned here, so that the stream is still there when its connection has ended.
-            let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+            let mut connection = pin!(
+                builder
+                    .serve_connection(TokioIo::new(stream), service)
+                    .into_owned()
+            );
             // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
-            let quiet = || client.activity.quiet(request_timeout + QUIET_MARGIN, stalled_max);
+            let quiet = || {
+                client
+                    .activity
+                    .quiet(request_timeout + QUIET_MARGIN, stalled_max)
+            };
             let end = || stopping.run_until_cancelled(quiet());
             // It is not looked at with every request, but when something has become of it.
             let mut ends = FuturesUnordered::from_iter([end()]);
@@ -217,7 +262,10 @@ impl PublicApi {
             };
             if let Err(error) = ended {
                 debug!(error = &*error, "a client's connection broke");
-                if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout) {
+                if error
+                    .downcast_ref::<hyper::Error>()
+                    .is_some_and(hyper::Error::is_timeout)
+                {
                     client.stream.set_timed_out();
                 }
                 // hyper may have answered what it did not read to its end.

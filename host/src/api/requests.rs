@@ -28,7 +28,8 @@ pub(super) struct Client {
     pub(super) api: Arc<PublicApi>,
     pub(super) activity: Arc<Activity>,
     pub(super) stream: Arc<Observed>,
-    /// The name by which it calls the node, once that was found to be good: mostly it is always the same.
+    /// The name by which it calls the node, once that was found to be good: mostly it is always the
+    /// same.
     pub(super) host: OnceLock<Box<[u8]>>,
 }
 
@@ -55,13 +56,27 @@ struct Refused {
 
 impl From<ApiError> for Refused {
     fn from(error: ApiError) -> Self {
-        Self { error, stream: None, partition_key: None }
+        Self {
+            error,
+            stream: None,
+            partition_key: None,
+        }
     }
 }
 
 impl From<Rejected> for Refused {
-    fn from(Rejected { error, stream, partition_key }: Rejected) -> Self {
-        Self { error: ApiError::Target(error), stream, partition_key }
+    fn from(
+        Rejected {
+            error,
+            stream,
+            partition_key,
+        }: Rejected,
+    ) -> Self {
+        Self {
+            error: ApiError::Target(error),
+            stream,
+            partition_key,
+        }
     }
 }
 
@@ -74,10 +89,17 @@ impl Client {
         let (mut response, is_whole) = match self.framing(&head) {
             None => self.admit_and_answer(&mut head, &mut body).await,
             // Where this request ends is not certain.
-            Some(problem) => (self.api.answers.problem(&ApiError::Framing(problem), Subject::default()), false),
+            Some(problem) => (
+                self.api
+                    .answers
+                    .problem(&ApiError::Framing(problem), Subject::default()),
+                false,
+            ),
         };
         if !is_whole && is_http1 {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
             self.stream.set_lingering();
         }
         finish(&mut response, is_head);
@@ -85,25 +107,45 @@ impl Client {
     }
 
     fn framing(&self, head: &Parts) -> Option<&'static str> {
-        let bytes = if head.version == Version::HTTP_11 { self.stream.request() } else { None };
+        let bytes = if head.version == Version::HTTP_11 {
+            self.stream.request()
+        } else {
+            None
+        };
         let bytes = bytes.as_ref().map(|bytes| bytes.as_slice());
         framing::problem(head.version, &head.method, &head.uri, &head.headers, bytes)
     }
 
     /// The answer, and whether the request has been read to its end.
-    async fn admit_and_answer(&self, head: &mut Parts, body: &mut Incoming) -> (HttpResponse, bool) {
+    async fn admit_and_answer(
+        &self,
+        head: &mut Parts,
+        body: &mut Incoming,
+    ) -> (HttpResponse, bool) {
         let checked = self.check_site(head);
         // Without it a page of another site could not even read that it is not allowed.
         let allowed_origin = checked.as_ref().ok().copied().flatten();
-        let admitted = checked.map_err(Refused::from).and_then(|_| self.api.admit(head));
+        let admitted = checked
+            .map_err(Refused::from)
+            .and_then(|_| self.api.admit(head));
         let (mut response, is_whole) = match admitted {
-            Ok(Admitted::Options) => {
-                (options(head, allowed_origin.is_some()), body::discard(body, &head.headers).await)
+            Ok(Admitted::Options) => (
+                options(head, allowed_origin.is_some()),
+                body::discard(body, &head.headers).await,
+            ),
+            Ok(Admitted::Message(method, target)) => {
+                self.api.take(method, &target, head, body).await
             }
-            Ok(Admitted::Message(method, target)) => self.api.take(method, &target, head, body).await,
-            Err(Refused { error, stream, partition_key }) => {
-                let subject =
-                    Subject { stream: stream.as_deref(), partition_key: partition_key.as_deref(), message_id: None };
+            Err(Refused {
+                error,
+                stream,
+                partition_key,
+            }) => {
+                let subject = Subject {
+                    stream: stream.as_deref(),
+                    partition_key: partition_key.as_deref(),
+                    message_id: None,
+                };
                 // Who sends before he listens would not see the answer.
                 let is_whole = body::discard(body, &head.headers).await;
                 (self.api.answers.problem(&error, subject), is_whole)
@@ -114,7 +156,9 @@ impl Client {
         }
         if self.api.config.sites.tells_origins_apart() {
             // What keeps answers must not show this one to another page.
-            response.headers_mut().append(VARY, HeaderValue::from_static("origin"));
+            response
+                .headers_mut()
+                .append(VARY, HeaderValue::from_static("origin"));
         }
         (response, is_whole)
     }
@@ -133,7 +177,10 @@ impl Client {
             seen.get_or_insert(value);
         }
         let is_of_tool = origin.is_none() && fetch_site.is_none();
-        let host_is_known = || host.zip(self.host.get()).is_some_and(|(host, known)| *host.as_bytes() == **known);
+        let host_is_known = || {
+            host.zip(self.host.get())
+                .is_some_and(|(host, known)| *host.as_bytes() == **known)
+        };
         if is_of_tool && host_is_known() {
             return Ok(None);
         }
@@ -142,7 +189,12 @@ impl Client {
             origin: text(origin),
             fetch_site: text(fetch_site),
         };
-        let allowed = self.api.config.sites.check(asking, self.api.config.names).map_err(ApiError::Site)?;
+        let allowed = self
+            .api
+            .config
+            .sites
+            .check(asking, self.api.config.names)
+            .map_err(ApiError::Site)?;
         if is_of_tool && let Some(host) = host {
             let _ = self.host.set(host.as_bytes().into());
         }
@@ -157,7 +209,9 @@ impl PublicApi {
             if head.uri.path() == EVERY_TARGET {
                 return Ok(Admitted::Options);
             }
-            return target::parse(head.uri.path()).map(|_| Admitted::Options).map_err(Refused::from);
+            return target::parse(head.uri.path())
+                .map(|_| Admitted::Options)
+                .map_err(Refused::from);
         }
         if let Some(tokens) = &self.config.tokens {
             // It is this node's, and goes no further: no handler gets to see it.
@@ -169,7 +223,9 @@ impl PublicApi {
         let target = target::parse(head.uri.path())?;
         let Some(method) = Method::from_http(&head.method) else {
             return Err(Refused {
-                error: ApiError::Method { method: head.method.to_string() },
+                error: ApiError::Method {
+                    method: head.method.to_string(),
+                },
                 stream: Some(target.stream.to_string()),
                 partition_key: Some(target.partition_key.as_str().to_owned()),
             });
@@ -177,7 +233,8 @@ impl PublicApi {
         Ok(Admitted::Message(method, target))
     }
 
-    /// Takes in the body, and runs the message. Returns whether the request has been read to its end, too.
+    /// Takes in the body, and runs the message. Returns whether the request has been read to its
+    /// end, too.
     async fn take(
         &self,
         method: Method,
@@ -186,15 +243,22 @@ impl PublicApi {
         body: &mut Incoming,
     ) -> (HttpResponse, bool) {
         let mut room = Room::default();
-        let collected =
-            body::collect(body, self.config.body_bytes_max, self.config.request_timeout, self.bodies, &mut room);
+        let collected = body::collect(
+            body,
+            self.config.body_bytes_max,
+            self.config.request_timeout,
+            self.bodies,
+            &mut room,
+        );
         let bytes = match collected.await {
             Ok(bytes) => bytes,
             Err(error) => {
                 // What is read from here on is not kept.
                 drop(room);
                 let is_whole = match &error {
-                    BodyError::TooLarge { .. } | BodyError::NoRoom => body::discard(body, &head.headers).await,
+                    BodyError::TooLarge { .. } | BodyError::NoRoom => {
+                        body::discard(body, &head.headers).await
+                    }
                     BodyError::Late(_) | BodyError::Broken(_) => false,
                 };
                 let subject = Subject {
@@ -210,7 +274,8 @@ impl PublicApi {
             join_cookies(&mut headers);
         }
         let message = Arc::new(Message {
-            // Without the counter that all threads would share: ids of one millisecond need no order.
+            // Without the counter that all threads would share: ids of one millisecond need no
+            // order.
             id: Uuid::new_v7(Timestamp::now(NoContext)),
             stream: target.stream.clone(),
             partition_key: target.partition_key.clone(),
@@ -229,7 +294,9 @@ impl PublicApi {
         // The time that the request took to arrive is the client's, not the message's.
         let deadline = Instant::now() + self.config.timeout;
         if !is_broadcast {
-            return self.answers.send(message, self.dispatcher.send(message, deadline).await);
+            return self
+                .answers
+                .send(message, self.dispatcher.send(message, deadline).await);
         }
         match self.dispatcher.broadcast(message, deadline) {
             Ok(answers) => self.answers.broadcast(message, answers, self.bodies).await,
@@ -238,10 +305,14 @@ impl PublicApi {
     }
 }
 
-/// HTTP/2 lets clients send a cookie a field, for its compression; to whoever does not speak it they are one (RFC 9113,
-/// section 8.2.3).
+/// HTTP/2 lets clients send a cookie a field, for its compression; to whoever does not speak it
+/// they are one (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let cookies: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if cookies.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
     {
@@ -253,17 +324,27 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn options(head: &Parts, is_preflight: bool) -> HttpResponse {
     let mut response = Response::new(Content::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
     if is_preflight {
-        crate::security::allow_what_is_asked(&head.headers, Method::ALLOWED, response.headers_mut());
+        crate::security::allow_what_is_asked(
+            &head.headers,
+            Method::ALLOWED,
+            response.headers_mut(),
+        );
     }
     response
 }
 
-/// Makes of an answer what HTTP wants of it, whatever the handler said: hyper sees to that for HTTP/1 only.
+/// Makes of an answer what HTTP wants of it, whatever the handler said: hyper sees to that for
+/// HTTP/1 only.
 fn finish(response: &mut HttpResponse, is_head: bool) {
     let status = response.status();
-    let has_content = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let has_content = !matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    );
     if is_head && has_content {
         let length = response.body().bytes.len();
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
@@ -272,7 +353,9 @@ fn finish(response: &mut HttpResponse, is_head: bool) {
         *response.body_mut() = Content::default();
     }
     if status.canonical_reason().is_none() {
-        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+        response
+            .extensions_mut()
+            .insert(ReasonPhrase::from_static(b""));
     }
 }
 
@@ -299,7 +382,10 @@ mod tests {
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         finish(&mut response, is_head);
         assert_eq!(response.body().bytes, body, "{status}");
-        let found = response.headers().get(CONTENT_LENGTH).map(|value| value.to_str().unwrap());
+        let found = response
+            .headers()
+            .get(CONTENT_LENGTH)
+            .map(|value| value.to_str().unwrap());
         assert_eq!(found, length, "{status}");
     }
 

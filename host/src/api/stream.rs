@@ -1,5 +1,6 @@
-//! One client's TCP stream, which hyper owns, and what hyper does not tell of it or do with it: how a request's head was
-//! written, the last word to a client whose head does not arrive in time, and an end that does not cut off the answer.
+//! One client's TCP stream, which hyper owns, and what hyper does not tell of it or do with it: how
+//! a request's head was written, the last word to a client whose head does not arrive in time, and
+//! an end that does not cut off the answer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,10 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
 /// The answer to half a head: there is no request yet that a problem could be about.
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// How long what a client still sends is read after the last answer: a system that gets bytes which nobody reads tells the
-/// client that the connection is broken, and the client may never get to read what was answered.
+/// How long what a client still sends is read after the last answer: a system that gets bytes which
+/// nobody reads tells the client that the connection is broken, and the client may never get to
+/// read what was answered.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// Anything that bytes go through both ways.
@@ -81,9 +84,17 @@ impl Opening {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
-    pub(super) fn new(stream: S, opening_max: Duration, stalled_max: Duration) -> (Self, Arc<Observed>) {
+    pub(super) fn new(
+        stream: S,
+        opening_max: Duration,
+        stalled_max: Duration,
+    ) -> (Self, Arc<Observed>) {
         let observed = Arc::new(Observed::default());
-        let opening = Opening { first: [0; 2], seen: 0, deadline: Box::pin(sleep(opening_max)) };
+        let opening = Opening {
+            first: [0; 2],
+            seen: 0,
+            deadline: Box::pin(sleep(opening_max)),
+        };
         let stream = Self {
             stream: Some(stream),
             stalled_max,
@@ -100,13 +111,20 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
         Pin::new(self.stream.as_mut().expect("it goes with the value"))
     }
 
-    /// Gives up a client that takes too little for too long: the system tells of room when enough of what waits is gone.
-    fn while_not_stalled<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Gives up a client that takes too little for too long: the system tells of room when enough
+    /// of what waits is gone.
+    fn while_not_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(self.stalled_max)));
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(self.stalled_max)));
         if stalled.as_mut().poll(cx).is_ready() {
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
         } else {
@@ -121,15 +139,20 @@ impl Observed {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// The client may still be sending what nobody will read. To be called before the stream is dropped.
+    /// The client may still be sending what nobody will read. To be called before the stream is
+    /// dropped.
     pub(super) fn set_lingering(&self) {
         self.is_lingering.store(true, Ordering::Relaxed);
     }
 
-    /// Reads what the client still sends, if it may, until it has seen that this side has ended. To be called when the stream
-    /// has been dropped.
+    /// Reads what the client still sends, if it may, until it has seen that this side has ended. To
+    /// be called when the stream has been dropped.
     pub(super) async fn linger(&self) {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let left = self
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(mut stream) = left else { return };
         let reading = async {
             let _ = stream.shutdown().await;
@@ -139,8 +162,8 @@ impl Observed {
         let _ = timeout(LINGER_MAX, reading).await;
     }
 
-    /// What arrived first since the last answer, from its beginning on; `None` for a request that arrived together with others,
-    /// behind the first of them. To be called once for each.
+    /// What arrived first since the last answer, from its beginning on; `None` for a request that
+    /// arrived together with others, behind the first of them. To be called once for each.
     pub(super) fn request(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
         // Both sides of a connection run in one task.
         let is_taken = self.is_taken.load(Ordering::Relaxed);
@@ -171,23 +194,34 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientStream<S
         if self.observed.is_lingering.load(Ordering::Relaxed)
             && let Some(stream) = self.stream.take()
         {
-            *self.observed.left.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stream));
+            *self
+                .observed
+                .left
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stream));
         }
     }
 }
 
-/// What is to be written, in one piece if it is little: the system takes one piece in less time than several.
+/// What is to be written, in one piece if it is little: the system takes one piece in less time
+/// than several.
 fn joined<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; JOINED_BYTES_MAX]) -> Option<&'a [u8]> {
     let mut length = 0;
     for slice in slices {
-        buffer.get_mut(length..length + slice.len())?.copy_from_slice(slice);
+        buffer
+            .get_mut(length..length + slice.len())?
+            .copy_from_slice(slice);
         length += slice.len();
     }
     Some(&buffer[..length])
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = self.stream().poll_read(cx, buffer);
         let arrived = &buffer.filled()[before..];
@@ -210,7 +244,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStr
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
         let polled = self.stream().poll_write(cx, bytes);
         self.while_not_stalled(cx, polled)

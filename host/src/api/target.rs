@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-use crate::message::{NameError, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM, StreamName};
+use crate::message::{
+    NameError, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM, StreamName,
+};
 
 /// The addressee of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +45,21 @@ pub(super) struct Rejected {
 
 impl From<TargetError> for Rejected {
     fn from(error: TargetError) -> Self {
-        Self { error, stream: None, partition_key: None }
+        Self {
+            error,
+            stream: None,
+            partition_key: None,
+        }
     }
 }
 
 /// Reads a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
 pub(super) fn parse(path: &str) -> Result<Target, Rejected> {
     let path = path.strip_prefix("/api/").ok_or(TargetError::NoRoute)?;
-    let (broadcast, rest) = match path.strip_prefix(RESERVED_STREAM).and_then(|rest| rest.strip_prefix('/')) {
+    let (broadcast, rest) = match path
+        .strip_prefix(RESERVED_STREAM)
+        .and_then(|rest| rest.strip_prefix('/'))
+    {
         Some(rest) => (true, rest),
         None => (false, path),
     };
@@ -60,14 +69,22 @@ pub(super) fn parse(path: &str) -> Result<Target, Rejected> {
         return Err(TargetError::NoRoute.into());
     }
     let stream = decode(stream)?;
-    let in_stream = |error| Rejected { error, stream: Some(stream.to_string()), partition_key: None };
+    let in_stream = |error| Rejected {
+        error,
+        stream: Some(stream.to_string()),
+        partition_key: None,
+    };
     let key = decode(key).map_err(in_stream)?;
     let partition_key = check_key(&key).map_err(in_stream)?;
     let stream = StreamName::try_from(&*stream).map_err(|_| Rejected {
         partition_key: Some(key.to_string()),
         ..in_stream(TargetError::NoStream(stream.to_string()))
     })?;
-    Ok(Target { stream, partition_key, broadcast })
+    Ok(Target {
+        stream,
+        partition_key,
+        broadcast,
+    })
 }
 
 fn check_key(key: &str) -> Result<PartitionKey, TargetError> {
@@ -85,11 +102,14 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, TargetError> {
     }
     let wrong = || TargetError::Encoding(segment.to_owned());
     let mut escapes = segment.split('%').skip(1);
-    let is_escape = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    let is_escape =
+        |text: &str| text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     if !escapes.all(is_escape) {
         return Err(wrong());
     }
-    percent_decode_str(segment).decode_utf8().map_err(|_| wrong())
+    percent_decode_str(segment)
+        .decode_utf8()
+        .map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -100,7 +120,11 @@ mod tests {
     fn check(path: &str, stream: &str, key: &str, broadcast: bool) {
         let target = parse(path).unwrap();
         assert_eq!(
-            (target.stream.as_str(), target.partition_key.as_str(), target.broadcast),
+            (
+                target.stream.as_str(),
+                target.partition_key.as_str(),
+                target.broadcast
+            ),
             (stream, key, broadcast),
             "{path}"
         );
@@ -108,7 +132,11 @@ mod tests {
 
     #[track_caller]
     fn check_error(path: &str, expected: TargetError) {
-        assert_eq!(parse(path).map_err(|rejected| rejected.error), Err(expected), "{path}");
+        assert_eq!(
+            parse(path).map_err(|rejected| rejected.error),
+            Err(expected),
+            "{path}"
+        );
     }
 
     #[test]
@@ -127,7 +155,10 @@ mod tests {
         check("/api/e%63ho/1", "echo", "1", false);
         check("/api/echo/%25", "echo", "%", false);
         for segment in ["%", "%2", "%zz", "%ff", "a%C3", "%+1"] {
-            check_error(&format!("/api/echo/{segment}"), TargetError::Encoding(segment.into()));
+            check_error(
+                &format!("/api/echo/{segment}"),
+                TargetError::Encoding(segment.into()),
+            );
         }
     }
 
@@ -144,15 +175,32 @@ mod tests {
     #[test]
     fn what_could_be_read_is_told() {
         let rejected = parse("/api/echo/%zz").unwrap_err();
-        assert_eq!((rejected.stream.as_deref(), rejected.partition_key), (Some("echo"), None));
+        assert_eq!(
+            (rejected.stream.as_deref(), rejected.partition_key),
+            (Some("echo"), None)
+        );
         let rejected = parse("/api/a%20b/1").unwrap_err();
-        assert_eq!((rejected.stream.as_deref(), rejected.partition_key.as_deref()), (Some("a b"), Some("1")));
+        assert_eq!(
+            (
+                rejected.stream.as_deref(),
+                rejected.partition_key.as_deref()
+            ),
+            (Some("a b"), Some("1"))
+        );
     }
 
     #[test]
     fn other_paths_lead_nowhere() {
-        for path in ["/", "/api", "/api/", "/api/echo", "/api/echo/1/2", "/api//1", "/v1/echo/1", "/api/broadcast/echo"]
-        {
+        for path in [
+            "/",
+            "/api",
+            "/api/",
+            "/api/echo",
+            "/api/echo/1/2",
+            "/api//1",
+            "/v1/echo/1",
+            "/api/broadcast/echo",
+        ] {
             check_error(path, TargetError::NoRoute);
         }
         check_error("/api/a%20b/1", TargetError::NoStream("a b".into()));

@@ -4,12 +4,18 @@ use super::settings::{Settings, fill_from_file};
 use super::{Config, ConfigError};
 use crate::cli::Cli;
 
-/// Reads a configuration file. What is taken must be good to start a node with; what is not must be said in one line.
+/// Reads a configuration file. What is taken must be good to start a node with; what is not must be
+/// said in one line.
 pub fn config(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let mut cli = Cli::default();
     if let Err(problem) = fill_from_file(&mut cli, text) {
-        let error = ConfigError::File { file: "meshage.toml".into(), problem };
+        let error = ConfigError::File {
+            file: "meshage.toml".into(),
+            problem,
+        };
         assert!(!error.to_string().trim_end().contains('\n'), "{error}");
     }
     // No file is to be read but this one.
@@ -31,7 +37,11 @@ pub fn config(data: &[u8]) {
     match Config::check(cli) {
         Ok(config) => {
             assert!(config.advertise != IpAddr::from([0, 0, 0, 0]));
-            assert!(config.body_bytes_max > 0 && config.connections_max > 0 && !config.timeout.is_zero());
+            assert!(
+                config.body_bytes_max > 0
+                    && config.connections_max > 0
+                    && !config.timeout.is_zero()
+            );
         }
         Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
     }

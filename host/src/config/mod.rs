@@ -19,7 +19,8 @@ use rustls::pki_types::TrustAnchor;
 use crate::cli::Cli;
 use crate::message::{BODY_BYTES_MAX, NodeId};
 use crate::security::{
-    Keyring, Names, PeerCertificates, PeerTls, ServerCertificate, ServerTls, Sites, Tokens, TrustedKeys,
+    Keyring, Names, PeerCertificates, PeerTls, ServerCertificate, ServerTls, Sites, Tokens,
+    TrustedKeys,
 };
 use crate::telemetry::LogFormat;
 use settings::{Settings, complete};
@@ -36,7 +37,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// No client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
-/// For a file system to say whether it has the plugins directory. Those over networks take some milliseconds.
+/// For a file system to say whether it has the plugins directory. Those over networks take some
+/// milliseconds.
 const DIRECTORY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Connections of clients at once.
@@ -99,11 +101,19 @@ impl Config {
         let cluster_port = settings.parse("cluster_port", port)?.unwrap_or(9742);
         let admin_port: Option<u16> = settings.parse("admin_port", port)?;
         if admin_port.is_none() && http_port > u16::MAX - ADMIN_PORT_OFFSET {
-            return Err(settings.error("http_port", &http_port.to_string(), "at most 64535, or admin_port as well"));
+            return Err(settings.error(
+                "http_port",
+                &http_port.to_string(),
+                "at most 64535, or admin_port as well",
+            ));
         }
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let bind = settings.parse("bind", "an IP address of this host, or 0.0.0.0")?.unwrap_or(loopback);
-        let advertise = match settings.parse::<IpAddr>("advertise", "an IP address that other nodes can reach")? {
+        let bind = settings
+            .parse("bind", "an IP address of this host, or 0.0.0.0")?
+            .unwrap_or(loopback);
+        let advertise = match settings
+            .parse::<IpAddr>("advertise", "an IP address that other nodes can reach")?
+        {
             Some(address) if address.is_unspecified() => {
                 return Err(settings.error(
                     "advertise",
@@ -112,10 +122,14 @@ impl Config {
                 ));
             }
             Some(address) => address,
-            None if bind.is_unspecified() => advertise::private_address(bind).map_err(|problem| {
-                let expected = format!("advertise as well, with the IP that other nodes reach, as {problem}");
-                settings.error("bind", &bind.to_string(), &expected)
-            })?,
+            None if bind.is_unspecified() => {
+                advertise::private_address(bind).map_err(|problem| {
+                    let expected = format!(
+                        "advertise as well, with the IP that other nodes reach, as {problem}"
+                    );
+                    settings.error("bind", &bind.to_string(), &expected)
+                })?
+            }
             None => bind,
         };
         let node_id = settings
@@ -131,15 +145,22 @@ impl Config {
             })
             .transpose()?;
         let secret = files::secret(&mut settings)?;
-        let insecure = settings.parse("insecure", "true or false")?.unwrap_or(false);
+        let insecure = settings
+            .parse("insecure", "true or false")?
+            .unwrap_or(false);
         if !bind.is_loopback() && secret.is_none() && !insecure {
             let expected = "a loopback address, as there is no secret that keeps strangers out; for a network set secret_file \
                             (`meshage-host secret` makes one), or insecure if strangers cannot reach the cluster port";
             return Err(settings.error("bind", &bind.to_string(), expected));
         }
-        let plugins = PathBuf::from(settings.take("plugins").unwrap_or_else(|| "./plugins".into()));
+        let plugins = PathBuf::from(
+            settings
+                .take("plugins")
+                .unwrap_or_else(|| "./plugins".into()),
+        );
         if !may_be_directory(&plugins) {
-            let expected = "a directory of .wasm files; there is none, so create it or name another";
+            let expected =
+                "a directory of .wasm files; there is none, so create it or name another";
             return Err(settings.error("plugins", &plugins.display().to_string(), expected));
         }
         let max_body = format!("1 to {BODY_BYTES_MAX} bytes");
@@ -148,12 +169,20 @@ impl Config {
             return Err(settings.error("max_body", &body_bytes_max.to_string(), &max_body));
         }
         let max_connections = format!("1 to {CONNECTIONS_MAX} connections");
-        let connections_max = settings.parse("max_connections", &max_connections)?.unwrap_or(CONNECTIONS_DEFAULT);
+        let connections_max = settings
+            .parse("max_connections", &max_connections)?
+            .unwrap_or(CONNECTIONS_DEFAULT);
         if !(1..=CONNECTIONS_MAX).contains(&connections_max) {
-            return Err(settings.error("max_connections", &connections_max.to_string(), &max_connections));
+            return Err(settings.error(
+                "max_connections",
+                &connections_max.to_string(),
+                &max_connections,
+            ));
         }
         let tokens = files::tokens(&mut settings)?;
-        let admin_bind = settings.parse("admin_bind", "an IP address of this host")?.unwrap_or(loopback);
+        let admin_bind = settings
+            .parse("admin_bind", "an IP address of this host")?
+            .unwrap_or(loopback);
         if !admin_bind.is_loopback() && tokens.is_none() && !insecure {
             let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
             return Err(settings.error("admin_bind", &admin_bind.to_string(), expected));
@@ -168,7 +197,9 @@ impl Config {
             bind,
             advertise,
             node_id,
-            cluster_id: settings.take("cluster_id").unwrap_or_else(|| "meshage".into()),
+            cluster_id: settings
+                .take("cluster_id")
+                .unwrap_or_else(|| "meshage".into()),
             plugins,
             data_dir: data_dir(&mut settings)?,
             certificate: files::certificate(&mut settings)?,
@@ -195,13 +226,15 @@ impl Config {
         Ok(config)
     }
 
-    /// Makes sure that the operator's own certificate between nodes, if there is one, is that of this node: its id may not be
-    /// known before its ports are bound.
+    /// Makes sure that the operator's own certificate between nodes, if there is one, is that of
+    /// this node: its id may not be known before its ports are bound.
     ///
     /// # Errors
     /// Which setting is wrong: the certificate, or the id.
     pub fn check_certificate_of(&self, node_id: &NodeId) -> Result<(), ConfigError> {
-        self.peer_certificates.iter().try_for_each(|own| files::check_certificate_of(node_id, own))
+        self.peer_certificates
+            .iter()
+            .try_for_each(|own| files::check_certificate_of(node_id, own))
     }
 
     /// What the name is worth by which a client calls the public API.
@@ -219,11 +252,16 @@ impl Config {
     fn colliding_ports(&self) -> Option<[&'static str; 2]> {
         let http = ("HTTP", self.bind, self.http_port);
         let cluster = ("cluster", self.bind, self.cluster_port);
-        let admin = ("admin", self.admin_bind, self.admin_addr(self.http_port).port());
+        let admin = (
+            "admin",
+            self.admin_bind,
+            self.admin_addr(self.http_port).port(),
+        );
         [(http, cluster), (http, admin), (cluster, admin)]
             .into_iter()
             .find(|((_, ip, port), (_, other_ip, other_port))| {
-                let one_address = ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
+                let one_address =
+                    ip == other_ip || ip.is_unspecified() || other_ip.is_unspecified();
                 *port != 0 && port == other_port && one_address
             })
             .map(|((one, ..), (other, ..))| [one, other])
@@ -231,7 +269,8 @@ impl Config {
 
     /// The error for a log filter, which only the logger can check.
     pub fn log_filter_error(&self) -> ConfigError {
-        let expected = "a level (error, warn, info, debug, trace), or directives as info,guest=debug";
+        let expected =
+            "a level (error, warn, info, debug, trace), or directives as info,guest=debug";
         settings::error("log", &self.log_filter, expected)
     }
 
@@ -239,16 +278,22 @@ impl Config {
     pub fn admin_addr(&self, http_port: u16) -> SocketAddr {
         let port = self.admin_port.unwrap_or_else(|| {
             // With port 0 the system may choose a port that leaves no room above it.
-            if self.http_port == 0 { 0 } else { http_port.saturating_add(ADMIN_PORT_OFFSET) }
+            if self.http_port == 0 {
+                0
+            } else {
+                http_port.saturating_add(ADMIN_PORT_OFFSET)
+            }
         });
         SocketAddr::new(self.admin_bind, port)
     }
 }
 
-/// What was written: flags, environment, and the configuration file, which may be a pipe and so can be read only once.
+/// What was written: flags, environment, and the configuration file, which may be a pipe and so can
+/// be read only once.
 pub struct Written {
     settings: Result<Cli, ConfigError>,
-    /// How the log is written, as far as that can be known: who starts with a wrong setting is told so in the log's format.
+    /// How the log is written, as far as that can be known: who starts with a wrong setting is told
+    /// so in the log's format.
     pub log_format: LogFormat,
 }
 
@@ -256,11 +301,22 @@ impl Written {
     /// Reads the configuration file, if one is named.
     pub fn new(cli: Cli) -> Self {
         // The file may be what is wrong.
-        let without_file = Cli { config: None, ..cli.clone() };
+        let without_file = Cli {
+            config: None,
+            ..cli.clone()
+        };
         let settings = complete(cli);
-        let mut known = settings.as_ref().ok().cloned().or_else(|| complete(without_file).ok()).unwrap_or_default();
+        let mut known = settings
+            .as_ref()
+            .ok()
+            .cloned()
+            .or_else(|| complete(without_file).ok())
+            .unwrap_or_default();
         let log_format = check_log_format(&mut Settings(&mut known)).unwrap_or(LogFormat::Text);
-        Self { settings, log_format }
+        Self {
+            settings,
+            log_format,
+        }
     }
 }
 
@@ -283,12 +339,15 @@ impl PluginTerms {
     }
 
     fn check(settings: &mut Settings<'_>) -> Result<Self, ConfigError> {
-        Ok(Self { timeout_max: duration("timeout", settings)?, trusted_keys: files::trusted_keys(settings)? })
+        Ok(Self {
+            timeout_max: duration("timeout", settings)?,
+            trusted_keys: files::trusted_keys(settings)?,
+        })
     }
 }
 
-/// Whether there is a directory, as far as its file system says: one that does not answer in time is left to the node, which
-/// goes on without it, and says so.
+/// Whether there is a directory, as far as its file system says: one that does not answer in time
+/// is left to the node, which goes on without it, and says so.
 fn may_be_directory(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
@@ -299,15 +358,22 @@ fn may_be_directory(path: &Path) -> bool {
 
 fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
     let text = settings.take("seeds").unwrap_or_default();
-    let seeds: Vec<String> =
-        text.split(',').map(|seed| seed.trim().to_owned()).filter(|seed| !seed.is_empty()).collect();
+    let seeds: Vec<String> = text
+        .split(',')
+        .map(|seed| seed.trim().to_owned())
+        .filter(|seed| !seed.is_empty())
+        .collect();
     for seed in &seeds {
         let is_seed = match seed.rsplit_once(':') {
             Some((host, port)) => is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0),
             None => false,
         };
         if !is_seed {
-            return Err(settings.error("seeds", seed, "host:port, comma-separated, such as 10.0.0.1:9742"));
+            return Err(settings.error(
+                "seeds",
+                seed,
+                "host:port, comma-separated, such as 10.0.0.1:9742",
+            ));
         }
     }
     Ok(seeds)
@@ -315,15 +381,22 @@ fn seeds(settings: &mut Settings<'_>) -> Result<Vec<String>, ConfigError> {
 
 /// A name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
-    let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let unbracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     match unbracketed {
         Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || [':', '/'].contains(&c)),
+        None => {
+            !host.is_empty()
+                && !host.contains(|c: char| c.is_whitespace() || [':', '/'].contains(&c))
+        }
     }
 }
 
 fn sites(settings: &mut Settings<'_>) -> Result<Sites, ConfigError> {
-    let Some(text) = settings.take("allowed_origins") else { return Ok(Sites::default()) };
+    let Some(text) = settings.take("allowed_origins") else {
+        return Ok(Sites::default());
+    };
     Sites::parse(text.split(',').map(str::trim).filter(|origin| !origin.is_empty())).map_err(|_| {
         let expected =
             "origins, comma-separated, such as https://app.example.com or http://localhost:3000, or * for all";
@@ -333,19 +406,27 @@ fn sites(settings: &mut Settings<'_>) -> Result<Sites, ConfigError> {
 
 fn data_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigError> {
     match settings.take("data_dir") {
-        Some(text) => std::path::absolute(&text)
-            .map(Some)
-            .map_err(|error| settings.error("data_dir", &text, &format!("a directory, but {error}"))),
-        None => Ok(etcetera::choose_base_strategy().map(|base| base.cache_dir().join("meshage")).ok()),
+        Some(text) => std::path::absolute(&text).map(Some).map_err(|error| {
+            settings.error("data_dir", &text, &format!("a directory, but {error}"))
+        }),
+        None => Ok(etcetera::choose_base_strategy()
+            .map(|base| base.cache_dir().join("meshage"))
+            .ok()),
     }
 }
 
 fn duration(name: &'static str, settings: &mut Settings<'_>) -> Result<Duration, ConfigError> {
-    let Some(text) = settings.take(name) else { return Ok(TIMEOUT_DEFAULT) };
+    let Some(text) = settings.take(name) else {
+        return Ok(TIMEOUT_DEFAULT);
+    };
     let millis = text.parse().map(Duration::from_millis).ok();
     match millis.or_else(|| humantime::parse_duration(&text).ok()) {
         Some(timeout) if !timeout.is_zero() && timeout <= TIMEOUT_MAX => Ok(timeout),
-        _ => Err(settings.error(name, &text, "a duration such as 500ms, 30s or 5000 (milliseconds), up to 1h")),
+        _ => Err(settings.error(
+            name,
+            &text,
+            "a duration such as 500ms, 30s or 5000 (milliseconds), up to 1h",
+        )),
     }
 }
 
@@ -394,33 +475,91 @@ mod tests {
         assert_eq!((config.http_port, config.cluster_port), (8080, 9742));
         assert_eq!(config.admin_addr(8080), "127.0.0.1:9080".parse().unwrap());
         assert_eq!(config.bind, config.advertise);
-        assert_eq!((config.cluster_id.as_str(), config.seeds.len()), ("meshage", 0));
-        assert_eq!((config.body_bytes_max, config.timeout), (1 << 20, Duration::from_secs(30)));
+        assert_eq!(
+            (config.cluster_id.as_str(), config.seeds.len()),
+            ("meshage", 0)
+        );
+        assert_eq!(
+            (config.body_bytes_max, config.timeout),
+            (1 << 20, Duration::from_secs(30))
+        );
     }
 
     #[test]
     fn a_wrong_setting_is_named_with_its_value_and_what_is_right() {
-        check_error(&["--http-port", "99999"], &["http_port", "99999", "0 (any free one) to 65535", "HTTP_PORT"]);
-        check_error(&["--http-port", "65000"], &["http_port", "65000", "admin_port"]);
-        check_error(&["--seeds", "10.0.0.1"], &["seeds", "10.0.0.1", "host:port"]);
+        check_error(
+            &["--http-port", "99999"],
+            &[
+                "http_port",
+                "99999",
+                "0 (any free one) to 65535",
+                "HTTP_PORT",
+            ],
+        );
+        check_error(
+            &["--http-port", "65000"],
+            &["http_port", "65000", "admin_port"],
+        );
+        check_error(
+            &["--seeds", "10.0.0.1"],
+            &["seeds", "10.0.0.1", "host:port"],
+        );
         check_error(&["--seeds", "a:1,b:0"], &["seeds", "b:0"]);
         check_error(&["--seeds", "::1:9742"], &["seeds", "::1:9742"]);
         check_error(&["--seeds", "http://a:9742"], &["seeds", "http://a:9742"]);
-        check_error(&["--http-port", "8742"], &["http_port", "8742", "cluster port is the admin port"]);
-        check_error(&["--service-port", "abc"], &["http_port", "abc", "SERVICE_PORT"]);
-        check_error(&["--bind", "localhost"], &["bind", "localhost", "IP address"]);
-        check_error(&["--advertise", "0.0.0.0"], &["advertise", "0.0.0.0", "other nodes can reach"]);
-        check_error(&["--bind", "192.0.2.1"], &["bind", "192.0.2.1", "secret_file", "meshage-host secret", "insecure"]);
-        check_error(&["--secret-file", "/missing"], &["secret_file", "/missing", "cannot be read"]);
-        check_error(&["--insecure", "maybe"], &["insecure", "maybe", "true or false"]);
+        check_error(
+            &["--http-port", "8742"],
+            &["http_port", "8742", "cluster port is the admin port"],
+        );
+        check_error(
+            &["--service-port", "abc"],
+            &["http_port", "abc", "SERVICE_PORT"],
+        );
+        check_error(
+            &["--bind", "localhost"],
+            &["bind", "localhost", "IP address"],
+        );
+        check_error(
+            &["--advertise", "0.0.0.0"],
+            &["advertise", "0.0.0.0", "other nodes can reach"],
+        );
+        check_error(
+            &["--bind", "192.0.2.1"],
+            &[
+                "bind",
+                "192.0.2.1",
+                "secret_file",
+                "meshage-host secret",
+                "insecure",
+            ],
+        );
+        check_error(
+            &["--secret-file", "/missing"],
+            &["secret_file", "/missing", "cannot be read"],
+        );
+        check_error(
+            &["--insecure", "maybe"],
+            &["insecure", "maybe", "true or false"],
+        );
         check_error(&["--node-id", "a b"], &["node_id", "a b", "' '"]);
-        check_error(&["--allowed-origins", "app.example.com"], &["allowed_origins", "https://app.example.com", "or *"]);
+        check_error(
+            &["--allowed-origins", "app.example.com"],
+            &["allowed_origins", "https://app.example.com", "or *"],
+        );
         check_error(&["--max-body", "0"], &["max_body", "1 to 67108864 bytes"]);
         check_error(&["--timeout", "soon"], &["timeout", "soon", "30s"]);
-        check_error(&["--log-format", "xml"], &["log_format", "xml", "text or json", "--log-format"]);
+        check_error(
+            &["--log-format", "xml"],
+            &["log_format", "xml", "text or json", "--log-format"],
+        );
         check_error(&["--config", "/missing.toml"], &["config", "/missing.toml"]);
-        let error = Config::new(Written::new(cli(&["--plugins", "/missing"]))).unwrap_err().to_string();
-        assert!(error.contains("/missing") && error.contains("create it"), "{error}");
+        let error = Config::new(Written::new(cli(&["--plugins", "/missing"])))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/missing") && error.contains("create it"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -428,9 +567,18 @@ mod tests {
         let flags = ["--bind", "0.0.0.0", "--insecure"];
         match advertise::private_address(IpAddr::from([0, 0, 0, 0])) {
             Ok(address) => assert_eq!(config(&flags).unwrap().advertise, address),
-            Err(problem) => check_error(&flags, &["bind", "0.0.0.0", "advertise as well", &problem]),
+            Err(problem) => {
+                check_error(&flags, &["bind", "0.0.0.0", "advertise as well", &problem])
+            }
         }
-        let named = config(&["--bind", "0.0.0.0", "--insecure", "--advertise", "192.0.2.1"]).unwrap();
+        let named = config(&[
+            "--bind",
+            "0.0.0.0",
+            "--insecure",
+            "--advertise",
+            "192.0.2.1",
+        ])
+        .unwrap();
         assert_eq!(named.advertise.to_string(), "192.0.2.1");
     }
 
@@ -442,19 +590,36 @@ mod tests {
         let file = directory.path().join("secret");
         fs::write(&file, new_secret()).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        let config = config(&["--bind", "192.0.2.1", "--secret-file", file.to_str().unwrap()]).unwrap();
+        let config = config(&[
+            "--bind",
+            "192.0.2.1",
+            "--secret-file",
+            file.to_str().unwrap(),
+        ])
+        .unwrap();
         assert_eq!(config.secret.unwrap().first.count(), 1);
     }
 
     #[test]
     fn durations_have_units_or_are_milliseconds() {
-        assert_eq!(config(&["--timeout", "1500"]).unwrap().timeout, Duration::from_millis(1500));
-        assert_eq!(config(&["--timeout", "2s"]).unwrap().timeout, Duration::from_secs(2));
+        assert_eq!(
+            config(&["--timeout", "1500"]).unwrap().timeout,
+            Duration::from_millis(1500)
+        );
+        assert_eq!(
+            config(&["--timeout", "2s"]).unwrap().timeout,
+            Duration::from_secs(2)
+        );
     }
 
     #[test]
     fn the_older_name_of_the_port_counts_when_the_newer_is_not_set() {
         assert_eq!(config(&["--service-port", "81"]).unwrap().http_port, 81);
-        assert_eq!(config(&["--service-port", "81", "--http-port", "82"]).unwrap().http_port, 82);
+        assert_eq!(
+            config(&["--service-port", "81", "--http-port", "82"])
+                .unwrap()
+                .http_port,
+            82
+        );
     }
 }

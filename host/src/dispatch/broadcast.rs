@@ -13,7 +13,8 @@ use crate::message::{Answer, Message};
 const FAN_OUT_MAX: usize = 32;
 
 impl Dispatcher {
-    /// Runs a message on every candidate; their answers come ordered by node id, each as soon as those before it are there.
+    /// Runs a message on every candidate; their answers come ordered by node id, each as soon as
+    /// those before it are there.
     ///
     /// # Errors
     /// The only answer there is, if there is no candidate.
@@ -22,11 +23,17 @@ impl Dispatcher {
         message: &Arc<Message>,
         deadline: Instant,
     ) -> Result<impl Stream<Item = Answer> + Send, Box<Answer>> {
-        let route = self.route(message).map_err(|fault| Box::new(self.no_route(message, fault)))?;
+        let route = self
+            .route(message)
+            .map_err(|fault| Box::new(self.no_route(message, fault)))?;
         let candidates = 0..route.candidates.len();
         let calls = candidates.map(move |index| {
             let route = route.clone();
-            async move { self.run_on(&route, &route.candidates[index], message, deadline).await.answer }
+            async move {
+                self.run_on(&route, &route.candidates[index], message, deadline)
+                    .await
+                    .answer
+            }
         });
         Ok(stream::iter(calls).buffered(FAN_OUT_MAX))
     }

@@ -66,11 +66,17 @@ impl Dispatcher {
         }
     }
 
-    /// Routes by the present view from now on. Messages under way keep the routes that they began with.
+    /// Routes by the present view from now on. Messages under way keep the routes that they began
+    /// with.
     pub fn follow(&self, view: &watch::Receiver<Arc<View>>) {
-        let _following = self.following.lock().unwrap_or_else(PoisonError::into_inner);
+        let _following = self
+            .following
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let view = view.borrow().clone();
-        let others = view.others().map(|node| (node.node_id.clone(), node.generation, node.cluster_addr));
+        let others = view
+            .others()
+            .map(|node| (node.node_id.clone(), node.generation, node.cluster_addr));
         let peers = self.peers.update(others);
         let routes = Routes::new(&view, &peers, &self.routes.load());
         self.routes.store(Arc::new(routes));
@@ -86,7 +92,8 @@ impl Dispatcher {
         self.peers.breakers()
     }
 
-    /// Runs a message on the owner of its key, or on the next in rank if the owner cannot be reached.
+    /// Runs a message on the owner of its key, or on the next in rank if the owner cannot be
+    /// reached.
     pub async fn send(&self, message: &Arc<Message>, deadline: Instant) -> Answer {
         let route = match self.route(message) {
             Ok(route) => route,
@@ -96,14 +103,19 @@ impl Dispatcher {
         let key = message.partition_key.as_str();
         // There is an owner: a stream without candidates has no route.
         let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
-        let tried = self.run_on(&route, &route.candidates[owner], message, deadline).await;
+        let tried = self
+            .run_on(&route, &route.candidates[owner], message, deadline)
+            .await;
         match after(&tried.answer.outcome, tried.answer.may_run_twice) {
             Next::Stop => tried.answer,
-            Next::TryNextInRank => Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await,
+            Next::TryNextInRank => {
+                Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await
+            }
         }
     }
 
-    /// The owner did not run the message: offers it to those behind it. The deadline bounds them all.
+    /// The owner did not run the message: offers it to those behind it. The deadline bounds them
+    /// all.
     async fn send_down_the_ranking(
         &self,
         route: &StreamRoute,
@@ -111,9 +123,19 @@ impl Dispatcher {
         deadline: Instant,
         first: Tried,
     ) -> Answer {
-        let ranking = placement::ranking(&route.candidates, message.partition_key.as_str(), Candidate::seed);
-        let behind = ranking.into_iter().skip(1).map(|index| &route.candidates[index]);
-        let Tried { mut answer, mut was_sent } = first;
+        let ranking = placement::ranking(
+            &route.candidates,
+            message.partition_key.as_str(),
+            Candidate::seed,
+        );
+        let behind = ranking
+            .into_iter()
+            .skip(1)
+            .map(|index| &route.candidates[index]);
+        let Tried {
+            mut answer,
+            mut was_sent,
+        } = first;
         let mut lost: Option<Answer> = None;
         let mut times_lost = 0;
         for candidate in behind.chain(&route.last_resort) {
@@ -142,7 +164,8 @@ impl Dispatcher {
     fn tell_failover(&self, message: &Message, answer: &Answer) {
         let because = cause(&answer.outcome);
         let Answer { node, .. } = answer;
-        counter!(names::FAILOVERS, "stream" => message.stream.to_string(), "because" => because).increment(1);
+        counter!(names::FAILOVERS, "stream" => message.stream.to_string(), "because" => because)
+            .increment(1);
         debug!(message_id = %message.id, stream = %message.stream, %node, because, "a message goes on to the next in rank");
         if let Some(messages) = self.failovers.note((node.clone(), because), Instant::now()) {
             info!(event = "failover", %node, because, messages, stream = %message.stream, "messages go on to the next in rank");
@@ -152,7 +175,11 @@ impl Dispatcher {
     /// The answer to a message for which there is no route: nothing of it ran.
     fn no_route(&self, message: &Message, fault: Fault) -> Answer {
         let may_run_twice = message.may_run_twice(false);
-        Answer { node: self.self_id.clone(), outcome: Err(fault), may_run_twice }
+        Answer {
+            node: self.self_id.clone(),
+            outcome: Err(fault),
+            may_run_twice,
+        }
     }
 
     fn route(&self, message: &Message) -> Result<Arc<StreamRoute>, Fault> {
@@ -160,7 +187,9 @@ impl Dispatcher {
         match routes.streams.get(&message.stream) {
             Some(route) => Ok(route.clone()),
             // What a starting node does not know yet may well be there.
-            None if routes.own_state == NodeState::Starting => Err(Fault::Refused(Refusal::Starting)),
+            None if routes.own_state == NodeState::Starting => {
+                Err(Fault::Refused(Refusal::Starting))
+            }
             None => Err(Fault::NoCandidate),
         }
     }
@@ -177,10 +206,18 @@ impl Dispatcher {
             Target::Local => {
                 let call = Box::pin(self.catalog.clone().run(message.clone(), deadline));
                 let outcome = lanes::here_or_elsewhere(call, &self.runtime).await;
-                (Route::Local, Called { outcome, was_sent: false })
+                (
+                    Route::Local,
+                    Called {
+                        outcome,
+                        was_sent: false,
+                    },
+                )
             }
             Target::Peer(peer) => {
-                let called = peer.call(message, deadline, route.reply_expected.bytes()).await;
+                let called = peer
+                    .call(message, deadline, route.reply_expected.bytes())
+                    .await;
                 match &called.outcome {
                     Ok(reply) => route.reply_expected.note(reply.body.len()),
                     // So large that it found no room: the next one is refused before it runs.
@@ -194,6 +231,13 @@ impl Dispatcher {
         };
         route.metrics.record(metric, &outcome, began.elapsed());
         let may_run_twice = message.may_run_twice(route.takes_idempotency_keys);
-        Tried { answer: Answer { node: candidate.node_id.clone(), outcome, may_run_twice }, was_sent }
+        Tried {
+            answer: Answer {
+                node: candidate.node_id.clone(),
+                outcome,
+                may_run_twice,
+            },
+            was_sent,
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! The retry budget: how much of what a node sends may be sent again, so that a sick mesh is not hammered. Only
-//! what went over the network and came back for nothing costs anything.
+//! The retry budget: how much of what a node sends may be sent again, so that a sick mesh is not
+//! hammered. Only what went over the network and came back for nothing costs anything.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Retries that are there at first, and after a quiet time: what is lost with one connection (8,192 calls) may be
-/// tried once more at once.
+/// Retries that are there at first, and after a quiet time: what is lost with one connection (8,192
+/// calls) may be tried once more at once.
 const RETRIES_MAX: i64 = 10_000;
 
 /// Messages that earn a retry: of many messages one in five may be sent twice.
@@ -22,7 +22,8 @@ impl Default for RetryBudget {
 impl RetryBudget {
     /// A message is sent for the first time.
     pub(super) fn earn(&self) {
-        // Mostly it is full: then there is nothing to write, which another core would have to fetch.
+        // Mostly it is full: then there is nothing to write, which another core would have to
+        // fetch.
         if self.0.load(Ordering::Relaxed) < RETRIES_MAX * MESSAGES_PER_RETRY {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -30,9 +31,11 @@ impl RetryBudget {
 
     /// Takes a retry, if there is one.
     pub(super) fn spend(&self) -> bool {
-        let spent = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            (left >= MESSAGES_PER_RETRY).then(|| left - MESSAGES_PER_RETRY)
-        });
+        let spent = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                (left >= MESSAGES_PER_RETRY).then(|| left - MESSAGES_PER_RETRY)
+            });
         spent.is_ok()
     }
 }
@@ -44,7 +47,9 @@ mod tests {
     #[test]
     fn of_many_messages_one_in_five_may_be_sent_again() {
         let budget = RetryBudget::default();
-        let burst = std::iter::repeat_with(|| budget.spend()).take_while(|spent| *spent).count();
+        let burst = std::iter::repeat_with(|| budget.spend())
+            .take_while(|spent| *spent)
+            .count();
         assert_eq!(burst as i64, RETRIES_MAX);
         let again = (0..1_000).filter(|_| {
             budget.earn();

@@ -47,15 +47,22 @@ impl Candidate {
 
 impl Default for Routes {
     fn default() -> Self {
-        Self { own_state: NodeState::Starting, streams: HashMap::new() }
+        Self {
+            own_state: NodeState::Starting,
+            streams: HashMap::new(),
+        }
     }
 }
 
 impl Routes {
-    /// `peers` are those of the view; what is known of a stream's messages goes on from the `previous` routes.
+    /// `peers` are those of the view; what is known of a stream's messages goes on from the
+    /// `previous` routes.
     pub(super) fn new(view: &View, peers: &HashMap<NodeId, Arc<Peer>>, previous: &Self) -> Self {
         let mut candidates = view.candidates();
-        let leaving = view.nodes.get(&view.self_id).filter(|own| own.state == NodeState::Leaving);
+        let leaving = view
+            .nodes
+            .get(&view.self_id)
+            .filter(|own| own.state == NodeState::Leaving);
         if let Some(own) = leaving {
             // The last node that offers a stream serves it until the end.
             for stream in own.streams.keys() {
@@ -69,19 +76,35 @@ impl Routes {
                     Some(route) => (route.metrics.clone(), route.reply_expected.clone()),
                     None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
-                let offers = |node: &&Node| node.streams.get(stream).is_some_and(|offer| offer.takes_idempotency_keys);
+                let offers = |node: &&Node| {
+                    node.streams
+                        .get(stream)
+                        .is_some_and(|offer| offer.takes_idempotency_keys)
+                };
                 let takes_idempotency_keys = nodes.iter().chain(&leaving).all(offers);
-                let candidates = nodes.into_iter().filter_map(|node| candidate(node, view, peers)).collect();
+                let candidates = nodes
+                    .into_iter()
+                    .filter_map(|node| candidate(node, view, peers))
+                    .collect();
                 let last_resort = leaving.filter(|own| own.streams.contains_key(stream));
                 let last_resort = last_resort.and_then(|own| candidate(own, view, peers));
                 (
                     stream.clone(),
-                    Arc::new(StreamRoute { candidates, last_resort, takes_idempotency_keys, metrics, reply_expected }),
+                    Arc::new(StreamRoute {
+                        candidates,
+                        last_resort,
+                        takes_idempotency_keys,
+                        metrics,
+                        reply_expected,
+                    }),
                 )
             })
             .filter(|(_, route): &(_, Arc<StreamRoute>)| !route.candidates.is_empty())
             .collect();
-        Self { own_state: view.own_state(), streams }
+        Self {
+            own_state: view.own_state(),
+            streams,
+        }
     }
 }
 
@@ -90,7 +113,16 @@ fn candidate(node: &Node, view: &View, peers: &HashMap<NodeId, Arc<Peer>>) -> Op
         Target::Local
     } else {
         // A goodbye comes sooner than gossip.
-        Target::Peer(peers.get(&node.node_id).filter(|peer| !peer.has_left())?.clone())
+        Target::Peer(
+            peers
+                .get(&node.node_id)
+                .filter(|peer| !peer.has_left())?
+                .clone(),
+        )
     };
-    Some(Candidate { node_id: node.node_id.clone(), seed: Seed::of(&node.node_id), target })
+    Some(Candidate {
+        node_id: node.node_id.clone(),
+        seed: Seed::of(&node.node_id),
+        target,
+    })
 }

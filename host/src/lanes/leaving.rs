@@ -1,4 +1,5 @@
-//! Calls that leave their lane: one that turns out to keep a core busy goes on elsewhere, where every core may take it.
+//! Calls that leave their lane: one that turns out to keep a core busy goes on elsewhere, where
+//! every core may take it.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -15,8 +16,9 @@ thread_local! {
     static WANTS_TO_LEAVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a call where it begins, and once it wants to leave its lane, as a task of the runtime `elsewhere`. Dropping the
-/// future drops the call, wherever it is. It comes boxed, so that its some thousand bytes are not moved again.
+/// Runs a call where it begins, and once it wants to leave its lane, as a task of the runtime
+/// `elsewhere`. Dropping the future drops the call, wherever it is. It comes boxed, so that its
+/// some thousand bytes are not moved again.
 pub async fn here_or_elsewhere<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
 where
     C: Future<Output: Send> + Send + 'static,
@@ -45,7 +47,8 @@ where
     }
 }
 
-/// What is polled while it is there may leave its lane, if it is on one. It goes even if that panics.
+/// What is polled while it is there may leave its lane, if it is on one. It goes even if that
+/// panics.
 struct MayLeave;
 
 impl MayLeave {
@@ -62,13 +65,21 @@ impl Drop for MayLeave {
     }
 }
 
-/// To be awaited by what keeps a core busy. On a lane that it may leave, the call goes on elsewhere from here.
+/// To be awaited by what keeps a core busy. On a lane that it may leave, the call goes on elsewhere
+/// from here.
 pub async fn leave() {
     if MAY_LEAVE.get() {
         WANTS_TO_LEAVE.set(true);
         let mut is_first = true;
         // It is polled again at once, elsewhere.
-        poll_fn(|_| if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }).await;
+        poll_fn(|_| {
+            if std::mem::take(&mut is_first) {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
     }
 }
 
@@ -104,8 +115,10 @@ mod tests {
         // What is no such call stays, also on a lane.
         let [before, after] = lanes.next().spawn(places()).await.unwrap();
         assert_eq!(before, after);
-        let [before, after] =
-            elsewhere.spawn(async { here_or_elsewhere(Box::pin(places()), &Handle::current()).await }).await.unwrap();
+        let [before, after] = elsewhere
+            .spawn(async { here_or_elsewhere(Box::pin(places()), &Handle::current()).await })
+            .await
+            .unwrap();
         assert_eq!(before, after);
     }
 

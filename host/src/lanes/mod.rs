@@ -1,5 +1,5 @@
-//! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a peer, stays on the lane
-//! that it is given, so that no core waits for another while it is served.
+//! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a
+//! peer, stays on the lane that it is given, so that no core waits for another while it is served.
 
 mod leaving;
 
@@ -14,7 +14,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use leaving::{here_or_elsewhere, leave};
 
-/// The lanes of one node. They end with the last clone of the value; each clone has turns of its own.
+/// The lanes of one node. They end with the last clone of the value; each clone has turns of its
+/// own.
 pub struct Lanes {
     lanes: Arc<[Handle]>,
     next: AtomicUsize,
@@ -26,7 +27,12 @@ pub struct Lanes {
 impl Clone for Lanes {
     fn clone(&self) -> Self {
         let (next, stop, ended) = (AtomicUsize::new(0), self.stop.clone(), self.ended.clone());
-        Self { lanes: self.lanes.clone(), next, stop, ended }
+        Self {
+            lanes: self.lanes.clone(),
+            next,
+            stop,
+            ended,
+        }
     }
 }
 
@@ -43,7 +49,12 @@ impl Lanes {
         let lanes = (0..available_parallelism()?.get())
             .map(|number| start_lane(number, stopped.clone(), ended.clone()))
             .collect::<io::Result<_>>()?;
-        Ok(Self { lanes, next: AtomicUsize::new(0), stop: Arc::new(stopped.drop_guard()), ended })
+        Ok(Self {
+            lanes,
+            next: AtomicUsize::new(0),
+            stop: Arc::new(stopped.drop_guard()),
+            ended,
+        })
     }
 
     /// Resolves when one of them has ended, which is a bug: connections would be stuck on it.
@@ -62,8 +73,8 @@ impl Lanes {
     }
 }
 
-/// The number of the lane that runs this; other threads have numbers, too, which spread them over what there is for
-/// each lane.
+/// The number of the lane that runs this; other threads have numbers, too, which spread them over
+/// what there is for each lane.
 pub fn number() -> usize {
     static OTHERS: AtomicUsize = AtomicUsize::new(0);
     NUMBER.get().unwrap_or_else(|| {
@@ -78,7 +89,11 @@ fn is_lane() -> bool {
     IS_LANE.get()
 }
 
-fn start_lane(number: usize, stopped: CancellationToken, ended: CancellationToken) -> io::Result<Handle> {
+fn start_lane(
+    number: usize,
+    stopped: CancellationToken,
+    ended: CancellationToken,
+) -> io::Result<Handle> {
     let lane = Builder::new_current_thread().enable_all().build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {

@@ -1,5 +1,5 @@
-//! How a node's word of itself becomes gossip's keys and values, and back. Every value is small: one
-//! that does not fit into a datagram would hold up all that come after it.
+//! How a node's word of itself becomes gossip's keys and values, and back. Every value is small:
+//! one that does not fit into a datagram would hold up all that come after it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,11 +21,17 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
         NodeState::Ready => "ready",
         NodeState::Leaving => "leaving",
     };
-    let streams = node.streams.iter().map(|(stream, offer)| (format!("{STREAM_PREFIX}{stream}"), write_offer(offer)));
-    [(STATE.to_owned(), state.to_owned()), (HTTP_ADDR.to_owned(), node.http_addr.to_string())]
-        .into_iter()
-        .chain(streams)
-        .collect()
+    let streams = node
+        .streams
+        .iter()
+        .map(|(stream, offer)| (format!("{STREAM_PREFIX}{stream}"), write_offer(offer)));
+    [
+        (STATE.to_owned(), state.to_owned()),
+        (HTTP_ADDR.to_owned(), node.http_addr.to_string()),
+    ]
+    .into_iter()
+    .chain(streams)
+    .collect()
 }
 
 /// A node from what gossip brought so far; `None` while what makes a node is still under way, and
@@ -57,7 +63,14 @@ pub(super) fn from_key_values<'a>(
             }
         }
     }
-    Some(Node { node_id, generation, state: state?, http_addr: http_addr?, cluster_addr, streams })
+    Some(Node {
+        node_id,
+        generation,
+        state: state?,
+        http_addr: http_addr?,
+        cluster_addr,
+        streams,
+    })
 }
 
 fn write_offer(offer: &Offer) -> String {
@@ -69,7 +82,10 @@ fn write_offer(offer: &Offer) -> String {
 fn read_offer(text: &str) -> Offer {
     let (digest, words) = text.split_once(' ').unwrap_or((text, ""));
     let takes_idempotency_keys = words.split(' ').any(|word| word == IDEMPOTENCY_KEYS);
-    Offer { digest: Digest::from_text(digest), takes_idempotency_keys }
+    Offer {
+        digest: Digest::from_text(digest),
+        takes_idempotency_keys,
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +94,9 @@ mod tests {
     use crate::membership::view::tests::node;
 
     fn read(key_values: &BTreeMap<String, String>) -> Option<Node> {
-        let pairs = key_values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let pairs = key_values
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
         from_key_values("a", 7, ([127, 0, 0, 1], 9742).into(), pairs)
     }
 
@@ -93,7 +111,10 @@ mod tests {
     #[test]
     fn what_later_versions_say_of_a_stream_is_skipped() {
         let offer = read_offer("abc stateful:7 idempotency-keys");
-        assert_eq!((offer.digest.as_str(), offer.takes_idempotency_keys), ("abc", true));
+        assert_eq!(
+            (offer.digest.as_str(), offer.takes_idempotency_keys),
+            ("abc", true)
+        );
         assert_eq!(write_offer(&offer), "abc idempotency-keys");
         assert_eq!(write_offer(&read_offer("abc other-words")), "abc");
     }

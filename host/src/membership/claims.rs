@@ -1,17 +1,18 @@
-//! Claims to this node's id by one that came first: when such a claim has lasted for so long that this node must end.
-//! Pure: the time is given.
+//! Claims to this node's id by one that came first: when such a claim has lasted for so long that
+//! this node must end. Pure: the time is given.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::view::Node;
 
-/// How long an elder of this node's id may seem to live. It does for a moment when a node is killed and comes
-/// back at once: the others still tell of its last heartbeats.
+/// How long an elder of this node's id may seem to live. It does for a moment when a node is killed
+/// and comes back at once: the others still tell of its last heartbeats.
 const ELDER_MAX: Duration = Duration::from_secs(4);
 
-/// A claim that was not heard for longer is a new one. Until then it was only late, as it is when the network is bad: a
-/// life that is over is heard of no more. A death, and that a life goes on, are both seen within three seconds.
+/// A claim that was not heard for longer is a new one. Until then it was only late, as it is when
+/// the network is bad: a life that is over is heard of no more. A death, and that a life goes on,
+/// are both seen within three seconds.
 const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// One life of a node that has this node's id.
@@ -23,7 +24,10 @@ pub(super) struct Claim {
 
 impl Claim {
     pub(super) fn of(node: &Node) -> Self {
-        Self { generation: node.generation, cluster_addr: node.cluster_addr }
+        Self {
+            generation: node.generation,
+            cluster_addr: node.cluster_addr,
+        }
     }
 }
 
@@ -41,7 +45,10 @@ struct Lasting {
 
 impl Claims {
     pub(super) fn new(own_addr: SocketAddr) -> Self {
-        Self { own_addr, latest: None }
+        Self {
+            own_addr,
+            latest: None,
+        }
     }
 
     /// Takes in who is the elder now, if anybody. Returns when this node must end if it stays so.
@@ -52,17 +59,26 @@ impl Claims {
             }
             return None;
         };
-        let known = self.latest.take().filter(|known| known.claim == claim && known.is_one_with(now));
+        let known = self
+            .latest
+            .take()
+            .filter(|known| known.claim == claim && known.is_one_with(now));
         let since = known.map_or(now, |known| known.since);
-        self.latest = Some(Lasting { claim, since, unheard_since: None });
-        // Nobody else can be where this node is: that is its own earlier life, however long it is told of.
+        self.latest = Some(Lasting {
+            claim,
+            since,
+            unheard_since: None,
+        });
+        // Nobody else can be where this node is: that is its own earlier life, however long it is
+        // told of.
         (claim.cluster_addr != self.own_addr).then_some(since + ELDER_MAX)
     }
 }
 
 impl Lasting {
     fn is_one_with(&self, now: Instant) -> bool {
-        self.unheard_since.is_none_or(|since| now.saturating_duration_since(since) <= UNHEARD_MAX)
+        self.unheard_since
+            .is_none_or(|since| now.saturating_duration_since(since) <= UNHEARD_MAX)
     }
 }
 
@@ -73,37 +89,63 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn claim(generation: u64, port: u16) -> Option<Claim> {
-        Some(Claim { generation, cluster_addr: ([127, 0, 0, 1], port).into() })
+        Some(Claim {
+            generation,
+            cluster_addr: ([127, 0, 0, 1], port).into(),
+        })
     }
 
-    /// Each line: after so many seconds that one is the elder; then the node must end after so many, if at all.
+    /// Each line: after so many seconds that one is the elder; then the node must end after so
+    /// many, if at all.
     fn check(lines: &[(u32, Option<Claim>, Option<u32>)]) {
         let start = Instant::now();
         let mut claims = Claims::new(([127, 0, 0, 1], 9742).into());
         for (line, (second, elder, ends)) in lines.iter().enumerate() {
             let ends_at = claims.observe(*elder, start + SECOND * *second);
-            assert_eq!(ends_at, ends.map(|second| start + SECOND * second), "line {line}");
+            assert_eq!(
+                ends_at,
+                ends.map(|second| start + SECOND * second),
+                "line {line}"
+            );
         }
     }
 
     #[test]
     fn a_claim_that_lasts_ends_the_node() {
-        check(&[(0, None, None), (1, claim(1, 1), Some(5)), (4, claim(1, 1), Some(5))]);
+        check(&[
+            (0, None, None),
+            (1, claim(1, 1), Some(5)),
+            (4, claim(1, 1), Some(5)),
+        ]);
     }
 
     #[test]
     fn one_that_is_only_late_is_not_forgotten() {
-        check(&[(0, claim(1, 1), Some(4)), (2, None, None), (9, None, None), (12, claim(1, 1), Some(4))]);
+        check(&[
+            (0, claim(1, 1), Some(4)),
+            (2, None, None),
+            (9, None, None),
+            (12, claim(1, 1), Some(4)),
+        ]);
     }
 
     #[test]
     fn one_that_was_gone_for_long_begins_anew() {
-        check(&[(0, claim(1, 1), Some(4)), (2, None, None), (13, claim(1, 1), Some(17))]);
+        check(&[
+            (0, claim(1, 1), Some(4)),
+            (2, None, None),
+            (13, claim(1, 1), Some(17)),
+        ]);
     }
 
     #[test]
     fn each_claim_has_a_time_of_its_own() {
-        check(&[(0, claim(1, 1), Some(4)), (2, claim(2, 1), Some(6)), (3, None, None), (4, claim(2, 2), Some(8))]);
+        check(&[
+            (0, claim(1, 1), Some(4)),
+            (2, claim(2, 1), Some(6)),
+            (3, None, None),
+            (4, claim(2, 2), Some(8)),
+        ]);
     }
 
     #[test]

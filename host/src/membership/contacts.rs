@@ -1,5 +1,5 @@
-//! What has become of the seeds: what their names mean, whether they could be asked, and whether they answer. Pure: the
-//! time is given, and nothing is asked here.
+//! What has become of the seeds: what their names mean, whether they could be asked, and whether
+//! they answer. Pure: the time is given, and nothing is asked here.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use super::seeds::Seed;
 
-/// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a mesh that was
-/// stopped as a whole must be able to start again.
+/// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a
+/// mesh that was stopped as a whole must be able to start again.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long a start waits for a name to resolve. A resolver that can be reached answers in a second at most; one that cannot
-/// is given up by the system after 5 s for each server, and asked again: the name is of no use then, and the mesh may be
-/// found by other seeds, or later.
+/// How long a start waits for a name to resolve. A resolver that can be reached answers in a second
+/// at most; one that cannot is given up by the system after 5 s for each server, and asked again:
+/// the name is of no use then, and the mesh may be found by other seeds, or later.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
-/// A seed that was asked so often, the first time so long ago, and was not heard, is silent: it is no loss of a datagram, and
-/// no node that starts at the same time.
+/// A seed that was asked so often, the first time so long ago, and was not heard, is silent: it is
+/// no loss of a datagram, and no node that starts at the same time.
 const ASKED_MIN: u32 = 5;
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
@@ -81,10 +81,18 @@ impl Contacts {
             is_this_node: false,
             lookup_began: None,
             unresolved: None,
-            decided_at: now + if seed.address().is_some() { ANSWER_MAX } else { LOOKUP_MAX },
+            decided_at: now
+                + if seed.address().is_some() {
+                    ANSWER_MAX
+                } else {
+                    LOOKUP_MAX
+                },
             has_been_looked_up: seed.address().is_some(),
         };
-        let mut contacts = Self { seeds: seeds.iter().map(whereabouts).collect(), addresses: HashMap::new() };
+        let mut contacts = Self {
+            seeds: seeds.iter().map(whereabouts).collect(),
+            addresses: HashMap::new(),
+        };
         contacts.meet();
         contacts
     }
@@ -95,12 +103,25 @@ impl Contacts {
     }
 
     /// The seed's name means these addresses, which are asked now, and perhaps this node itself.
-    pub(super) fn resolved(&mut self, index: usize, others: &[SocketAddr], is_this_node: bool, now: Instant) {
+    pub(super) fn resolved(
+        &mut self,
+        index: usize,
+        others: &[SocketAddr],
+        is_this_node: bool,
+        now: Instant,
+    ) {
         let seed = &mut self.seeds[index];
         seed.addresses = others.iter().copied().map(canonical).collect();
         seed.is_this_node = is_this_node;
         seed.unresolved = None;
-        seed.looked_up(now + if others.is_empty() { Duration::ZERO } else { ANSWER_MAX }, now);
+        seed.looked_up(
+            now + if others.is_empty() {
+                Duration::ZERO
+            } else {
+                ANSWER_MAX
+            },
+            now,
+        );
         self.meet();
     }
 
@@ -113,7 +134,9 @@ impl Contacts {
 
     /// Something was sent to an address, a question if it is to be answered.
     pub(super) fn sent(&mut self, to: SocketAddr, is_question: bool, now: Instant) {
-        let Some(contact) = self.addresses.get_mut(&canonical(to)) else { return };
+        let Some(contact) = self.addresses.get_mut(&canonical(to)) else {
+            return;
+        };
         contact.not_sent = 0;
         contact.never_to_be_sent = false;
         if is_question {
@@ -124,7 +147,9 @@ impl Contacts {
 
     /// Something could not be sent to an address, and never will be if that is `for_good`.
     pub(super) fn not_sent(&mut self, to: SocketAddr, error: impl ToString, for_good: bool) {
-        let Some(contact) = self.addresses.get_mut(&canonical(to)) else { return };
+        let Some(contact) = self.addresses.get_mut(&canonical(to)) else {
+            return;
+        };
         contact.not_sent = contact.not_sent.saturating_add(1);
         contact.never_to_be_sent = for_good;
         contact.error = error.to_string();
@@ -132,7 +157,9 @@ impl Contacts {
 
     /// An address has said something.
     pub(super) fn heard(&mut self, from: SocketAddr) {
-        let Some(contact) = self.addresses.get_mut(&canonical(from)) else { return };
+        let Some(contact) = self.addresses.get_mut(&canonical(from)) else {
+            return;
+        };
         contact.was_heard = true;
         contact.asked = 0;
         contact.asked_since = None;
@@ -143,22 +170,40 @@ impl Contacts {
         self.seeds.iter().map(|seed| seed.decided_at).max()
     }
 
-    /// The seeds that are of no use, each with the reason. What others tell to be `alive` need not be heard from itself.
-    pub(super) fn problems(&self, alive: &HashSet<SocketAddr>, now: Instant) -> Vec<(String, Problem)> {
-        let problems = self.seeds.iter().filter_map(|seed| Some((seed.seed.clone(), self.problem(seed, alive, now)?)));
+    /// The seeds that are of no use, each with the reason. What others tell to be `alive` need not
+    /// be heard from itself.
+    pub(super) fn problems(
+        &self,
+        alive: &HashSet<SocketAddr>,
+        now: Instant,
+    ) -> Vec<(String, Problem)> {
+        let problems = self
+            .seeds
+            .iter()
+            .filter_map(|seed| Some((seed.seed.clone(), self.problem(seed, alive, now)?)));
         problems.collect()
     }
 
-    fn problem(&self, seed: &Whereabouts, alive: &HashSet<SocketAddr>, now: Instant) -> Option<Problem> {
+    fn problem(
+        &self,
+        seed: &Whereabouts,
+        alive: &HashSet<SocketAddr>,
+        now: Instant,
+    ) -> Option<Problem> {
         if let Some(error) = seed.lookup_error(now) {
             return Some(Problem::NotResolved { error });
         }
-        let contacts =
-            || seed.addresses.iter().filter_map(move |address| Some((*address, self.addresses.get(address)?)));
+        let contacts = || {
+            seed.addresses
+                .iter()
+                .filter_map(move |address| Some((*address, self.addresses.get(address)?)))
+        };
         if contacts().any(|(address, contact)| alive.contains(&address) || contact.is_well(now)) {
             return None;
         }
-        let silent = contacts().filter(|(_, contact)| contact.is_silent(now)).map(|(address, _)| address);
+        let silent = contacts()
+            .filter(|(_, contact)| contact.is_silent(now))
+            .map(|(address, _)| address);
         let silent: Vec<SocketAddr> = silent.take(ADDRESSES_TOLD_MAX).collect();
         if !silent.is_empty() {
             return Some(Problem::Silent { addresses: silent });
@@ -167,12 +212,20 @@ impl Contacts {
             return None;
         }
         let (to, contact) = contacts().next()?;
-        Some(Problem::NotSent { to, error: contact.error.clone() })
+        Some(Problem::NotSent {
+            to,
+            error: contact.error.clone(),
+        })
     }
 
     /// Knows the addresses of all seeds from now on, and no others.
     fn meet(&mut self) {
-        let all: HashSet<SocketAddr> = self.seeds.iter().flat_map(|seed| &seed.addresses).copied().collect();
+        let all: HashSet<SocketAddr> = self
+            .seeds
+            .iter()
+            .flat_map(|seed| &seed.addresses)
+            .copied()
+            .collect();
         self.addresses.retain(|address, _| all.contains(address));
         for address in all {
             self.addresses.entry(address).or_default();
@@ -191,14 +244,22 @@ impl Whereabouts {
     }
 
     fn lookup_error(&self, now: Instant) -> Option<String> {
-        let has_hung = self.lookup_began.is_some_and(|began| now.saturating_duration_since(began) >= LOOKUP_MAX);
-        if has_hung { Some("the resolver does not answer".to_owned()) } else { self.unresolved.clone() }
+        let has_hung = self
+            .lookup_began
+            .is_some_and(|began| now.saturating_duration_since(began) >= LOOKUP_MAX);
+        if has_hung {
+            Some("the resolver does not answer".to_owned())
+        } else {
+            self.unresolved.clone()
+        }
     }
 }
 
 impl Contact {
     fn is_silent(&self, now: Instant) -> bool {
-        let since = self.asked_since.map(|since| now.saturating_duration_since(since));
+        let since = self
+            .asked_since
+            .map(|since| now.saturating_duration_since(since));
         self.asked >= ASKED_MIN && since.is_some_and(|since| since >= SILENT_AFTER)
     }
 
@@ -222,7 +283,8 @@ impl Problem {
     }
 }
 
-/// One form of each address: on a socket of both families IPv4's come as IPv6's, and some of IPv6 with an interface.
+/// One form of each address: on a socket of both families IPv4's come as IPv6's, and some of IPv6
+/// with an interface.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -261,16 +323,33 @@ mod tests {
 
     #[test]
     fn a_start_waits_until_every_seed_has_had_its_chance() {
-        let seeds = [Seed::Address(addr(1)), name("slow"), name("fails"), name("good")];
+        let seeds = [
+            Seed::Address(addr(1)),
+            name("slow"),
+            name("fails"),
+            name("good"),
+        ];
         let (mut contacts, start) = contacts(&seeds);
         assert_eq!(contacts.decided_at(), Some(start + LOOKUP_MAX));
         contacts.unresolved(2, "no such name".into(), start + SECOND);
         contacts.resolved(3, &[addr(2)], false, start + SECOND * 4);
-        assert_eq!(contacts.decided_at(), Some(start + SECOND * 4 + ANSWER_MAX), "it was asked after four seconds");
+        assert_eq!(
+            contacts.decided_at(),
+            Some(start + SECOND * 4 + ANSWER_MAX),
+            "it was asked after four seconds"
+        );
         contacts.resolved(1, &[addr(3)], false, start + SECOND * 5);
-        assert_eq!(contacts.decided_at(), Some(start + SECOND * 4 + ANSWER_MAX), "it came too late");
+        assert_eq!(
+            contacts.decided_at(),
+            Some(start + SECOND * 4 + ANSWER_MAX),
+            "it came too late"
+        );
         contacts.resolved(3, &[addr(4)], false, start + SECOND * 6);
-        assert_eq!(contacts.decided_at(), Some(start + SECOND * 4 + ANSWER_MAX), "it has had its chance");
+        assert_eq!(
+            contacts.decided_at(),
+            Some(start + SECOND * 4 + ANSWER_MAX),
+            "it has had its chance"
+        );
     }
 
     #[test]
@@ -280,7 +359,10 @@ mod tests {
         contacts.resolved(1, &[], true, start + SECOND);
         assert_eq!(contacts.decided_at(), Some(start + SECOND));
         assert_eq!(Contacts::new(&[], start).decided_at(), None);
-        assert_eq!(Contacts::new(&[Seed::Address(addr(1))], start).decided_at(), Some(start + ANSWER_MAX));
+        assert_eq!(
+            Contacts::new(&[Seed::Address(addr(1))], start).decided_at(),
+            Some(start + ANSWER_MAX)
+        );
     }
 
     #[test]
@@ -288,10 +370,23 @@ mod tests {
         let (mut contacts, start) = contacts(&[Seed::Address(addr(1))]);
         ask(&mut contacts, addr(1), ASKED_MIN - 1, start);
         let late = start + SILENT_AFTER;
-        assert_eq!(problem(&contacts, &[], late), None, "it was not asked often enough");
+        assert_eq!(
+            problem(&contacts, &[], late),
+            None,
+            "it was not asked often enough"
+        );
         ask(&mut contacts, addr(1), 1, late - SECOND);
-        assert_eq!(problem(&contacts, &[], late - SECOND), None, "not long enough ago");
-        assert_eq!(problem(&contacts, &[], late), Some(Problem::Silent { addresses: vec![addr(1)] }));
+        assert_eq!(
+            problem(&contacts, &[], late - SECOND),
+            None,
+            "not long enough ago"
+        );
+        assert_eq!(
+            problem(&contacts, &[], late),
+            Some(Problem::Silent {
+                addresses: vec![addr(1)]
+            })
+        );
         assert_eq!(problem(&contacts, &[addr(1)], late), None, "others hear it");
         contacts.heard(addr(2));
         assert_ne!(problem(&contacts, &[], late), None, "another was heard");
@@ -299,13 +394,20 @@ mod tests {
         assert_eq!(problem(&contacts, &[], late), None);
         ask(&mut contacts, addr(1), ASKED_MIN, late + SECOND);
         assert_eq!(problem(&contacts, &[], late + SECOND), None);
-        assert_ne!(problem(&contacts, &[], late + SECOND + SILENT_AFTER), None, "silent again");
+        assert_ne!(
+            problem(&contacts, &[], late + SECOND + SILENT_AFTER),
+            None,
+            "silent again"
+        );
     }
 
     #[test]
     fn what_cannot_be_sent_is_told() {
         let (mut contacts, start) = contacts(&[Seed::Address(addr(1))]);
-        let not_sent = Some(Problem::NotSent { to: addr(1), error: "unreachable".into() });
+        let not_sent = Some(Problem::NotSent {
+            to: addr(1),
+            error: "unreachable".into(),
+        });
         contacts.not_sent(addr(1), "unreachable", false);
         assert_eq!(problem(&contacts, &[], start), None, "once is nothing");
         (1..NOT_SENT_MIN).for_each(|_| contacts.not_sent(addr(1), "unreachable", false));
@@ -322,9 +424,18 @@ mod tests {
         let late = start + SILENT_AFTER;
         contacts.resolved(0, &[addr(1), addr(2), addr(3)], false, start);
         contacts.not_sent(addr(1), "unreachable", true);
-        assert_eq!(problem(&contacts, &[], late), None, "the others are still to be asked");
+        assert_eq!(
+            problem(&contacts, &[], late),
+            None,
+            "the others are still to be asked"
+        );
         ask(&mut contacts, addr(2), ASKED_MIN, start);
-        assert_eq!(problem(&contacts, &[], late), Some(Problem::Silent { addresses: vec![addr(2)] }));
+        assert_eq!(
+            problem(&contacts, &[], late),
+            Some(Problem::Silent {
+                addresses: vec![addr(2)]
+            })
+        );
         contacts.heard(addr(3));
         assert_eq!(problem(&contacts, &[], late), None);
         // What the name does not mean any more is forgotten.
@@ -332,19 +443,33 @@ mod tests {
         assert_eq!(contacts.addresses.len(), 1);
         assert_ne!(problem(&contacts, &[], late), None);
         contacts.resolved(0, &[addr(1)], true, late);
-        assert_eq!(problem(&contacts, &[], late), None, "it means this node, too");
+        assert_eq!(
+            problem(&contacts, &[], late),
+            None,
+            "it means this node, too"
+        );
     }
 
     #[test]
     fn a_name_that_does_not_resolve_is_told() {
         let (mut contacts, start) = contacts(&[name("one")]);
-        let not_resolved = |error: &str| Some(Problem::NotResolved { error: error.to_owned() });
+        let not_resolved = |error: &str| {
+            Some(Problem::NotResolved {
+                error: error.to_owned(),
+            })
+        };
         contacts.lookup_begins(0, start);
         assert_eq!(problem(&contacts, &[], start), None);
-        assert_eq!(problem(&contacts, &[], start + LOOKUP_MAX), not_resolved("the resolver does not answer"));
+        assert_eq!(
+            problem(&contacts, &[], start + LOOKUP_MAX),
+            not_resolved("the resolver does not answer")
+        );
         contacts.unresolved(0, "no such name".into(), start + LOOKUP_MAX);
         contacts.lookup_begins(0, start + LOOKUP_MAX + SECOND);
-        assert_eq!(problem(&contacts, &[], start + LOOKUP_MAX + SECOND), not_resolved("no such name"));
+        assert_eq!(
+            problem(&contacts, &[], start + LOOKUP_MAX + SECOND),
+            not_resolved("no such name")
+        );
         contacts.resolved(0, &[addr(1)], false, start + LOOKUP_MAX + SECOND);
         assert_eq!(problem(&contacts, &[], start + LOOKUP_MAX + SECOND), None);
     }

@@ -1,5 +1,5 @@
-//! The one task that moves words between chitchat and the view, and has the seeds asked. Its end is the end of the
-//! node: nobody else would notice who comes and who goes.
+//! The one task that moves words between chitchat and the view, and has the seeds asked. Its end is
+//! the end of the node: nobody else would notice who comes and who goes.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -39,8 +39,14 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) async fn run(mut self, seeds: Vec<Seed>, own_addrs: OwnAddresses) {
-        let (chitchat, contacts, view) = (self.chitchat.clone(), self.contacts.clone(), self.view.subscribe());
-        let mut live_nodes = chitchat.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
+        let (chitchat, contacts, view) = (
+            self.chitchat.clone(),
+            self.contacts.clone(),
+            self.view.subscribe(),
+        );
+        let mut live_nodes = chitchat
+            .with_chitchat(|chitchat| chitchat.live_nodes_watcher())
+            .await;
         // Who is alive in the view is gossiped with anyway.
         let ask = |address: SocketAddr| {
             if !view.borrow().has_other_at(address) {
@@ -72,7 +78,12 @@ impl Driver {
                 .borrow_and_update()
                 .iter()
                 .filter_map(|(id, state)| {
-                    advert::from_key_values(&id.node_id, id.generation_id, id.gossip_advertise_addr, state.key_values())
+                    advert::from_key_values(
+                        &id.node_id,
+                        id.generation_id,
+                        id.gossip_advertise_addr,
+                        state.key_values(),
+                    )
                 })
                 .collect();
             self.publish(heard);
@@ -86,8 +97,11 @@ impl Driver {
         self.chitchat
             .with_chitchat(|chitchat| {
                 let state = chitchat.self_node_state();
-                let gone: Vec<String> =
-                    state.key_values().map(|(key, _)| key.to_owned()).filter(|key| !words.contains_key(key)).collect();
+                let gone: Vec<String> = state
+                    .key_values()
+                    .map(|(key, _)| key.to_owned())
+                    .filter(|key| !words.contains_key(key))
+                    .collect();
                 for key in gone {
                     state.delete(&key);
                 }
@@ -102,7 +116,8 @@ impl Driver {
         let own = self.own_changes.borrow().clone();
         self.tell_rivals(&own, &heard);
         let elder = view::elder(&own, &heard).map(Claim::of);
-        self.elder.send_if_modified(|known| std::mem::replace(known, elder) != elder);
+        self.elder
+            .send_if_modified(|known| std::mem::replace(known, elder) != elder);
         let view = View::merge(self.cluster_id.clone(), own, heard);
         self.view.send_if_modified(|published| {
             if **published == view {
@@ -116,10 +131,17 @@ impl Driver {
 
     /// Tells of each other life of this node's id when it appears.
     fn tell_rivals(&mut self, own: &Node, heard: &[Node]) {
-        let is_rival = |node: &&Node| node.node_id == own.node_id && Claim::of(node) != Claim::of(own);
+        let is_rival =
+            |node: &&Node| node.node_id == own.node_id && Claim::of(node) != Claim::of(own);
         let rivals = || heard.iter().filter(is_rival);
         for rival in rivals().filter(|rival| !self.rivals.contains(&Claim::of(rival))) {
-            let Node { node_id, generation, state, cluster_addr, .. } = rival;
+            let Node {
+                node_id,
+                generation,
+                state,
+                cluster_addr,
+                ..
+            } = rival;
             if rival.came_before(own) {
                 info!(
                     event = "id-claimed",
@@ -145,7 +167,12 @@ impl Driver {
 
     fn tell_seed_problems(&self) {
         let now = Instant::now();
-        let alive: HashSet<SocketAddr> = self.view.borrow().others().map(|node| node.cluster_addr).collect();
+        let alive: HashSet<SocketAddr> = self
+            .view
+            .borrow()
+            .others()
+            .map(|node| node.cluster_addr)
+            .collect();
         let problems = self.contacts.borrow().problems(&alive, now);
         for (seed, problem) in problems {
             self.seed_problems.tell(&seed, &problem, now);
@@ -156,9 +183,16 @@ impl Driver {
 fn log_changes(old: &View, new: &View) {
     for node in new.nodes.values() {
         let known = old.nodes.get(&node.node_id);
-        let is_news = known.is_none_or(|known| (known.generation, known.state) != (node.generation, node.state));
+        let is_news = known
+            .is_none_or(|known| (known.generation, known.state) != (node.generation, node.state));
         if is_news {
-            let Node { node_id, generation, state, cluster_addr, .. } = node;
+            let Node {
+                node_id,
+                generation,
+                state,
+                cluster_addr,
+                ..
+            } = node;
             info!(event = "node-seen", %node_id, generation, ?state, %cluster_addr, nodes = new.nodes.len(), "node seen");
             counter!(names::VIEW_CHANGES, "change" => "seen").increment(1);
         }

@@ -11,11 +11,17 @@ const NOW_MS: u64 = 1_800_000_000_000;
 pub fn gossip(data: &[u8]) {
     let keyring = keyring(&[1]);
     let mut opener = Opener::new(&keyring, "mesh");
-    assert!(opener.open(NOW_MS, &mut data.to_vec()).is_err(), "nobody seals by chance");
+    assert!(
+        opener.open(NOW_MS, &mut data.to_vec()).is_err(),
+        "nobody seals by chance"
+    );
 
     let mut datagram = Vec::new();
     Sealer::new(&keyring, "mesh").seal(NOW_MS, data, &mut datagram);
-    let part = opener.open(NOW_MS, &mut datagram).expect("what was sealed opens").to_vec();
+    let part = opener
+        .open(NOW_MS, &mut datagram)
+        .expect("what was sealed opens")
+        .to_vec();
     assert_eq!(part, data);
 
     let from = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -29,11 +35,15 @@ pub fn gossip(data: &[u8]) {
 
 /// Takes lines as a node's keys, each with its value.
 fn read_advert(from: SocketAddr, data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     let key_values = text.lines().filter_map(|line| line.split_once('='));
     if let Some(node) = from_key_values("n1", 1, from, key_values) {
         let said = to_key_values(&node);
-        let key_values = said.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let key_values = said
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()));
         assert_eq!(from_key_values("n1", 1, from, key_values), Some(node));
     }
 }

@@ -1,5 +1,5 @@
-//! Gossip, as the node has it: tells the mesh what this node says of itself, publishes the view of what the others say,
-//! and says when the node must end. Knows nothing of what a view is used for.
+//! Gossip, as the node has it: tells the mesh what this node says of itself, publishes the view of
+//! what the others say, and says when the node must end. Knows nothing of what a view is used for.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -33,15 +33,16 @@ const PHI_THRESHOLD: f64 = 8.0;
 
 /// Heartbeats that the failure detector remembers of each node. The more nodes, the more often each
 /// is heard of, by way of the others; so few samples, beside the five that the detector supposes to
-/// have had at the gossip interval, keep the time until a death is seen at one to three seconds (1.3 s of three nodes, 2.0
-/// to 2.6 s of 10 to 200: `tests/bench/benches/gossip`), where a long memory would take a pause of 0.3 s for one.
+/// have had at the gossip interval, keep the time until a death is seen at one to three seconds
+/// (1.3 s of three nodes, 2.0 to 2.6 s of 10 to 200: `tests/bench/benches/gossip`), where a long
+/// memory would take a pause of 0.3 s for one.
 const SAMPLING_WINDOW: usize = 5;
 
 /// How long a dead node's traces stay, so that old gossip cannot bring it back.
 const DEAD_NODE_GRACE: Duration = Duration::from_secs(600);
 
-/// How long to wait until it is known whether a node lives of which the first word has come. It is taken for alive with its
-/// second heartbeat, a round or two later.
+/// How long to wait until it is known whether a node lives of which the first word has come. It is
+/// taken for alive with its second heartbeat, a round or two later.
 const SECOND_HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 
 pub struct GossipConfig {
@@ -50,7 +51,8 @@ pub struct GossipConfig {
     pub bound_addr: SocketAddr,
     /// `host:port` of nodes to look for the mesh at.
     pub seeds: Vec<String>,
-    /// The secrets of the mesh, as they are now. Without them, whoever reaches the port can say anything.
+    /// The secrets of the mesh, as they are now. Without them, whoever reaches the port can say
+    /// anything.
     pub keyring: Option<watch::Receiver<Arc<Keyring>>>,
 }
 
@@ -63,14 +65,18 @@ pub enum GossipError {
     #[error(
         "another live node has the id {node_id} already, at {cluster_addr}: give this one an id of its own (--node-id)"
     )]
-    Duplicate { node_id: NodeId, cluster_addr: SocketAddr },
+    Duplicate {
+        node_id: NodeId,
+        cluster_addr: SocketAddr,
+    },
 }
 
 /// A running membership. Dropping it stops it.
 pub struct Gossip {
     own: watch::Sender<Node>,
     view: watch::Receiver<Arc<View>>,
-    /// Held while something is said, until it is seen: of two at once the first would never see its own.
+    /// Held while something is said, until it is seen: of two at once the first would never see its
+    /// own.
     saying: Mutex<()>,
     /// The live node that has this one's id and came first.
     elder: watch::Receiver<Option<Claim>>,
@@ -84,8 +90,15 @@ impl Gossip {
     ///
     /// # Errors
     /// If chitchat does not start.
-    pub async fn start(config: GossipConfig, own: Node, socket: UdpSocket) -> Result<Self, GossipError> {
-        let own_addrs = OwnAddresses { cluster_addr: own.cluster_addr, bound_addr: config.bound_addr };
+    pub async fn start(
+        config: GossipConfig,
+        own: Node,
+        socket: UdpSocket,
+    ) -> Result<Self, GossipError> {
+        let own_addrs = OwnAddresses {
+            cluster_addr: own.cluster_addr,
+            bound_addr: config.bound_addr,
+        };
         let seeds = Seed::read_all(&config.seeds, own_addrs);
         let contacts = Arc::new(watch::Sender::new(Contacts::new(&seeds, Instant::now())));
         let chitchat_config = ChitchatConfig {
@@ -93,8 +106,13 @@ impl Gossip {
             cluster_id: config.cluster_id.to_string(),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: config.bound_addr,
-            // Names are resolved here, not by chitchat: it would take them one after the other, and wait for each.
-            seed_nodes: seeds.iter().filter_map(Seed::address).map(|address| address.to_string()).collect(),
+            // Names are resolved here, not by chitchat: it would take them one after the other, and
+            // wait for each.
+            seed_nodes: seeds
+                .iter()
+                .filter_map(Seed::address)
+                .map(|address| address.to_string())
+                .collect(),
             failure_detector_config: FailureDetectorConfig {
                 phi_threshold: PHI_THRESHOLD,
                 sampling_window_size: SAMPLING_WINDOW,
@@ -108,15 +126,19 @@ impl Gossip {
         };
         let key_values = advert::to_key_values(&own).into_iter().collect();
         let has_secret = config.keyring.is_some();
-        let seal = config.keyring.map(|keyring| Seal::new(config.cluster_id.clone(), keyring));
+        let seal = config
+            .keyring
+            .map(|keyring| Seal::new(config.cluster_id.clone(), keyring));
         let strangers = Strangers::new(config.cluster_id.clone(), own.cluster_addr);
-        let transport = BoundTransport::new(socket, config.bound_addr, seal, contacts.clone(), strangers);
+        let transport =
+            BoundTransport::new(socket, config.bound_addr, seal, contacts.clone(), strangers);
         let chitchat = spawn_chitchat(chitchat_config, key_values, &transport)
             .await
             .map_err(|error| GossipError::Start(format!("{error:#}")))?;
         let chitchat = Arc::new(chitchat);
 
-        let seed_problems = SeedProblems::new(config.cluster_id.clone(), own.cluster_addr, has_secret);
+        let seed_problems =
+            SeedProblems::new(config.cluster_id.clone(), own.cluster_addr, has_secret);
         let alone = View::merge(config.cluster_id.clone(), own.clone(), []);
         let (view_sender, view) = watch::channel(Arc::new(alone));
         let (own, own_changes) = watch::channel(own);
@@ -132,7 +154,15 @@ impl Gossip {
             rivals: BTreeSet::new(),
         };
         let driver = tokio::spawn(driver.run(seeds, own_addrs));
-        Ok(Self { own, view, saying: Mutex::default(), elder, contacts, chitchat, driver })
+        Ok(Self {
+            own,
+            view,
+            saying: Mutex::default(),
+            elder,
+            contacts,
+            chitchat,
+            driver,
+        })
     }
 
     /// The view, now and whenever it changes.
@@ -147,11 +177,13 @@ impl Gossip {
         let own = self.own.borrow().clone();
         let mut view = self.view();
         // An error means that gossip has ended, which `ended` reports.
-        let _ = view.wait_for(|view| view.nodes.get(&own.node_id) == Some(&own)).await;
+        let _ = view
+            .wait_for(|view| view.nodes.get(&own.node_id) == Some(&own))
+            .await;
     }
 
-    /// Waits until this node has heard of another, or every seed has had its chance to be heard; and until its own earlier
-    /// life, if it was short ago, is over for the others too.
+    /// Waits until this node has heard of another, or every seed has had its chance to be heard;
+    /// and until its own earlier life, if it was short ago, is over for the others too.
     pub async fn first_round(&self) {
         self.hear_of_another().await;
         self.hear_of_lives_to_come().await;
@@ -159,10 +191,13 @@ impl Gossip {
     }
 
     async fn hear_of_another(&self) {
-        let (mut view, mut elder, mut contacts) = (self.view(), self.elder.clone(), self.contacts.subscribe());
+        let (mut view, mut elder, mut contacts) =
+            (self.view(), self.elder.clone(), self.contacts.subscribe());
         loop {
             // Without a seed there is nobody to hear of.
-            let Some(decided_at) = contacts.borrow_and_update().decided_at() else { return };
+            let Some(decided_at) = contacts.borrow_and_update().decided_at() else {
+                return;
+            };
             tokio::select! {
                 // Long loads of plugins may have taken the seeds' time: what is heard counts first.
                 biased;
@@ -172,21 +207,38 @@ impl Gossip {
                 _ = contacts.changed() => {}
             }
         }
-        info!(event = "no-seed-yet", "no seed has answered yet: going on alone, and looking for them all the while");
+        info!(
+            event = "no-seed-yet",
+            "no seed has answered yet: going on alone, and looking for them all the while"
+        );
     }
 
-    /// If there is word of a life of this node's id that began later by its clock, waits until it is known whether it is
-    /// alive. When this node says that it is ready, the clocks decide, and the other would have to go.
+    /// If there is word of a life of this node's id that began later by its clock, waits until it
+    /// is known whether it is alive. When this node says that it is ready, the clocks decide, and
+    /// the other would have to go.
     async fn hear_of_lives_to_come(&self) {
-        let Node { node_id, generation, .. } = self.own.borrow().clone();
-        let is_to_come = |id: &ChitchatId| *id.node_id == *node_id.as_str() && id.generation_id > generation;
-        if self.chitchat.with_chitchat(|chitchat| chitchat.node_states().keys().any(is_to_come)).await {
-            let _ = timeout(SECOND_HEARTBEAT_MAX, self.elder.clone().wait_for(Option::is_some)).await;
+        let Node {
+            node_id,
+            generation,
+            ..
+        } = self.own.borrow().clone();
+        let is_to_come =
+            |id: &ChitchatId| *id.node_id == *node_id.as_str() && id.generation_id > generation;
+        if self
+            .chitchat
+            .with_chitchat(|chitchat| chitchat.node_states().keys().any(is_to_come))
+            .await
+        {
+            let _ = timeout(
+                SECOND_HEARTBEAT_MAX,
+                self.elder.clone().wait_for(Option::is_some),
+            )
+            .await;
         }
     }
 
-    /// Resolves when this node must end: because gossip has ended, so that it is blind, or because an
-    /// elder of the same id lives.
+    /// Resolves when this node must end: because gossip has ended, so that it is blind, or because
+    /// an elder of the same id lives.
     pub async fn ended(&self) -> GossipError {
         tokio::select! {
             // Where both are true, the first says more.
@@ -211,10 +263,12 @@ impl Gossip {
             let ends_at = claims.observe(claim, Instant::now());
             // Errors mean that the driver has ended.
             match (claim, ends_at) {
-                (Some(claim), Some(ends_at)) => match timeout_at(ends_at.into(), elder.changed()).await {
-                    Ok(changed) => changed.ok()?,
-                    Err(_) => return Some(claim.cluster_addr),
-                },
+                (Some(claim), Some(ends_at)) => {
+                    match timeout_at(ends_at.into(), elder.changed()).await {
+                        Ok(changed) => changed.ok()?,
+                        Err(_) => return Some(claim.cluster_addr),
+                    }
+                }
                 _ => elder.changed().await.ok()?,
             }
         }
@@ -249,12 +303,22 @@ mod tests {
     async fn a_panic_of_the_driver_is_the_end() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let addr = socket.local_addr().unwrap();
-        let own = Node { cluster_addr: addr, ..node("a", 1, NodeState::Ready, &[]) };
+        let own = Node {
+            cluster_addr: addr,
+            ..node("a", 1, NodeState::Ready, &[])
+        };
         let seeds = vec!["localhost:9".to_owned()];
-        let config = GossipConfig { cluster_id: "test".into(), bound_addr: addr, seeds, keyring: None };
+        let config = GossipConfig {
+            cluster_id: "test".into(),
+            bound_addr: addr,
+            seeds,
+            keyring: None,
+        };
         let gossip = Gossip::start(config, own, socket).await.unwrap();
         // It has not begun yet, and will find nothing to note its seed in.
-        gossip.contacts.send_replace(Contacts::new(&[], Instant::now()));
+        gossip
+            .contacts
+            .send_replace(Contacts::new(&[], Instant::now()));
         let ended = timeout(HANG, gossip.ended()).await.expect("nobody notices");
         assert!(matches!(ended, GossipError::Ended(_)), "{ended}");
     }

@@ -1,7 +1,8 @@
 //! Messages that are larger than a datagram go in parts. Pure.
 //!
-//! A part begins with the number of its message (4 bytes, big-endian), its own index (1), and how many there are (1).
-//! Gossip repeats itself: what arrives out of order, or not at all, is said again.
+//! A part begins with the number of its message (4 bytes, big-endian), its own index (1), and how
+//! many there are (1). Gossip repeats itself: what arrives out of order, or not at all, is said
+//! again.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,7 +16,11 @@ const PARTS_MAX: usize = 4;
 const PENDING_MAX: usize = 64;
 
 /// The parts of a message, each with its head, of at most so many bytes; `None` if it is too large.
-pub(super) fn split(number: u32, message: &[u8], bytes_max: usize) -> Option<impl Iterator<Item = Vec<u8>>> {
+pub(super) fn split(
+    number: u32,
+    message: &[u8],
+    bytes_max: usize,
+) -> Option<impl Iterator<Item = Vec<u8>>> {
     let count = message.len().div_ceil(bytes_max - HEAD_BYTES).max(1);
     if count > PARTS_MAX {
         return None;
@@ -66,10 +71,20 @@ impl Joiner {
             if self.0.len() >= PENDING_MAX {
                 self.0.clear();
             }
-            self.0.insert(from, Pending { number, next: 1, bytes: bytes.to_vec() });
+            self.0.insert(
+                from,
+                Pending {
+                    number,
+                    next: 1,
+                    bytes: bytes.to_vec(),
+                },
+            );
             return None;
         }
-        let pending = self.0.get_mut(&from).filter(|pending| pending.number == number && pending.next == index)?;
+        let pending = self
+            .0
+            .get_mut(&from)
+            .filter(|pending| pending.number == number && pending.next == index)?;
         pending.bytes.extend_from_slice(bytes);
         pending.next += 1;
         if index + 1 < count {
@@ -96,12 +111,21 @@ mod tests {
     #[test]
     fn what_is_split_is_put_together() {
         let room = MAX - HEAD_BYTES;
-        for (length, count) in [(0, 1), (1, 1), (room, 1), (room + 1, 2), (PARTS_MAX * room, PARTS_MAX)] {
+        for (length, count) in [
+            (0, 1),
+            (1, 1),
+            (room, 1),
+            (room + 1, 2),
+            (PARTS_MAX * room, PARTS_MAX),
+        ] {
             let message: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
             let parts = parts(7, &message);
             assert_eq!(parts.len(), count, "{length}");
             let mut joiner = Joiner::default();
-            let mut joined: Vec<_> = parts.iter().map(|part| joiner.take(addr(1), part)).collect();
+            let mut joined: Vec<_> = parts
+                .iter()
+                .map(|part| joiner.take(addr(1), part))
+                .collect();
             assert_eq!(joined.pop().unwrap(), Some(message));
             assert!(joined.iter().all(Option::is_none));
             assert!(parts.iter().all(|part| part.len() <= MAX));
@@ -113,7 +137,11 @@ mod tests {
     fn parts_of_different_messages_are_not_mixed() {
         let mut joiner = Joiner::default();
         let (one, other) = (parts(1, &[1; 150]), parts(2, &[2; 150]));
-        assert_eq!(joiner.take(addr(1), &one[1]), None, "its beginning is missing");
+        assert_eq!(
+            joiner.take(addr(1), &one[1]),
+            None,
+            "its beginning is missing"
+        );
         assert_eq!(joiner.take(addr(1), &one[0]), None);
         assert_eq!(joiner.take(addr(1), &other[1]), None, "another message's");
         assert_eq!(joiner.take(addr(2), &one[1]), None, "another sender's");
@@ -124,7 +152,13 @@ mod tests {
     #[test]
     fn junk_is_nothing_and_little_is_kept() {
         let mut joiner = Joiner::default();
-        for junk in [&b""[..], b"short", &[0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 3, 2, 9], &[0, 0, 0, 0, 0, 9, 9]] {
+        for junk in [
+            &b""[..],
+            b"short",
+            &[0, 0, 0, 0, 0, 0],
+            &[0, 0, 0, 0, 3, 2, 9],
+            &[0, 0, 0, 0, 0, 9, 9],
+        ] {
             assert_eq!(joiner.take(addr(1), junk), None, "{junk:?}");
         }
         for port in 0..1_000 {

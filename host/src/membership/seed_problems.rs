@@ -10,7 +10,8 @@ use tracing::warn;
 use super::contacts::Problem;
 use crate::telemetry::{Throttle, names};
 
-/// A seed that was well for so long is told anew from the beginning. One that comes and goes is well for moments.
+/// A seed that was well for so long is told anew from the beginning. One that comes and goes is
+/// well for moments.
 const ANEW_AFTER: Duration = Duration::from_secs(30);
 
 /// What this node is to its seeds, and what has been told of them.
@@ -23,15 +24,27 @@ pub(super) struct SeedProblems {
 
 impl SeedProblems {
     pub(super) fn new(cluster_id: Arc<str>, cluster_addr: SocketAddr, has_secret: bool) -> Self {
-        Self { cluster_id, cluster_addr, has_secret, told: Throttle::growing(ANEW_AFTER) }
+        Self {
+            cluster_id,
+            cluster_addr,
+            has_secret,
+            told: Throttle::growing(ANEW_AFTER),
+        }
     }
 
     /// Counts that a seed was found so, and tells it if it is time to.
     pub(super) fn tell(&self, seed: &str, problem: &Problem, now: Instant) {
         let because = problem.because();
         counter!(names::SEED_PROBLEMS, "because" => because).increment(1);
-        let Some(seconds) = self.told.note((seed.to_owned(), because), now) else { return };
-        let Self { cluster_id, cluster_addr, has_secret, .. } = self;
+        let Some(seconds) = self.told.note((seed.to_owned(), because), now) else {
+            return;
+        };
+        let Self {
+            cluster_id,
+            cluster_addr,
+            has_secret,
+            ..
+        } = self;
         match problem {
             Problem::NotResolved { error } => warn!(
                 event = "seed-not-resolved",
@@ -81,5 +94,9 @@ fn advice(to: SocketAddr, cluster_addr: SocketAddr) -> &'static str {
 }
 
 fn list(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }

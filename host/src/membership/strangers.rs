@@ -1,5 +1,5 @@
-//! Tells of those who gossip with this node, but not in its mesh: of what they send, and of what they answer. Who they
-//! are is what they say, or may be forged.
+//! Tells of those who gossip with this node, but not in its mesh: of what they send, and of what
+//! they answer. Who they are is what they say, or may be forged.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,13 +30,19 @@ pub(super) struct Strangers {
 impl Strangers {
     /// Beside nodes of this cluster id, of which the one with this address is this one.
     pub(super) fn new(cluster_id: Arc<str>, cluster_addr: SocketAddr) -> Self {
-        Self { cluster_id, cluster_addr, told: Throttle::growing(ANEW_AFTER) }
+        Self {
+            cluster_id,
+            cluster_addr,
+            told: Throttle::growing(ANEW_AFTER),
+        }
     }
 
     /// A datagram was dropped.
     pub(super) fn rejected(&self, because: Rejected, from: SocketAddr) {
         let kind = because.kind();
-        let Some(datagrams) = self.count(kind, kind, from) else { return };
+        let Some(datagrams) = self.count(kind, kind, from) else {
+            return;
+        };
         warn!(
             event = "gossip-rejected",
             because = kind,
@@ -48,11 +54,14 @@ impl Strangers {
         );
     }
 
-    /// Looks whether a message shows that its sender is of another cluster. Chitchat sees that too, and changes nothing by it.
+    /// Looks whether a message shows that its sender is of another cluster. Chitchat sees that too,
+    /// and changes nothing by it.
     pub(super) fn look_at(&self, message: &ChitchatMessage, from: SocketAddr) {
         match message {
             ChitchatMessage::Syn { cluster_id, .. } if **cluster_id != *self.cluster_id => {
-                let Some(messages) = self.count(OTHER_CLUSTER, OTHER_CLUSTER, from) else { return };
+                let Some(messages) = self.count(OTHER_CLUSTER, OTHER_CLUSTER, from) else {
+                    return;
+                };
                 warn!(
                     event = "other-cluster",
                     because = OTHER_CLUSTER,
@@ -65,7 +74,9 @@ impl Strangers {
                 );
             }
             ChitchatMessage::BadCluster => {
-                let Some(messages) = self.count(OTHER_CLUSTER, "other-cluster-answer", from) else { return };
+                let Some(messages) = self.count(OTHER_CLUSTER, "other-cluster-answer", from) else {
+                    return;
+                };
                 warn!(
                     event = "other-cluster",
                     because = OTHER_CLUSTER,
@@ -80,10 +91,12 @@ impl Strangers {
         }
     }
 
-    /// Counts what came from there. Returns how often it has since it was last told, if it is to be told now.
+    /// Counts what came from there. Returns how often it has since it was last told, if it is to be
+    /// told now.
     fn count(&self, because: &'static str, kind: &'static str, from: SocketAddr) -> Option<u64> {
         counter!(names::GOSSIP_REJECTED, "because" => because).increment(1);
-        self.told.note((kind, from.ip().to_canonical()), Instant::now())
+        self.told
+            .note((kind, from.ip().to_canonical()), Instant::now())
     }
 }
 

@@ -31,8 +31,8 @@ const SMALL_AGAIN_AFTER: Duration = Duration::from_secs(600);
 pub(super) struct BoundTransport(Mutex<Option<Datagrams>>);
 
 impl BoundTransport {
-    /// Over a socket that is bound to this address. What becomes of asking seeds goes to `contacts`, what comes from outside
-    /// the mesh to `strangers`.
+    /// Over a socket that is bound to this address. What becomes of asking seeds goes to
+    /// `contacts`, what comes from outside the mesh to `strangers`.
     pub(super) fn new(
         socket: UdpSocket,
         bound_addr: SocketAddr,
@@ -60,8 +60,14 @@ impl BoundTransport {
 #[async_trait]
 impl Transport for BoundTransport {
     async fn open(&self, _: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
-        let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(Box::new(slot.take().context("the gossip socket can be opened only once")?))
+        let mut slot = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(Box::new(
+            slot.take()
+                .context("the gossip socket can be opened only once")?,
+        ))
     }
 }
 
@@ -76,8 +82,16 @@ pub(super) struct Seal {
 impl Seal {
     pub(super) fn new(cluster_id: Arc<str>, mut keyring: watch::Receiver<Arc<Keyring>>) -> Self {
         let current = keyring.borrow_and_update().clone();
-        let (sealer, opener) = (Sealer::new(&current, &cluster_id), Opener::new(&current, &cluster_id));
-        Self { cluster_id, keyring, sealer, opener }
+        let (sealer, opener) = (
+            Sealer::new(&current, &cluster_id),
+            Opener::new(&current, &cluster_id),
+        );
+        Self {
+            cluster_id,
+            keyring,
+            sealer,
+            opener,
+        }
     }
 
     fn seal(&mut self, part: &[u8]) -> Vec<u8> {
@@ -103,7 +117,9 @@ impl Seal {
 }
 
 fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -172,10 +188,13 @@ impl Socket for Datagrams {
                 }
             };
             if !is_part(part) {
-                self.strangers.rejected(Rejected::senseless(part, self.seal.is_some()), from);
+                self.strangers
+                    .rejected(Rejected::senseless(part, self.seal.is_some()), from);
                 continue;
             }
-            let Some(message) = self.joiner.take(from, part) else { continue };
+            let Some(message) = self.joiner.take(from, part) else {
+                continue;
+            };
             match read_message(&message) {
                 Ok(message) => {
                     self.note_heard(from, &message);
@@ -198,7 +217,9 @@ impl Datagrams {
             match sent {
                 Ok(()) => contacts.sent(to, is_question, Instant::now()),
                 // Some sockets of IPv6 reach IPv4, too; one that does not never will.
-                Err(error) => contacts.not_sent(to, error, to.is_ipv4() != self.bound_addr.is_ipv4()),
+                Err(error) => {
+                    contacts.not_sent(to, error, to.is_ipv4() != self.bound_addr.is_ipv4())
+                }
             }
             false
         });

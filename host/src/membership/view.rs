@@ -40,15 +40,17 @@ pub enum NodeState {
 }
 
 impl Node {
-    /// Which of two lives of one node id counts: the later one, but first of all one that takes messages. A second
-    /// node that claims an id may never come to be ready, and leaves when it has heard of the first.
+    /// Which of two lives of one node id counts: the later one, but first of all one that takes
+    /// messages. A second node that claims an id may never come to be ready, and leaves when it has
+    /// heard of the first.
     fn rank(&self) -> (bool, u64) {
         (self.state == NodeState::Ready, self.generation)
     }
 
-    /// Of two live nodes with one id the lower stays. One that is through its start was there before one that is not,
-    /// whatever their clocks say, and one that leaves goes anyway: it may never have been ready, and leave because of the
-    /// other. The clocks decide only between two that are equally far: both start, or a split heals.
+    /// Of two live nodes with one id the lower stays. One that is through its start was there
+    /// before one that is not, whatever their clocks say, and one that leaves goes anyway: it may
+    /// never have been ready, and leave because of the other. The clocks decide only between two
+    /// that are equally far: both start, or a split heals.
     fn seniority(&self) -> (u8, u64, SocketAddr) {
         let rank = match self.state {
             NodeState::Ready => 0,
@@ -68,7 +70,8 @@ impl Node {
 
 impl View {
     /// Puts together what this node says of itself and what it heard of the others. Of several
-    /// generations of one node id the newest counts that is ready, if one is, and nobody speaks for this node but itself.
+    /// generations of one node id the newest counts that is ready, if one is, and nobody speaks for
+    /// this node but itself.
     pub fn merge(cluster_id: Arc<str>, own: Node, heard: impl IntoIterator<Item = Node>) -> Self {
         let self_id = own.node_id.clone();
         let mut nodes = BTreeMap::from([(self_id.clone(), own)]);
@@ -83,12 +86,18 @@ impl View {
                 }
             }
         }
-        Self { self_id, cluster_id, nodes }
+        Self {
+            self_id,
+            cluster_id,
+            nodes,
+        }
     }
 
     /// The live nodes other than this one, by node id.
     pub fn others(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values().filter(|node| node.node_id != self.self_id)
+        self.nodes
+            .values()
+            .filter(|node| node.node_id != self.self_id)
     }
 
     /// Whether another live node is reached at this address.
@@ -99,7 +108,11 @@ impl View {
     /// The candidates of every stream that has any: the ready nodes that offer it, by node id.
     pub fn candidates(&self) -> BTreeMap<&StreamName, Vec<&Node>> {
         let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for node in self.nodes.values().filter(|node| node.state == NodeState::Ready) {
+        for node in self
+            .nodes
+            .values()
+            .filter(|node| node.state == NodeState::Ready)
+        {
             for stream in node.streams.keys() {
                 candidates.entry(stream).or_default().push(node);
             }
@@ -109,14 +122,18 @@ impl View {
 
     pub fn own_state(&self) -> NodeState {
         // `merge` puts the own node in; a view without it would be no view of a live node.
-        self.nodes.get(&self.self_id).map_or(NodeState::Leaving, |node| node.state)
+        self.nodes
+            .get(&self.self_id)
+            .map_or(NodeState::Leaving, |node| node.state)
     }
 }
 
-/// A node that has this one's id and was there before it, the eldest if there are several: another node, or what the
-/// others still tell of this one's own earlier life.
+/// A node that has this one's id and was there before it, the eldest if there are several: another
+/// node, or what the others still tell of this one's own earlier life.
 pub(super) fn elder<'a>(own: &Node, heard: &'a [Node]) -> Option<&'a Node> {
-    let elders = heard.iter().filter(|node| node.node_id == own.node_id && node.came_before(own));
+    let elders = heard
+        .iter()
+        .filter(|node| node.node_id == own.node_id && node.came_before(own));
     elders.min_by_key(|node| node.seniority())
 }
 
@@ -126,7 +143,10 @@ pub(crate) mod tests {
     use crate::message::Digest;
 
     pub(crate) fn offer(digest: &str) -> Offer {
-        Offer { digest: Digest::from_text(digest), takes_idempotency_keys: false }
+        Offer {
+            digest: Digest::from_text(digest),
+            takes_idempotency_keys: false,
+        }
     }
 
     pub(crate) fn node(id: &str, generation: u64, state: NodeState, streams: &[&str]) -> Node {
@@ -136,7 +156,10 @@ pub(crate) mod tests {
             state,
             http_addr: ([127, 0, 0, 1], 8080).into(),
             cluster_addr: ([127, 0, 0, 1], 9742).into(),
-            streams: streams.iter().map(|name| (StreamName::try_from(*name).unwrap(), offer("d"))).collect(),
+            streams: streams
+                .iter()
+                .map(|name| (StreamName::try_from(*name).unwrap(), offer("d")))
+                .collect(),
         }
     }
 
@@ -161,20 +184,39 @@ pub(crate) mod tests {
     #[test]
     fn a_life_that_takes_no_messages_supersedes_none_that_does() {
         let own = node("a", 5, NodeState::Ready, &[]);
-        let (elder, late) = (node("b", 1, NodeState::Ready, &["echo"]), node("b", 2, NodeState::Starting, &[]));
-        assert_eq!(merge(own.clone(), vec![late.clone(), elder.clone()]).nodes["b"], elder);
+        let (elder, late) = (
+            node("b", 1, NodeState::Ready, &["echo"]),
+            node("b", 2, NodeState::Starting, &[]),
+        );
+        assert_eq!(
+            merge(own.clone(), vec![late.clone(), elder.clone()]).nodes["b"],
+            elder
+        );
         assert_eq!(merge(own.clone(), vec![late.clone()]).nodes["b"], late);
-        let leaving = Node { state: NodeState::Leaving, ..late.clone() };
-        assert_eq!(merge(own.clone(), vec![leaving, elder.clone()]).nodes["b"], elder);
-        let ready = Node { state: NodeState::Ready, ..late };
+        let leaving = Node {
+            state: NodeState::Leaving,
+            ..late.clone()
+        };
+        assert_eq!(
+            merge(own.clone(), vec![leaving, elder.clone()]).nodes["b"],
+            elder
+        );
+        let ready = Node {
+            state: NodeState::Ready,
+            ..late
+        };
         assert_eq!(merge(own, vec![elder, ready.clone()]).nodes["b"], ready);
     }
 
-    /// Of two lives of one id, whether the one sees an elder in the other, and the other in the one. Each is its generation
-    /// and its state.
+    /// Of two lives of one id, whether the one sees an elder in the other, and the other in the
+    /// one. Each is its generation and its state.
     fn elders(one: (u64, NodeState), other: (u64, NodeState)) -> (bool, bool) {
-        let [one, other] = [one, other].map(|(generation, state)| node("a", generation, state, &[]));
-        (elder(&one, std::slice::from_ref(&other)).is_some(), elder(&other, &[one]).is_some())
+        let [one, other] =
+            [one, other].map(|(generation, state)| node("a", generation, state, &[]));
+        (
+            elder(&one, std::slice::from_ref(&other)).is_some(),
+            elder(&other, &[one]).is_some(),
+        )
     }
 
     #[test]
@@ -182,30 +224,60 @@ pub(crate) mod tests {
         use NodeState::{Leaving, Ready, Starting};
         const ONE_YIELDS: (bool, bool) = (true, false);
         for state in [Starting, Ready, Leaving] {
-            assert_eq!(elders((2, state), (1, state)), ONE_YIELDS, "the clocks decide: {state:?}");
+            assert_eq!(
+                elders((2, state), (1, state)),
+                ONE_YIELDS,
+                "the clocks decide: {state:?}"
+            );
         }
         for generation in [1, 3] {
             for up in [Ready, Leaving] {
-                assert_eq!(elders((2, Starting), (generation, up)), ONE_YIELDS, "{generation} is {up:?}");
+                assert_eq!(
+                    elders((2, Starting), (generation, up)),
+                    ONE_YIELDS,
+                    "{generation} is {up:?}"
+                );
             }
         }
         for generation in [1, 3] {
-            assert_eq!(elders((generation, Leaving), (2, Ready)), ONE_YIELDS, "{generation} goes anyway");
+            assert_eq!(
+                elders((generation, Leaving), (2, Ready)),
+                ONE_YIELDS,
+                "{generation} goes anyway"
+            );
         }
         let own = node("a", 2, Ready, &[]);
         assert_eq!(elder(&own, &[node("b", 1, Ready, &[])]), None, "another id");
-        let leaving = Node { state: Leaving, ..own.clone() };
-        assert_eq!(elder(&leaving, std::slice::from_ref(&own)), None, "the node itself, a moment ago");
-        let elsewhere = Node { cluster_addr: ([127, 0, 0, 2], 9742).into(), ..own.clone() };
-        assert_eq!(elder(&elsewhere, std::slice::from_ref(&own)), Some(&own), "one of two with one generation");
+        let leaving = Node {
+            state: Leaving,
+            ..own.clone()
+        };
+        assert_eq!(
+            elder(&leaving, std::slice::from_ref(&own)),
+            None,
+            "the node itself, a moment ago"
+        );
+        let elsewhere = Node {
+            cluster_addr: ([127, 0, 0, 2], 9742).into(),
+            ..own.clone()
+        };
+        assert_eq!(
+            elder(&elsewhere, std::slice::from_ref(&own)),
+            Some(&own),
+            "one of two with one generation"
+        );
         assert_eq!(elder(&own, std::slice::from_ref(&elsewhere)), None);
     }
 
     #[test]
     fn the_eldest_counts() {
         let own = node("a", 5, NodeState::Starting, &[]);
-        let heard =
-            [(1, NodeState::Starting), (7, NodeState::Ready), (6, NodeState::Leaving), (9, NodeState::Starting)];
+        let heard = [
+            (1, NodeState::Starting),
+            (7, NodeState::Ready),
+            (6, NodeState::Leaving),
+            (9, NodeState::Starting),
+        ];
         let heard = heard.map(|(generation, state)| node("a", generation, state, &[]));
         assert_eq!(elder(&own, &heard), Some(&heard[1]));
         assert_eq!(elder(&own, &heard[2..]), Some(&heard[2]));

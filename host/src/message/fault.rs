@@ -22,7 +22,13 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 5] = [Self::Invalid, Self::NotFound, Self::Conflict, Self::Unavailable, Self::Internal];
+    pub const ALL: [Self; 5] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Unavailable,
+        Self::Internal,
+    ];
 
     /// Its name between nodes and in problems.
     pub fn name(self) -> &'static str {
@@ -64,7 +70,8 @@ pub enum Fault {
     Foreign(Box<ForeignFault>),
 }
 
-/// A fault that another version of meshage has a name for, and this one does not. It is an answer all the same.
+/// A fault that another version of meshage has a name for, and this one does not. It is an answer
+/// all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignFault {
     pub kind: String,
@@ -88,7 +95,9 @@ pub enum Refusal {
     QueueFull,
     #[error("it waited for its turn until its time was over, and did not run")]
     WaitedTooLong,
-    #[error("the bodies of all messages and answers that are under way take as much memory as they may")]
+    #[error(
+        "the bodies of all messages and answers that are under way take as much memory as they may"
+    )]
     NoRoom,
     #[error("the node cannot read the message: it is of another version")]
     NotUnderstood,
@@ -124,14 +133,23 @@ impl Refusal {
 impl Fault {
     /// A reply was made, and found no room.
     pub fn no_room(bodies: &Bodies) -> Self {
-        Self::LimitExceeded(Limit { kind: LimitKind::BodiesBytes, max: bodies.bytes_max() as u64 })
+        Self::LimitExceeded(Limit {
+            kind: LimitKind::BodiesBytes,
+            max: bodies.bytes_max() as u64,
+        })
     }
 
     /// An answer came that is of another version, and cannot be read. The message may have run.
     pub fn unreadable_answer() -> Self {
-        let text = "the node answered in a way that only a later version of this one can read".to_owned();
+        let text =
+            "the node answered in a way that only a later version of this one can read".to_owned();
         let (kind, status) = ("not-understood".to_owned(), StatusCode::BAD_GATEWAY);
-        Self::Foreign(Box::new(ForeignFault { kind, status, text, nothing_ran: false }))
+        Self::Foreign(Box::new(ForeignFault {
+            kind,
+            status,
+            text,
+            nothing_ran: false,
+        }))
     }
 
     /// Whether it is certain that no handler saw the message, so that it may be sent again.

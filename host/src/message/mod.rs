@@ -1,5 +1,5 @@
-//! What travels through the mesh: names, messages, replies, and the ways in which there is no reply.
-//! Pure data; knows no clock, no I/O and no layer above.
+//! What travels through the mesh: names, messages, replies, and the ways in which there is no
+//! reply. Pure data; knows no clock, no I/O and no layer above.
 
 mod fault;
 mod limit;
@@ -11,8 +11,8 @@ mod request;
 pub use fault::{Failure, FailureKind, Fault, ForeignFault, Refusal};
 pub use limit::{Limit, LimitKind};
 pub use names::{
-    Digest, NAME_BYTES_MAX, NameError, NodeId, Offer, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM,
-    StreamName,
+    Digest, NAME_BYTES_MAX, NameError, NodeId, Offer, PARTITION_KEY_BYTES_MAX, PartitionKey,
+    RESERVED_STREAM, StreamName,
 };
 pub use problem_type::ProblemType;
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};

@@ -1,4 +1,5 @@
-//! Names of nodes, streams and entities, checked; and what a node offers under the name of a stream.
+//! Names of nodes, streams and entities, checked; and what a node offers under the name of a
+//! stream.
 
 use std::fmt;
 use std::sync::Arc;
@@ -159,7 +160,8 @@ text_newtype!(NodeId, StreamName, PartitionKey);
 #[serde(into = "Digest")]
 pub struct Offer {
     pub digest: Digest,
-    /// Its handler takes care of `Idempotency-Key` itself: a message that carries one may run twice.
+    /// Its handler takes care of `Idempotency-Key` itself: a message that carries one may run
+    /// twice.
     pub takes_idempotency_keys: bool,
 }
 
@@ -178,10 +180,19 @@ mod tests {
         assert!(StreamName::try_from("orders.v2_a-B").is_ok());
         assert_eq!(StreamName::try_from(""), Err(NameError::Empty));
         assert_eq!(StreamName::try_from("a b"), Err(NameError::Character(' ')));
-        assert_eq!(StreamName::try_from(".hidden"), Err(NameError::Character('.')));
+        assert_eq!(
+            StreamName::try_from(".hidden"),
+            Err(NameError::Character('.'))
+        );
         assert_eq!(StreamName::try_from("broadcast"), Err(NameError::Reserved));
         assert!(NodeId::try_from("broadcast").is_ok());
-        assert_eq!(NodeId::try_from("n".repeat(129).as_str()), Err(NameError::TooLong { bytes: 129, bytes_max: 128 }));
+        assert_eq!(
+            NodeId::try_from("n".repeat(129).as_str()),
+            Err(NameError::TooLong {
+                bytes: 129,
+                bytes_max: 128
+            })
+        );
     }
 
     #[test]

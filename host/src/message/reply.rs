@@ -27,7 +27,9 @@ impl Reply {
     /// # Errors
     /// If there is no more: the reply is lost.
     pub fn in_room(mut self, aside: SetAside, bodies: &Bodies) -> Outcome {
-        self.room = aside.fill(self.body.len()).map_err(|NoRoom| Fault::no_room(bodies))?;
+        self.room = aside
+            .fill(self.body.len())
+            .map_err(|NoRoom| Fault::no_room(bodies))?;
         Ok(self)
     }
 }

@@ -51,7 +51,9 @@ impl Method {
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete].into_iter().find(|method| method.as_str() == name)
+        [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete]
+            .into_iter()
+            .find(|method| method.as_str() == name)
     }
 
     pub fn as_str(self) -> &'static str {
@@ -91,6 +93,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 impl Message {
     /// Whether doing it twice is as doing it once: by its method, or by the handler's care.
     pub fn may_run_twice(&self, takes_idempotency_keys: bool) -> bool {
-        self.method.is_idempotent() || takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
+        self.method.is_idempotent()
+            || takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
     }
 }

@@ -7,17 +7,25 @@ use crate::config::PluginTerms;
 use crate::plugins::{Loader, Scan, Stray};
 use crate::runtime::{Engine, EngineError};
 
-/// A line that is said: of something good, or nothing worse than a warning; or of what a node would not take.
+/// A line that is said: of something good, or nothing worse than a warning; or of what a node would
+/// not take.
 type Verdict = Result<String, String>;
 
-/// Loads each of the components, and those in each of the directories, and says in a line that it is good, or what
-/// is wrong with it; and warns of manifests that a node would not read.
+/// Loads each of the components, and those in each of the directories, and says in a line that it
+/// is good, or what is wrong with it; and warns of manifests that a node would not read.
 ///
 /// # Errors
 /// If this machine cannot run components at all.
 pub async fn check(paths: &[PathBuf], terms: PluginTerms) -> Result<Vec<Verdict>, EngineError> {
-    let PluginTerms { timeout_max, trusted_keys } = terms;
-    let loader = Loader { engine: Engine::without_cache()?, timeout_max, trusted_keys };
+    let PluginTerms {
+        timeout_max,
+        trusted_keys,
+    } = terms;
+    let loader = Loader {
+        engine: Engine::without_cache()?,
+        timeout_max,
+        trusted_keys,
+    };
     let mut verdicts = Vec::with_capacity(paths.len());
     for path in paths {
         // By the name of a component it is meant as one, and said to be none.
@@ -33,13 +41,21 @@ pub async fn check(paths: &[PathBuf], terms: PluginTerms) -> Result<Vec<Verdict>
 
 async fn check_file(loader: &Loader, file: &Path) -> Vec<Verdict> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // A directory that cannot be listed may have files that can be read.
-    let strays = Scan::of(directory).map(|scan| scan.strays).unwrap_or_default();
+    let strays = Scan::of(directory)
+        .map(|scan| scan.strays)
+        .unwrap_or_default();
     let verdict = match strays.iter().find(|stray| stray.name == name) {
         Some(stray) => Err(said(file, stray)),
         None if file.extension() == Some(OsStr::new("wasm")) => load(loader, file).await,
-        None => Err(format!("{}: expected a component, <stream>.wasm", file.display())),
+        None => Err(format!(
+            "{}: expected a component, <stream>.wasm",
+            file.display()
+        )),
     };
     let manifests = strays.iter().filter(|stray| stray.is_manifest_of(&name));
     let warnings = manifests.map(|stray| Ok(warning(&file.with_file_name(&stray.name), stray)));
@@ -49,7 +65,12 @@ async fn check_file(loader: &Loader, file: &Path) -> Vec<Verdict> {
 async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
     let scan = match Scan::of(directory) {
         Ok(scan) => scan,
-        Err(error) => return vec![Err(format!("{} cannot be read: {error}", directory.display()))],
+        Err(error) => {
+            return vec![Err(format!(
+                "{} cannot be read: {error}",
+                directory.display()
+            ))];
+        }
     };
     let mut verdicts = Vec::new();
     for component in scan.components() {
@@ -57,18 +78,29 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
     }
     verdicts.extend(scan.strays.iter().map(|stray| {
         let file = directory.join(&stray.name);
-        if stray.is_component() { Err(said(&file, stray)) } else { Ok(warning(&file, stray)) }
+        if stray.is_component() {
+            Err(said(&file, stray))
+        } else {
+            Ok(warning(&file, stray))
+        }
     }));
     // A node would start with it; but whoever checks it takes it for another.
     if scan.components().next().is_none() {
-        verdicts.push(Err(format!("{}: expected components, <stream>.wasm, and found none", directory.display())));
+        verdicts.push(Err(format!(
+            "{}: expected components, <stream>.wasm, and found none",
+            directory.display()
+        )));
     }
     verdicts
 }
 
 async fn load(loader: &Loader, file: &Path) -> Verdict {
     match loader.load_file(file).await {
-        Ok(plugin) => Ok(format!("{}: good; it is the stream {}", file.display(), plugin.stream)),
+        Ok(plugin) => Ok(format!(
+            "{}: good; it is the stream {}",
+            file.display(),
+            plugin.stream
+        )),
         Err(failed) => Err(failed.error),
     }
 }

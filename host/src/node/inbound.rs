@@ -12,7 +12,8 @@ use crate::peer::Serve;
 use crate::plugins::Catalog;
 use crate::telemetry::{Throttle, names};
 
-/// Whether messages of peers are taken: not before the node is ready, nor once it is about to be gone.
+/// Whether messages of peers are taken: not before the node is ready, nor once it is about to be
+/// gone.
 #[derive(Default)]
 pub(super) struct Admission(AtomicU8);
 
@@ -59,7 +60,11 @@ impl Serve for Inbound {
 
 impl Inbound {
     pub(super) fn new(catalog: Arc<Catalog>, admission: Arc<Admission>) -> Self {
-        Self { catalog, admission, refused: Throttle::default() }
+        Self {
+            catalog,
+            admission,
+            refused: Throttle::default(),
+        }
     }
 
     fn tell_refused(&self, message: &Message, because: Refusal) {

@@ -37,18 +37,19 @@ use vital::{Vital, vital};
 pub use check::check;
 pub use sockets::BindError;
 
-/// How long a leaving node goes on as before at least, so that clients (and what balances their load by
-/// `/readyz`) can turn to others.
+/// How long a leaving node goes on as before at least, so that clients (and what balances their
+/// load by `/readyz`) can turn to others.
 const LEAVE_NOTICE: Duration = Duration::from_secs(1);
 
-/// How long it goes on as before at most, until every peer has heard its goodbye and closed its connection. A peer that
-/// still waits for a reply has heard it, too.
+/// How long it goes on as before at most, until every peer has heard its goodbye and closed its
+/// connection. A peer that still waits for a reply has heard it, too.
 const PARTING_MAX: Duration = Duration::from_secs(3);
 
 /// What a leaving node waits beyond the longest time that a message may take.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// For what is left when everything is done: connections of peers take three seconds at most, gossip a round.
+/// For what is left when everything is done: connections of peers take three seconds at most,
+/// gossip a round.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// For what is between these, on a machine that is busy.
@@ -56,7 +57,13 @@ const LEAVE_MARGIN: Duration = Duration::from_secs(10);
 
 /// How long a node takes to leave at most.
 pub fn leave_max(config: &Config) -> Duration {
-    LEAVE_NOTICE + PARTING_MAX + config.timeout + DRAIN_MARGIN + STOP_MAX + LEAVE_NOTICE + LEAVE_MARGIN
+    LEAVE_NOTICE
+        + PARTING_MAX
+        + config.timeout
+        + DRAIN_MARGIN
+        + STOP_MAX
+        + LEAVE_NOTICE
+        + LEAVE_MARGIN
 }
 
 /// Why a node could not start, or had to end.
@@ -102,7 +109,8 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeErr
         // A signal during the start is no error either: it is left through the same door.
         () = leave.cancelled() => None,
         ended = node.gossip.ended() => {
-            // It may have been ready for a moment before it heard of its elder: what it was given it finishes.
+            // It may have been ready for a moment before it heard of its elder: what it was given
+            // it finishes.
             if matches!(ended, GossipError::Duplicate { .. }) {
                 node.leave(&config).await;
             }
@@ -113,7 +121,10 @@ pub async fn run(config: Config, leave: CancellationToken) -> Result<(), NodeErr
         () = lanes.ended() => Some("a lane"),
     };
     if let Some(task) = ended {
-        error!(event = "task-ended", task, "a task ended before its time, which is a bug: the node leaves");
+        error!(
+            event = "task-ended",
+            task, "a task ended before its time, which is a bug: the node leaves"
+        );
     }
     node.leave(&config).await;
     ended.map_or(Ok(()), |task| Err(NodeError::Ended(task)))
@@ -154,7 +165,10 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             "meshage-host starts"
         );
-        let keyring = config.secret.as_ref().map(|secret| secrets::keyring(secret, vital));
+        let keyring = config
+            .secret
+            .as_ref()
+            .map(|secret| secrets::keyring(secret, vital));
         if keyring.is_none() && !config.bind.is_loopback() {
             warn!(
                 event = "insecure",
@@ -181,14 +195,20 @@ impl Running {
             keyring: keyring.clone(),
         };
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
-        vital.spawn("what follows the view", follow_view(gossip.view(), dispatcher.clone()));
+        vital.spawn(
+            "what follows the view",
+            follow_view(gossip.view(), dispatcher.clone()),
+        );
 
         let admission = Arc::new(Admission::default());
         let inbound = Inbound::new(catalog.clone(), admission.clone());
         let server = Server::new(hello, tls, inbound, bodies, lanes.clone());
         let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
 
-        let tokens = config.tokens.as_ref().map(|tokens| secrets::tokens(tokens, vital));
+        let tokens = config
+            .tokens
+            .as_ref()
+            .map(|tokens| secrets::tokens(tokens, vital));
         let stop_admin = CancellationToken::new();
         let admin = Admin {
             view: gossip.view(),
@@ -199,7 +219,10 @@ impl Running {
             instances: Arc::default(),
             tokens: tokens.clone(),
         };
-        let serving_admin = vital.spawn("the admin API", admin.serve(sockets.admin, stop_admin.clone()));
+        let serving_admin = vital.spawn(
+            "the admin API",
+            admin.serve(sockets.admin, stop_admin.clone()),
+        );
 
         let stop_public = CancellationToken::new();
         let public_config = PublicConfig {
@@ -208,13 +231,24 @@ impl Running {
             connections_max: open_files::room_for_clients(config.connections_max),
             request_timeout: config.request_timeout,
             timeout: config.timeout,
-            tls: config.certificate.as_ref().map(|certificate| secrets::server_tls(certificate, vital)),
+            tls: config
+                .certificate
+                .as_ref()
+                .map(|certificate| secrets::server_tls(certificate, vital)),
             tokens,
             sites: config.sites.clone(),
             names: config.names(),
         };
-        let public = Arc::new(PublicApi::new(public_config, dispatcher.clone(), bodies, lanes.clone()));
-        let serving_clients = vital.spawn("the public API", public.serve(sockets.http, stop_public.clone()));
+        let public = Arc::new(PublicApi::new(
+            public_config,
+            dispatcher.clone(),
+            bodies,
+            lanes.clone(),
+        ));
+        let serving_clients = vital.spawn(
+            "the public API",
+            public.serve(sockets.http, stop_public.clone()),
+        );
 
         Ok(Self {
             gossip,
@@ -232,14 +266,27 @@ impl Running {
         })
     }
 
-    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps offering what the
-    /// plugins directory has. Returns what has ended before its time, if something has.
-    async fn offer_until(&self, config: &Config, leave: &CancellationToken) -> Result<Option<&'static str>, NodeError> {
+    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps
+    /// offering what the plugins directory has. Returns what has ended before its time, if
+    /// something has.
+    async fn offer_until(
+        &self,
+        config: &Config,
+        leave: &CancellationToken,
+    ) -> Result<Option<&'static str>, NodeError> {
         let data_dir = config.data_dir.clone();
         let authorities = config.outbound_authorities.clone();
-        let engine = spawn_blocking(move || Engine::new(data_dir.as_deref(), &authorities)).await??;
-        let PluginTerms { timeout_max, trusted_keys } = config.plugin_terms.clone();
-        let loader = Loader { engine: engine.clone(), timeout_max, trusted_keys };
+        let engine =
+            spawn_blocking(move || Engine::new(data_dir.as_deref(), &authorities)).await??;
+        let PluginTerms {
+            timeout_max,
+            trusted_keys,
+        } = config.plugin_terms.clone();
+        let loader = Loader {
+            engine: engine.clone(),
+            timeout_max,
+            trusted_keys,
+        };
         let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());
         keeper.load_all().await?;
         self.readiness.plugins_loaded();
@@ -280,22 +327,37 @@ impl Running {
 
     /// Leaves so that no request fails: tells the others, goes on until they know, finishes, goes.
     async fn leave(self, config: &Config) {
-        info!(event = "leaving", "leaving: telling the others, then finishing what is under way");
+        info!(
+            event = "leaving",
+            "leaving: telling the others, then finishing what is under way"
+        );
         self.readiness.leaving();
         self.gossip.say(|own| own.state = NodeState::Leaving).await;
         self.dispatcher.follow(&self.gossip.view());
         self.server.say_goodbye();
         let has_others = self.gossip.view().borrow().others().next().is_some();
         if has_others {
-            let (_, parted) = tokio::join!(sleep(LEAVE_NOTICE), timeout(PARTING_MAX, self.server.parted()));
-            info!(event = "refusing", all_peers_parted = parted.is_ok(), "refusing what is new");
+            let (_, parted) = tokio::join!(
+                sleep(LEAVE_NOTICE),
+                timeout(PARTING_MAX, self.server.parted())
+            );
+            info!(
+                event = "refusing",
+                all_peers_parted = parted.is_ok(),
+                "refusing what is new"
+            );
         }
         self.admission.end();
         self.stop_public.cancel();
         let drain_max = config.timeout + DRAIN_MARGIN;
-        let drained = timeout(drain_max, async { tokio::join!(self.serving_clients, self.server.drain()) });
+        let drained = timeout(drain_max, async {
+            tokio::join!(self.serving_clients, self.server.drain())
+        });
         if drained.await.is_err() {
-            warn!(event = "cut-off", "messages were still running after {drain_max:?}; they are cut off");
+            warn!(
+                event = "cut-off",
+                "messages were still running after {drain_max:?}; they are cut off"
+            );
         }
         let stopped = timeout(STOP_MAX, async {
             self.server.stop().await;
@@ -348,12 +410,16 @@ fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
     }
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy();
-    NodeId::try_from(format!("{host}-{cluster_port}"))
-        .map_err(|problem| NodeError::HostName { host: host.into_owned(), problem })
+    NodeId::try_from(format!("{host}-{cluster_port}")).map_err(|problem| NodeError::HostName {
+        host: host.into_owned(),
+        problem,
+    })
 }
 
 /// Grows with every start, as clocks do.
 fn generation() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,13 +3,21 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-/// What is not for clients: 4,608 connections of peers, a third as many to them, plugins, what the node keeps.
+/// What is not for clients: 4,608 connections of peers, a third as many to them, plugins, what the
+/// node keeps.
 const RESERVED: u64 = 7_500;
 
-/// Raises the limit as far as this process may, and returns how many of the wanted connections it leaves room for.
+/// Raises the limit as far as this process may, and returns how many of the wanted connections it
+/// leaves room for.
 pub(super) fn room_for_clients(wanted: usize) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
         debug!(%error, "the limit of open files stays as it is");
     }
     let limit = getrlimit(Resource::Nofile).current;

@@ -1,5 +1,5 @@
-//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens. It begins with what they had when the
-//! settings were checked.
+//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens. It begins
+//! with what they had when the settings were checked.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -22,13 +22,21 @@ use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, 
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The secrets now, and whenever they change.
-pub(super) fn keyring(secret: &FromFiles<PathBuf, Keyring>, vital: &Vital) -> watch::Receiver<Arc<Keyring>> {
+pub(super) fn keyring(
+    secret: &FromFiles<PathBuf, Keyring>,
+    vital: &Vital,
+) -> watch::Receiver<Arc<Keyring>> {
     let FromFiles { files, first } = secret.clone();
-    follow(vital, "the secrets of the mesh", first, move || Keyring::read(&files))
+    follow(vital, "the secrets of the mesh", first, move || {
+        Keyring::read(&files)
+    })
 }
 
 /// The tokens now, and whenever they change.
-pub(super) fn tokens(tokens: &FromFiles<PathBuf, Tokens>, vital: &Vital) -> watch::Receiver<Arc<Tokens>> {
+pub(super) fn tokens(
+    tokens: &FromFiles<PathBuf, Tokens>,
+    vital: &Vital,
+) -> watch::Receiver<Arc<Tokens>> {
     let FromFiles { files, first } = tokens.clone();
     follow(vital, "the tokens", first, move || Tokens::read(&files))
 }
@@ -39,11 +47,16 @@ pub(super) fn server_tls(
     vital: &Vital,
 ) -> watch::Receiver<Arc<ServerTls>> {
     let FromFiles { files, first } = certificate.clone();
-    follow(vital, "the certificates of the public API", first, move || ServerTls::read(&files))
+    follow(
+        vital,
+        "the certificates of the public API",
+        first,
+        move || ServerTls::read(&files),
+    )
 }
 
-/// What secures the connections between nodes, now and whenever it changes: what is made of the secrets, or the operator's own.
-/// Connections that there are stay as they are.
+/// What secures the connections between nodes, now and whenever it changes: what is made of the
+/// secrets, or the operator's own. Connections that there are stay as they are.
 ///
 /// # Errors
 /// If nothing can be made of the secrets.
@@ -53,20 +66,31 @@ pub(super) fn peer_tls(
     keyring: Option<watch::Receiver<Arc<Keyring>>>,
     vital: &Vital,
 ) -> Result<TlsNow, TlsError> {
-    let Some(keyring) = keyring else { return Ok(None) };
+    let Some(keyring) = keyring else {
+        return Ok(None);
+    };
     let (cluster_id, node_id) = (config.cluster_id.clone(), node_id.clone());
     if let Some(FromFiles { files, first }) = config.peer_certificates.clone() {
-        let read = move || PeerTls::of_files(&files).and_then(|tls| tls.check_own(&node_id).map(|()| tls));
-        return Ok(Some(follow(vital, "the certificates between nodes", first, read)));
+        let read =
+            move || PeerTls::of_files(&files).and_then(|tls| tls.check_own(&node_id).map(|()| tls));
+        return Ok(Some(follow(
+            vital,
+            "the certificates between nodes",
+            first,
+            read,
+        )));
     }
     let make = move |keyring: &Keyring| PeerTls::of_secret(keyring, &cluster_id, &node_id);
     let (sender, receiver) = watch::channel(Arc::new(make(&keyring.borrow())?));
-    vital.spawn("what makes certificates of the secrets", make_anew(READ_INTERVAL, keyring, sender, make));
+    vital.spawn(
+        "what makes certificates of the secrets",
+        make_anew(READ_INTERVAL, keyring, sender, make),
+    );
     Ok(Some(receiver))
 }
 
-/// Makes what is made of the secrets whenever they are others; what fails is tried again, as a node whose gossip is sealed
-/// with one secret and whose connections have another is of no mesh.
+/// Makes what is made of the secrets whenever they are others; what fails is tried again, as a node
+/// whose gossip is sealed with one secret and whose connections have another is of no mesh.
 async fn make_anew<T: Send + 'static, E: Display + 'static>(
     interval: Duration,
     mut keyring: watch::Receiver<Arc<Keyring>>,
@@ -98,7 +122,8 @@ async fn make_anew<T: Send + 'static, E: Display + 'static>(
     }
 }
 
-/// What files have now, and whenever that changes: when they were found so twice. Files that are wrong change nothing, and are told once.
+/// What files have now, and whenever that changes: when they were found so twice. Files that are
+/// wrong change nothing, and are told once.
 fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
     vital: &Vital,
     what: &'static str,
@@ -106,7 +131,10 @@ fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
     read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
 ) -> watch::Receiver<Arc<T>> {
     let (sender, receiver) = watch::channel(Arc::new(first));
-    vital.spawn("what reads files again", keep_reading(READ_INTERVAL, what, sender, read));
+    vital.spawn(
+        "what reads files again",
+        keep_reading(READ_INTERVAL, what, sender, read),
+    );
     receiver
 }
 
@@ -117,7 +145,10 @@ async fn keep_reading<T: PartialEq + Send + Sync + 'static, E: Display + 'static
     read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
 ) {
     let read = Arc::new(read);
-    let mut found = Found { coming: None, told: None };
+    let mut found = Found {
+        coming: None,
+        told: None,
+    };
     while !sender.is_closed() {
         sleep(interval).await;
         let read = read.clone();
@@ -127,10 +158,17 @@ async fn keep_reading<T: PartialEq + Send + Sync + 'static, E: Display + 'static
             News::Nothing => {}
             News::Changed(now) => {
                 sender.send_replace(Arc::new(now));
-                info!(event = "files-changed", "{what} have changed: the new ones are used from now on");
+                info!(
+                    event = "files-changed",
+                    "{what} have changed: the new ones are used from now on"
+                );
             }
             News::Wrong(wrong) => {
-                error!(event = "files-wrong", error = wrong, "{what} stay as they are, as the file is wrong now");
+                error!(
+                    event = "files-wrong",
+                    error = wrong,
+                    "{what} stay as they are, as the file is wrong now"
+                );
             }
         }
     }
@@ -177,8 +215,8 @@ impl<T: PartialEq> Found<T> {
     }
 }
 
-/// Does what blocks, or takes long, where nobody waits for it. A crash is told as what is wrong with a file is: who follows
-/// files goes on.
+/// Does what blocks, or takes long, where nobody waits for it. A crash is told as what is wrong
+/// with a file is: who follows files goes on.
 async fn attempt<T: Send + 'static, E: Display + 'static>(
     act: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
@@ -203,7 +241,10 @@ mod tests {
     fn what_is_found_twice_is_used_and_what_is_wrong_is_told_once() {
         let wrong = || Err("wrong".to_owned());
         let told = || News::Wrong("wrong".to_owned());
-        let mut found = Found { coming: None, told: None };
+        let mut found = Found {
+            coming: None,
+            told: None,
+        };
         let mut used = 1;
         for (result, expected) in [
             (Ok(1), News::Nothing),

@@ -11,8 +11,9 @@ use crate::config::Config;
 /// Attempts to find a number that is free for UDP and TCP alike, when any will do.
 const ANY_PORT_ATTEMPTS: usize = 20;
 
-/// Connections that wait to be taken; the system may allow fewer (`net.core.somaxconn` of Linux). With the usual 128, clients
-/// that come all at once would find no room, and some of them would not even learn of it.
+/// Connections that wait to be taken; the system may allow fewer (`net.core.somaxconn` of Linux).
+/// With the usual 128, clients that come all at once would find no room, and some of them would not
+/// even learn of it.
 const BACKLOG: u32 = 4_096;
 
 pub(super) struct Sockets {
@@ -34,8 +35,12 @@ pub struct BindError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "the port is taken; choose a free one, or 0 for any",
-        io::ErrorKind::AddrNotAvailable => "this host has no such address; set bind (or admin_bind) to one that it has",
-        io::ErrorKind::PermissionDenied => "this user may not take so low a port; choose one from 1024 on",
+        io::ErrorKind::AddrNotAvailable => {
+            "this host has no such address; set bind (or admin_bind) to one that it has"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not take so low a port; choose one from 1024 on"
+        }
         _ => "choose another",
     }
 }
@@ -44,21 +49,39 @@ impl Sockets {
     pub(super) async fn bind(config: &Config) -> Result<Self, BindError> {
         let http_addr = SocketAddr::new(config.bind, config.http_port);
         let http = listen(http_addr).map_err(failed("http_port", http_addr))?;
-        let http_port = http.local_addr().map_err(failed("http_port", http_addr))?.port();
+        let http_port = http
+            .local_addr()
+            .map_err(failed("http_port", http_addr))?
+            .port();
         let admin_addr = config.admin_addr(http_port);
         let admin = listen(admin_addr).map_err(failed("admin_port", admin_addr))?;
         let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
-        let (peers, gossip) = bind_both(cluster_addr).await.map_err(failed("cluster_port", cluster_addr))?;
-        Ok(Self { http, admin, peers, gossip })
+        let (peers, gossip) = bind_both(cluster_addr)
+            .await
+            .map_err(failed("cluster_port", cluster_addr))?;
+        Ok(Self {
+            http,
+            admin,
+            peers,
+            gossip,
+        })
     }
 }
 
 fn failed(setting: &'static str, addr: SocketAddr) -> impl Fn(io::Error) -> BindError {
-    move |source| BindError { setting, addr, source }
+    move |source| BindError {
+        setting,
+        addr,
+        source,
+    }
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    let socket = if addr.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
     // A node that comes back has its port again at once.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;

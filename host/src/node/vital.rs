@@ -1,5 +1,6 @@
-//! What a node cannot go on without: tasks that last as long as it does. One that ends before its time, which is a bug, ends
-//! the node, for what would be left of it does not know what it does not see.
+//! What a node cannot go on without: tasks that last as long as it does. One that ends before its
+//! time, which is a bug, ends the node, for what would be left of it does not know what it does not
+//! see.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
@@ -30,8 +31,15 @@ pub(super) fn vital() -> (Vital, Ends) {
 }
 
 impl Vital {
-    pub(super) fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-        let end = End { task, ends: self.0.clone() };
+    pub(super) fn spawn(
+        &self,
+        task: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let end = End {
+            task,
+            ends: self.0.clone(),
+        };
         tokio::spawn(async move {
             let _end = end;
             work.await;

@@ -1,4 +1,5 @@
-//! The breaker of one peer: whether messages go to it. Pure: it is told what happens, and tells what follows.
+//! The breaker of one peer: whether messages go to it. Pure: it is told what happens, and tells
+//! what follows.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts: what a peer that is back waits at most for its messages.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A connection that lasted less was no success: a peer that takes it and drops it is not asked at once again.
+/// A connection that lasted less was no success: a peer that takes it and drops it is not asked at
+/// once again.
 const LASTED_MIN: Duration = Duration::from_secs(1);
 
 /// From the best to the worst.
@@ -48,7 +50,10 @@ pub(super) struct Breaker {
 impl Breaker {
     /// That of a peer that was just met.
     pub(super) fn new() -> Self {
-        Self { state: BreakerState::HalfOpen, failures: 0 }
+        Self {
+            state: BreakerState::HalfOpen,
+            failures: 0,
+        }
     }
 
     pub(super) fn state(&self) -> BreakerState {
@@ -79,7 +84,9 @@ impl Breaker {
     pub(super) fn backoff(&self) -> Duration {
         match self.failures {
             0 => Duration::ZERO,
-            failures => BACKOFF_MIN.saturating_mul(1 << (failures - 1).min(8)).min(BACKOFF_MAX),
+            failures => BACKOFF_MIN
+                .saturating_mul(1 << (failures - 1).min(8))
+                .min(BACKOFF_MAX),
         }
     }
 }
@@ -97,7 +104,11 @@ mod tests {
         for event in events {
             breaker.note(*event);
         }
-        assert_eq!((breaker.state(), breaker.backoff()), (state, Duration::from_millis(backoff_ms)), "{events:?}");
+        assert_eq!(
+            (breaker.state(), breaker.backoff()),
+            (state, Duration::from_millis(backoff_ms)),
+            "{events:?}"
+        );
     }
 
     #[test]
@@ -106,7 +117,11 @@ mod tests {
         check(&[], BreakerState::HalfOpen, 0);
         check(&[Connected], BreakerState::Closed, 0);
         check(&[Connected, Lost(LONG)], BreakerState::HalfOpen, 0);
-        check(&[Connected, Lost(LONG), AttemptFailed], BreakerState::Open, 100);
+        check(
+            &[Connected, Lost(LONG), AttemptFailed],
+            BreakerState::Open,
+            100,
+        );
         check(&[Connected, Silent], BreakerState::Open, 0);
         check(&[Connected, Silent, Heard], BreakerState::Closed, 0);
         check(&[Connected, Silent, Lost(LONG)], BreakerState::Open, 0);
@@ -118,8 +133,20 @@ mod tests {
         check(&[AttemptFailed; 2], BreakerState::Open, 200);
         check(&[AttemptFailed; 4], BreakerState::Open, 800);
         check(&[AttemptFailed; 100], BreakerState::Open, 1_000);
-        check(&[AttemptFailed, AttemptFailed, Connected], BreakerState::Closed, 200);
-        check(&[AttemptFailed, AttemptFailed, Connected, Lost(SHORT)], BreakerState::Open, 400);
-        check(&[AttemptFailed, AttemptFailed, Connected, Lost(LONG)], BreakerState::HalfOpen, 0);
+        check(
+            &[AttemptFailed, AttemptFailed, Connected],
+            BreakerState::Closed,
+            200,
+        );
+        check(
+            &[AttemptFailed, AttemptFailed, Connected, Lost(SHORT)],
+            BreakerState::Open,
+            400,
+        );
+        check(
+            &[AttemptFailed, AttemptFailed, Connected, Lost(LONG)],
+            BreakerState::HalfOpen,
+            0,
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! The peers of a node: links to each, of up to four lanes while the mesh is small, which are connected for as long as the peer is in the view. Messages
-//! use the link as it is; none of them is spent on finding out whether a peer is there.
+//! The peers of a node: links to each, of up to four lanes while the mesh is small, which are
+//! connected for as long as the peer is in the view. Messages use the link as it is; none of them
+//! is spent on finding out whether a peer is there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,8 +28,8 @@ use crate::lanes::{self, Lanes};
 use crate::message::{Fault, Message, NodeId, Refusal};
 use crate::telemetry::names;
 
-/// How long a message waits for a connection, new or suspect. On one network it takes a millisecond; past this the next
-/// in rank answers sooner.
+/// How long a message waits for a connection, new or suspect. On one network it takes a
+/// millisecond; past this the next in rank answers sooner.
 const CONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// Connections that a call tries when one closes just before it is sent.
@@ -61,7 +62,8 @@ pub struct Peer {
     siblings: Arc<Siblings>,
 }
 
-/// On which lanes the links to one peer are: on one after the other, and where those of the peer before ended.
+/// On which lanes the links to one peer are: on one after the other, and where those of the peer
+/// before ended.
 #[derive(Debug, Clone, Copy)]
 struct Spread {
     first: usize,
@@ -104,19 +106,34 @@ impl Peers {
     /// `bodies` are those of the node: replies take their room among them.
     pub fn new(own: Hello, tls: TlsNow, bodies: &'static Bodies, lanes: Lanes) -> Self {
         let next_lane = AtomicUsize::new(0);
-        Self { own: Arc::new(own), tls, bodies, lanes, peers: Mutex::default(), next_lane, departures: Arc::default() }
+        Self {
+            own: Arc::new(own),
+            tls,
+            bodies,
+            lanes,
+            peers: Mutex::default(),
+            next_lane,
+            departures: Arc::default(),
+        }
     }
 
-    /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those that
-    /// are gone, or live anew, lose theirs once the calls on them have ended.
-    pub fn update(&self, nodes: impl IntoIterator<Item = (NodeId, u64, SocketAddr)>) -> HashMap<NodeId, Arc<Peer>> {
+    /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those
+    /// that are gone, or live anew, lose theirs once the calls on them have ended.
+    pub fn update(
+        &self,
+        nodes: impl IntoIterator<Item = (NodeId, u64, SocketAddr)>,
+    ) -> HashMap<NodeId, Arc<Peer>> {
         let mut peers = self.lock();
         let nodes: Vec<_> = nodes.into_iter().collect();
         let links_max = LINKS_MAX.min(LINKS_USUAL / nodes.len().max(1)).max(1);
         *peers = nodes
             .into_iter()
             .map(|(node_id, generation, addr)| {
-                let life = Life { node_id: node_id.clone(), generation, addr };
+                let life = Life {
+                    node_id: node_id.clone(),
+                    generation,
+                    addr,
+                };
                 let peer = match peers.get(&node_id) {
                     Some(peer) if peer.life == life => peer.clone(),
                     _ => Arc::new(self.meet(life, links_max)),
@@ -132,21 +149,47 @@ impl Peers {
         let lanes = self.lanes.all();
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
-        let spread = Spread { first, links, lanes: lanes.len() };
+        let spread = Spread {
+            first,
+            links,
+            lanes: lanes.len(),
+        };
         let siblings: Arc<Siblings> = Arc::default();
         let links = (0..links).map(|link| {
             let lane = &lanes[spread.lane_of(link)];
             let breaker = Breaker::new();
             let state = watch::Sender::new(LinkState::Breaker(breaker.state()));
             let (node_id, siblings) = (life.node_id.clone(), siblings.clone());
-            let link = Arc::new(Link { node_id, connection: ArcSwapOption::empty(), state, siblings });
-            let (own, tls, departures) = (self.own.clone(), self.tls.clone(), self.departures.clone());
+            let link = Arc::new(Link {
+                node_id,
+                connection: ArcSwapOption::empty(),
+                state,
+                siblings,
+            });
+            let (own, tls, departures) =
+                (self.own.clone(), self.tls.clone(), self.departures.clone());
             let (life, link_kept) = (life.clone(), link.clone());
-            let keeper = Keeper { own, tls, bodies: self.bodies, life, link: link_kept, breaker, departures };
-            KeptLink { link, keeping: lane.spawn(keeper.keep_on()).abort_handle() }
+            let keeper = Keeper {
+                own,
+                tls,
+                bodies: self.bodies,
+                life,
+                link: link_kept,
+                breaker,
+                departures,
+            };
+            KeptLink {
+                link,
+                keeping: lane.spawn(keeper.keep_on()).abort_handle(),
+            }
         });
         let links = links.collect();
-        Peer { life, links, spread, siblings }
+        Peer {
+            life,
+            links,
+            spread,
+            siblings,
+        }
     }
 
     /// Resolves when a peer has said goodbye, before gossip says so.
@@ -156,7 +199,10 @@ impl Peers {
 
     /// The breaker of each peer.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
-        self.lock().iter().map(|(node_id, peer)| (node_id.clone(), peer.breaker())).collect()
+        self.lock()
+            .iter()
+            .map(|(node_id, peer)| (node_id.clone(), peer.breaker()))
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Arc<Peer>>> {
@@ -165,15 +211,24 @@ impl Peers {
 }
 
 impl Peer {
-    /// Runs a message on the peer. Dropping the call cancels it there. Room for a reply of so many bytes is had before.
-    pub async fn call(&self, message: &Message, deadline: Instant, reply_bytes_expected: usize) -> Called {
+    /// Runs a message on the peer. Dropping the call cancels it there. Room for a reply of so many
+    /// bytes is had before.
+    pub async fn call(
+        &self,
+        message: &Message,
+        deadline: Instant,
+        reply_bytes_expected: usize,
+    ) -> Called {
         let mut give_up = None;
         for _ in 0..CONNECTIONS_TRIED_MAX {
             let (link, connection) = match self.connection(deadline, &mut give_up).await {
                 Ok(found) => found,
                 Err(fault) => return fault.into(),
             };
-            match connection.call(message, deadline, reply_bytes_expected).await {
+            match connection
+                .call(message, deadline, reply_bytes_expected)
+                .await
+            {
                 Ok(called) => return called,
                 Err(Closed) => link.forget(&connection),
             }
@@ -181,8 +236,8 @@ impl Peer {
         Fault::Unreachable.into()
     }
 
-    /// A connection that answers. If there is none, but there may be one in a moment, waits for that until `give_up`, which is
-    /// one for all that a message tries.
+    /// A connection that answers. If there is none, but there may be one in a moment, waits for
+    /// that until `give_up`, which is one for all that a message tries.
     async fn connection(
         &self,
         deadline: Instant,
@@ -195,21 +250,31 @@ impl Peer {
                 return Ok(found);
             }
             let give_up = *give_up.get_or_insert_with(|| Instant::now() + CONNECT_WAIT_MAX);
-            if timeout_at(deadline.min(give_up).into(), changed).await.is_err() {
+            if timeout_at(deadline.min(give_up).into(), changed)
+                .await
+                .is_err()
+            {
                 let is_late = deadline <= give_up;
-                return Err(if is_late { Fault::Refused(Refusal::WaitedTooLong) } else { Fault::Unreachable });
+                return Err(if is_late {
+                    Fault::Refused(Refusal::WaitedTooLong)
+                } else {
+                    Fault::Unreachable
+                });
             }
         }
     }
 
-    /// The connection of this lane, or else of another: what lives on one lane lives on all. `None` if it is to be known in a
-    /// moment.
+    /// The connection of this lane, or else of another: what lives on one lane lives on all. `None`
+    /// if it is to be known in a moment.
     fn look(&self) -> Result<Option<(&Link, Arc<Connection>)>, Fault> {
         let (others, own) = self.links.split_at(self.spread.link_of(lanes::number()));
         let (mut is_leaving, mut is_silent, mut may_come) = (false, false, false);
         for KeptLink { link, .. } in own.iter().chain(others) {
             let connection = link.connection.load_full();
-            match (connection.as_ref().map(|connection| connection.health()), connection) {
+            match (
+                connection.as_ref().map(|connection| connection.health()),
+                connection,
+            ) {
                 (Some(Health::Answering), Some(connection)) => return Ok(Some((link, connection))),
                 (Some(Health::Suspect), _) => may_come = true,
                 (Some(Health::Silent), _) => is_silent = true,
@@ -218,7 +283,9 @@ impl Peer {
                     LinkState::Left => is_leaving = true,
                     LinkState::Breaker(BreakerState::Open) => {}
                     // Or its keeper has not noticed yet that it has ended.
-                    LinkState::Breaker(BreakerState::HalfOpen | BreakerState::Closed) => may_come = true,
+                    LinkState::Breaker(BreakerState::HalfOpen | BreakerState::Closed) => {
+                        may_come = true
+                    }
                 },
             }
         }
@@ -241,7 +308,11 @@ impl Peer {
             LinkState::Breaker(state) => state,
             LinkState::Left => BreakerState::Open,
         };
-        self.links.iter().map(state).max().unwrap_or(BreakerState::Open)
+        self.links
+            .iter()
+            .map(state)
+            .max()
+            .unwrap_or(BreakerState::Open)
     }
 }
 
@@ -257,7 +328,8 @@ impl Drop for KeptLink {
 }
 
 impl Link {
-    /// Stops using a closed connection, unless another has taken its place. Its keeper will say what follows.
+    /// Stops using a closed connection, unless another has taken its place. Its keeper will say
+    /// what follows.
     fn forget(&self, closed: &Arc<Connection>) {
         self.connection.rcu(|current| match current {
             Some(current) if Arc::ptr_eq(current, closed) => None,
@@ -267,7 +339,9 @@ impl Link {
 
     /// Publishes a state. A peer that has left stays so.
     fn show(&self, state: LinkState) {
-        self.state.send_if_modified(|shown| *shown != LinkState::Left && std::mem::replace(shown, state) != state);
+        self.state.send_if_modified(|shown| {
+            *shown != LinkState::Left && std::mem::replace(shown, state) != state
+        });
         self.siblings.tell_changed();
     }
 
@@ -307,7 +381,15 @@ impl Keeper {
     async fn keep(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
-            match Connection::open(&self.life, &self.tls, &self.own, self.bodies, &self.link.siblings).await {
+            match Connection::open(
+                &self.life,
+                &self.tls,
+                &self.own,
+                self.bodies,
+                &self.link.siblings,
+            )
+            .await
+            {
                 Ok(connection) => {
                     if self.watch(&connection).await == Parting::Goodbye {
                         info!(event = "peer-leaves", peer = %self.link.node_id, "peer leaves");
@@ -414,7 +496,12 @@ mod tests {
     /// Answers pings, and calls with an empty reply.
     async fn answer(mut frames: FramedRead<TcpStream, LengthDelimitedCodec>) {
         let (headers, body, room) = (http::HeaderMap::new(), bytes::Bytes::new(), Room::default());
-        let reply = Reply { status: http::StatusCode::OK, headers, body, room };
+        let reply = Reply {
+            status: http::StatusCode::OK,
+            headers,
+            body,
+            room,
+        };
         while let Some(Ok(frame)) = frames.next().await {
             let mut answer = BytesMut::new();
             match wire::decode(frame.freeze()).unwrap() {
@@ -431,29 +518,58 @@ mod tests {
     #[tokio::test]
     async fn when_one_connection_is_lost_the_others_answer_a_ping_before_they_get_messages() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let peers = Peers::new(hello("n1"), None, Bodies::new(1 << 20), Lanes::start().unwrap());
+        let peers = Peers::new(
+            hello("n1"),
+            None,
+            Bodies::new(1 << 20),
+            Lanes::start().unwrap(),
+        );
         let n2 = hello("n2").node_id;
-        let peer = peers.update([(n2.clone(), 1, listener.local_addr().unwrap())]).remove(&n2).unwrap();
+        let peer = peers
+            .update([(n2.clone(), 1, listener.local_addr().unwrap())])
+            .remove(&n2)
+            .unwrap();
         let mut connections = Vec::new();
         for _ in &peer.links {
             connections.push(greeted(listener.accept().await.unwrap().0).await);
         }
         for kept in &peer.links {
             let mut state = kept.link.state.subscribe();
-            state.wait_for(|state| *state == LinkState::Breaker(BreakerState::Closed)).await.unwrap();
+            state
+                .wait_for(|state| *state == LinkState::Breaker(BreakerState::Closed))
+                .await
+                .unwrap();
         }
         // On one core there is but one.
         drop(connections.remove(0));
-        for connection in peer.links.iter().filter_map(|kept| kept.link.connection.load_full()) {
+        for connection in peer
+            .links
+            .iter()
+            .filter_map(|kept| kept.link.connection.load_full())
+        {
             // Silent it is after a second or more without an answer.
-            let health = *connection.watch_health().wait_for(|health| *health != Health::Answering).await.unwrap();
-            assert!(matches!(health, Health::Suspect | Health::Ended), "{health:?}");
+            let health = *connection
+                .watch_health()
+                .wait_for(|health| *health != Health::Answering)
+                .await
+                .unwrap();
+            assert!(
+                matches!(health, Health::Suspect | Health::Ended),
+                "{health:?}"
+            );
         }
         let message = wire::tests::message(1);
-        let called = peer.call(&message, Instant::now() + Duration::from_millis(50), 0).await;
-        let is_refused = matches!(called.outcome, Err(Fault::Refused(Refusal::WaitedTooLong) | Fault::Unreachable));
+        let called = peer
+            .call(&message, Instant::now() + Duration::from_millis(50), 0)
+            .await;
+        let is_refused = matches!(
+            called.outcome,
+            Err(Fault::Refused(Refusal::WaitedTooLong) | Fault::Unreachable)
+        );
         assert!(is_refused && !called.was_sent, "{called:?}");
-        connections.into_iter().for_each(|frames| drop(tokio::spawn(answer(frames))));
+        connections
+            .into_iter()
+            .for_each(|frames| drop(tokio::spawn(answer(frames))));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(async { answer(greeted(stream).await).await });
@@ -462,7 +578,11 @@ mod tests {
         let outcome = async {
             loop {
                 // Should this machine stand still for long, they are silent before they answer.
-                match peer.call(&message, Instant::now() + Duration::from_secs(30), 0).await.outcome {
+                match peer
+                    .call(&message, Instant::now() + Duration::from_secs(30), 0)
+                    .await
+                    .outcome
+                {
                     Ok(reply) => return reply.status,
                     Err(_) => tokio::task::yield_now().await,
                 }
@@ -475,18 +595,31 @@ mod tests {
     fn check_spread(peers: usize, links: usize, lanes: usize) {
         let mut links_of = vec![0; lanes];
         for peer in 0..peers {
-            let spread = Spread { first: peer * links % lanes, links, lanes };
+            let spread = Spread {
+                first: peer * links % lanes,
+                links,
+                lanes,
+            };
             let on_lanes: Vec<usize> = (0..links).map(|link| spread.lane_of(link)).collect();
             for lane in 0..lanes {
                 let link = spread.link_of(lane);
                 if on_lanes.contains(&lane) {
-                    assert_eq!(on_lanes[link], lane, "a lane with a link of its own uses another");
+                    assert_eq!(
+                        on_lanes[link], lane,
+                        "a lane with a link of its own uses another"
+                    );
                 }
             }
             on_lanes.iter().for_each(|lane| links_of[*lane] += 1);
         }
-        let (fewest, most) = (links_of.iter().min().unwrap(), links_of.iter().max().unwrap());
-        assert!(most - fewest <= 1, "{peers} peers, {links} links to each: {links_of:?}");
+        let (fewest, most) = (
+            links_of.iter().min().unwrap(),
+            links_of.iter().max().unwrap(),
+        );
+        assert!(
+            most - fewest <= 1,
+            "{peers} peers, {links} links to each: {links_of:?}"
+        );
     }
 
     #[test]

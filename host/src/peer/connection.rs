@@ -38,12 +38,12 @@ pub(super) const CALLS_MAX: usize = 8_192;
 /// How often the peer is asked for a sign of life. Each ping is one to the peer, too.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A peer that has not answered as many pings in a row gets no new messages until it does: after a second to a second
-/// and a half.
+/// A peer that has not answered as many pings in a row gets no new messages until it does: after a
+/// second to a second and a half.
 const PINGS_UNANSWERED_SILENT: u32 = 2;
 
-/// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are counted, not
-/// time, so that a pause of this process is not taken for one of the peer.
+/// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are
+/// counted, not time, so that a pause of this process is not taken for one of the peer.
 const PINGS_UNANSWERED_MAX: u32 = 4;
 
 /// Why there is no connection. Nothing was sent over it.
@@ -108,7 +108,10 @@ impl Called {
 /// Without anything being sent.
 impl From<Fault> for Called {
     fn from(fault: Fault) -> Self {
-        Self { outcome: Err(fault), was_sent: false }
+        Self {
+            outcome: Err(fault),
+            was_sent: false,
+        }
     }
 }
 
@@ -140,12 +143,16 @@ impl Siblings {
     fn suspect(&self) {
         for connection in self.lock().iter().filter_map(Weak::upgrade) {
             // If it is closed, it takes no new messages.
-            let _ = connection.outbox.push(|buffer| connection.liveness.suspect(buffer));
+            let _ = connection
+                .outbox
+                .push(|buffer| connection.liveness.suspect(buffer));
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -180,7 +187,11 @@ impl Connection {
         bodies: &'static Bodies,
         siblings: &Arc<Siblings>,
     ) -> Result<Arc<Self>, ConnectError> {
-        let Life { node_id: expected, addr, .. } = life;
+        let Life {
+            node_id: expected,
+            addr,
+            ..
+        } = life;
         let addr = *addr;
         let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
             .await
@@ -194,7 +205,8 @@ impl Connection {
             check_hello(next(&mut frames).await?, own, life)
         };
         let handshake = timeout(HELLO_TIMEOUT, handshake).await;
-        let Agreed { version, features } = handshake.map_err(|_| ConnectError::Timeout(HELLO_TIMEOUT))??;
+        let Agreed { version, features } =
+            handshake.map_err(|_| ConnectError::Timeout(HELLO_TIMEOUT))??;
         info!(event = "peer-connected", peer = %expected, %addr, version, ?features, "peer connected");
 
         let connection = Arc::new(Self {
@@ -206,7 +218,11 @@ impl Connection {
             liveness: Liveness::new(siblings.changed.clone()),
         });
         siblings.add(&connection);
-        let (writing, reading, peer) = (connection.clone(), Reading(connection.clone()), expected.clone());
+        let (writing, reading, peer) = (
+            connection.clone(),
+            Reading(connection.clone()),
+            expected.clone(),
+        );
         let writing = tokio::spawn(async move {
             // A failed write shows at the reader too, which ends the connection.
             let _ = writing.outbox.write_to(writer).await;
@@ -214,8 +230,12 @@ impl Connection {
         tokio::spawn(async move {
             gauge!(names::PEER_CONNECTIONS).increment(1.0);
             match reading.0.read(frames).await {
-                Ok(()) => info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed"),
-                Err(error) => warn!(event = "peer-connection-lost", %peer, %addr, %error, "peer connection lost"),
+                Ok(()) => {
+                    info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed")
+                }
+                Err(error) => {
+                    warn!(event = "peer-connection-lost", %peer, %addr, %error, "peer connection lost")
+                }
             }
             drop(reading);
             // A peer that takes nothing more must not get it when it wakes up.
@@ -225,8 +245,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping the
-    /// call cancels it on the other side. Room for a reply of so many bytes is had before.
+    /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping
+    /// the call cancels it on the other side. Room for a reply of so many bytes is had before.
     pub(super) async fn call(
         &self,
         message: &Message,
@@ -243,14 +263,22 @@ impl Connection {
             return Ok(Called::not_sent(Refusal::NoRoom));
         };
         let (done, outcome) = oneshot::channel();
-        let Some(call) = Call::begin(self, Waiting { done, reply: Arriving::Expected(aside) }) else {
+        let Some(call) = Call::begin(
+            self,
+            Waiting {
+                done,
+                reply: Arriving::Expected(aside),
+            },
+        ) else {
             return Ok(Called::not_sent(Refusal::Overloaded));
         };
         // The message holds the room of its body for as long as this takes.
-        let sending = self.outbox.push_with_body(call.id, message.body.len(), Room::default(), |buffer| {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            wire::put_call(buffer, call.id, message, remaining)
-        });
+        let sending =
+            self.outbox
+                .push_with_body(call.id, message.body.len(), Room::default(), |buffer| {
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    wire::put_call(buffer, call.id, message, remaining)
+                });
         match timeout_at(deadline.into(), sending).await {
             Ok(sent) => sent?,
             // It waited for room until the end: the peer takes less than it is sent.
@@ -259,10 +287,15 @@ impl Connection {
         let outcome = match timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Fault::Lost),
-            Err(_) if self.outbox.take_back(call.id) => return Ok(Called::not_sent(Refusal::WaitedTooLong)),
+            Err(_) if self.outbox.take_back(call.id) => {
+                return Ok(Called::not_sent(Refusal::WaitedTooLong));
+            }
             Err(_) => Err(Fault::DeadlineExceeded),
         };
-        Ok(Called { outcome, was_sent: true })
+        Ok(Called {
+            outcome,
+            was_sent: true,
+        })
     }
 
     pub(super) fn health(&self) -> Health {
@@ -318,15 +351,31 @@ impl Connection {
 
     fn receive(&self, frame: Frame) -> Result<(), WireError> {
         match frame {
-            Frame::Reply { id, mut reply, body } => {
+            Frame::Reply {
+                id,
+                mut reply,
+                body,
+            } => {
                 let mut calls = self.lock();
                 // A call that was cancelled is not there any more.
-                let Some(Waiting { done, reply: Arriving::Expected(aside) }) = calls.remove(&id) else { return Ok(()) };
+                let Some(Waiting {
+                    done,
+                    reply: Arriving::Expected(aside),
+                }) = calls.remove(&id)
+                else {
+                    return Ok(());
+                };
                 let outcome = match aside.fill(body.bytes()) {
                     Ok(room) => {
                         reply.room = room;
                         if !body.is_complete() {
-                            calls.insert(id, Waiting { done, reply: Arriving::Partial(reply, body) });
+                            calls.insert(
+                                id,
+                                Waiting {
+                                    done,
+                                    reply: Arriving::Partial(reply, body),
+                                },
+                            );
                             return Ok(());
                         }
                         reply.body = body.into_bytes();
@@ -354,7 +403,8 @@ impl Connection {
                 debug!(%error, "a peer's answer cannot be read");
                 self.fail(id, Fault::unreadable_answer());
             }
-            // What a later version has to say beyond what was agreed, and frames that only a caller sends.
+            // What a later version has to say beyond what was agreed, and frames that only a caller
+            // sends.
             Frame::Unknown
             | Frame::UnreadableCall { .. }
             | Frame::Hello(_)
@@ -379,10 +429,19 @@ impl Connection {
     fn receive_chunk(&self, id: CallId, bytes: &bytes::Bytes) -> Result<(), WireError> {
         let mut calls = self.lock();
         // A call that was cancelled is not there any more.
-        let Some(Waiting { reply: Arriving::Partial(_, body), .. }) = calls.get_mut(&id) else { return Ok(()) };
+        let Some(Waiting {
+            reply: Arriving::Partial(_, body),
+            ..
+        }) = calls.get_mut(&id)
+        else {
+            return Ok(());
+        };
         body.push(bytes)?;
         if body.is_complete()
-            && let Some(Waiting { done, reply: Arriving::Partial(mut reply, body) }) = calls.remove(&id)
+            && let Some(Waiting {
+                done,
+                reply: Arriving::Partial(mut reply, body),
+            }) = calls.remove(&id)
         {
             self.close_if_done(&calls);
             drop(calls);
@@ -399,8 +458,8 @@ impl Connection {
         }
     }
 
-    /// Takes no more calls, and ends those that wait. Those that never went out as a whole did not run; of
-    /// the others nobody knows, which dropping their senders tells them.
+    /// Takes no more calls, and ends those that wait. Those that never went out as a whole did not
+    /// run; of the others nobody knows, which dropping their senders tells them.
     fn end(&self) {
         // Before anybody hears of this end, and tries the next one.
         if !self.liveness.is_leaving() {
@@ -446,7 +505,10 @@ impl Drop for Call<'_> {
         if calls.remove(&self.id).is_some() {
             self.connection.outbox.forget_body(self.id);
             // On a closed connection there is nothing left to cancel.
-            let _ = self.connection.outbox.push(|buffer| wire::put_cancel(buffer, self.id));
+            let _ = self
+                .connection
+                .outbox
+                .push(|buffer| wire::put_cancel(buffer, self.id));
             self.connection.close_if_done(&calls);
         }
     }
@@ -456,18 +518,30 @@ pub(super) type Frames = FramedRead<Reader, LengthDelimitedCodec>;
 
 /// The next frame of a connection that should not end here.
 pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
-    let frame = frames.next().await.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))??;
+    let frame = frames
+        .next()
+        .await
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))??;
     wire::decode(frame.freeze()).map_err(|error| ConnectError::Unexpected(error.to_string()))
 }
 
 fn check_hello(frame: Frame, own: &Hello, expected: &Life) -> Result<Agreed, ConnectError> {
     let unexpected = |text: String| Err(ConnectError::Unexpected(text));
-    let Life { node_id, generation, .. } = expected;
+    let Life {
+        node_id,
+        generation,
+        ..
+    } = expected;
     match frame {
         Frame::Hello(hello) => {
-            let agreed = own.agree(&hello).map_err(|mismatch| ConnectError::Unexpected(mismatch.to_string()))?;
+            let agreed = own
+                .agree(&hello)
+                .map_err(|mismatch| ConnectError::Unexpected(mismatch.to_string()))?;
             if hello.node_id != *node_id {
-                return unexpected(format!("it is node {:?}, expected {node_id:?}", hello.node_id));
+                return unexpected(format!(
+                    "it is node {:?}, expected {node_id:?}",
+                    hello.node_id
+                ));
             }
             if hello.generation != *generation {
                 let its = hello.generation;
@@ -492,7 +566,15 @@ mod tests {
 
     fn check(frame: Frame) -> Result<Agreed, ConnectError> {
         let (node_id, addr) = (NodeId::try_from("n2").unwrap(), ([127, 0, 0, 1], 1).into());
-        check_hello(frame, &hello("c", "n1", 1), &Life { node_id, generation: 7, addr })
+        check_hello(
+            frame,
+            &hello("c", "n1", 1),
+            &Life {
+                node_id,
+                generation: 7,
+                addr,
+            },
+        )
     }
 
     #[track_caller]
@@ -504,10 +586,22 @@ mod tests {
     #[test]
     fn only_the_expected_node_is_talked_to() {
         assert!(check(Frame::Hello(hello("c", "n2", 7))).is_ok());
-        check_refused(Frame::Hello(hello("other", "n2", 7)), "it is of cluster \"other\"");
-        check_refused(Frame::Hello(hello("c", "n3", 7)), "it is node \"n3\", expected \"n2\"");
-        check_refused(Frame::Hello(hello("c", "n2", 8)), "of generation 8, expected 7");
-        check_refused(Frame::Reject("because".into()), "refused the connection: because");
+        check_refused(
+            Frame::Hello(hello("other", "n2", 7)),
+            "it is of cluster \"other\"",
+        );
+        check_refused(
+            Frame::Hello(hello("c", "n3", 7)),
+            "it is node \"n3\", expected \"n2\"",
+        );
+        check_refused(
+            Frame::Hello(hello("c", "n2", 8)),
+            "of generation 8, expected 7",
+        );
+        check_refused(
+            Frame::Reject("because".into()),
+            "refused the connection: because",
+        );
         check_refused(Frame::Ping, "it began with Ping");
     }
 }

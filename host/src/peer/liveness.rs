@@ -23,7 +23,8 @@ pub(super) enum Health {
 }
 
 pub(super) struct Liveness {
-    /// Pings that are on their way or were, and pongs that came: answers come in the order of the questions.
+    /// Pings that are on their way or were, and pongs that came: answers come in the order of the
+    /// questions.
     pings: AtomicU64,
     pongs: AtomicU64,
     /// It is suspect before so many pongs have come.
@@ -83,17 +84,21 @@ impl Liveness {
         self.pings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts a ping as above, which must be answered before new messages go over the connection. Other frames that come
-    /// prove nothing: they may have been sent before whatever raised the suspicion.
+    /// Puts a ping as above, which must be answered before new messages go over the connection.
+    /// Other frames that come prove nothing: they may have been sent before whatever raised the
+    /// suspicion.
     pub(super) fn suspect(&self, buffer: &mut BytesMut) {
         self.ping(buffer);
-        self.pongs_wanted.store(self.pings.load(Ordering::Relaxed), Ordering::Release);
+        self.pongs_wanted
+            .store(self.pings.load(Ordering::Relaxed), Ordering::Release);
         self.show();
     }
 
     /// A pong has come.
     pub(super) fn pong(&self) {
-        if self.pongs.fetch_add(1, Ordering::AcqRel) + 1 == self.pongs_wanted.load(Ordering::Acquire) {
+        if self.pongs.fetch_add(1, Ordering::AcqRel) + 1
+            == self.pongs_wanted.load(Ordering::Acquire)
+        {
             self.show();
         }
     }
@@ -146,7 +151,11 @@ mod tests {
         assert_eq!(liveness.health(), Health::Suspect);
         liveness.heard();
         liveness.pong();
-        assert_eq!(liveness.health(), Health::Suspect, "that was the answer to the ping before");
+        assert_eq!(
+            liveness.health(),
+            Health::Suspect,
+            "that was the answer to the ping before"
+        );
         liveness.pong();
         assert_eq!(liveness.health(), Health::Answering);
         // Suspected anew before the answer has come.
@@ -164,11 +173,20 @@ mod tests {
         let shown = liveness.watch();
         liveness.suspect(&mut buffer);
         liveness.missed();
-        assert_eq!((liveness.health(), *shown.borrow()), (Health::Silent, Health::Silent));
+        assert_eq!(
+            (liveness.health(), *shown.borrow()),
+            (Health::Silent, Health::Silent)
+        );
         liveness.heard();
-        assert_eq!((liveness.health(), *shown.borrow()), (Health::Suspect, Health::Suspect));
+        assert_eq!(
+            (liveness.health(), *shown.borrow()),
+            (Health::Suspect, Health::Suspect)
+        );
         liveness.pong();
-        assert_eq!((liveness.health(), *shown.borrow()), (Health::Answering, Health::Answering));
+        assert_eq!(
+            (liveness.health(), *shown.borrow()),
+            (Health::Answering, Health::Answering)
+        );
     }
 
     #[test]

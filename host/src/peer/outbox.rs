@@ -1,6 +1,6 @@
 //! What waits to be written to one connection. Frames are encoded where they arise, into one buffer
-//! that the writer takes as a whole: many messages, one write. Large bodies wait beside it and go out
-//! a chunk of each in turn.
+//! that the writer takes as a whole: many messages, one write. Large bodies wait beside it and go
+//! out a chunk of each in turn.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,8 +25,9 @@ const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
 /// Bytes of frames that wait for the writer; what may wait, waits until there is room.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 
-/// What must not wait (signs of life, cancels, refusals) may come on top of that: some bytes each. When it has grown to this,
-/// the writer has taken nothing for a long time, while the other side went on asking: the connection ends.
+/// What must not wait (signs of life, cancels, refusals) may come on top of that: some bytes each.
+/// When it has grown to this, the writer has taken nothing for a long time, while the other side
+/// went on asking: the connection ends.
 const PROMPT_BYTES_MAX: usize = 16 << 20;
 
 /// How long a peer may take nothing. One that hangs is noticed sooner: it says nothing either.
@@ -88,9 +89,13 @@ impl Outbox {
         }
     }
 
-    /// Appends what `encode` writes: frames that are small and must not wait. Closes the outbox if too much waits already.
+    /// Appends what `encode` writes: frames that are small and must not wait. Closes the outbox if
+    /// too much waits already.
     pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
-        match self.add(|waiting| encode(&mut waiting.buffer), BUFFER_BYTES_MAX + PROMPT_BYTES_MAX) {
+        match self.add(
+            |waiting| encode(&mut waiting.buffer),
+            BUFFER_BYTES_MAX + PROMPT_BYTES_MAX,
+        ) {
             Added::Done => Ok(()),
             Added::Closed => Err(Closed),
             Added::Full(_) => {
@@ -101,7 +106,8 @@ impl Outbox {
     }
 
     /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
-    /// bytes; that follows chunk by chunk. All of it has its room `kept` until it is written. Waits while too much else does.
+    /// bytes; that follows chunk by chunk. All of it has its room `kept` until it is written. Waits
+    /// while too much else does.
     pub(super) async fn push_with_body(
         &self,
         id: CallId,
@@ -111,13 +117,25 @@ impl Outbox {
     ) -> Result<(), Closed> {
         let mut room = None;
         if body_bytes > CHUNK_BYTES_MAX {
-            let kib = u32::try_from(body_bytes.min(WAITING_BODY_BYTES_MAX) / 1024).unwrap_or(u32::MAX);
-            room = Some(self.body_kib.clone().acquire_many_owned(kib).await.map_err(|_| Closed)?);
+            let kib =
+                u32::try_from(body_bytes.min(WAITING_BODY_BYTES_MAX) / 1024).unwrap_or(u32::MAX);
+            room = Some(
+                self.body_kib
+                    .clone()
+                    .acquire_many_owned(kib)
+                    .await
+                    .map_err(|_| Closed)?,
+            );
         }
         let mut add = |waiting: &mut Waiting| {
             let rest = encode(&mut waiting.buffer);
             if let Some(room) = room {
-                waiting.bodies.push_back(WaitingBody { id, rest, _kept: kept, _room: room });
+                waiting.bodies.push_back(WaitingBody {
+                    id,
+                    rest,
+                    _kept: kept,
+                    _room: room,
+                });
             } else if kept.is_counted() {
                 waiting.kept.push(kept);
             }
@@ -158,7 +176,8 @@ impl Outbox {
         self.lock().bodies.retain(|body| body.id != id);
     }
 
-    /// Takes back a call that has not gone out as a whole, so that the other side has not begun it. Returns whether that is so.
+    /// Takes back a call that has not gone out as a whole, so that the other side has not begun it.
+    /// Returns whether that is so.
     pub(super) fn take_back(&self, id: CallId) -> bool {
         let waiting = &mut *self.lock();
         let before = waiting.bodies.len();
@@ -174,8 +193,8 @@ impl Outbox {
         self.emptied.notify_waiters();
     }
 
-    /// Closes at once, and returns the calls that have not gone out as a whole: the other side cannot have
-    /// begun them.
+    /// Closes at once, and returns the calls that have not gone out as a whole: the other side
+    /// cannot have begun them.
     pub(super) fn close_unsent(&self) -> Vec<CallId> {
         self.close();
         let mut waiting = self.lock();
@@ -183,7 +202,10 @@ impl Outbox {
         let buffer = std::mem::take(&mut waiting.buffer);
         waiting.void = 0;
         let bodies = std::mem::take(&mut waiting.bodies);
-        wire::calls_in(&buffer).into_iter().chain(bodies.into_iter().map(|body| body.id)).collect()
+        wire::calls_in(&buffer)
+            .into_iter()
+            .chain(bodies.into_iter().map(|body| body.id))
+            .collect()
     }
 
     /// Writes whatever is pushed, until the outbox is closed or the socket fails. What was pushed
@@ -248,7 +270,9 @@ impl Outbox {
             self.emptied.notify_waiters();
         }
         for _ in 0..CHUNKS_PER_WRITE {
-            let Some(mut body) = waiting.bodies.pop_front() else { break };
+            let Some(mut body) = waiting.bodies.pop_front() else {
+                break;
+            };
             wire::put_chunk(batch, body.id, &mut body.rest);
             if !body.rest.is_empty() {
                 waiting.bodies.push_back(body);
@@ -273,8 +297,17 @@ mod tests {
     use crate::message::Reply;
 
     fn reply(body_bytes: usize) -> Reply {
-        let (status, headers, body) = (http::StatusCode::OK, http::HeaderMap::new(), vec![b'x'; body_bytes].into());
-        Reply { status, headers, body, room: Room::default() }
+        let (status, headers, body) = (
+            http::StatusCode::OK,
+            http::HeaderMap::new(),
+            vec![b'x'; body_bytes].into(),
+        );
+        Reply {
+            status,
+            headers,
+            body,
+            room: Room::default(),
+        }
     }
 
     /// Writes everything to a pipe and returns the frames in the order in which they went out.
@@ -296,13 +329,18 @@ mod tests {
         for id in [1, 2] {
             let reply = reply(20 * CHUNK_BYTES_MAX);
             outbox
-                .push_with_body(id, reply.body.len(), Room::default(), |buffer| put_reply(buffer, id, &reply))
+                .push_with_body(id, reply.body.len(), Room::default(), |buffer| {
+                    put_reply(buffer, id, &reply)
+                })
                 .await
                 .unwrap();
         }
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         let frames = written(&outbox).await;
-        let small = frames.iter().position(|frame| matches!(frame, Frame::Cancel { id: 3 })).unwrap();
+        let small = frames
+            .iter()
+            .position(|frame| matches!(frame, Frame::Cancel { id: 3 }))
+            .unwrap();
         assert_eq!(small, 2, "it went out before the bodies");
         // Two first frames, the small one, and 19 chunks of each body, in turn.
         assert_eq!(frames.len(), 3 + 2 * 19);
@@ -319,10 +357,17 @@ mod tests {
     #[tokio::test]
     async fn what_comes_with_a_body_waits_while_the_buffer_is_full() {
         let outbox = Outbox::new();
-        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0)).unwrap();
+        outbox
+            .push(|buffer| buffer.resize(BUFFER_BYTES_MAX, 0))
+            .unwrap();
         let reply = reply(1);
-        let mut pushing = Box::pin(outbox.push_with_body(1, 1, Room::default(), |buffer| put_reply(buffer, 1, &reply)));
-        assert!(pushing.as_mut().now_or_never().is_none(), "there is no room");
+        let mut pushing = Box::pin(
+            outbox.push_with_body(1, 1, Room::default(), |buffer| put_reply(buffer, 1, &reply)),
+        );
+        assert!(
+            pushing.as_mut().now_or_never().is_none(),
+            "there is no room"
+        );
         // What must not wait goes on.
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
@@ -332,9 +377,14 @@ mod tests {
     #[test]
     fn who_asks_and_takes_nothing_is_ended() {
         let outbox = Outbox::new();
-        outbox.push(|buffer| buffer.resize(BUFFER_BYTES_MAX + PROMPT_BYTES_MAX, 0)).unwrap();
+        outbox
+            .push(|buffer| buffer.resize(BUFFER_BYTES_MAX + PROMPT_BYTES_MAX, 0))
+            .unwrap();
         assert!(outbox.push(wire::put_pong).is_err());
-        assert!(outbox.take(&mut BytesMut::new(), &mut Vec::new()), "it is closed");
+        assert!(
+            outbox.take(&mut BytesMut::new(), &mut Vec::new()),
+            "it is closed"
+        );
     }
 
     #[tokio::test]
@@ -347,8 +397,12 @@ mod tests {
         };
         for (id, body_bytes) in [(1, 10), (2, 10), (3, 20 * CHUNK_BYTES_MAX)] {
             let message = message(body_bytes);
-            let encode = |buffer: &mut BytesMut| put_call(buffer, id, &message, Duration::from_secs(1));
-            outbox.push_with_body(id, body_bytes, Room::default(), encode).await.unwrap();
+            let encode =
+                |buffer: &mut BytesMut| put_call(buffer, id, &message, Duration::from_secs(1));
+            outbox
+                .push_with_body(id, body_bytes, Room::default(), encode)
+                .await
+                .unwrap();
         }
         assert!(outbox.take_back(2));
         assert!(!outbox.take_back(2), "once");
@@ -367,7 +421,9 @@ mod tests {
         let outbox = Outbox::new();
         let large = reply(20 * CHUNK_BYTES_MAX);
         outbox
-            .push_with_body(1, large.body.len(), Room::default(), |buffer| put_reply(buffer, 1, &large))
+            .push_with_body(1, large.body.len(), Room::default(), |buffer| {
+                put_reply(buffer, 1, &large)
+            })
             .await
             .unwrap();
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
@@ -383,8 +439,11 @@ mod tests {
         outbox.close();
         assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
         let reply = reply(2 * CHUNK_BYTES_MAX);
-        let pushed =
-            outbox.push_with_body(1, reply.body.len(), Room::default(), |buffer| put_reply(buffer, 1, &reply)).await;
+        let pushed = outbox
+            .push_with_body(1, reply.body.len(), Room::default(), |buffer| {
+                put_reply(buffer, 1, &reply)
+            })
+            .await;
         assert!(pushed.is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! The answering end: takes the peers' connections and runs the messages that they send, here or not
-//! at all.
+//! The answering end: takes the peers' connections and runs the messages that they send, here or
+//! not at all.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -30,11 +30,12 @@ use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::telemetry::Throttle;
 
-/// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may have, and room for reconnects.
+/// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may
+/// have, and room for reconnects.
 const CONNECTIONS_MAX: usize = 4_608;
 
-/// Connections at once of which it is not known yet who they are of. Strangers that are more than these are turned away, and
-/// some peers with them, which come again.
+/// Connections at once of which it is not known yet who they are of. Strangers that are more than
+/// these are turned away, and some peers with them, which come again.
 const GREETINGS_MAX: usize = 512;
 
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
@@ -51,13 +52,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a node does with the messages that its peers send. It cannot forward them.
 pub trait Serve: Send + Sync + 'static {
-    fn serve(&self, message: Arc<Message>, deadline: Instant) -> impl Future<Output = Outcome> + Send;
+    fn serve(
+        &self,
+        message: Arc<Message>,
+        deadline: Instant,
+    ) -> impl Future<Output = Outcome> + Send;
 }
 
 /// A connection of a peer, with its place among those that there may be.
 type Greeted = (OwnedSemaphorePermit, Frames, Writer);
 
-/// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one that was wrong.
+/// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one
+/// that was wrong.
 #[derive(PartialEq, Eq, Hash)]
 enum Refused {
     /// For want of room, whoever it was.
@@ -85,7 +91,13 @@ pub struct Server<S> {
 
 impl<S: Serve> Server<S> {
     /// `bodies` are those of the node: what peers send takes its room among them.
-    pub fn new(own: Hello, tls: TlsNow, service: S, bodies: &'static Bodies, lanes: Lanes) -> Arc<Self> {
+    pub fn new(
+        own: Hello,
+        tls: TlsNow,
+        service: S,
+        bodies: &'static Bodies,
+        lanes: Lanes,
+    ) -> Arc<Self> {
         Arc::new(Self {
             own,
             tls,
@@ -116,10 +128,16 @@ impl<S: Serve> Server<S> {
                         };
                         let server = self.clone();
                         // A lane has an event loop of its own, which must get to know the stream.
-                        let Ok(stream) = stream.into_std() else { continue };
+                        let Ok(stream) = stream.into_std() else {
+                            continue;
+                        };
                         let connection = async move {
-                            let Ok(stream) = TcpStream::from_std(stream) else { return };
-                            let Some((place, frames, writer)) = server.greet_in_time(stream, addr).await else {
+                            let Ok(stream) = TcpStream::from_std(stream) else {
+                                return;
+                            };
+                            let Some((place, frames, writer)) =
+                                server.greet_in_time(stream, addr).await
+                            else {
                                 return;
                             };
                             drop(greeting);
@@ -143,7 +161,8 @@ impl<S: Serve> Server<S> {
         self.leaving.cancel();
     }
 
-    /// Waits until every peer has closed its connection: it has heard the goodbye, and has got its replies.
+    /// Waits until every peer has closed its connection: it has heard the goodbye, and has got its
+    /// replies.
     pub async fn parted(&self) {
         self.connections.close();
         self.connections.wait().await;
@@ -155,8 +174,8 @@ impl<S: Serve> Server<S> {
         self.calls.wait().await;
     }
 
-    /// Ends every connection. Peers that have been told to send no more close theirs by themselves, so
-    /// that nothing is cut off on its way; the others are closed.
+    /// Ends every connection. Peers that have been told to send no more close theirs by themselves,
+    /// so that nothing is cut off on its way; the others are closed.
     pub async fn stop(&self) {
         self.connections.close();
         let all_closed = timeout(GOODBYE_MAX, self.connections.wait()).await.is_ok();
@@ -203,12 +222,18 @@ impl<S: Serve> Server<S> {
         let (reader, mut writer, caller) = stream::accept(stream, &self.tls).await?;
         let mut frames = FramedRead::new(reader, wire::framing());
         let Frame::Hello(hello) = next(&mut frames).await? else {
-            return Err(ConnectError::Unexpected("it did not begin with a hello".into()));
+            return Err(ConnectError::Unexpected(
+                "it did not begin with a hello".into(),
+            ));
         };
         caller.check(&hello.node_id)?;
         let mut buffer = BytesMut::new();
         let place = match self.own.agree(&hello) {
-            Ok(_) => self.room.clone().try_acquire_owned().map_err(|_| "there are as many peers as may be".to_owned()),
+            Ok(_) => self
+                .room
+                .clone()
+                .try_acquire_owned()
+                .map_err(|_| "there are as many peers as may be".to_owned()),
             Err(mismatch) => Err(mismatch.to_string()),
         };
         match &place {
@@ -217,12 +242,18 @@ impl<S: Serve> Server<S> {
         }
         writer.write_all(&buffer).await?;
         writer.flush().await?;
-        place.map(|place| (place, frames, writer)).map_err(ConnectError::Unexpected)
+        place
+            .map(|place| (place, frames, writer))
+            .map_err(ConnectError::Unexpected)
     }
 
     /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
     /// server is stopped.
-    async fn read(self: &Arc<Self>, session: &Arc<Session>, mut frames: Frames) -> Result<(), LinkError> {
+    async fn read(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        mut frames: Frames,
+    ) -> Result<(), LinkError> {
         let mut calls = Calls::default();
         let mut told_leaving = false;
         loop {
@@ -251,14 +282,29 @@ impl<S: Serve> Server<S> {
         }
     }
 
-    fn receive(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, frame: Frame) -> Result<(), LinkError> {
+    fn receive(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        calls: &mut Calls,
+        frame: Frame,
+    ) -> Result<(), LinkError> {
         match frame {
-            Frame::Call { id, message, remaining, body } => {
+            Frame::Call {
+                id,
+                message,
+                remaining,
+                body,
+            } => {
                 let Ok(room) = self.bodies.room(body.bytes()) else {
                     session.answer_fault(id, &Fault::Refused(Refusal::NoRoom));
                     return Ok(());
                 };
-                let call = Arriving { message, deadline: Instant::now() + remaining, body, room };
+                let call = Arriving {
+                    message,
+                    deadline: Instant::now() + remaining,
+                    body,
+                    room,
+                };
                 if call.body.is_complete() {
                     self.begin(session, calls, id, call);
                 } else if calls.arriving.len() < CALLS_MAX {
@@ -269,7 +315,9 @@ impl<S: Serve> Server<S> {
             }
             Frame::Chunk { id, bytes } => {
                 // The chunks of a call that was cancelled or refused are dropped.
-                let Some(call) = calls.arriving.get_mut(&id) else { return Ok(()) };
+                let Some(call) = calls.arriving.get_mut(&id) else {
+                    return Ok(());
+                };
                 call.body.push(&bytes)?;
                 if call.body.is_complete()
                     && let Some(call) = calls.arriving.remove(&id)
@@ -281,12 +329,16 @@ impl<S: Serve> Server<S> {
                 calls.arriving.remove(&id);
                 session.cancel(id);
             }
-            Frame::Ping => session.outbox.push(wire::put_pong).map_err(|Closed| LinkError::TakesNothing)?,
+            Frame::Ping => session
+                .outbox
+                .push(wire::put_pong)
+                .map_err(|Closed| LinkError::TakesNothing)?,
             Frame::UnreadableCall { id, error } => {
                 debug!(%error, "a peer's call cannot be read");
                 session.answer_fault(id, &Fault::Refused(Refusal::NotUnderstood));
             }
-            // What a later version has to say beyond what was agreed, and frames that only the answering side sends.
+            // What a later version has to say beyond what was agreed, and frames that only the
+            // answering side sends.
             Frame::Unknown | Frame::UnreadableAnswer { .. } => {}
             Frame::Hello(_)
             | Frame::Reject(_)
@@ -299,8 +351,19 @@ impl<S: Serve> Server<S> {
     }
 
     /// Starts a call that has arrived as a whole.
-    fn begin(self: &Arc<Self>, session: &Arc<Session>, calls: &mut Calls, id: CallId, call: Arriving) {
-        let Arriving { mut message, deadline, body, room } = call;
+    fn begin(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        calls: &mut Calls,
+        id: CallId,
+        call: Arriving,
+    ) {
+        let Arriving {
+            mut message,
+            deadline,
+            body,
+            room,
+        } = call;
         message.body = body.into_bytes();
         let message = Arc::from(message);
         if session.running().len() >= CALLS_MAX {
@@ -309,14 +372,18 @@ impl<S: Serve> Server<S> {
         }
         let (server, task_session) = (self.clone(), session.clone());
         let mut call = Box::pin(async move {
-            let running = Running { session: task_session, id };
+            let running = Running {
+                session: task_session,
+                id,
+            };
             let outcome = server.service.serve(message, deadline).await;
             drop(room);
             running.session.answer(id, outcome).await;
         });
         // Nobody takes this node for drained before the call is where it stays.
         let _token = self.calls.token();
-        // Most are done at once: a task of its own, on another core, would take longer than they do.
+        // Most are done at once: a task of its own, on another core, would take longer than they
+        // do.
         if calls.may_wait_for_the_next() {
             let began = Instant::now();
             let mut context = Context::from_waker(Waker::noop());

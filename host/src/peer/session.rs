@@ -1,4 +1,5 @@
-//! The calls of one connection at the answering end: those that arrive, those that run, and their answers.
+//! The calls of one connection at the answering end: those that arrive, those that run, and their
+//! answers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +13,8 @@ use super::wire::{self, Body, CallId};
 use crate::bodies::Room;
 use crate::message::{Fault, Message, Outcome};
 
-/// How long the reader of a connection runs what has arrived together before the rest goes elsewhere; a call that alone takes
-/// longer is a long one.
+/// How long the reader of a connection runs what has arrived together before the rest goes
+/// elsewhere; a call that alone takes longer is a long one.
 const TURN_MAX: Duration = Duration::from_millis(1);
 
 /// After two long calls, so many are taken for long ones.
@@ -37,15 +38,17 @@ impl Calls {
         self.spent = Duration::ZERO;
     }
 
-    /// Whether the next call is likely to be done at once, and the reader has not kept others waiting for long.
+    /// Whether the next call is likely to be done at once, and the reader has not kept others
+    /// waiting for long.
     pub(super) fn may_wait_for_the_next(&mut self) -> bool {
         let is_short = self.long_ahead == 0;
         self.long_ahead = self.long_ahead.saturating_sub(1);
         is_short && self.spent < TURN_MAX
     }
 
-    /// A call took so long, in which the connection was not read. When two in a row are worth a change of the thread, those
-    /// that follow get one: on the main runtime, every core works for a single connection.
+    /// A call took so long, in which the connection was not read. When two in a row are worth a
+    /// change of the thread, those that follow get one: on the main runtime, every core works for a
+    /// single connection.
     pub(super) fn note(&mut self, took: Duration) {
         self.spent += took;
         let is_long = took > TURN_MAX;
@@ -96,7 +99,10 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { outbox: Outbox::new(), running: Mutex::default() })
+        Arc::new(Self {
+            outbox: Outbox::new(),
+            running: Mutex::default(),
+        })
     }
 
     pub(super) fn running(&self) -> MutexGuard<'_, HashMap<CallId, Option<AbortHandle>>> {
@@ -109,21 +115,29 @@ impl Session {
                 let room = std::mem::take(&mut reply.room);
                 let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
                 // On a closed connection nobody waits for the reply.
-                let _ = self.outbox.push_with_body(id, reply.body.len(), room, encode).await;
+                let _ = self
+                    .outbox
+                    .push_with_body(id, reply.body.len(), room, encode)
+                    .await;
             }
             Err(fault) => {
                 let encode = |buffer: &mut BytesMut| {
                     wire::put_fault(buffer, id, &fault);
                     Bytes::new()
                 };
-                let _ = self.outbox.push_with_body(id, 0, Room::default(), encode).await;
+                let _ = self
+                    .outbox
+                    .push_with_body(id, 0, Room::default(), encode)
+                    .await;
             }
         }
     }
 
     /// For who must not wait.
     pub(super) fn answer_fault(&self, id: CallId, fault: &Fault) {
-        let _ = self.outbox.push(|buffer| wire::put_fault(buffer, id, fault));
+        let _ = self
+            .outbox
+            .push(|buffer| wire::put_fault(buffer, id, fault));
     }
 
     pub(super) fn cancel(&self, id: CallId) {

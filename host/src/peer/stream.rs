@@ -25,9 +25,13 @@ pub(super) struct Caller(Option<(Arc<PeerTls>, CertificateDer<'static>)>);
 impl Caller {
     /// Makes sure that it is that node.
     pub(super) fn check(&self, node_id: &NodeId) -> Result<(), ConnectError> {
-        let Some((tls, certificate)) = &self.0 else { return Ok(()) };
+        let Some((tls, certificate)) = &self.0 else {
+            return Ok(());
+        };
         tls.check(certificate, node_id).map_err(|error| {
-            ConnectError::Unexpected(format!("its certificate is not that of node {node_id}: {error}"))
+            ConnectError::Unexpected(format!(
+                "its certificate is not that of node {node_id}: {error}"
+            ))
         })
     }
 }
@@ -41,13 +45,20 @@ pub(super) async fn connect(
     let stream = TcpStream::connect(addr).await?;
     tcp::prepare(&stream)?;
     match now(tls) {
-        Some(tls) => Ok(halves(tls.connect(stream, node_id).await.map_err(ConnectError::Handshake)?)),
+        Some(tls) => Ok(halves(
+            tls.connect(stream, node_id)
+                .await
+                .map_err(ConnectError::Handshake)?,
+        )),
         None => Ok(plain_halves(stream)),
     }
 }
 
 /// Takes a connection that some node has made.
-pub(super) async fn accept(stream: TcpStream, tls: &TlsNow) -> Result<(Reader, Writer, Caller), ConnectError> {
+pub(super) async fn accept(
+    stream: TcpStream,
+    tls: &TlsNow,
+) -> Result<(Reader, Writer, Caller), ConnectError> {
     tcp::prepare(&stream)?;
     let Some(tls) = now(tls) else {
         let (reader, writer) = plain_halves(stream);
@@ -56,7 +67,8 @@ pub(super) async fn accept(stream: TcpStream, tls: &TlsNow) -> Result<(Reader, W
     let stream = tls.accept(stream).await.map_err(ConnectError::Handshake)?;
     let certificates = stream.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(<[_]>::first).cloned();
-    let certificate = certificate.ok_or_else(|| ConnectError::Unexpected("it has no certificate".into()))?;
+    let certificate =
+        certificate.ok_or_else(|| ConnectError::Unexpected("it has no certificate".into()))?;
     let (reader, writer) = halves(stream);
     Ok((reader, writer, Caller(Some((tls, certificate)))))
 }

@@ -51,7 +51,10 @@ pub struct Plugin {
 impl Plugin {
     fn offer(&self) -> Offer {
         let takes_idempotency_keys = self.handler.limits().takes_idempotency_keys;
-        Offer { digest: self.digest.clone(), takes_idempotency_keys }
+        Offer {
+            digest: self.digest.clone(),
+            takes_idempotency_keys,
+        }
     }
 }
 
@@ -90,8 +93,8 @@ impl Catalog {
         }
     }
 
-    /// Offers a plugin, instead of an older version if there is one. Messages that run on that one run to
-    /// their end.
+    /// Offers a plugin, instead of an older version if there is one. Messages that run on that one
+    /// run to their end.
     pub fn offer(&self, plugin: Arc<Plugin>) {
         self.change(|snapshot| {
             let stream = plugin.stream.clone();
@@ -103,13 +106,15 @@ impl Catalog {
 
     pub fn fail(&self, failed: Failed) {
         self.change(|snapshot| {
-            snapshot.failed.insert(failed.name.clone(), Arc::new(failed));
+            snapshot
+                .failed
+                .insert(failed.name.clone(), Arc::new(failed));
             None
         });
     }
 
-    /// Offers a stream no longer, but runs what still arrives for it. Returns the withdrawal, which is to be ended
-    /// later; `None` if there is nothing to withdraw, or it has been.
+    /// Offers a stream no longer, but runs what still arrives for it. Returns the withdrawal, which
+    /// is to be ended later; `None` if there is nothing to withdraw, or it has been.
     pub(super) fn withdraw(&self, name: &str) -> Option<Withdrawal> {
         let mut withdrawal = None;
         self.change(|snapshot| {
@@ -122,10 +127,15 @@ impl Catalog {
         withdrawal
     }
 
-    /// Ends a withdrawal, and forgets its plugin, unless that, or another version, has been offered since.
+    /// Ends a withdrawal, and forgets its plugin, unless that, or another version, has been offered
+    /// since.
     pub(super) fn remove_withdrawn(&self, withdrawal: &Withdrawal) {
         self.change(|snapshot| {
-            if snapshot.withdrawn.end(withdrawal) { snapshot.plugins.remove(&withdrawal.stream) } else { None }
+            if snapshot.withdrawn.end(withdrawal) {
+                snapshot.plugins.remove(&withdrawal.stream)
+            } else {
+                None
+            }
         });
     }
 
@@ -142,7 +152,10 @@ impl Catalog {
     fn publish(&self, replaced: &mut Vec<Weak<Plugin>>, snapshot: Snapshot) {
         // A version that is offered again, or still, is not a replaced one.
         let is_current = |old: &Weak<Plugin>| {
-            snapshot.plugins.values().any(|current| std::ptr::eq(Arc::as_ptr(current), old.as_ptr()))
+            snapshot
+                .plugins
+                .values()
+                .any(|current| std::ptr::eq(Arc::as_ptr(current), old.as_ptr()))
         };
         replaced.retain(|old| old.strong_count() > 0 && !is_current(old));
         let offers: Offers = snapshot
@@ -178,14 +191,31 @@ impl Catalog {
         // Together, so that no version is in both, or in neither.
         let (replaced, snapshot) = {
             let replaced = self.lock();
-            (replaced.iter().filter_map(Weak::upgrade).collect::<Vec<_>>(), self.snapshot.load())
+            (
+                replaced
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .collect::<Vec<_>>(),
+                self.snapshot.load(),
+            )
         };
         let state = |stream: &StreamName| {
-            if snapshot.withdrawn.contains(stream) { PluginState::Draining } else { PluginState::Ready }
+            if snapshot.withdrawn.contains(stream) {
+                PluginState::Draining
+            } else {
+                PluginState::Ready
+            }
         };
-        let mut plugins: Vec<_> =
-            snapshot.plugins.iter().map(|(stream, plugin)| (state(stream), plugin.clone())).collect();
-        plugins.extend(replaced.into_iter().map(|plugin| (PluginState::Draining, plugin)));
+        let mut plugins: Vec<_> = snapshot
+            .plugins
+            .iter()
+            .map(|(stream, plugin)| (state(stream), plugin.clone()))
+            .collect();
+        plugins.extend(
+            replaced
+                .into_iter()
+                .map(|plugin| (PluginState::Draining, plugin)),
+        );
         plugins.sort_by(|(_, one), (_, other)| one.stream.cmp(&other.stream));
         plugins
     }
@@ -197,10 +227,15 @@ impl Catalog {
 
     /// Runs a message on this node's plugin, or refuses it if there is none.
     pub async fn run(self: Arc<Self>, message: Arc<Message>, deadline: Instant) -> Outcome {
-        let plugin = self.plugin(message.stream.as_str()).ok_or(Fault::Refused(Refusal::NotOffered))?;
+        let plugin = self
+            .plugin(message.stream.as_str())
+            .ok_or(Fault::Refused(Refusal::NotOffered))?;
         // Had before anything runs, but not while the message waits for that.
-        let set_aside =
-            || self.bodies.set_aside(plugin.reply_expected.bytes()).map_err(|NoRoom| Fault::Refused(Refusal::NoRoom));
+        let set_aside = || {
+            self.bodies
+                .set_aside(plugin.reply_expected.bytes())
+                .map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))
+        };
         let (aside, reply) = plugin.handler.invoke(&message, deadline, set_aside).await?;
         plugin.reply_expected.note(reply.body.len());
         reply.in_room(aside, self.bodies)

@@ -6,7 +6,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Reads a manifest. What it says is within the bounds, or the error takes one line.
 pub fn manifest(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     match read_manifest(text, TIMEOUT_MAX) {
         Ok(limits) => {
             assert!(!limits.timeout.is_zero() && limits.timeout <= TIMEOUT_MAX);

@@ -1,5 +1,5 @@
-//! Jobs: what is done beside the keeper's own loop, on other tasks and on threads that may wait. None gets lost:
-//! one that panics comes to an end, too, with a result.
+//! Jobs: what is done beside the keeper's own loop, on other tasks and on threads that may wait.
+//! None gets lost: one that panics comes to an end, too, with a result.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +27,8 @@ impl<T: Send + 'static> Jobs<T> {
         });
     }
 
-    /// The same for a job that may block, on a thread of its own: one that hangs holds up only itself.
+    /// The same for a job that may block, on a thread of its own: one that hangs holds up only
+    /// itself.
     pub(super) fn start_blocking(
         &mut self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -42,7 +43,8 @@ impl<T: Send + 'static> Jobs<T> {
     /// The result of the next job that ends; `None` if there is none. May be dropped at any time.
     pub(super) async fn next(&mut self) -> Option<T> {
         loop {
-            // Panics do not come so far, and nobody aborts a job: an error would be of a runtime that ends.
+            // Panics do not come so far, and nobody aborts a job: an error would be of a runtime
+            // that ends.
             if let Ok(done) = self.0.join_next().await? {
                 return Some(done);
             }
@@ -53,7 +55,9 @@ impl<T: Send + 'static> Jobs<T> {
 fn text_of(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "it said nothing".into(), |text| (*text).to_owned()),
+        Err(panic) => panic
+            .downcast_ref::<&str>()
+            .map_or_else(|| "it said nothing".into(), |text| (*text).to_owned()),
     }
 }
 

@@ -1,5 +1,6 @@
-//! The keeper: keeps the catalog as the plugins directory is, whatever happens to the directory. What
-//! cannot be loaded leaves what ran before. It asks no file system itself: jobs do, and may wait for it.
+//! The keeper: keeps the catalog as the plugins directory is, whatever happens to the directory.
+//! What cannot be loaded leaves what ran before. It asks no file system itself: jobs do, and may
+//! wait for it.
 
 use std::future::pending;
 use std::io;
@@ -24,10 +25,12 @@ use super::withdrawals::Withdrawal;
 /// them, and what a link leads to changes elsewhere.
 const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// When an operator is told that a look at the directory hangs: no healthy file system takes so long.
+/// When an operator is told that a look at the directory hangs: no healthy file system takes so
+/// long.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// How long a removed plugin still runs what arrives: until the other nodes know, five rounds of gossip.
+/// How long a removed plugin still runs what arrives: until the other nodes know, five rounds of
+/// gossip.
 const REMOVAL_NOTICE: Duration = Duration::from_secs(1);
 
 /// When what failed for want of something (room, time, a file system that answers) is tried again.
@@ -122,7 +125,10 @@ impl Keeper {
             match done {
                 Done::Look { scan, watch } => {
                     self.watch = Some(watch);
-                    let scan = scan.map_err(|source| DirectoryError { directory: self.directory.clone(), source })?;
+                    let scan = scan.map_err(|source| DirectoryError {
+                        directory: self.directory.clone(),
+                        source,
+                    })?;
                     self.is_readable = true;
                     for step in self.settling.begin(Instant::now(), &scan.plugins) {
                         self.take(step);
@@ -142,8 +148,12 @@ impl Keeper {
         rescans.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_looking = self.watch.is_none();
-            // What is due needs a directory to look at; while there is none, the next rescan is soon enough.
-            let due = self.settling.due().filter(|_| self.is_readable && !is_looking);
+            // What is due needs a directory to look at; while there is none, the next rescan is
+            // soon enough.
+            let due = self
+                .settling
+                .due()
+                .filter(|_| self.is_readable && !is_looking);
             let unanswered = self.unanswered();
             let event = tokio::select! {
                 _ = rescans.tick(), if !is_looking => Event::Look,
@@ -156,7 +166,10 @@ impl Keeper {
             match event {
                 Event::Look => self.look(),
                 Event::Changed => {
-                    debug!(event = "plugins-directory-changed", "the plugins directory has changed");
+                    debug!(
+                        event = "plugins-directory-changed",
+                        "the plugins directory has changed"
+                    );
                     self.look();
                 }
                 Event::Unanswered => self.tell_silent(),
@@ -178,15 +191,23 @@ impl Keeper {
 
     /// Begins to look at the directory, unless there is a look already.
     fn look(&mut self) {
-        let Some(mut watch) = self.watch.take() else { return };
+        let Some(mut watch) = self.watch.take() else {
+            return;
+        };
         self.look_began = Instant::now();
         let (directory, changed) = (self.directory.clone(), self.changed.clone());
         let look = move || {
             // Watched first: what changes from here on is seen.
             watch.follow(&directory);
-            Done::Look { scan: Scan::of(&directory), watch }
+            Done::Look {
+                scan: Scan::of(&directory),
+                watch,
+            }
         };
-        let panicked = |panic: String| Done::Look { scan: Err(io::Error::other(panic)), watch: Watch::new(changed) };
+        let panicked = |panic: String| Done::Look {
+            scan: Err(io::Error::other(panic)),
+            watch: Watch::new(changed),
+        };
         self.jobs.start_blocking(look, panicked);
     }
 
@@ -202,8 +223,10 @@ impl Keeper {
                     let loaded = loader.reload(file, stamp, current).await;
                     Done::Load { name, loaded }
                 };
-                let panicked =
-                    |panic: String| Done::Load { name: lost_name, loaded: Loaded::panicked(lost_file, panic) };
+                let panicked = |panic: String| Done::Load {
+                    name: lost_name,
+                    loaded: Loaded::panicked(lost_file, panic),
+                };
                 self.jobs.start(load, panicked);
             }
             Step::Remove { name } => {
@@ -218,8 +241,17 @@ impl Keeper {
                 }
             }
             Step::Tell { name, error } => {
-                let serving = self.catalog.plugin(&name).map(|plugin| plugin.digest.as_str().to_owned());
-                error!(event = "plugin-failed", plugin = name, error, serving, "plugin failed");
+                let serving = self
+                    .catalog
+                    .plugin(&name)
+                    .map(|plugin| plugin.digest.as_str().to_owned());
+                error!(
+                    event = "plugin-failed",
+                    plugin = name,
+                    error,
+                    serving,
+                    "plugin failed"
+                );
             }
         }
     }

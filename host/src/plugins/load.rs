@@ -32,7 +32,11 @@ const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 #[derive(Debug, thiserror::Error)]
 enum PluginError {
     #[error("{} cannot be a stream: its name {name:?} is wrong: {problem}; rename the file", .file.display())]
-    Name { file: PathBuf, name: String, problem: NameError },
+    Name {
+        file: PathBuf,
+        name: String,
+        problem: NameError,
+    },
     #[error("{} cannot be read: {}", .0.display(), .1)]
     Read(PathBuf, io::Error),
     #[error("{} is no regular file; a plugin is one, or a link to one", .0.display())]
@@ -63,7 +67,8 @@ pub(super) enum Loaded {
     Unsettled,
 }
 
-/// What is read of the disk, before any of it is looked at. The digest is made where it may take its time.
+/// What is read of the disk, before any of it is looked at. The digest is made where it may take
+/// its time.
 struct Files {
     component: Vec<u8>,
     digest: Digest,
@@ -88,13 +93,20 @@ impl Loader {
     pub async fn load_file(&self, file: &Path) -> Result<Plugin, Failed> {
         let (path, trusted_keys) = (file.to_owned(), self.trusted_keys.clone());
         let reading = tokio::task::spawn_blocking(move || read(&path, trusted_keys.as_ref()));
-        let files = reading.await.unwrap_or_else(|error| Err(PluginError::Read(file.to_owned(), error.into())));
+        let files = reading
+            .await
+            .unwrap_or_else(|error| Err(PluginError::Read(file.to_owned(), error.into())));
         self.prepare(file.to_owned(), files).await
     }
 
-    /// Loads what has changed: `stamp` is what the files were when they were seen, `current` the version that
-    /// runs.
-    pub(super) async fn reload(&self, file: PathBuf, stamp: Stamp, current: Option<Arc<Plugin>>) -> Loaded {
+    /// Loads what has changed: `stamp` is what the files were when they were seen, `current` the
+    /// version that runs.
+    pub(super) async fn reload(
+        &self,
+        file: PathBuf,
+        stamp: Stamp,
+        current: Option<Arc<Plugin>>,
+    ) -> Loaded {
         let (path, trusted_keys) = (file.clone(), self.trusted_keys.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let files = read(&path, trusted_keys.as_ref());
@@ -117,7 +129,11 @@ impl Loader {
         }
     }
 
-    async fn prepare(&self, file: PathBuf, files: Result<Files, PluginError>) -> Result<Plugin, Failed> {
+    async fn prepare(
+        &self,
+        file: PathBuf,
+        files: Result<Files, PluginError>,
+    ) -> Result<Plugin, Failed> {
         let digest = match &files {
             Ok(files) => files.digest.clone(),
             Err(_) => no_digest(),
@@ -125,7 +141,15 @@ impl Loader {
         match self.try_prepare(&file, files).await {
             Ok((stream, manifest, handler)) => {
                 let (loaded_at, reply_expected) = (SystemTime::now(), Expected::default());
-                Ok(Plugin { stream, file, digest, manifest, loaded_at, handler, reply_expected })
+                Ok(Plugin {
+                    stream,
+                    file,
+                    digest,
+                    manifest,
+                    loaded_at,
+                    handler,
+                    reply_expected,
+                })
             }
             Err(error) => Err(failed(file, digest, &error)),
         }
@@ -142,7 +166,11 @@ impl Loader {
             name,
             problem,
         })?;
-        let Files { component, manifest, .. } = files?;
+        let Files {
+            component,
+            manifest,
+            ..
+        } = files?;
         let limits: Limits = read_manifest(&manifest, self.timeout_max)
             .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
         if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
@@ -176,7 +204,10 @@ fn failed(file: PathBuf, digest: Digest, error: &PluginError) -> Failed {
 
 /// The file's name without `.wasm`: the stream, unless it cannot be one.
 fn name(file: &Path) -> String {
-    file.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    file.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn read(file: &Path, trusted_keys: Option<&TrustedKeys>) -> Result<Files, PluginError> {
@@ -184,26 +215,44 @@ fn read(file: &Path, trusted_keys: Option<&TrustedKeys>) -> Result<Files, Plugin
     let component = read_up_to(COMPONENT_BYTES_MAX, file, too_large)?;
     check_signature(file, &component, trusted_keys)?;
     let manifest_file = file.with_extension("toml");
-    let too_large = |bytes| PluginError::ManifestSize { file: manifest_file.clone(), bytes };
+    let too_large = |bytes| PluginError::ManifestSize {
+        file: manifest_file.clone(),
+        bytes,
+    };
     let manifest = match read_up_to(MANIFEST_BYTES_MAX, &manifest_file, too_large) {
-        Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+            String::new()
+        }
         read => {
             let manifest = read?;
             check_signature(&manifest_file, &manifest, trusted_keys)?;
             String::from_utf8(manifest).map_err(|_| PluginError::ManifestText(manifest_file))?
         }
     };
-    Ok(Files { digest: digest(&component), component, manifest })
+    Ok(Files {
+        digest: digest(&component),
+        component,
+        manifest,
+    })
 }
 
 /// Makes sure that a trusted key has signed the file, if it must: the signature is beside it.
-fn check_signature(file: &Path, content: &[u8], trusted_keys: Option<&TrustedKeys>) -> Result<(), PluginError> {
-    let Some(trusted_keys) = trusted_keys else { return Ok(()) };
+fn check_signature(
+    file: &Path,
+    content: &[u8],
+    trusted_keys: Option<&TrustedKeys>,
+) -> Result<(), PluginError> {
+    let Some(trusted_keys) = trusted_keys else {
+        return Ok(());
+    };
     let signature_file = signature_of(file);
     let too_large = |_| PluginError::Signature(signature_file.clone(), SignatureError::NoSignature);
     let signature = match read_up_to(SIGNATURE_BYTES_MAX, &signature_file, too_large) {
         Err(PluginError::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(PluginError::Unsigned { file: file.to_owned(), signature: signature_file });
+            return Err(PluginError::Unsigned {
+                file: file.to_owned(),
+                signature: signature_file,
+            });
         }
         read => read?,
     };
@@ -212,10 +261,18 @@ fn check_signature(file: &Path, content: &[u8], trusted_keys: Option<&TrustedKey
         .map_err(|error| PluginError::Signature(signature_file, error))
 }
 
-/// Reads a regular file of a limited size. Nothing else is waited for: what is no file may never end.
-fn read_up_to(bytes_max: u64, path: &Path, too_large: impl Fn(u64) -> PluginError) -> Result<Vec<u8>, PluginError> {
+/// Reads a regular file of a limited size. Nothing else is waited for: what is no file may never
+/// end.
+fn read_up_to(
+    bytes_max: u64,
+    path: &Path,
+    too_large: impl Fn(u64) -> PluginError,
+) -> Result<Vec<u8>, PluginError> {
     let read_error = |error| PluginError::Read(path.to_owned(), error);
-    let file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path);
     let file = file.map_err(read_error)?;
     let metadata = file.metadata().map_err(read_error)?;
     if !metadata.is_file() {
@@ -225,7 +282,9 @@ fn read_up_to(bytes_max: u64, path: &Path, too_large: impl Fn(u64) -> PluginErro
         return Err(too_large(metadata.len()));
     }
     let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(read_error)?;
+    file.take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(read_error)?;
     if bytes.len() as u64 > bytes_max {
         return Err(too_large(bytes.len() as u64));
     }
@@ -237,7 +296,10 @@ impl PluginError {
     fn is_lasting(&self) -> bool {
         match self {
             Self::Read(_, error) => {
-                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                )
             }
             Self::Component(_, error) => error.is_lasting(),
             Self::Panicked(..) => false,

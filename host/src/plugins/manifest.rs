@@ -1,5 +1,5 @@
-//! A plugin's manifest, `<stream>.toml`: what it may see and how much it may take. Each key has its type and
-//! its bounds here, and an error for everything else.
+//! A plugin's manifest, `<stream>.toml`: what it may see and how much it may take. Each key has its
+//! type and its bounds here, and an error for everything else.
 
 use std::time::Duration;
 
@@ -29,20 +29,30 @@ pub enum ManifestError {
     #[error("unknown key {0:?}; the keys are {KEYS}")]
     Key(String),
     #[error("{key} = {value}: expected {expected}")]
-    Value { key: String, value: String, expected: String },
+    Value {
+        key: String,
+        value: String,
+        expected: String,
+    },
 }
 
 const KEYS: &str = "headers, idempotency_keys, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts";
 
-/// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was asked waits
-/// no longer.
+/// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was asked
+/// waits no longer.
 ///
 /// # Errors
 /// Names the key, its value, and what would be right.
 pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, ManifestError> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        ManifestError::Toml { line: before.matches('\n').count() + 1, problem: error.message().to_owned() }
+        let before = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .unwrap_or_default();
+        ManifestError::Toml {
+            line: before.matches('\n').count() + 1,
+            problem: error.message().to_owned(),
+        }
     })?;
     let mut limits = Limits::with_timeout(timeout_max);
     let mut calls_max = None;
@@ -50,18 +60,30 @@ pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, Manife
     for (key, value) in &table {
         let entry = Entry { key, value };
         match key.as_str() {
-            "headers" => limits.headers = entry.list("a list of names, such as [\"authorization\"]", header_name)?,
+            "headers" => {
+                limits.headers =
+                    entry.list("a list of names, such as [\"authorization\"]", header_name)?
+            }
             "idempotency_keys" => limits.takes_idempotency_keys = entry.is_true()?,
             "timeout_ms" => limits.timeout = entry.timeout(timeout_max)?,
-            "memory_mb" => limits.memory_bytes_max = (entry.integer(1, MEMORY_MB_MAX, "MiB")? as usize) << 20,
-            "concurrency" => limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize,
+            "memory_mb" => {
+                limits.memory_bytes_max = (entry.integer(1, MEMORY_MB_MAX, "MiB")? as usize) << 20
+            }
+            "concurrency" => {
+                limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize
+            }
             "queue" => limits.queue = entry.integer(0, QUEUE_MAX, "calls")? as usize,
             "instances" => fresh = entry.is_fresh()?,
-            "max_calls_per_instance" => calls_max = Some(entry.integer(1, CALLS_PER_INSTANCE_MAX, "calls")?),
+            "max_calls_per_instance" => {
+                calls_max = Some(entry.integer(1, CALLS_PER_INSTANCE_MAX, "calls")?)
+            }
             "env" => limits.env = entry.environment()?,
             "allowed_hosts" => {
-                let expected = "a list of hosts with their ports, such as [\"api.example.com:443\"]";
-                limits.allowed_hosts = entry.list(expected, |host| host.parse().map_err(|_| expected.to_owned()))?;
+                let expected =
+                    "a list of hosts with their ports, such as [\"api.example.com:443\"]";
+                limits.allowed_hosts = entry.list(expected, |host| {
+                    host.parse().map_err(|_| expected.to_owned())
+                })?;
             }
             _ => return Err(ManifestError::Key(key.clone())),
         }
@@ -72,14 +94,17 @@ pub fn read_manifest(text: &str, timeout_max: Duration) -> Result<Limits, Manife
     limits.instances = match (fresh, calls_max) {
         (true, None) => Instances::Fresh,
         (true, Some(calls)) => {
-            let expected = "no such key beside instances = \"fresh\", which runs one call on each".to_owned();
+            let expected =
+                "no such key beside instances = \"fresh\", which runs one call on each".to_owned();
             return Err(ManifestError::Value {
                 key: "max_calls_per_instance".into(),
                 value: calls.to_string(),
                 expected,
             });
         }
-        (false, calls_max) => Instances::Reuse { calls_max: calls_max.unwrap_or(Limits::CALLS_PER_INSTANCE_MAX) },
+        (false, calls_max) => Instances::Reuse {
+            calls_max: calls_max.unwrap_or(Limits::CALLS_PER_INSTANCE_MAX),
+        },
     };
     Ok(limits)
 }
@@ -92,7 +117,11 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     fn error(&self, value: &Value, expected: impl Into<String>) -> ManifestError {
-        ManifestError::Value { key: self.key.to_owned(), value: one_line(value), expected: expected.into() }
+        ManifestError::Value {
+            key: self.key.to_owned(),
+            value: one_line(value),
+            expected: expected.into(),
+        }
     }
 
     fn integer(&self, min: u64, max: u64, unit: &str) -> Result<u64, ManifestError> {
@@ -100,7 +129,12 @@ impl Entry<'_> {
             .as_integer()
             .and_then(|number| u64::try_from(number).ok())
             .filter(|number| (min..=max).contains(number))
-            .ok_or_else(|| self.error(self.value, format!("a whole number of {unit}, from {min} to {max}")))
+            .ok_or_else(|| {
+                self.error(
+                    self.value,
+                    format!("a whole number of {unit}, from {min} to {max}"),
+                )
+            })
     }
 
     fn timeout(&self, max: Duration) -> Result<Duration, ManifestError> {
@@ -110,7 +144,9 @@ impl Entry<'_> {
     }
 
     fn is_true(&self) -> Result<bool, ManifestError> {
-        self.value.as_bool().ok_or_else(|| self.error(self.value, "true or false"))
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.error(self.value, "true or false"))
     }
 
     fn is_fresh(&self) -> Result<bool, ManifestError> {
@@ -122,8 +158,15 @@ impl Entry<'_> {
     }
 
     /// A list of texts, each of which is read by a function that says what it expected.
-    fn list<T>(&self, expected: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, ManifestError> {
-        let values = self.value.as_array().ok_or_else(|| self.error(self.value, expected))?;
+    fn list<T>(
+        &self,
+        expected: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, ManifestError> {
+        let values = self
+            .value
+            .as_array()
+            .ok_or_else(|| self.error(self.value, expected))?;
         values
             .iter()
             .map(|value| {
@@ -135,11 +178,17 @@ impl Entry<'_> {
 
     fn environment(&self) -> Result<Vec<(String, String)>, ManifestError> {
         let expected = "a table of texts, such as { GREETING = \"hello\" }";
-        let table = self.value.as_table().ok_or_else(|| self.error(self.value, expected))?;
+        let table = self
+            .value
+            .as_table()
+            .ok_or_else(|| self.error(self.value, expected))?;
         table
             .iter()
             .map(|(name, value)| {
-                let named = Entry { key: &format!("env.{name}"), value };
+                let named = Entry {
+                    key: &format!("env.{name}"),
+                    value,
+                };
                 let text = value.as_str().filter(|text| !text.contains('\0'));
                 let text = text.ok_or_else(|| named.error(value, "a text, such as \"hello\""))?;
                 if name.is_empty() || name.contains(['=', '\0']) {
@@ -165,12 +214,15 @@ fn header_name(name: &str) -> Result<HeaderName, String> {
         Ok(name) if CONNECTION_HEADERS.contains(&name) => {
             Err("a header of the message; this one speaks of a connection".into())
         }
-        Ok(name) if name == CONTENT_TYPE => Err("other headers than this, which every handler sees".into()),
+        Ok(name) if name == CONTENT_TYPE => {
+            Err("other headers than this, which every handler sees".into())
+        }
         Ok(name) => Ok(name),
     }
 }
 
-/// Whether a declared header carries credentials: worth a word in the log when a plugin asks for it.
+/// Whether a declared header carries credentials: worth a word in the log when a plugin asks for
+/// it.
 pub(super) fn is_credential(name: &HeaderName) -> bool {
     *name == AUTHORIZATION || *name == COOKIE
 }
@@ -190,7 +242,10 @@ mod tests {
 
     #[test]
     fn an_empty_manifest_means_the_defaults() {
-        assert_eq!(read("").unwrap(), Limits::with_timeout(Duration::from_secs(30)));
+        assert_eq!(
+            read("").unwrap(),
+            Limits::with_timeout(Duration::from_secs(30))
+        );
     }
 
     #[test]
@@ -221,19 +276,44 @@ mod tests {
             allowed_hosts: vec!["api.example.com:443".parse().unwrap()],
         };
         assert_eq!(limits.unwrap(), expected);
-        assert_eq!(read("instances = \"fresh\"").unwrap().instances, Instances::Fresh);
+        assert_eq!(
+            read("instances = \"fresh\"").unwrap().instances,
+            Instances::Fresh
+        );
     }
 
     #[test]
     fn errors_name_key_value_and_what_is_right() {
-        check_error("timeout = 5", &format!("unknown key \"timeout\"; the keys are {KEYS}"));
-        let expected = "a whole number of milliseconds (at most the node's --timeout), from 1 to 30000";
-        check_error("timeout_ms = 0", &format!("timeout_ms = 0: expected {expected}"));
-        check_error("timeout_ms = 30001", &format!("timeout_ms = 30001: expected {expected}"));
-        check_error("memory_mb = 5000", "memory_mb = 5000: expected a whole number of MiB, from 1 to 4096");
-        check_error("queue = \"many\"", "queue = \"many\": expected a whole number of calls, from 0 to 1000000");
-        check_error("queue = -1", "queue = -1: expected a whole number of calls, from 0 to 1000000");
-        check_error("headers = \"a\"", "headers = \"a\": expected a list of names, such as [\"authorization\"]");
+        check_error(
+            "timeout = 5",
+            &format!("unknown key \"timeout\"; the keys are {KEYS}"),
+        );
+        let expected =
+            "a whole number of milliseconds (at most the node's --timeout), from 1 to 30000";
+        check_error(
+            "timeout_ms = 0",
+            &format!("timeout_ms = 0: expected {expected}"),
+        );
+        check_error(
+            "timeout_ms = 30001",
+            &format!("timeout_ms = 30001: expected {expected}"),
+        );
+        check_error(
+            "memory_mb = 5000",
+            "memory_mb = 5000: expected a whole number of MiB, from 1 to 4096",
+        );
+        check_error(
+            "queue = \"many\"",
+            "queue = \"many\": expected a whole number of calls, from 0 to 1000000",
+        );
+        check_error(
+            "queue = -1",
+            "queue = -1: expected a whole number of calls, from 0 to 1000000",
+        );
+        check_error(
+            "headers = \"a\"",
+            "headers = \"a\": expected a list of names, such as [\"authorization\"]",
+        );
         check_error(
             "headers = [\"a b\"]",
             "headers = \"a b\": expected the name of a header, such as \"authorization\"",
@@ -246,14 +326,26 @@ mod tests {
             "headers = [\"Content-Type\"]",
             "headers = \"Content-Type\": expected other headers than this, which every handler sees",
         );
-        check_error("idempotency_keys = 1", "idempotency_keys = 1: expected true or false");
-        check_error("instances = \"new\"", "instances = \"new\": expected \"reuse\" or \"fresh\"");
+        check_error(
+            "idempotency_keys = 1",
+            "idempotency_keys = 1: expected true or false",
+        );
+        check_error(
+            "instances = \"new\"",
+            "instances = \"new\": expected \"reuse\" or \"fresh\"",
+        );
         check_error(
             "instances = \"fresh\"\nmax_calls_per_instance = 2",
             "max_calls_per_instance = 2: expected no such key beside instances = \"fresh\", which runs one call on each",
         );
-        check_error("instances = \"a\\nb\"", "instances = \"a\\nb\": expected \"reuse\" or \"fresh\"");
-        check_error("env = { A = 1 }", "env.A = 1: expected a text, such as \"hello\"");
+        check_error(
+            "instances = \"a\\nb\"",
+            "instances = \"a\\nb\": expected \"reuse\" or \"fresh\"",
+        );
+        check_error(
+            "env = { A = 1 }",
+            "env.A = 1: expected a text, such as \"hello\"",
+        );
         check_error(
             "allowed_hosts = [\"example.com\"]",
             "allowed_hosts = \"example.com\": expected a list of hosts with their ports, such as [\"api.example.com:443\"]",

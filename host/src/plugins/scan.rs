@@ -1,5 +1,6 @@
-//! Scanning: which plugins there are in the directory, by what their files can be told from what they were before,
-//! and what else has been meant for them. It asks the file system, which may hang: only for threads that may wait.
+//! Scanning: which plugins there are in the directory, by what their files can be told from what
+//! they were before, and what else has been meant for them. It asks the file system, which may
+//! hang: only for threads that may wait.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +12,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::strays::{self, Entries, Stray, Target};
 
-/// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and tools what they
-/// have not finished.
+/// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and
+/// tools what they have not finished.
 pub struct Scan {
     pub(super) plugins: Found,
     /// By name.
@@ -22,7 +23,8 @@ pub struct Scan {
 /// The file of each plugin by its name without `.wasm`, with its stamp.
 pub(super) type Found = BTreeMap<String, (PathBuf, Stamp)>;
 
-/// The state of a plugin's two files, and of their signatures. When a file is written or replaced, however, its stamp differs.
+/// The state of a plugin's two files, and of their signatures. When a file is written or replaced,
+/// however, its stamp differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     component: FileStamp,
@@ -56,11 +58,20 @@ impl Scan {
             }
             entries.insert(name, target);
         }
-        let strays = strays::find(&entries).into_iter().filter_map(|(name, unused)| {
-            let stamp = FileStamp::of_name(&directory.join(&name))?;
-            Some(Stray { name, unused, stamp })
-        });
-        Ok(Self { plugins, strays: strays.collect() })
+        let strays = strays::find(&entries)
+            .into_iter()
+            .filter_map(|(name, unused)| {
+                let stamp = FileStamp::of_name(&directory.join(&name))?;
+                Some(Stray {
+                    name,
+                    unused,
+                    stamp,
+                })
+            });
+        Ok(Self {
+            plugins,
+            strays: strays.collect(),
+        })
     }
 
     /// The files of the plugins, by name.
@@ -70,13 +81,17 @@ impl Scan {
 }
 
 impl Stamp {
-    /// The stamp of a component and of the manifest beside it; `None` if there is no such file. Links are
-    /// followed.
+    /// The stamp of a component and of the manifest beside it; `None` if there is no such file.
+    /// Links are followed.
     pub(super) fn of(component: &Path) -> Option<Self> {
         let manifest = component.with_extension("toml");
         let signatures = [component, &manifest].map(|file| FileStamp::of(&signature_of(file)));
         // A directory by that name is no manifest, but loading says so.
-        Some(Self { component: FileStamp::of(component)?, manifest: FileStamp::of_any(&manifest), signatures })
+        Some(Self {
+            component: FileStamp::of(component)?,
+            manifest: FileStamp::of_any(&manifest),
+            signatures,
+        })
     }
 
     pub(super) fn has_manifest(&self) -> bool {
@@ -110,11 +125,18 @@ impl FileStamp {
 
     /// The stamp of what is there by this name itself, be it a link or a directory.
     fn of_name(name: &Path) -> Option<Self> {
-        fs::symlink_metadata(name).ok().map(|metadata| Self::hash(&metadata))
+        fs::symlink_metadata(name)
+            .ok()
+            .map(|metadata| Self::hash(&metadata))
     }
 
     fn hash(metadata: &fs::Metadata) -> Self {
-        let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
+        let times = [
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ];
         let numbers = [metadata.dev(), metadata.ino(), metadata.len()].map(u64::to_ne_bytes);
         let bytes = [numbers.concat(), times.map(i64::to_ne_bytes).concat()].concat();
         Self(xxh3_64(&bytes))
@@ -122,7 +144,8 @@ impl FileStamp {
 }
 
 impl Target {
-    /// Where a name leads. What cannot be looked at is taken for a file: to load it fails, and says why.
+    /// Where a name leads. What cannot be looked at is taken for a file: to load it fails, and says
+    /// why.
     fn of(entry: &fs::DirEntry) -> Self {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => Self::Directory,
@@ -143,7 +166,8 @@ impl Target {
     }
 }
 
-/// Where the signature of a file is, as minisign has it: beside it, with `.minisig` behind its name.
+/// Where the signature of a file is, as minisign has it: beside it, with `.minisig` behind its
+/// name.
 pub(super) fn signature_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".minisig");
@@ -152,7 +176,9 @@ pub(super) fn signature_of(file: &Path) -> PathBuf {
 
 /// Which directory a path leads to: another one when it was replaced, or a link on the way was.
 pub(super) fn identity(directory: &Path) -> Option<(u64, u64)> {
-    fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    fs::metadata(directory)
+        .ok()
+        .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -165,6 +191,10 @@ impl FileStamp {
 #[cfg(test)]
 impl Stamp {
     pub(super) fn test(bytes: u64) -> Self {
-        Self { component: FileStamp(bytes), manifest: None, signatures: [None; 2] }
+        Self {
+            component: FileStamp(bytes),
+            manifest: None,
+            signatures: [None; 2],
+        }
     }
 }

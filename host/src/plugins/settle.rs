@@ -1,5 +1,5 @@
-//! Settling: when a change of the directory is ripe to be acted upon, and a failure to be told. Pure: time and
-//! findings come in, steps go out.
+//! Settling: when a change of the directory is ripe to be acted upon, and a failure to be told.
+//! Pure: time and findings come in, steps go out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::scan::{Found, Stamp};
 
-/// Files that have not changed for so long are taken to be whole. A slower writer costs a failed attempt,
-/// and another one when it goes on.
+/// Files that have not changed for so long are taken to be whole. A slower writer costs a failed
+/// attempt, and another one when it goes on.
 const SETTLED: Duration = Duration::from_millis(50);
 
 /// A file that has been missing for so long is taken to be removed: tools delete before they write.
 const REMOVED: Duration = Duration::from_millis(400);
 
-/// A failure is told once its files have stayed as they are for so long: a slow copy fails with each piece that
-/// comes, which is nobody's business.
+/// A failure is told once its files have stayed as they are for so long: a slow copy fails with
+/// each piece that comes, which is nobody's business.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// What has been seen and done, for each plugin by its name.
@@ -105,7 +105,8 @@ impl Settling {
         self.ripe(now + SETTLED)
     }
 
-    /// What the first loads have found wrong: whoever starts a node looks at what it says right away.
+    /// What the first loads have found wrong: whoever starts a node looks at what it says right
+    /// away.
     pub(super) fn begun(&mut self, now: Instant) -> Vec<Step> {
         self.tell(now + TOLD_AFTER)
     }
@@ -119,7 +120,11 @@ impl Settling {
             match seen.stamp {
                 Some(stamp) => {
                     (seen.loaded, seen.is_loading) = (Some(stamp), true);
-                    steps.push(Step::Load { name: name.clone(), file: seen.file.clone(), stamp });
+                    steps.push(Step::Load {
+                        name: name.clone(),
+                        file: seen.file.clone(),
+                        stamp,
+                    });
                     true
                 }
                 None => {
@@ -137,7 +142,10 @@ impl Settling {
             let is_due = seen.tell_due().is_some_and(|due| due <= now);
             if let Some(failure) = seen.failure.as_mut().filter(|_| is_due) {
                 failure.is_told = true;
-                steps.push(Step::Tell { name: name.clone(), error: failure.error.clone() });
+                steps.push(Step::Tell {
+                    name: name.clone(),
+                    error: failure.error.clone(),
+                });
             }
         }
         steps
@@ -145,7 +153,9 @@ impl Settling {
 
     /// A load has come to its end.
     pub(super) fn loaded(&mut self, name: &str, now: Instant, ended: Ended) {
-        let Some(seen) = self.0.get_mut(name) else { return };
+        let Some(seen) = self.0.get_mut(name) else {
+            return;
+        };
         seen.is_loading = false;
         match ended {
             Ended::Well => seen.failure = None,
@@ -155,7 +165,12 @@ impl Settling {
                 // What fails again in the same way is told once.
                 let is_known = |known: &Failure| known.stamp == stamp && known.error == error;
                 if !seen.failure.as_ref().is_some_and(is_known) {
-                    seen.failure = Some(Failure { stamp, error, at: now, is_told: false });
+                    seen.failure = Some(Failure {
+                        stamp,
+                        error,
+                        at: now,
+                        is_told: false,
+                    });
                 }
                 // Those that have changed meanwhile are not the same.
                 if let Some(pause) = retry_after.filter(|_| seen.stamp == stamp) {
@@ -174,7 +189,11 @@ impl Settling {
 
     /// When the next step is ripe, if nothing changes until then.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.values().flat_map(|seen| [seen.due(), seen.tell_due()]).flatten().min()
+        self.0
+            .values()
+            .flat_map(|seen| [seen.due(), seen.tell_due()])
+            .flatten()
+            .min()
     }
 }
 
@@ -184,7 +203,11 @@ impl Seen {
             _ if self.is_loading => None,
             Some(stamp) if self.loaded == Some(stamp) => None,
             // A manifest that is gone may be about to be written, too.
-            Some(stamp) if self.loaded.is_some_and(|loaded| loaded.has_manifest() && !stamp.has_manifest()) => {
+            Some(stamp)
+                if self
+                    .loaded
+                    .is_some_and(|loaded| loaded.has_manifest() && !stamp.has_manifest()) =>
+            {
                 Some(self.since + REMOVED)
             }
             Some(_) => Some(self.since + SETTLED),
@@ -193,7 +216,10 @@ impl Seen {
     }
 
     fn tell_due(&self) -> Option<Instant> {
-        let failure = self.failure.as_ref().filter(|failure| !failure.is_told && failure.stamp == self.stamp)?;
+        let failure = self
+            .failure
+            .as_ref()
+            .filter(|failure| !failure.is_told && failure.stamp == self.stamp)?;
         (!self.is_loading).then(|| failure.at + TOLD_AFTER)
     }
 }
@@ -207,15 +233,25 @@ mod tests {
     }
 
     fn load(bytes: u64) -> Vec<Step> {
-        vec![Step::Load { name: "echo".into(), file: "echo.wasm".into(), stamp: Stamp::test(bytes) }]
+        vec![Step::Load {
+            name: "echo".into(),
+            file: "echo.wasm".into(),
+            stamp: Stamp::test(bytes),
+        }]
     }
 
     fn failed(error: &str, retry_after: Option<Duration>) -> Ended {
-        Ended::Failed { error: error.into(), retry_after }
+        Ended::Failed {
+            error: error.into(),
+            retry_after,
+        }
     }
 
     fn tell(error: &str) -> Vec<Step> {
-        vec![Step::Tell { name: "echo".into(), error: error.into() }]
+        vec![Step::Tell {
+            name: "echo".into(),
+            error: error.into(),
+        }]
     }
 
     #[test]
@@ -238,12 +274,20 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(settling.begin(at(0), &found(1)), load(1));
         assert_eq!(settling.observe(at(10), &found(2)), []);
-        assert_eq!(settling.observe(at(100), &found(2)), [], "one load at a time");
+        assert_eq!(
+            settling.observe(at(100), &found(2)),
+            [],
+            "one load at a time"
+        );
         settling.loaded("echo", start, Ended::Well);
         assert_eq!(settling.observe(at(101), &found(2)), load(2));
         // Without a pause, if that was for what it was before.
         assert_eq!(settling.observe(at(200), &found(3)), []);
-        settling.loaded("echo", at(210), failed("no room", Some(Duration::from_secs(5))));
+        settling.loaded(
+            "echo",
+            at(210),
+            failed("no room", Some(Duration::from_secs(5))),
+        );
         assert_eq!(settling.observe(at(250), &found(3)), load(3));
     }
 
@@ -253,9 +297,19 @@ mod tests {
         assert_eq!(settling.begin(start, &found(1)), load(1));
         settling.loaded("echo", start, Ended::Unsettled);
         assert_eq!(settling.observe(start + SETTLED, &found(1)), load(1));
-        settling.loaded("echo", start, failed("no room", Some(Duration::from_secs(5))));
-        assert_eq!(settling.observe(start + Duration::from_secs(5), &found(1)), tell("no room"));
-        assert_eq!(settling.observe(start + Duration::from_secs(5) + SETTLED, &found(1)), load(1));
+        settling.loaded(
+            "echo",
+            start,
+            failed("no room", Some(Duration::from_secs(5))),
+        );
+        assert_eq!(
+            settling.observe(start + Duration::from_secs(5), &found(1)),
+            tell("no room")
+        );
+        assert_eq!(
+            settling.observe(start + Duration::from_secs(5) + SETTLED, &found(1)),
+            load(1)
+        );
     }
 
     #[test]
@@ -267,7 +321,12 @@ mod tests {
         assert_eq!(settling.observe(at(10), &Found::new()), []);
         settling.look_anew(at(5_000));
         assert_eq!(settling.observe(at(5_000), &Found::new()), []);
-        assert_eq!(settling.observe(at(5_400), &Found::new()), [Step::Remove { name: "echo".into() }]);
+        assert_eq!(
+            settling.observe(at(5_400), &Found::new()),
+            [Step::Remove {
+                name: "echo".into()
+            }]
+        );
     }
 
     #[test]
@@ -281,7 +340,12 @@ mod tests {
         assert_eq!(settling.observe(at(100), &found(1)), []);
         assert_eq!(settling.observe(at(200), &Found::new()), []);
         assert_eq!(settling.observe(at(599), &Found::new()), []);
-        assert_eq!(settling.observe(at(600), &Found::new()), [Step::Remove { name: "echo".into() }]);
+        assert_eq!(
+            settling.observe(at(600), &Found::new()),
+            [Step::Remove {
+                name: "echo".into()
+            }]
+        );
         assert_eq!(settling.due(), None);
         // When it comes back it is loaded, whatever was loaded of it before.
         assert_eq!(settling.observe(at(700), &found(1)), []);
@@ -295,7 +359,10 @@ mod tests {
         for piece in 0..10 {
             let arrives = piece * 900;
             assert_eq!(settling.observe(at(arrives), &found(piece)), []);
-            assert_eq!(settling.observe(at(arrives + 50), &found(piece)), load(piece));
+            assert_eq!(
+                settling.observe(at(arrives + 50), &found(piece)),
+                load(piece)
+            );
             settling.loaded("echo", at(arrives + 60), failed("cut off", None));
             assert_eq!(settling.observe(at(arrives + 890), &found(piece)), []);
         }
@@ -328,7 +395,12 @@ mod tests {
         assert_eq!(settling.observe(at(8_050), &found(3)), load(3));
         settling.loaded("echo", at(8_060), failed("broken", None));
         assert_eq!(settling.observe(at(8_100), &Found::new()), []);
-        assert_eq!(settling.observe(at(9_500), &Found::new()), [Step::Remove { name: "echo".into() }]);
+        assert_eq!(
+            settling.observe(at(9_500), &Found::new()),
+            [Step::Remove {
+                name: "echo".into()
+            }]
+        );
     }
 
     #[test]

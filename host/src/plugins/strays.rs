@@ -1,5 +1,6 @@
-//! Strays: what is in the directory, was meant for a plugin, as its name shows, and is not used. Everything else
-//! (texts, backups, sources, what is hidden) is nobody's business. Pure: names and times come in, findings go out.
+//! Strays: what is in the directory, was meant for a plugin, as its name shows, and is not used.
+//! Everything else (texts, backups, sources, what is hidden) is nobody's business. Pure: names and
+//! times come in, findings go out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::scan::FileStamp;
 
-/// What has been a stray for so long is told: a manifest may come before its component, and tools write in steps.
+/// What has been a stray for so long is told: a manifest may come before its component, and tools
+/// write in steps.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// What names lead to.
@@ -53,7 +55,9 @@ impl Stray {
 
     /// Whether it seems to be the manifest of this component.
     pub fn is_manifest_of(&self, component: &str) -> bool {
-        let Some(stream) = component_stem(component) else { return false };
+        let Some(stream) = component_stem(component) else {
+            return false;
+        };
         let manifest = format!("{stream}.toml");
         match &self.unused {
             Unused::ManifestName(right) => *right == manifest,
@@ -70,7 +74,9 @@ pub(super) fn is_meant(name: &str) -> bool {
 
 /// The strays among all names that are meant.
 pub(super) fn find(entries: &Entries) -> BTreeMap<String, Unused> {
-    let strays = entries.iter().filter_map(|(name, target)| Some((name.clone(), why_unused(name, target, entries)?)));
+    let strays = entries
+        .iter()
+        .filter_map(|(name, target)| Some((name.clone(), why_unused(name, target, entries)?)));
     strays.collect()
 }
 
@@ -88,14 +94,21 @@ fn why_unused(name: &str, target: &Target, entries: &Entries) -> Option<Unused> 
     let component = format!("{stem}.wasm");
     let has_component = entries.contains_key(&component);
     // A stream may be called `a.wasm`, and then `a.wasm.toml` is right.
-    let stream = component_stem(stem).filter(|_| !has_component).unwrap_or(stem);
+    let stream = component_stem(stem)
+        .filter(|_| !has_component)
+        .unwrap_or(stem);
     let right = format!("{stream}.toml");
     match target {
         Target::Directory => None,
         _ if name != right => Some(Unused::ManifestName(right)),
         Target::Nowhere(to) if has_component => Some(Unused::Nowhere(to.clone())),
         // If the component is a stray itself, that is what is said.
-        _ if entries.keys().any(|other| component_stem(other) == Some(stem)) => None,
+        _ if entries
+            .keys()
+            .any(|other| component_stem(other) == Some(stem)) =>
+        {
+            None
+        }
         _ => Some(Unused::NoComponent(component)),
     }
 }
@@ -125,13 +138,20 @@ struct Standing {
 }
 
 impl Strays {
-    /// Takes what a scan has found, and returns what is to be told now: each stray once, and again when it changes.
+    /// Takes what a scan has found, and returns what is to be told now: each stray once, and again
+    /// when it changes.
     pub(super) fn observe(&mut self, now: Instant, found: Vec<Stray>) -> Vec<Stray> {
         let mut before = std::mem::take(&mut self.0);
         let mut told = Vec::new();
         for stray in found {
-            let standing = before.remove(&stray.name).filter(|standing| standing.stray == stray);
-            let mut standing = standing.unwrap_or(Standing { stray, since: now, is_told: false });
+            let standing = before
+                .remove(&stray.name)
+                .filter(|standing| standing.stray == stray);
+            let mut standing = standing.unwrap_or(Standing {
+                stray,
+                since: now,
+                is_told: false,
+            });
             if !standing.is_told && now >= standing.since + TOLD_AFTER {
                 standing.is_told = true;
                 told.push(standing.stray.clone());
@@ -146,8 +166,8 @@ impl Strays {
 mod tests {
     use super::*;
 
-    /// What is said of each stray among these names, of which those with a slash are directories, and those with
-    /// an arrow links to nowhere.
+    /// What is said of each stray among these names, of which those with a slash are directories,
+    /// and those with an arrow links to nowhere.
     fn said(names: &str) -> Vec<String> {
         let mut entries = Entries::new();
         for name in names.split(", ") {
@@ -160,7 +180,10 @@ mod tests {
                 entries.insert(name.to_owned(), target);
             }
         }
-        find(&entries).into_iter().map(|(name, unused)| format!("{name}: {unused}")).collect()
+        find(&entries)
+            .into_iter()
+            .map(|(name, unused)| format!("{name}: {unused}"))
+            .collect()
     }
 
     #[test]
@@ -180,13 +203,33 @@ mod tests {
     fn what_is_meant_and_not_used_says_what_would_be_right() {
         let manifest = "it is not read, as a manifest is a file <stream>.toml; name it a.toml";
         for (names, stray, expected) in [
-            ("tpyo.toml", "tpyo.toml", "there is no tpyo.wasm, whose manifest it would be"),
+            (
+                "tpyo.toml",
+                "tpyo.toml",
+                "there is no tpyo.wasm, whose manifest it would be",
+            ),
             ("a.wasm, a.wasm.toml", "a.wasm.toml", manifest),
             ("a.wasm, a.Toml", "a.Toml", manifest),
-            ("a.WASM, a.toml", "a.WASM", "it is not loaded, as a component is a file <stream>.wasm; name it a.wasm"),
-            ("a.wasm -> /b/a.wasm", "a.wasm", "it is a link to /b/a.wasm, where there is nothing"),
-            ("a.wasm, a.toml -> b", "a.toml", "it is a link to b, where there is nothing"),
-            ("a.wasm/, a.toml", "a.wasm", "it is a directory; a component is a file, or a link to one"),
+            (
+                "a.WASM, a.toml",
+                "a.WASM",
+                "it is not loaded, as a component is a file <stream>.wasm; name it a.wasm",
+            ),
+            (
+                "a.wasm -> /b/a.wasm",
+                "a.wasm",
+                "it is a link to /b/a.wasm, where there is nothing",
+            ),
+            (
+                "a.wasm, a.toml -> b",
+                "a.toml",
+                "it is a link to b, where there is nothing",
+            ),
+            (
+                "a.wasm/, a.toml",
+                "a.wasm",
+                "it is a directory; a component is a file, or a link to one",
+            ),
         ] {
             assert_eq!(said(names), [format!("{stray}: {expected}")]);
         }
@@ -194,8 +237,14 @@ mod tests {
 
     #[test]
     fn a_component_knows_what_seems_to_be_its_manifest() {
-        let stray = |name: &str, unused| Stray { name: name.into(), unused, stamp: FileStamp::test(1) };
-        assert!(stray("a.wasm.toml", Unused::ManifestName("a.toml".into())).is_manifest_of("a.wasm"));
+        let stray = |name: &str, unused| Stray {
+            name: name.into(),
+            unused,
+            stamp: FileStamp::test(1),
+        };
+        assert!(
+            stray("a.wasm.toml", Unused::ManifestName("a.toml".into())).is_manifest_of("a.wasm")
+        );
         assert!(stray("a.toml", Unused::Nowhere("b".into())).is_manifest_of("a.wasm"));
         assert!(!stray("b.toml", Unused::NoComponent("b.wasm".into())).is_manifest_of("a.wasm"));
         assert!(!stray("a.wasm", Unused::Nowhere("b".into())).is_manifest_of("a.wasm"));
@@ -208,7 +257,11 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let found = |bytes| {
             let unused = Unused::NoComponent("a.wasm".into());
-            vec![Stray { name: "a.toml".into(), unused, stamp: FileStamp::test(bytes) }]
+            vec![Stray {
+                name: "a.toml".into(),
+                unused,
+                stamp: FileStamp::test(bytes),
+            }]
         };
         assert_eq!(strays.observe(at(0), found(1)), []);
         assert_eq!(strays.observe(at(999), found(1)), []);

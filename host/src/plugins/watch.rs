@@ -1,5 +1,5 @@
-//! Watching: the events of the directory, as long as the system brings them. It asks the file system, which may
-//! hang: only for threads that may wait.
+//! Watching: the events of the directory, as long as the system brings them. It asks the file
+//! system, which may hang: only for threads that may wait.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,11 @@ pub(super) struct Watch {
 impl Watch {
     /// `changed` is notified of whatever happens in the directory.
     pub(super) fn new(changed: Arc<Notify>) -> Self {
-        Self { changed, watched: None, has_complained: false }
+        Self {
+            changed,
+            watched: None,
+            has_complained: false,
+        }
     }
 
     /// Watches the directory that the path leads to now.

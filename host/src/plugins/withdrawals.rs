@@ -1,5 +1,5 @@
-//! Withdrawals: which streams are no longer offered, though they still run what arrives, and by which withdrawal
-//! of theirs. Pure: knows no plugins, and no clock.
+//! Withdrawals: which streams are no longer offered, though they still run what arrives, and by
+//! which withdrawal of theirs. Pure: knows no plugins, and no clock.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,10 @@ impl Withdrawals {
         }
         self.begun += 1;
         self.numbers.insert(stream.clone(), self.begun);
-        Some(Withdrawal { stream: stream.clone(), number: self.begun })
+        Some(Withdrawal {
+            stream: stream.clone(),
+            number: self.begun,
+        })
     }
 
     /// The stream is offered again.
@@ -36,7 +39,8 @@ impl Withdrawals {
         self.numbers.remove(stream);
     }
 
-    /// Ends a withdrawal. Returns whether it still was under way; a later one of the stream goes on.
+    /// Ends a withdrawal. Returns whether it still was under way; a later one of the stream goes
+    /// on.
     pub(super) fn end(&mut self, withdrawal: &Withdrawal) -> bool {
         let is_it = self.numbers.get(&withdrawal.stream) == Some(&withdrawal.number);
         if is_it {

@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::bodies::Room;
 use crate::message::{
-    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX, Reply, truncate,
+    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
+    Reply, truncate,
 };
 
 wasmtime::component::bindgen!({
@@ -33,9 +34,20 @@ pub(super) fn visible_headers<'a>(
     message: &'a Message,
     declared: &[HeaderName],
 ) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
-    // In one pass: a request has few headers, and looking one up takes longer than reading past some.
-    let visible = message.headers.iter().filter(|(name, _)| **name == header::CONTENT_TYPE || declared.contains(name));
-    visible.map(|(name, value)| Ok((name.as_str(), std::str::from_utf8(value.as_bytes()).map_err(|_| name)?))).collect()
+    // In one pass: a request has few headers, and looking one up takes longer than reading past
+    // some.
+    let visible = message
+        .headers
+        .iter()
+        .filter(|(name, _)| **name == header::CONTENT_TYPE || declared.contains(name));
+    visible
+        .map(|(name, value)| {
+            Ok((
+                name.as_str(),
+                std::str::from_utf8(value.as_bytes()).map_err(|_| name)?,
+            ))
+        })
+        .collect()
 }
 
 /// Headers of one reply; clients accept about a hundred.
@@ -47,8 +59,8 @@ const HEADERS_OF_HTTP: usize = 3;
 /// The text of a failure: it is for a person to read. The rest is cut off.
 const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// Why what a handler returned is no HTTP reply. For the log; the caller learns of a limit, or only that
-/// it failed.
+/// Why what a handler returned is no HTTP reply. For the log; the caller learns of a limit, or only
+/// that it failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadReply {
     #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
@@ -64,10 +76,26 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         Ok(status) if (200..600).contains(&reply.status) => status,
         _ => return Err(BadReply::Status(reply.status)),
     };
-    check_size(LimitKind::ReplyBodyBytes, reply.body.len(), REPLY_BODY_BYTES_MAX)?;
-    check_size(LimitKind::ReplyHeaders, reply.headers.len(), REPLY_HEADERS_MAX)?;
-    let header_bytes = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    check_size(LimitKind::ReplyHeaderBytes, header_bytes, REPLY_HEADER_BYTES_MAX)?;
+    check_size(
+        LimitKind::ReplyBodyBytes,
+        reply.body.len(),
+        REPLY_BODY_BYTES_MAX,
+    )?;
+    check_size(
+        LimitKind::ReplyHeaders,
+        reply.headers.len(),
+        REPLY_HEADERS_MAX,
+    )?;
+    let header_bytes = reply
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    check_size(
+        LimitKind::ReplyHeaderBytes,
+        header_bytes,
+        REPLY_HEADER_BYTES_MAX,
+    )?;
     // Those of HTTP itself come on top.
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {
@@ -78,16 +106,32 @@ pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
             headers.append(parsed, value);
         }
     }
-    Ok(Reply { status, headers, body: Bytes::from(reply.body), room: Room::default() })
+    Ok(Reply {
+        status,
+        headers,
+        body: Bytes::from(reply.body),
+        room: Room::default(),
+    })
 }
 
 fn header_name(name: &str) -> Result<HeaderName, InvalidHeaderName> {
     // The one that almost every reply has needs no reading.
-    if name == header::CONTENT_TYPE { Ok(header::CONTENT_TYPE) } else { HeaderName::from_bytes(name.as_bytes()) }
+    if name == header::CONTENT_TYPE {
+        Ok(header::CONTENT_TYPE)
+    } else {
+        HeaderName::from_bytes(name.as_bytes())
+    }
 }
 
 fn check_size(kind: LimitKind, size: usize, max: usize) -> Result<(), BadReply> {
-    if size > max { Err(BadReply::Limit(Limit { kind, max: max as u64 })) } else { Ok(()) }
+    if size > max {
+        Err(BadReply::Limit(Limit {
+            kind,
+            max: max as u64,
+        }))
+    } else {
+        Ok(())
+    }
 }
 
 impl From<wit::Failure> for Failure {
@@ -99,6 +143,9 @@ impl From<wit::Failure> for Failure {
             wit::Failure::Unavailable(text) => (FailureKind::Unavailable, text),
             wit::Failure::Internal(text) => (FailureKind::Internal, text),
         };
-        Self { kind, text: truncate(text, FAILURE_TEXT_BYTES_MAX) }
+        Self {
+            kind,
+            text: truncate(text, FAILURE_TEXT_BYTES_MAX),
+        }
     }
 }

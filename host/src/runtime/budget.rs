@@ -18,8 +18,8 @@ pub(super) struct Budget {
     refused: Option<Limit>,
 }
 
-/// What has been taken of one thing. What was granted stays taken, even if the growth then came to nothing:
-/// the instance is retired the sooner.
+/// What has been taken of one thing. What was granted stays taken, even if the growth then came to
+/// nothing: the instance is retired the sooner.
 struct Account {
     taken: usize,
     limit: Limit,
@@ -50,12 +50,23 @@ impl Budget {
 
 impl Account {
     fn new(kind: LimitKind, max: usize) -> Self {
-        Self { taken: 0, limit: Limit { kind, max: max as u64 } }
+        Self {
+            taken: 0,
+            limit: Limit {
+                kind,
+                max: max as u64,
+            },
+        }
     }
 
-    /// Grants a growth, or returns the limit that it would exceed. What the part itself does not allow comes to
-    /// nothing anyway.
-    fn grow(&mut self, current: usize, desired: usize, own_maximum: Option<usize>) -> Result<bool, Limit> {
+    /// Grants a growth, or returns the limit that it would exceed. What the part itself does not
+    /// allow comes to nothing anyway.
+    fn grow(
+        &mut self,
+        current: usize,
+        desired: usize,
+        own_maximum: Option<usize>,
+    ) -> Result<bool, Limit> {
         let taken = self.taken.saturating_add(desired.saturating_sub(current));
         if taken as u64 > self.limit.max {
             return Err(self.limit);
@@ -69,13 +80,23 @@ impl Account {
 }
 
 impl ResourceLimiter for Budget {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let granted = self.memory_bytes.grow(current, desired, maximum);
         self.refused = granted.err().or(self.refused);
         Ok(granted.unwrap_or(false))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let granted = self.table_elements.grow(current, desired, maximum);
         self.refused = granted.err().or(self.refused);
         Ok(granted.unwrap_or(false))
@@ -105,7 +126,13 @@ mod tests {
         assert!(budget.memory_growing(0, 40, None).unwrap());
         assert_eq!(budget.refused(), None);
         assert!(!budget.memory_growing(60, 61, None).unwrap());
-        assert_eq!(budget.refused(), Some(Limit { kind: LimitKind::MemoryBytes, max: 100 }));
+        assert_eq!(
+            budget.refused(),
+            Some(Limit {
+                kind: LimitKind::MemoryBytes,
+                max: 100
+            })
+        );
         assert_eq!(budget.memory_bytes(), 100);
     }
 

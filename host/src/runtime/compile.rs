@@ -1,5 +1,5 @@
-//! From bytes to a component that can be a handler: compiles it, off the request path, and checks what
-//! it imports and exports. What is wrong is said so that its author knows what to do.
+//! From bytes to a component that can be a handler: compiles it, off the request path, and checks
+//! what it imports and exports. What is wrong is said so that its author knows what to do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,7 +22,8 @@ const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
 const NAMES_MAX: usize = 10;
 const NAME_BYTES_MAX: usize = 128;
 
-/// What a WebAssembly file begins with, and then the version of a core module, or that of a component.
+/// What a WebAssembly file begins with, and then the version of a core module, or that of a
+/// component.
 const MAGIC: &[u8] = b"\0asm";
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
@@ -39,7 +40,11 @@ static OFFERED: [(&str, &str, Version); 8] = [
     ("wasi:http", "types outgoing-handler", WASI),
     ("wasi:io", "error poll streams", WASI),
     ("wasi:random", "random insecure insecure-seed", WASI),
-    ("wasi:sockets", "network instance-network ip-name-lookup tcp tcp-create-socket udp udp-create-socket", WASI),
+    (
+        "wasi:sockets",
+        "network instance-network ip-name-lookup tcp tcp-create-socket udp udp-create-socket",
+        WASI,
+    ),
 ];
 
 const MESH: &str = "meshage:mesh";
@@ -66,7 +71,9 @@ pub enum LoadError {
         "it has {bytes} bytes; the limit is {COMPONENT_BYTES_MAX}; leave out what it does not need, such as debug information"
     )]
     TooLarge { bytes: u64 },
-    #[error("it is not a valid component: {0}; it may be cut off or damaged, so build or copy it again")]
+    #[error(
+        "it is not a valid component: {0}; it may be cut off or damaged, so build or copy it again"
+    )]
     Invalid(String),
     #[error(
         "it exports {found}, but a handler exports `{EXPORT}`; write it with `#[meshage_sdk::handler]`, or against the world \
@@ -137,15 +144,21 @@ impl std::fmt::Display for Relation {
     }
 }
 
-/// Compiles and checks a component, on a thread of its own: what is small need not wait for what is large.
-pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<HandlerPre<HostState>, LoadError> {
+/// Compiles and checks a component, on a thread of its own: what is small need not wait for what is
+/// large.
+pub(super) async fn compile(
+    engine: Engine,
+    bytes: Vec<u8>,
+) -> Result<HandlerPre<HostState>, LoadError> {
     let (sender, compiled) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
-        // What compiles is a stranger's; a bug that it finds must not end the node.
-        let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
-        // Nobody waits for it any more: then it is not needed.
-        let _ = sender.send(result);
-    });
+    let thread = std::thread::Builder::new()
+        .name("load".into())
+        .spawn(move || {
+            // What compiles is a stranger's; a bug that it finds must not end the node.
+            let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
+            // Nobody waits for it any more: then it is not needed.
+            let _ = sender.send(result);
+        });
     thread.map_err(|error| LoadError::NoRoom(error.to_string()))?;
     match compiled.await {
         Ok(Ok(result)) => result,
@@ -161,8 +174,14 @@ fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostSta
     engine.note_compiled();
     let component = compiled.map_err(|error| LoadError::Invalid(one_line(&error)))?;
     let ty = component.component_type();
-    let imports: Vec<String> = ty.imports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();
-    let exports: Vec<String> = ty.exports(&engine.wasmtime).map(|(name, _)| name.to_owned()).collect();
+    let imports: Vec<String> = ty
+        .imports(&engine.wasmtime)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let exports: Vec<String> = ty
+        .exports(&engine.wasmtime)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     check_exports(&exports)?;
     check_imports(&imports)?;
     engine
@@ -173,20 +192,39 @@ fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<HandlerPre<HostSta
 }
 
 /// The error for a component whose names are right, but not what they stand for.
-pub(super) fn mismatch(engine: &Engine, component: &Component, error: &wasmtime::Error) -> LoadError {
+pub(super) fn mismatch(
+    engine: &Engine,
+    component: &Component,
+    error: &wasmtime::Error,
+) -> LoadError {
     let problem = one_line(error);
     let ty = component.component_type();
     let (imports, exports) = (ty.imports(&engine.wasmtime), ty.exports(&engine.wasmtime));
     // The one that is spoken of, or else the handler itself.
-    let names = imports.map(|(name, _)| name).chain(exports.map(|(name, _)| name));
-    let name = names.filter(|name| problem.contains(*name)).last().unwrap_or(EXPORT);
+    let names = imports
+        .map(|(name, _)| name)
+        .chain(exports.map(|(name, _)| name));
+    let name = names
+        .filter(|name| problem.contains(*name))
+        .last()
+        .unwrap_or(EXPORT);
     let (interface, found) = split(name);
     let package = package(interface);
-    let offered =
-        OFFERED.iter().find(|(name, ..)| *name == package).map_or(MESH_VERSION, |(.., version)| version.clone());
+    let offered = OFFERED
+        .iter()
+        .find(|(name, ..)| *name == package)
+        .map_or(MESH_VERSION, |(.., version)| version.clone());
     let found = found.unwrap_or_else(|| offered.clone());
     let advice = advice(package, found > offered);
-    LoadError::Mismatch(Box::new(Gap { name: package.to_owned(), found, offered, advice }), problem)
+    LoadError::Mismatch(
+        Box::new(Gap {
+            name: package.to_owned(),
+            found,
+            offered,
+            advice,
+        }),
+        problem,
+    )
 }
 
 fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
@@ -194,7 +232,9 @@ fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
         return Err(LoadError::Empty);
     }
     if !bytes.starts_with(MAGIC) {
-        return Err(LoadError::NotWasm { begins: show(&bytes[..bytes.len().min(8)]) });
+        return Err(LoadError::NotWasm {
+            begins: show(&bytes[..bytes.len().min(8)]),
+        });
     }
     // A module's header ends with its version, a component's with version and layer.
     if bytes.starts_with(CORE_MODULE) {
@@ -206,8 +246,15 @@ fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
 fn check_exports(exports: &[String]) -> Result<(), LoadError> {
     let (wanted, _) = split(EXPORT);
     let Some(export) = exports.iter().find(|name| split(name).0 == wanted) else {
-        let found = if exports.is_empty() { "nothing".into() } else { list(exports) };
-        return Err(LoadError::MissingExport { found, hint: hint(exports) });
+        let found = if exports.is_empty() {
+            "nothing".into()
+        } else {
+            list(exports)
+        };
+        return Err(LoadError::MissingExport {
+            found,
+            hint: hint(exports),
+        });
     };
     check_version(Relation::Exports, export)
 }
@@ -225,11 +272,17 @@ fn hint(exports: &[String]) -> &'static str {
 }
 
 fn check_imports(imports: &[String]) -> Result<(), LoadError> {
-    let missing: Vec<String> = imports.iter().filter(|name| !is_offered(name)).cloned().collect();
+    let missing: Vec<String> = imports
+        .iter()
+        .filter(|name| !is_offered(name))
+        .cloned()
+        .collect();
     if !missing.is_empty() {
         return Err(LoadError::MissingImport(missing));
     }
-    imports.iter().try_for_each(|name| check_version(Relation::Imports, name))
+    imports
+        .iter()
+        .try_for_each(|name| check_version(Relation::Imports, name))
 }
 
 /// Whether there is an interface of this name, in whatever version.
@@ -243,20 +296,31 @@ fn is_offered(name: &str) -> bool {
 }
 
 fn check_version(relation: Relation, name: &str) -> Result<(), LoadError> {
-    let (interface, Some(found)) = split(name) else { return Ok(()) };
+    let (interface, Some(found)) = split(name) else {
+        return Ok(());
+    };
     let package = package(interface);
-    let Some((_, _, offered)) = OFFERED.iter().find(|(name, ..)| *name == package) else { return Ok(()) };
+    let Some((_, _, offered)) = OFFERED.iter().find(|(name, ..)| *name == package) else {
+        return Ok(());
+    };
     if are_compatible(&found, offered) {
         return Ok(());
     }
     let advice = advice(package, found > *offered);
-    let gap = Gap { name: interface.to_owned(), found, offered: offered.clone(), advice };
+    let gap = Gap {
+        name: interface.to_owned(),
+        found,
+        offered: offered.clone(),
+        advice,
+    };
     Err(LoadError::Version(relation, Box::new(gap)))
 }
 
 fn advice(package: &str, is_newer: bool) -> &'static str {
     match (package, is_newer) {
-        (MESH, true) => "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version",
+        (MESH, true) => {
+            "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version"
+        }
         (MESH, false) => "build the plugin again with the meshage-sdk of this host's version",
         (_, true) => {
             "build the plugin for an older WASI 0.2, such as with `--target wasm32-wasip2`, or run a newer meshage-host"
@@ -265,8 +329,9 @@ fn advice(package: &str, is_newer: bool) -> &'static str {
     }
 }
 
-/// Whether what was built against the one version runs with the other: as Cargo and the component model
-/// have it, the first number that is not zero decides. A pre-release is compatible with itself alone.
+/// Whether what was built against the one version runs with the other: as Cargo and the component
+/// model have it, the first number that is not zero decides. A pre-release is compatible with
+/// itself alone.
 fn are_compatible(one: &Version, other: &Version) -> bool {
     let line = |version: &Version| match (version.major, version.minor) {
         (0, 0) => (0, 0, version.patch),
@@ -290,14 +355,21 @@ fn package(interface: &str) -> &str {
 
 fn limit_advice(limit: &Limit) -> &'static str {
     match limit.kind {
-        LimitKind::MemoryBytes => "raise memory_mb in its manifest, or build it with less initial memory",
-        LimitKind::Time => "raise timeout_ms in its manifest, or let it do less before its first message",
+        LimitKind::MemoryBytes => {
+            "raise memory_mb in its manifest, or build it with less initial memory"
+        }
+        LimitKind::Time => {
+            "raise timeout_ms in its manifest, or let it do less before its first message"
+        }
         _ => "let it take less before its first message",
     }
 }
 
 fn list(names: &[String]) -> String {
-    let shown = names.iter().take(NAMES_MAX).map(|name| format!("`{}`", truncate(name.clone(), NAME_BYTES_MAX)));
+    let shown = names
+        .iter()
+        .take(NAMES_MAX)
+        .map(|name| format!("`{}`", truncate(name.clone(), NAME_BYTES_MAX)));
     let mut list = shown.collect::<Vec<_>>().join(", ");
     if names.len() > NAMES_MAX {
         list += &format!(" and {} more", names.len() - NAMES_MAX);
@@ -312,7 +384,11 @@ fn show(bytes: &[u8]) -> String {
 
 /// The causes of an error, without the places in wasmtime's own code or the guest's.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
-    truncate(format!("{error:#}"), ERROR_TEXT_BYTES_MAX).lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    truncate(format!("{error:#}"), ERROR_TEXT_BYTES_MAX)
+        .lines()
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -326,7 +402,11 @@ mod tests {
     #[test]
     fn versions_are_compatible_as_semver_has_it() {
         let check = |one: &str, other: &str, expected| {
-            assert_eq!(are_compatible(&one.parse().unwrap(), &other.parse().unwrap()), expected, "{one} {other}");
+            assert_eq!(
+                are_compatible(&one.parse().unwrap(), &other.parse().unwrap()),
+                expected,
+                "{one} {other}"
+            );
         };
         check("0.1.0", "0.1.9", true);
         check("0.2.0", "0.1.0", false);
@@ -339,13 +419,28 @@ mod tests {
     #[test]
     fn every_compatible_version_is_taken() {
         check_exports(&names(&["meshage:mesh/message-handler@0.1.7"])).unwrap();
-        check_imports(&names(&["meshage:mesh/logging@0.1.0", "wasi:io/poll@0.2.6", "wasi:http/types@0.2.0"])).unwrap();
+        check_imports(&names(&[
+            "meshage:mesh/logging@0.1.0",
+            "wasi:io/poll@0.2.6",
+            "wasi:http/types@0.2.0",
+        ]))
+        .unwrap();
     }
 
     #[test]
     fn every_missing_import_is_named() {
-        let error = check_imports(&names(&["a:b/c@1.0.0", "wasi:io/poll@0.2.6", "wasi:keyvalue/store@0.2.0", "plain"]));
+        let error = check_imports(&names(&[
+            "a:b/c@1.0.0",
+            "wasi:io/poll@0.2.6",
+            "wasi:keyvalue/store@0.2.0",
+            "plain",
+        ]));
         let text = error.unwrap_err().to_string();
-        assert!(text.starts_with("it imports `a:b/c@1.0.0`, `wasi:keyvalue/store@0.2.0`, `plain`, which"), "{text}");
+        assert!(
+            text.starts_with(
+                "it imports `a:b/c@1.0.0`, `wasi:keyvalue/store@0.2.0`, `plain`, which"
+            ),
+            "{text}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Turns at the compiler: of the nodes on one host that share a compile cache, one compiles a component, and
-//! the others wait for it and find it in the cache.
+//! Turns at the compiler: of the nodes on one host that share a compile cache, one compiles a
+//! component, and the others wait for it and find it in the cache.
 
 use std::fs::{File, OpenOptions, TryLockError, create_dir_all};
 use std::io;
@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Files to lock, chosen by what is compiled. Two components with the same one wait for each other in vain,
-/// which costs time and nothing else.
+/// Files to lock, chosen by what is compiled. Two components with the same one wait for each other
+/// in vain, which costs time and nothing else.
 const LOCKS: u64 = 64;
 
-/// How often one who waits looks again: the system tells nobody that a lock is free within a limited time.
+/// How often one who waits looks again: the system tells nobody that a lock is free within a
+/// limited time.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long one waits for another node, which may hang; then it compiles by itself. The largest components take
-/// 5 s on an idle machine.
+/// How long one waits for another node, which may hang; then it compiles by itself. The largest
+/// components take 5 s on an idle machine.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The turns of those that share a directory. Without one, nobody waits.
@@ -35,10 +36,19 @@ impl CompileTurns {
 
     /// Waits for the turn to compile this component. It lasts until the value goes, or the process.
     pub(super) fn take(&self, component: &[u8]) -> Option<File> {
-        let path = self.0.as_ref()?.join(format!("{:02}.lock", xxh3_64(component) % LOCKS));
+        let path = self
+            .0
+            .as_ref()?
+            .join(format!("{:02}.lock", xxh3_64(component) % LOCKS));
         // What cannot be locked (on some network file systems) is compiled without a turn.
-        let taken = OpenOptions::new().create(true).append(true).open(&path).and_then(lock);
-        taken.inspect_err(|error| debug!(path = %path.display(), %error, "compiling without a turn")).ok()
+        let taken = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(lock);
+        taken
+            .inspect_err(|error| debug!(path = %path.display(), %error, "compiling without a turn"))
+            .ok()
     }
 }
 
@@ -71,7 +81,10 @@ mod tests {
         let held = turns().take(b"component").unwrap();
         let waiting = turns();
         let waiter = thread::spawn(move || waiting.take(b"component").is_some());
-        assert!(turns().take(b"another").is_some(), "another component does not wait");
+        assert!(
+            turns().take(b"another").is_some(),
+            "another component does not wait"
+        );
         assert!(!waiter.is_finished());
         drop(held);
         assert!(waiter.join().unwrap());

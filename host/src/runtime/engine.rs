@@ -11,7 +11,8 @@ use tracing::warn;
 use uuid::Uuid;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails,
+    Cache, CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig,
+    WasmBacktraceDetails,
 };
 
 use super::bindings::logging;
@@ -36,7 +37,8 @@ const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 /// successor takes no page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
-/// What a memory has of address space beyond its size where that is scarce: so far it grows without being moved.
+/// What a memory has of address space beyond its size where that is scarce: so far it grows without
+/// being moved.
 const GROWTH_RESERVED_BYTES: u64 = 1 << 20;
 
 /// One for each node. Cheap to clone.
@@ -61,15 +63,19 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may share it. If it cannot be
-    /// there, the log says so, and the engine compiles everything anew. Guests trust `authorities`, besides those that
-    /// browsers trust.
+    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may
+    /// share it. If it cannot be there, the log says so, and the engine compiles everything anew.
+    /// Guests trust `authorities`, besides those that browsers trust.
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
-    pub fn new(data_dir: Option<&Path>, authorities: &[TrustAnchor<'static>]) -> Result<Self, EngineError> {
-        let opened =
-            data_dir.ok_or_else(|| "there is no home directory, and so no default".to_owned()).and_then(open_cache);
+    pub fn new(
+        data_dir: Option<&Path>,
+        authorities: &[TrustAnchor<'static>],
+    ) -> Result<Self, EngineError> {
+        let opened = data_dir
+            .ok_or_else(|| "there is no home directory, and so no default".to_owned())
+            .and_then(open_cache);
         match opened {
             Ok((cache, turns)) => Self::start(Some(cache), turns, authorities),
             Err(error) => {
@@ -107,18 +113,23 @@ impl Engine {
             Err(error) => {
                 warn!(event = "no-instance-pool", %error, "there can be no pool of instances, for want of address space: instances will be slower, and slower to make");
                 let mut config = config(cache.clone(), InstanceAllocationStrategy::OnDemand);
-                config.memory_reservation(0).memory_reservation_for_growth(GROWTH_RESERVED_BYTES).memory_guard_size(0);
+                config
+                    .memory_reservation(0)
+                    .memory_reservation_for_growth(GROWTH_RESERVED_BYTES)
+                    .memory_guard_size(0);
                 wasmtime::Engine::new(&config).map_err(start_error)?
             }
         };
         let mut linker = Linker::new(&wasmtime);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
         outbound::add_to_linker(&mut linker).map_err(start_error)?;
-        logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state).map_err(start_error)?;
+        logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)
+            .map_err(start_error)?;
         let other_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
         let outbound_tls = OutboundTls::new(authorities).map_err(|error| other_error(&error))?;
         let ended = CancellationToken::new();
-        let clock = Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| other_error(&error))?;
+        let clock =
+            Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| other_error(&error))?;
         let pools = Pools::start(ended.clone()).map_err(|error| other_error(&error))?;
         Ok(Self {
             wasmtime,
@@ -133,7 +144,8 @@ impl Engine {
         })
     }
 
-    /// Resolves when one of its threads has ended, which is a bug: without its clock no guest could be stopped.
+    /// Resolves when one of its threads has ended, which is a bug: without its clock no guest could
+    /// be stopped.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
@@ -146,16 +158,20 @@ impl Engine {
     }
 }
 
-/// Opens the cache, and the turns beside it, which removes what it does not know. What it cannot write it does not say.
+/// Opens the cache, and the turns beside it, which removes what it does not know. What it cannot
+/// write it does not say.
 fn open_cache(data_dir: &Path) -> Result<(Cache, CompileTurns), String> {
     let mut config = CacheConfig::new();
     let directory = data_dir.join("compiled");
     config.with_directory(&directory);
     let cache = Cache::new(config).map_err(|error| format!("{error:#}"))?;
-    let turns = CompileTurns::in_directory(data_dir.join("compiling")).map_err(|error| error.to_string())?;
+    let turns = CompileTurns::in_directory(data_dir.join("compiling"))
+        .map_err(|error| error.to_string())?;
     // A name of its own: nodes in containers that share the directory have the same process ids.
     let probe = directory.join(format!(".probe-{}", Uuid::now_v7()));
-    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|error| error.to_string())?;
+    fs::write(&probe, "")
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error| error.to_string())?;
     Ok((cache, turns))
 }
 
@@ -168,8 +184,9 @@ fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config 
         .max_wasm_stack(STACK_BYTES_MAX)
         // Components of WASI 0.2 need none of WASI 0.3's bookkeeping.
         .concurrency_support(false)
-        // Backtraces have the functions' names as they are. Files and lines, and names made readable, would have
-        // wasmtime read what a stranger wrote, for minutes if he means ill, and where nothing can interrupt it.
+        // Backtraces have the functions' names as they are. Files and lines, and names made
+        // readable, would have wasmtime read what a stranger wrote, for minutes if he means ill,
+        // and where nothing can interrupt it.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
@@ -185,7 +202,8 @@ fn pool() -> InstanceAllocationStrategy {
         .total_tables(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
         .total_stacks(INSTANCES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
-        // Where the kernel can say which pages were written to (Linux 6.7), only those are set back.
+        // Where the kernel can say which pages were written to (Linux 6.7), only those are set
+        // back.
         .pagemap_scan(Enabled::Auto)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES);

@@ -1,5 +1,5 @@
-//! What a guest logs, and what it writes to stdout and stderr: entries of the node's log, with the stream
-//! and the message that was running, and bounded for each call.
+//! What a guest logs, and what it writes to stdout and stderr: entries of the node's log, with the
+//! stream and the message that was running, and bounded for each call.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,11 +90,15 @@ impl GuestLog {
     /// The last lines that the call wrote to stderr, if it wrote any.
     pub(super) fn last_words(&self) -> Option<String> {
         let entries = self.entries();
-        (!entries.last_words.is_empty()).then(|| String::from_utf8_lossy(&entries.last_words).into_owned())
+        (!entries.last_words.is_empty())
+            .then(|| String::from_utf8_lossy(&entries.last_words).into_owned())
     }
 
     pub(super) fn output(&self, stdio: Stdio) -> Output {
-        Output { log: self.clone(), stdio }
+        Output {
+            log: self.clone(),
+            stdio,
+        }
     }
 
     pub(super) fn entry(&self, level: Level, text: String) {
@@ -229,7 +233,11 @@ impl OutputStream for Output {
 }
 
 impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         self.log.entries().write(self.stdio, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -254,13 +262,21 @@ mod tests {
         assert_eq!(log.last_words(), None);
         log.entries().write(Stdio::Out, b"not this\n");
         for number in 0..1_000 {
-            log.entries().write(Stdio::Err, format!("line {number} of \u{fc}\n").as_bytes());
+            log.entries()
+                .write(Stdio::Err, format!("line {number} of \u{fc}\n").as_bytes());
         }
         log.entries().write(Stdio::Err, b"and what has no end");
         log.end();
         let last = log.last_words().unwrap();
-        assert!(last.ends_with("line 999 of \u{fc}\nand what has no end"), "{last}");
-        assert!((LAST_WORDS_BYTES_MAX - 4..=LAST_WORDS_BYTES_MAX + 4).contains(&last.len()), "{}", last.len());
+        assert!(
+            last.ends_with("line 999 of \u{fc}\nand what has no end"),
+            "{last}"
+        );
+        assert!(
+            (LAST_WORDS_BYTES_MAX - 4..=LAST_WORDS_BYTES_MAX + 4).contains(&last.len()),
+            "{}",
+            last.len()
+        );
         log.begin(Uuid::nil());
         assert_eq!(log.last_words(), None);
     }

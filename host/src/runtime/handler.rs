@@ -17,15 +17,16 @@ use super::limits::Limits;
 use super::outbound::Grant;
 use super::pool::Pool;
 use crate::message::{
-    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, truncate,
+    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName,
+    truncate,
 };
 use crate::telemetry::PluginMetrics;
 
 /// A guest's backtrace in the log: twenty frames, whose names are the guest's to choose.
 const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// How often one message has waiting instances given up for it: as often as the node has instances, by the eights in which
-/// they are given up.
+/// How often one message has waiting instances given up for it: as often as the node has instances,
+/// by the eights in which they are given up.
 const RECLAIMS_MAX: u32 = 128;
 
 /// Runs the messages of one version of one stream.
@@ -57,7 +58,11 @@ impl Handler {
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
-            grant: Arc::new(Grant::new(stream.clone(), limits.allowed_hosts.clone(), engine.outbound_tls.clone())),
+            grant: Arc::new(Grant::new(
+                stream.clone(),
+                limits.allowed_hosts.clone(),
+                engine.outbound_tls.clone(),
+            )),
             stream,
             pre,
             pool: engine.pools.new_pool(),
@@ -90,9 +95,9 @@ impl Handler {
         self.limits.concurrency - self.running.available_permits()
     }
 
-    /// Runs a message: on a warm instance if there is one, and until the deadline or the plugin's own
-    /// timeout, whichever is first. Dropping the call stops the guest. `before` is called when it is the message's turn, may
-    /// still refuse it, and what it takes is returned with the reply.
+    /// Runs a message: on a warm instance if there is one, and until the deadline or the plugin's
+    /// own timeout, whichever is first. Dropping the call stops the guest. `before` is called when
+    /// it is the message's turn, may still refuse it, and what it takes is returned with the reply.
     ///
     /// # Errors
     /// Why there is no reply.
@@ -132,8 +137,13 @@ impl Handler {
 
     async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
         let headers = bindings::visible_headers(message, &self.limits.headers).map_err(|name| {
-            let text = format!("the header {name:?} is not UTF-8 text, which is what handlers are given; encode it");
-            Ended::Fault(Fault::Failure(Failure { kind: FailureKind::Invalid, text }))
+            let text = format!(
+                "the header {name:?} is not UTF-8 text, which is what handlers are given; encode it"
+            );
+            Ended::Fault(Fault::Failure(Failure {
+                kind: FailureKind::Invalid,
+                text,
+            }))
         })?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.metrics.calls.increment(1);
@@ -141,9 +151,13 @@ impl Handler {
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
             // In a box, as all that is rare: the future of every call would have room for it.
-            None => Box::pin(self.instance(deadline)).await.map_err(|stopped| self.ended(message, &stopped))?,
+            None => Box::pin(self.instance(deadline))
+                .await
+                .map_err(|stopped| self.ended(message, &stopped))?,
         };
-        let result = instance.call(&self.engine, message, &headers, deadline).await;
+        let result = instance
+            .call(&self.engine, message, &headers, deadline)
+            .await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.is_worn(&self.limits) {
             self.pool.put(instance);
@@ -164,7 +178,8 @@ impl Handler {
 
     /// Waits for a place among the running calls, in a bounded, fair queue.
     async fn wait_for_place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Fault> {
-        let _waiting = Waiting::join(&self.waiting, self.limits.queue).ok_or(Fault::Refused(Refusal::QueueFull))?;
+        let _waiting = Waiting::join(&self.waiting, self.limits.queue)
+            .ok_or(Fault::Refused(Refusal::QueueFull))?;
         match timeout_at(deadline.into(), self.running.acquire()).await {
             // A place that comes with the deadline of the one who had it comes too late.
             Ok(Ok(place)) if Instant::now() < deadline => Ok(place),
@@ -173,13 +188,18 @@ impl Handler {
         }
     }
 
-    /// Makes an instance. When the node has no more of them, those that wait in vain are given up first.
+    /// Makes an instance. When the node has no more of them, those that wait in vain are given up
+    /// first.
     async fn instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         let mut reclaims = 0;
         loop {
             match self.make_instance(deadline).await {
                 // Others who wait may take what has become free.
-                Err(stopped) if stopped.is_want_of_room() && reclaims < RECLAIMS_MAX && self.engine.pools.reclaim() => {
+                Err(stopped)
+                    if stopped.is_want_of_room()
+                        && reclaims < RECLAIMS_MAX
+                        && self.engine.pools.reclaim() =>
+                {
                     reclaims += 1;
                 }
                 made => return made,
@@ -190,32 +210,47 @@ impl Handler {
     async fn make_instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         self.metrics.instances_made.increment(1);
         let grant = self.grant.clone();
-        Instance::new(&self.engine, &self.pre, &self.stream, &self.limits, grant, deadline).await
+        Instance::new(
+            &self.engine,
+            &self.pre,
+            &self.stream,
+            &self.limits,
+            grant,
+            deadline,
+        )
+        .await
     }
 
     /// The first instance, which shows that the component can be instantiated at all.
     async fn trial(&self) -> Result<Instance, LoadError> {
         let deadline = Instant::now() + self.limits.timeout;
         let trial = timeout_at(deadline.into(), self.instance(deadline)).await;
-        trial.map_err(|_| LoadError::Limit(self.time_limit()))?.map_err(|stopped| match stopped.limit {
-            Some(limit) => LoadError::Limit(limit),
-            None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
-            None if stopped.is_want_of_room() => LoadError::NoRoom(one_line(&stopped.error)),
-            // Nothing has run yet: it is what is exported that is wrong.
-            None if !stopped.error.is::<WasmBacktrace>() => {
-                mismatch(&self.engine, self.pre.instance_pre().component(), &stopped.error)
-            }
-            None => LoadError::Trial(one_line(&stopped.error)),
-        })
+        trial
+            .map_err(|_| LoadError::Limit(self.time_limit()))?
+            .map_err(|stopped| match stopped.limit {
+                Some(limit) => LoadError::Limit(limit),
+                None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
+                None if stopped.is_want_of_room() => LoadError::NoRoom(one_line(&stopped.error)),
+                // Nothing has run yet: it is what is exported that is wrong.
+                None if !stopped.error.is::<WasmBacktrace>() => mismatch(
+                    &self.engine,
+                    self.pre.instance_pre().component(),
+                    &stopped.error,
+                ),
+                None => LoadError::Trial(one_line(&stopped.error)),
+            })
     }
 
     fn time_limit(&self) -> Limit {
         let timeout_ms = u64::try_from(self.limits.timeout.as_millis()).unwrap_or(u64::MAX);
-        Limit { kind: LimitKind::Time, max: timeout_ms }
+        Limit {
+            kind: LimitKind::Time,
+            max: timeout_ms,
+        }
     }
 
-    /// What an instance's end means to the caller; everything else about it goes to the log, with the
-    /// guest's own backtrace.
+    /// What an instance's end means to the caller; everything else about it goes to the log, with
+    /// the guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
         let (stream, message, stderr) = (&self.stream, message.id, stopped.stderr.as_deref());
         let error = truncate(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);

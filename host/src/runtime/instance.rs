@@ -20,14 +20,15 @@ use super::outbound::{self, Grant, Outbound};
 use super::turns::Turn;
 use crate::message::{Limit, LimitKind, Message, StreamName};
 
-/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests with
-/// headers and a body under way, are some 128 KiB.
+/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests
+/// with headers and a body under way, are some 128 KiB.
 const RESOURCES_MAX: usize = 500;
 
 /// Random bytes that a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// How wasmtime says that a guest handed over more than [`TRANSFER_BYTES_MAX`]; its error has no public type.
+/// How wasmtime says that a guest handed over more than [`TRANSFER_BYTES_MAX`]; its error has no
+/// public type.
 const TRANSFER_ERROR: &str = "too much data is being copied between the host and the guest";
 
 /// What the host keeps for one instance.
@@ -62,7 +63,8 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    /// Whether there was no place in the pool, or no memory of the system's, for an instance: nothing of it ran.
+    /// Whether there was no place in the pool, or no memory of the system's, for an instance:
+    /// nothing of it ran.
     pub(super) fn is_want_of_room(&self) -> bool {
         let has_begun = self.error.is::<WasmBacktrace>();
         let cause = self.error.root_cause();
@@ -85,7 +87,10 @@ impl Instance {
         grant: Arc<Grant>,
         deadline: Instant,
     ) -> Result<Self, Stopped> {
-        let mut store = Store::new(&engine.wasmtime, HostState::new(stream.clone(), limits, grant, deadline));
+        let mut store = Store::new(
+            &engine.wasmtime,
+            HostState::new(stream.clone(), limits, grant, deadline),
+        );
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
         // At every tick a busy guest's turn is over, until its time is.
@@ -110,14 +115,20 @@ impl Instance {
         match made {
             Ok(exports) => {
                 let memory_bytes_at_first = store.data().budget.memory_bytes();
-                Ok(Self { store, exports, turn, calls: 0, memory_bytes_at_first })
+                Ok(Self {
+                    store,
+                    exports,
+                    turn,
+                    calls: 0,
+                    memory_bytes_at_first,
+                })
             }
             Err(error) => Err(stopped(&store, error)),
         }
     }
 
-    /// Runs one message. After an error, or when the call is dropped before its end, the instance is
-    /// in an unknown state and must be dropped too.
+    /// Runs one message. After an error, or when the call is dropped before its end, the instance
+    /// is in an unknown state and must be dropped too.
     pub(super) async fn call(
         &mut self,
         engine: &Engine,
@@ -141,18 +152,24 @@ impl Instance {
             body: &message.body,
         };
         let result = {
-            let guest = pin!(self.exports.meshage_mesh_message_handler().call_handle(&mut self.store, argument));
+            let guest = pin!(
+                self.exports
+                    .meshage_mesh_message_handler()
+                    .call_handle(&mut self.store, argument)
+            );
             engine.turns.run(guest, &self.turn).await
         };
         self.store.data().log.end();
         result.map_err(|error| stopped(&self.store, error))
     }
 
-    /// Whether the instance has served its time: it has run as many messages as it may, or has grown, or
-    /// leaks what it takes from the host.
+    /// Whether the instance has served its time: it has run as many messages as it may, or has
+    /// grown, or leaks what it takes from the host.
     pub(super) fn is_worn(&mut self, limits: &Limits) -> bool {
         let state = self.store.data_mut();
-        let room = limits.memory_bytes_max.saturating_sub(self.memory_bytes_at_first);
+        let room = limits
+            .memory_bytes_max
+            .saturating_sub(self.memory_bytes_at_first);
         self.calls >= limits.instances.calls_max()
             || state.budget.memory_bytes() > self.memory_bytes_at_first + room / 2
             || state.resources.iter_mut().count() > RESOURCES_MAX / 2
@@ -161,7 +178,10 @@ impl Instance {
 
 /// Puts together what is known of an instance's end.
 fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
-    let limit = |kind, max: usize| Limit { kind, max: max as u64 };
+    let limit = |kind, max: usize| Limit {
+        kind,
+        max: max as u64,
+    };
     let limit = if error.downcast_ref::<Trap>() == Some(&Trap::StackOverflow) {
         Some(limit(LimitKind::StackBytes, STACK_BYTES_MAX))
     } else if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) {
@@ -171,7 +191,11 @@ fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
     } else {
         store.data().budget.refused()
     };
-    Stopped { limit, error, stderr: store.data().log.last_words() }
+    Stopped {
+        limit,
+        error,
+        stderr: store.data().log.last_words(),
+    }
 }
 
 impl HostState {
@@ -179,7 +203,8 @@ impl HostState {
         let log = GuestLog::new(stream);
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
-        // Deny by default: no files, no sockets, no name look-ups, and only the environment of the manifest.
+        // Deny by default: no files, no sockets, no name look-ups, and only the environment of the
+        // manifest.
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.output(Stdio::Out))
             .stderr(log.output(Stdio::Err))
@@ -211,13 +236,20 @@ impl HostState {
 
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.resources,
+        }
     }
 }
 
 impl WasiHttpView for HostState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outbound, table: &mut self.resources, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.outbound,
+            table: &mut self.resources,
+            ctx: &mut self.http,
+        }
     }
 }
 

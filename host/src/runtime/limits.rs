@@ -10,12 +10,12 @@ use crate::message::REPLY_BODY_BYTES_MAX;
 /// Elements of all tables of one instance: large interpreters have some ten thousand functions.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// The stack of a guest: what native threads have by default is 4 to 16 times as much, but a guest's own
-/// data is in its linear memory, not here.
+/// The stack of a guest: what native threads have by default is 4 to 16 times as much, but a
+/// guest's own data is in its linear memory, not here.
 pub(super) const STACK_BYTES_MAX: usize = 512 << 10;
 
-/// What a guest may hand to the host at once: the largest reply with its headers, and room for what the
-/// host makes of it.
+/// What a guest may hand to the host at once: the largest reply with its headers, and room for what
+/// the host makes of it.
 pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 
 /// Limits and grants of one plugin.
@@ -56,8 +56,8 @@ impl Limits {
     pub const CONCURRENCY: usize = 64;
     /// At 2 µs a call, 2 ms of work; at 1 ms a call, 16 ms on each of 64 instances.
     pub const QUEUE: usize = 1024;
-    /// What a guest leaks for each message is given back after so many; a new instance for ten thousand
-    /// messages costs each of them a few nanoseconds.
+    /// What a guest leaks for each message is given back after so many; a new instance for ten
+    /// thousand messages costs each of them a few nanoseconds.
     pub const CALLS_PER_INSTANCE_MAX: u64 = 10_000;
 
     /// The defaults, with the node's own timeout.
@@ -69,7 +69,9 @@ impl Limits {
             memory_bytes_max: Self::MEMORY_BYTES_MAX,
             concurrency: Self::CONCURRENCY,
             queue: Self::QUEUE,
-            instances: Instances::Reuse { calls_max: Self::CALLS_PER_INSTANCE_MAX },
+            instances: Instances::Reuse {
+                calls_max: Self::CALLS_PER_INSTANCE_MAX,
+            },
             env: Vec::new(),
             allowed_hosts: Vec::new(),
         }

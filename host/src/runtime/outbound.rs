@@ -1,5 +1,5 @@
-//! Outbound HTTP of guests: to the hosts that the manifest allows, and within limits of time, size and
-//! number. Everything else is denied.
+//! Outbound HTTP of guests: to the hosts that the manifest allows, and within limits of time, size
+//! and number. Everything else is denied.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -67,8 +67,13 @@ impl FromStr for AllowedHost {
     fn from_str(text: &str) -> Result<Self, NotAHost> {
         let authority: uri::Authority = text.parse().map_err(|_| NotAHost)?;
         match authority.port_u16() {
-            Some(port) if port > 0 && !text.contains(['@', '*']) && !authority.host().is_empty() => {
-                Ok(Self { name: authority.host().to_ascii_lowercase(), port })
+            Some(port)
+                if port > 0 && !text.contains(['@', '*']) && !authority.host().is_empty() =>
+            {
+                Ok(Self {
+                    name: authority.host().to_ascii_lowercase(),
+                    port,
+                })
             }
             _ => Err(NotAHost),
         }
@@ -124,7 +129,8 @@ impl Grant {
         }
     }
 
-    /// Says of a host that there is no TLS with it, mostly for its certificate: the operator may have to name an authority.
+    /// Says of a host that there is no TLS with it, mostly for its certificate: the operator may
+    /// have to name an authority.
     fn tell_tls_failed(&self, uri: &Uri, error: &io::Error) {
         let host = host_of(uri);
         if is_new(&self.tls_failed, host) {
@@ -133,12 +139,21 @@ impl Grant {
     }
 
     fn allows(&self, uri: &Uri) -> bool {
-        let Some(authority) = uri.authority() else { return false };
-        let default_port = if uri.scheme() == Some(&uri::Scheme::HTTPS) { 443 } else { 80 };
+        let Some(authority) = uri.authority() else {
+            return false;
+        };
+        let default_port = if uri.scheme() == Some(&uri::Scheme::HTTPS) {
+            443
+        } else {
+            80
+        };
         let port = authority.port_u16().unwrap_or(default_port);
         // Who names a user in an address wants to deceive someone.
         !authority.as_str().contains('@')
-            && self.allowed.iter().any(|host| host.port == port && host.name.eq_ignore_ascii_case(authority.host()))
+            && self
+                .allowed
+                .iter()
+                .any(|host| host.port == port && host.name.eq_ignore_ascii_case(authority.host()))
     }
 }
 
@@ -158,29 +173,49 @@ impl Outbound {
 type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 /// Puts `wasi:http` into a linker. What takes texts of any length takes shorter ones here.
-pub(super) fn add_to_linker<T: WasiHttpView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+pub(super) fn add_to_linker<T: WasiHttpView + 'static>(
+    linker: &mut Linker<T>,
+) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     linker.allow_shadowing(true);
     let mut types = linker.instance(TYPES)?;
     types.func_wrap(
         "[method]outgoing-request.set-method",
-        |mut store: StoreContextMut<'_, T>, (request, method): (Resource<OutgoingRequest>, Method)| {
+        |mut store: StoreContextMut<'_, T>,
+         (request, method): (Resource<OutgoingRequest>, Method)| {
             let is_long = matches!(&method, Method::Other(text) if text.len() > TEXT_BYTES_MAX);
-            Ok((if is_long { Err(()) } else { store.data_mut().http().set_method(request, method)? },))
+            Ok((if is_long {
+                Err(())
+            } else {
+                store.data_mut().http().set_method(request, method)?
+            },))
         },
     )?;
     types.func_wrap(
         "[method]outgoing-request.set-scheme",
-        |mut store: StoreContextMut<'_, T>, (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)| {
-            let is_long = matches!(&scheme, Some(Scheme::Other(text)) if text.len() > TEXT_BYTES_MAX);
-            Ok((if is_long { Err(()) } else { store.data_mut().http().set_scheme(request, scheme)? },))
+        |mut store: StoreContextMut<'_, T>,
+         (request, scheme): (Resource<OutgoingRequest>, Option<Scheme>)| {
+            let is_long =
+                matches!(&scheme, Some(Scheme::Other(text)) if text.len() > TEXT_BYTES_MAX);
+            Ok((if is_long {
+                Err(())
+            } else {
+                store.data_mut().http().set_scheme(request, scheme)?
+            },))
         },
     )?;
     types.func_wrap(
         "[method]outgoing-request.set-authority",
-        |mut store: StoreContextMut<'_, T>, (request, authority): (Resource<OutgoingRequest>, Option<String>)| {
-            let is_long = authority.as_ref().is_some_and(|text| text.len() > TEXT_BYTES_MAX);
-            Ok((if is_long { Err(()) } else { store.data_mut().http().set_authority(request, authority)? },))
+        |mut store: StoreContextMut<'_, T>,
+         (request, authority): (Resource<OutgoingRequest>, Option<String>)| {
+            let is_long = authority
+                .as_ref()
+                .is_some_and(|text| text.len() > TEXT_BYTES_MAX);
+            Ok((if is_long {
+                Err(())
+            } else {
+                store.data_mut().http().set_authority(request, authority)?
+            },))
         },
     )?;
     linker.allow_shadowing(false);
@@ -204,7 +239,8 @@ impl WasiHttpHooks for Outbound {
         request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _: Connection,
-    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send> {
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send>
+    {
         let deadline = self.deadline.into();
         if !self.grant.allows(request.uri()) {
             self.grant.tell_denied(request.uri());
@@ -214,8 +250,17 @@ impl WasiHttpHooks for Outbound {
             return Box::new(async { Err(Error::ConnectionLimitReached) });
         };
         let mut options = options.unwrap_or_default();
-        options.connect_timeout = Some(options.connect_timeout.unwrap_or(CONNECT_MAX).min(CONNECT_MAX));
-        let request = request.map(|body| bounded(body, || Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))));
+        options.connect_timeout = Some(
+            options
+                .connect_timeout
+                .unwrap_or(CONNECT_MAX)
+                .min(CONNECT_MAX),
+        );
+        let request = request.map(|body| {
+            bounded(body, || {
+                Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))
+            })
+        });
         let is_https = request.uri().scheme() == Some(&uri::Scheme::HTTPS);
         let grant = self.grant.clone();
         Box::new(async move {
@@ -230,9 +275,14 @@ impl WasiHttpHooks for Outbound {
                     return Ok((response.map(bounded_response), connection));
                 }
                 let (response, connection) = default_send_request(request, Some(options)).await?;
-                Ok((response.map(bounded_response), Box::new(connection) as Connection))
+                Ok((
+                    response.map(bounded_response),
+                    Box::new(connection) as Connection,
+                ))
             };
-            let sent: Result<_, Error> = timeout_at(deadline, sending).await.unwrap_or(Err(Error::HttpResponseTimeout));
+            let sent: Result<_, Error> = timeout_at(deadline, sending)
+                .await
+                .unwrap_or(Err(Error::HttpResponseTimeout));
             let (response, connection) = sent?;
             let connection: Connection = Box::new(async move {
                 let _place = place;
@@ -245,7 +295,9 @@ impl WasiHttpHooks for Outbound {
 }
 
 fn bounded_response<B: Body<Data = Bytes, Error = Error> + Send + 'static>(body: B) -> WasiBody {
-    bounded(body, || Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64)))
+    bounded(body, || {
+        Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64))
+    })
 }
 
 /// A body that ends with an error past its limit.
@@ -254,7 +306,11 @@ where
     B: Body<Data = Bytes, Error = Error> + Send + 'static,
 {
     Limited::new(body, BODY_BYTES_MAX)
-        .map_err(move |error| error.downcast::<Error>().map_or_else(|_| too_large(), |error| *error))
+        .map_err(move |error| {
+            error
+                .downcast::<Error>()
+                .map_or_else(|_| too_large(), |error| *error)
+        })
         .boxed_unsync()
 }
 
@@ -269,7 +325,11 @@ mod tests {
             vec![allowed.parse().unwrap()],
             OutboundTls::new(&[]).unwrap(),
         );
-        assert_eq!(grant.allows(&uri.parse().unwrap()), expected, "{allowed} {uri}");
+        assert_eq!(
+            grant.allows(&uri.parse().unwrap()),
+            expected,
+            "{allowed} {uri}"
+        );
     }
 
     #[test]
@@ -278,21 +338,53 @@ mod tests {
         check("api.example.com:443", "https://API.example.com:443/", true);
         check("api.example.com:443", "http://api.example.com/", false);
         check("api.example.com:80", "http://api.example.com/", true);
-        check("api.example.com:443", "https://api.example.com:8443/", false);
-        check("api.example.com:443", "https://api.example.com.evil.org/", false);
-        check("api.example.com:443", "https://evil.api.example.com/", false);
-        check("api.example.com:443", "https://api.example.com@evil.org/", false);
-        check("api.example.com:443", "https://evil.org@api.example.com/", false);
+        check(
+            "api.example.com:443",
+            "https://api.example.com:8443/",
+            false,
+        );
+        check(
+            "api.example.com:443",
+            "https://api.example.com.evil.org/",
+            false,
+        );
+        check(
+            "api.example.com:443",
+            "https://evil.api.example.com/",
+            false,
+        );
+        check(
+            "api.example.com:443",
+            "https://api.example.com@evil.org/",
+            false,
+        );
+        check(
+            "api.example.com:443",
+            "https://evil.org@api.example.com/",
+            false,
+        );
         check("[::1]:8080", "http://[::1]:8080/", true);
     }
 
     #[test]
     fn a_host_has_a_port() {
-        for wrong in
-            ["", "api.example.com", "api.example.com:0", "*.example.com:443", "a@b:443", "http://a:443", ":443"]
-        {
+        for wrong in [
+            "",
+            "api.example.com",
+            "api.example.com:0",
+            "*.example.com:443",
+            "a@b:443",
+            "http://a:443",
+            ":443",
+        ] {
             assert_eq!(wrong.parse::<AllowedHost>(), Err(NotAHost), "{wrong}");
         }
-        assert_eq!("API.example.com:443".parse::<AllowedHost>().unwrap().to_string(), "api.example.com:443");
+        assert_eq!(
+            "API.example.com:443"
+                .parse::<AllowedHost>()
+                .unwrap()
+                .to_string(),
+            "api.example.com:443"
+        );
     }
 }

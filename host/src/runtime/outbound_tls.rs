@@ -1,4 +1,5 @@
-//! HTTPS of guests: as wasmtime's own way to send requests, but that an operator's authorities are trusted, too.
+//! HTTPS of guests: as wasmtime's own way to send requests, but that an operator's authorities are
+//! trusted, too.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -33,10 +34,15 @@ pub(super) type Driven = Box<dyn Future<Output = Result<(), Error>> + Send>;
 impl OutboundTls {
     /// Trusts the authorities that browsers do, and these.
     pub(super) fn new(own: &[TrustAnchor<'static>]) -> Result<Self, rustls::Error> {
-        let roots = RootCertStore { roots: [webpki_roots::TLS_SERVER_ROOTS, own].concat() };
+        let roots = RootCertStore {
+            roots: [webpki_roots::TLS_SERVER_ROOTS, own].concat(),
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(Self(Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into()))
+        let config =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(Self(
+            Arc::new(config.with_root_certificates(roots).with_no_client_auth()).into(),
+        ))
     }
 
     /// Sends a request, and returns the head of its response.
@@ -46,13 +52,18 @@ impl OutboundTls {
         options: RequestOptions,
     ) -> Result<(Response<Paced>, Driven), Error> {
         let connect_max = options.connect_timeout.unwrap_or(PATIENCE);
-        let stream =
-            timeout(connect_max, self.connect(request.uri())).await.map_err(|_| Error::ConnectionTimeout)??;
+        let stream = timeout(connect_max, self.connect(request.uri()))
+            .await
+            .map_err(|_| Error::ConnectionTimeout)??;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
         // To a server, not to a proxy, a request names its path alone.
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse().map_err(|_| Error::HttpRequestUriInvalid)?;
-        let mut driven: Pin<Driven> = Box::pin(async move { connection.await.map_err(Error::from) });
+        let mut driven: Pin<Driven> =
+            Box::pin(async move { connection.await.map_err(Error::from) });
         let response = {
             let first_byte_max = options.first_byte_timeout.unwrap_or(PATIENCE);
             let sending = timeout(first_byte_max, sender.send_request(request));
@@ -69,15 +80,26 @@ impl OutboundTls {
         };
         let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
         let pause_max = options.between_bytes_timeout.unwrap_or(PATIENCE);
-        Ok((response.map(|body| Paced::new(body, pause_max)), Box::new(driven)))
+        Ok((
+            response.map(|body| Paced::new(body, pause_max)),
+            Box::new(driven),
+        ))
     }
 
-    async fn connect(&self, uri: &Uri) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
+    async fn connect(
+        &self,
+        uri: &Uri,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(Error::InvalidDnsNameError)?;
         let port = authority.port_u16().unwrap_or(HTTPS_PORT);
-        let stream = TcpStream::connect((host, port)).await.map_err(Error::Connect)?;
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(Error::Connect)?;
         self.0.connect(name, stream).await.map_err(Error::Tls)
     }
 }
@@ -91,7 +113,11 @@ pub(super) struct Paced {
 
 impl Paced {
     fn new(body: Incoming, pause_max: Duration) -> Self {
-        Self { body, pause_max, paused: Box::pin(sleep(pause_max)) }
+        Self {
+            body,
+            pause_max,
+            paused: Box::pin(sleep(pause_max)),
+        }
     }
 }
 
@@ -99,14 +125,21 @@ impl Body for Paced {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(frame) => {
                 let paused_until = Instant::now() + self.pause_max;
                 self.paused.as_mut().reset(paused_until);
                 Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
             }
-            Poll::Pending => self.paused.as_mut().poll(context).map(|()| Some(Err(Error::ConnectionReadTimeout))),
+            Poll::Pending => self
+                .paused
+                .as_mut()
+                .poll(context)
+                .map(|()| Some(Err(Error::ConnectionReadTimeout))),
         }
     }
 

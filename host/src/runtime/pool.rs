@@ -1,5 +1,5 @@
-//! Warm instances: those of each plugin wait in a pool of its own, and all pools give back what they
-//! have not needed for a while, or at once when the node is short of instances.
+//! Warm instances: those of each plugin wait in a pool of its own, and all pools give back what
+//! they have not needed for a while, or at once when the node is short of instances.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,7 +16,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Instances that stay however long they are not needed: the next message finds one.
 const KEPT: usize = 1;
 
-/// Instances that are dropped at once when the node is short of them: who asks waits for that, some 30 µs for each.
+/// Instances that are dropped at once when the node is short of them: who asks waits for that, some
+/// 30 µs for each.
 const RECLAIMED_AT_ONCE: usize = 8;
 
 /// The warm instances of one plugin.
@@ -25,7 +26,8 @@ pub(super) struct Pool(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// The last one back is the first to go: its memory is warm, and those at the bottom are not needed.
+    /// The last one back is the first to go: its memory is warm, and those at the bottom are not
+    /// needed.
     instances: Vec<Instance>,
     /// How many were left when the fewest were, since the pool was last shrunk.
     unneeded: usize,
@@ -58,7 +60,9 @@ impl Pool {
     /// How many instances were not needed since this was last called.
     fn surplus(&self) -> usize {
         let mut waiting = self.waiting();
-        let surplus = waiting.unneeded.min(waiting.instances.len().saturating_sub(KEPT));
+        let surplus = waiting
+            .unneeded
+            .min(waiting.instances.len().saturating_sub(KEPT));
         waiting.unneeded = waiting.instances.len() - surplus;
         surplus
     }
@@ -79,7 +83,8 @@ impl Pool {
 }
 
 impl Pools {
-    /// Starts the thread that shrinks the pools, for as long as they live, and cancels `ended` when it ends.
+    /// Starts the thread that shrinks the pools, for as long as they live, and cancels `ended` when
+    /// it ends.
     pub(super) fn start(ended: CancellationToken) -> std::io::Result<Self> {
         let pools = Self::default();
         let (shrunk, reclaiming) = (Arc::downgrade(&pools.pools), pools.reclaiming.clone());
@@ -87,11 +92,14 @@ impl Pools {
             let _ended = ended.drop_guard();
             loop {
                 thread::sleep(IDLE);
-                let Some(pools) = shrunk.upgrade() else { return };
+                let Some(pools) = shrunk.upgrade() else {
+                    return;
+                };
                 for pool in living(&pools) {
                     let mut left = pool.surplus();
                     while left > 0 {
-                        // A few at a time, so that who is short of instances meanwhile waits for these few, and finds room.
+                        // A few at a time, so that who is short of instances meanwhile waits for
+                        // these few, and finds room.
                         let _reclaiming = lock(&reclaiming);
                         match pool.give_up(left.min(RECLAIMED_AT_ONCE)) {
                             0 => break,
@@ -110,8 +118,8 @@ impl Pools {
         pool
     }
 
-    /// Drops some of the waiting instances of the node, of the plugins that have most of them, but not the last one of any.
-    /// Returns whether there may be room now.
+    /// Drops some of the waiting instances of the node, of the plugins that have most of them, but
+    /// not the last one of any. Returns whether there may be room now.
     pub(super) fn reclaim(&self) -> bool {
         let Ok(_reclaiming) = self.reclaiming.try_lock() else {
             // Somebody else is at it: what becomes free is for all who wait.

@@ -1,6 +1,6 @@
-//! Turns: guests that keep a core busy take turns with each other, as many at once as there are cores,
-//! and let everything else of the node run between two turns. So a short call waits for one turn of a long one
-//! at most, however many long ones there are.
+//! Turns: guests that keep a core busy take turns with each other, as many at once as there are
+//! cores, and let everything else of the node run between two turns. So a short call waits for one
+//! turn of a long one at most, however many long ones there are.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ use crate::lanes;
 #[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
 
-/// Where a guest is in its turn. A turn is what lies between two polls: it begins with each, and is over when
-/// the second tick finds the guest still running.
+/// Where a guest is in its turn. A turn is what lies between two polls: it begins with each, and is
+/// over when the second tick finds the guest still running.
 #[derive(Clone, Default)]
 pub(super) struct Turn(Arc<AtomicU8>);
 
@@ -31,7 +31,8 @@ impl Turn {
     /// A tick finds the guest running. Returns whether its turn is over.
     pub(super) fn tick(&self) -> bool {
         let is_over = self.0.load(Ordering::Relaxed) != BEGUN;
-        self.0.store(if is_over { OVER } else { TICKED }, Ordering::Relaxed);
+        self.0
+            .store(if is_over { OVER } else { TICKED }, Ordering::Relaxed);
         is_over
     }
 
@@ -46,11 +47,14 @@ impl Turn {
 
 impl Turns {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))))
+        Self(Arc::new(Semaphore::new(
+            available_parallelism().map_or(1, usize::from),
+        )))
     }
 
-    /// Runs a guest: freely while it waits for the host again and again, and in turns with others while it keeps a
-    /// core busy. It comes pinned: moved in, its place would be there twice, in the future of every call.
+    /// Runs a guest: freely while it waits for the host again and again, and in turns with others
+    /// while it keeps a core busy. It comes pinned: moved in, its place would be there twice, in
+    /// the future of every call.
     pub(super) async fn run<G: Future>(&self, mut guest: Pin<&mut G>, turn: &Turn) -> G::Output {
         loop {
             let free = poll_fn(|context| {
@@ -64,12 +68,14 @@ impl Turns {
             if let Some(output) = free.await {
                 return output;
             }
-            // It is a long one: on a lane it would be in the way of all others there, and each lane has but one core.
+            // It is a long one: on a lane it would be in the way of all others there, and each lane
+            // has but one core.
             lanes::leave().await;
             while turn.is_over() {
                 // Tokio looks after I/O and timers before it comes back here.
                 yield_now().await;
-                // Only then: who has a place and does not run keeps a core idle. The semaphore is never closed.
+                // Only then: who has a place and does not run keeps a core idle. The semaphore is
+                // never closed.
                 let place = self.0.acquire().await;
                 turn.begin();
                 let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context))).await;
@@ -87,7 +93,14 @@ impl Turns {
 /// Resolves when the task is woken by someone who has its waker already.
 async fn woken() {
     let mut is_first = true;
-    poll_fn(|_| if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }).await;
+    poll_fn(|_| {
+        if std::mem::take(&mut is_first) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]

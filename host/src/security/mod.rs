@@ -18,5 +18,8 @@ pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
-pub use sites::{AllowedOrigin, Asking, Names, NotAnOrigin, SEC_FETCH_SITE, Sites, allow_what_is_asked, check_own};
+pub use sites::{
+    AllowedOrigin, Asking, Names, NotAnOrigin, SEC_FETCH_SITE, Sites, allow_what_is_asked,
+    check_own,
+};
 pub use tokens::{TokenError, Tokens};

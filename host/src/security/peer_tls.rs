@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -23,9 +24,11 @@ use super::pem::{PemFile, TlsError, certified_key, provider};
 use super::secret::{Keyring, Secret};
 use crate::message::NodeId;
 
-/// What an Ed25519 key begins with in PKCS #8, version 1 (RFC 8410, section 7); the 32 bytes of its seed follow.
-const ED25519_PKCS8_HEAD: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+/// What an Ed25519 key begins with in PKCS #8, version 1 (RFC 8410, section 7); the 32 bytes of its
+/// seed follow.
+const ED25519_PKCS8_HEAD: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// Peers whose sessions are remembered, so that the next connection is made sooner.
 const SESSIONS_MAX: usize = 2_048;
@@ -51,7 +54,9 @@ impl PartialEq for PeerTls {
 /// Says nothing of keys.
 impl fmt::Debug for PeerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTls").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("PeerTls")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,12 +78,16 @@ pub struct PeerCertificates {
 }
 
 impl PeerTls {
-    /// A new certificate for this node, under an authority that all who have the secret can be. It is trusted
-    /// under any of the secrets.
+    /// A new certificate for this node, under an authority that all who have the secret can be. It
+    /// is trusted under any of the secrets.
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub fn of_secret(keyring: &Keyring, cluster_id: &str, node_id: &NodeId) -> Result<Self, TlsError> {
+    pub fn of_secret(
+        keyring: &Keyring,
+        cluster_id: &str,
+        node_id: &NodeId,
+    ) -> Result<Self, TlsError> {
         let cannot_make = |error: rcgen::Error| TlsError::Unusable(error.to_string());
         let authorities: Vec<_> = keyring
             .secrets()
@@ -88,7 +97,10 @@ impl PeerTls {
             .map_err(cannot_make)?;
         let mut trusted = RootCertStore::empty();
         for authority in &authorities {
-            let certificate = authority.params.self_signed(&authority.key).map_err(cannot_make)?;
+            let certificate = authority
+                .params
+                .self_signed(&authority.key)
+                .map_err(cannot_make)?;
             trusted.add(certificate.der().clone()).map_err(unusable)?;
         }
         let [Authority { params, key }, ..] = authorities.as_slice() else {
@@ -96,11 +108,18 @@ impl PeerTls {
         };
         let own_key = KeyPair::generate().map_err(cannot_make)?;
         let mut own = CertificateParams::new([hashed(node_id)]).map_err(cannot_make)?;
-        own.distinguished_name.push(DnType::CommonName, node_id.as_str());
-        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let own = own.signed_by(&own_key, &Issuer::from_params(params, key)).map_err(cannot_make)?;
+        own.distinguished_name
+            .push(DnType::CommonName, node_id.as_str());
+        own.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let own = own
+            .signed_by(&own_key, &Issuer::from_params(params, key))
+            .map_err(cannot_make)?;
         let own_key = PrivateKeyDer::Pkcs8(own_key.serialize_der().into());
-        let own = CertifiedKey::from_der(vec![own.der().clone()], own_key, &provider()).map_err(unusable)?;
+        let own = CertifiedKey::from_der(vec![own.der().clone()], own_key, &provider())
+            .map_err(unusable)?;
         Self::new(own, Trust::new(trusted)?, Names::Hashed)
     }
 
@@ -116,11 +135,18 @@ impl PeerTls {
             return Err(TlsError::Certificate(certificate.unfit(refusal(&error))));
         }
         let tls = Self::new(own, trust, Names::Plain)?;
-        Ok(Self { files: Some(Arc::new([certificate, key, authority])), ..tls })
+        Ok(Self {
+            files: Some(Arc::new([certificate, key, authority])),
+            ..tls
+        })
     }
 
     fn new(own: CertifiedKey, trust: Trust, names: Names) -> Result<Self, TlsError> {
-        let certificate = own.end_entity_cert().map_err(unusable)?.clone().into_owned();
+        let certificate = own
+            .end_entity_cert()
+            .map_err(unusable)?
+            .clone()
+            .into_owned();
         let own = Arc::new(SingleCertAndKey::from(own));
         let mut client = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -134,7 +160,13 @@ impl PeerTls {
             .with_client_cert_verifier(trust.callers)
             .with_cert_resolver(own);
         let (connector, acceptor) = (Arc::new(client).into(), Arc::new(server).into());
-        Ok(Self { connector, acceptor, names, certificate, files: None })
+        Ok(Self {
+            connector,
+            acceptor,
+            names,
+            certificate,
+            files: None,
+        })
     }
 
     /// Makes sure that this is the certificate of that node, as its peers will.
@@ -145,7 +177,10 @@ impl PeerTls {
         if self.name(node_id).is_err() {
             return Err(TlsError::NodeId(node_id.clone()));
         }
-        let of_another = |cause| TlsError::OfAnother { node_id: node_id.clone(), cause };
+        let of_another = |cause| TlsError::OfAnother {
+            node_id: node_id.clone(),
+            cause,
+        };
         self.check(&self.certificate, node_id).map_err(of_another)
     }
 
@@ -153,7 +188,11 @@ impl PeerTls {
     ///
     /// # Errors
     /// If the handshake fails: the other end is another node, or none of this mesh.
-    pub async fn connect(&self, stream: TcpStream, node_id: &NodeId) -> io::Result<client::TlsStream<TcpStream>> {
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+        node_id: &NodeId,
+    ) -> io::Result<client::TlsStream<TcpStream>> {
         self.connector.connect(self.name(node_id)?, stream).await
     }
 
@@ -196,25 +235,40 @@ struct Trust {
 impl Trust {
     fn new(authorities: RootCertStore) -> Result<Self, TlsError> {
         let authorities = Arc::new(authorities);
-        let callers = WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider()).build();
-        Ok(Self { authorities, callers: callers.map_err(unusable)? })
+        let callers =
+            WebPkiClientVerifier::builder_with_provider(authorities.clone(), provider()).build();
+        Ok(Self {
+            authorities,
+            callers: callers.map_err(unusable)?,
+        })
     }
 
-    /// Makes sure that who trusts the same takes this certificate, from a node that calls and from one that is called.
+    /// Makes sure that who trusts the same takes this certificate, from a node that calls and from
+    /// one that is called.
     fn check(&self, own: &CertifiedKey) -> Result<(), Error> {
         let certificate = own.end_entity_cert()?;
         let (intermediates, now) = (&own.cert[1..], UnixTime::now());
         let algorithms = provider().signature_verification_algorithms.all;
         let parsed = ParsedCertificate::try_from(certificate)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms)?;
-        self.callers.verify_client_cert(certificate, intermediates, now).map(|_| ())
+        verify_server_cert_signed_by_trust_anchor(
+            &parsed,
+            &self.authorities,
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        self.callers
+            .verify_client_cert(certificate, intermediates, now)
+            .map(|_| ())
     }
 }
 
-/// Why peers would not take a certificate. The time is not in it: files are read again and again, and what is wrong with them
-/// is told when it is something else than before.
+/// Why peers would not take a certificate. The time is not in it: files are read again and again,
+/// and what is wrong with them is told when it is something else than before.
 fn refusal(error: &Error) -> String {
-    let Error::InvalidCertificate(cause) = error else { return error.to_string() };
+    let Error::InvalidCertificate(cause) = error else {
+        return error.to_string();
+    };
     match cause {
         // Another authority may have the same name, and even another kind of key.
         CertificateError::UnknownIssuer
@@ -242,9 +296,14 @@ struct Authority {
 fn authority(secret: &Secret, cluster_id: &str) -> Result<Authority, rcgen::Error> {
     let seed: [u8; 32] = secret.derive("peer certificate authority", cluster_id);
     let key = [&ED25519_PKCS8_HEAD[..], &seed].concat();
-    let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key), &rcgen::PKCS_ED25519)?;
+    let key = KeyPair::from_pkcs8_der_and_sign_algo(
+        &PrivatePkcs8KeyDer::from(key),
+        &rcgen::PKCS_ED25519,
+    )?;
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "meshage");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "meshage");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     Ok(Authority { params, key })
@@ -253,7 +312,10 @@ fn authority(secret: &Secret, cluster_id: &str) -> Result<Authority, rcgen::Erro
 /// The name in the certificate of a node: a node id may have letters that a DNS name may not.
 fn hashed(node_id: &NodeId) -> String {
     let hash = Sha256::digest(node_id.as_str());
-    let hex: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = hash[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{hex}.meshage")
 }
 
@@ -282,9 +344,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let calling = async {
-            let mut stream = caller.connect(TcpStream::connect(addr).await?, &id("n2")).await?;
+            let mut stream = caller
+                .connect(TcpStream::connect(addr).await?, &id("n2"))
+                .await?;
             // What the callee thinks of the caller's certificate comes after the handshake.
-            tokio::io::AsyncReadExt::read_u8(&mut stream).await.map(|_| ())
+            tokio::io::AsyncReadExt::read_u8(&mut stream)
+                .await
+                .map(|_| ())
         };
         let answering = async {
             let (stream, _) = listener.accept().await?;
@@ -313,9 +379,15 @@ mod tests {
         let (calling, answering) = meet(tls(&[1], "n1"), tls(&[2], "n2")).await;
         assert!(calling.is_err() && answering.is_err(), "another secret");
         let (calling, _) = meet(tls(&[1], "n1"), tls(&[1], "n3")).await;
-        assert!(calling.unwrap_err().to_string().contains("not valid for"), "another callee");
+        assert!(
+            calling.unwrap_err().to_string().contains("not valid for"),
+            "another callee"
+        );
         let (_, answering) = meet(tls(&[1], "n3"), tls(&[1], "n2")).await;
-        assert!(answering.unwrap_err().to_string().contains("not valid for"), "another caller");
+        assert!(
+            answering.unwrap_err().to_string().contains("not valid for"),
+            "another caller"
+        );
         let other = PeerTls::of_secret(&keyring(&[1]), "other", &id("n2")).unwrap();
         let (calling, answering) = meet(tls(&[1], "n1"), other).await;
         assert!(calling.is_err() && answering.is_err(), "another mesh");
@@ -333,7 +405,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let put = |name: &str, kind: &str, der: &[u8]| {
             let file = directory.path().join(name);
-            let pem = format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der));
+            let pem = format!(
+                "-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n",
+                STANDARD.encode(der)
+            );
             fs::write(&file, pem).unwrap();
             fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
             file
@@ -345,7 +420,9 @@ mod tests {
         let mut own = CertificateParams::new(["n1".to_owned()]).unwrap();
         change(&mut own);
         let own_key = KeyPair::generate().unwrap();
-        let own = own.signed_by(&own_key, &Issuer::from_params(&params, &authority_key)).unwrap();
+        let own = own
+            .signed_by(&own_key, &Issuer::from_params(&params, &authority_key))
+            .unwrap();
         PeerTls::of_files(&PeerCertificates {
             certificate: put("own.pem", "CERTIFICATE", own.der()),
             key: put("own.key", "PRIVATE KEY", &own_key.serialize_der()),
@@ -357,17 +434,34 @@ mod tests {
     fn an_operators_certificate_is_good_if_peers_take_it_at_both_ends() {
         let good = of_files(|_| {}).unwrap();
         good.check_own(&id("n1")).unwrap();
-        assert!(matches!(good.check_own(&id("n2")), Err(TlsError::OfAnother { .. })));
+        assert!(matches!(
+            good.check_own(&id("n2")),
+            Err(TlsError::OfAnother { .. })
+        ));
         assert!(matches!(good.check_own(&id("-")), Err(TlsError::NodeId(_))));
         let told = |change: fn(&mut CertificateParams)| match of_files(change) {
             Err(TlsError::Certificate(error)) => error.to_string(),
             other => panic!("{other:?}"),
         };
-        for usage in [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth] {
-            let error = of_files(|own| own.extended_key_usages = vec![usage]).unwrap_err().to_string();
-            assert!(error.contains("own.pem") && error.contains("for clients and for servers"), "{error}");
+        for usage in [
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ] {
+            let error = of_files(|own| own.extended_key_usages = vec![usage])
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("own.pem") && error.contains("for clients and for servers"),
+                "{error}"
+            );
         }
-        assert!(told(|own| own.not_after = rcgen::date_time_ymd(2020, 1, 1)).ends_with("it has expired"));
-        assert!(told(|own| own.not_before = rcgen::date_time_ymd(4000, 1, 1)).contains("it is not valid yet"));
+        assert!(
+            told(|own| own.not_after = rcgen::date_time_ymd(2020, 1, 1))
+                .ends_with("it has expired")
+        );
+        assert!(
+            told(|own| own.not_before = rcgen::date_time_ymd(4000, 1, 1))
+                .contains("it is not valid yet")
+        );
     }
 }

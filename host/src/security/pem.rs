@@ -1,5 +1,5 @@
-//! Certificates and keys in PEM files, as they are at one moment, and what may be wrong with them: each error says of which
-//! file it is, so that the setting can be named.
+//! Certificates and keys in PEM files, as they are at one moment, and what may be wrong with them:
+//! each error says of which file it is, so that the setting can be named.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,9 @@ pub enum TlsError {
     Authority(PemError),
     #[error("the certificate is not that of node {node_id}: {cause}")]
     OfAnother { node_id: NodeId, cause: io::Error },
-    #[error("the node id {0} cannot be the name in a certificate: use letters, digits, '-' and '.'")]
+    #[error(
+        "the node id {0} cannot be the name in a certificate: use letters, digits, '-' and '.'"
+    )]
     NodeId(NodeId),
     #[error("TLS cannot be set up: {0}")]
     Unusable(String),
@@ -40,7 +42,11 @@ pub enum PemError {
     #[error(transparent)]
     Private(#[from] PrivateFileError),
     #[error("{} has no {expected} in PEM form: {cause}", .file.display())]
-    NoPem { file: PathBuf, expected: &'static str, cause: String },
+    NoPem {
+        file: PathBuf,
+        expected: &'static str,
+        cause: String,
+    },
     #[error("{} cannot be used: {because}", .file.display())]
     Unfit { file: PathBuf, because: String },
 }
@@ -57,22 +63,34 @@ pub(super) struct PemFile {
     bytes: Vec<u8>,
 }
 
-/// A certificate (with those that lead to its authority) and its key, and the files that they are in.
+/// A certificate (with those that lead to its authority) and its key, and the files that they are
+/// in.
 ///
 /// # Errors
 /// Which file is wrong, and how; the key's, if the two do not fit each other.
-pub(super) fn certified_key(certificate: &Path, key: &Path) -> Result<(CertifiedKey, [PemFile; 2]), TlsError> {
+pub(super) fn certified_key(
+    certificate: &Path,
+    key: &Path,
+) -> Result<(CertifiedKey, [PemFile; 2]), TlsError> {
     let certificate = PemFile::read(certificate).map_err(TlsError::Certificate)?;
     let chain = certificate.certificates().map_err(TlsError::Certificate)?;
     let key = PemFile::read_key(key).map_err(TlsError::Key)?;
     let private_key = key.key().map_err(TlsError::Key)?;
-    let unfit = |error: Error| match error {
-        Error::InvalidCertificate(cause) => TlsError::Certificate(certificate.unfit(cause.to_string())),
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-            TlsError::Key(key.unfit(format!("it is not the key of the certificate in {}", certificate.file.display())))
-        }
-        _ => TlsError::Key(key.unfit("it is none of RSA (from 2048 bits), ECDSA (P-256, P-384) and Ed25519".into())),
-    };
+    let unfit =
+        |error: Error| match error {
+            Error::InvalidCertificate(cause) => {
+                TlsError::Certificate(certificate.unfit(cause.to_string()))
+            }
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::Key(key.unfit(format!(
+                    "it is not the key of the certificate in {}",
+                    certificate.file.display()
+                )))
+            }
+            _ => TlsError::Key(key.unfit(
+                "it is none of RSA (from 2048 bits), ECDSA (P-256, P-384) and Ed25519".into(),
+            )),
+        };
     let certified_key = CertifiedKey::from_der(chain, private_key, &provider()).map_err(unfit)?;
     Ok((certified_key, [certificate, key]))
 }
@@ -88,19 +106,27 @@ pub fn read_authorities(file: &Path) -> Result<Vec<TrustAnchor<'static>>, PemErr
 impl PemFile {
     pub(super) fn read(file: &Path) -> Result<Self, PemError> {
         match setting_file::bytes_of(file) {
-            Ok(bytes) => Ok(Self { file: file.to_owned(), bytes }),
+            Ok(bytes) => Ok(Self {
+                file: file.to_owned(),
+                bytes,
+            }),
             Err(cause) => Err(PemError::Read(file.to_owned(), cause)),
         }
     }
 
     fn read_key(file: &Path) -> Result<Self, PemError> {
-        Ok(Self { file: file.to_owned(), bytes: private_file::read(file)? })
+        Ok(Self {
+            file: file.to_owned(),
+            bytes: private_file::read(file)?,
+        })
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, PemError> {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         match read {
-            Ok(certificates) if certificates.is_empty() => Err(self.has_no("certificate", "there is none")),
+            Ok(certificates) if certificates.is_empty() => {
+                Err(self.has_no("certificate", "there is none"))
+            }
             Ok(certificates) => Ok(certificates),
             Err(cause) => Err(self.has_no("certificate", &cause.to_string())),
         }
@@ -110,23 +136,34 @@ impl PemFile {
     pub(super) fn authorities(&self) -> Result<RootCertStore, PemError> {
         let mut trusted = RootCertStore::empty();
         for certificate in self.certificates()? {
-            trusted.add(certificate).map_err(|error| self.unfit(error.to_string()))?;
+            trusted
+                .add(certificate)
+                .map_err(|error| self.unfit(error.to_string()))?;
         }
         Ok(trusted)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, PemError> {
         PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|cause| match cause {
-            pem::Error::NoItemsFound => self.has_no("private key", "there is none, or it needs a passphrase"),
+            pem::Error::NoItemsFound => {
+                self.has_no("private key", "there is none, or it needs a passphrase")
+            }
             cause => self.has_no("private key", &cause.to_string()),
         })
     }
 
     fn has_no(&self, expected: &'static str, cause: &str) -> PemError {
-        PemError::NoPem { file: self.file.clone(), expected, cause: cause.to_owned() }
+        PemError::NoPem {
+            file: self.file.clone(),
+            expected,
+            cause: cause.to_owned(),
+        }
     }
 
     pub(super) fn unfit(&self, because: String) -> PemError {
-        PemError::Unfit { file: self.file.clone(), because }
+        PemError::Unfit {
+            file: self.file.clone(),
+            because,
+        }
     }
 }

@@ -9,8 +9,8 @@ use crate::setting_file;
 /// A longer file is none of secrets.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// What others may do with such a file is nothing. Its group may read it: services share keys by that, and a node that is not
-/// root gets what is mounted for it so.
+/// What others may do with such a file is nothing. Its group may read it: services share keys by
+/// that, and a node that is not root gets what is mounted for it so.
 const OTHERS: u32 = 0o007;
 
 /// Why a file is not read.
@@ -34,10 +34,12 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// The lines of a file that have something to say, with their numbers: empty ones and those that begin with `#` do not.
+/// The lines of a file that have something to say, with their numbers: empty ones and those that
+/// begin with `#` do not.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
     let text = String::from_utf8(read(file)?);
-    let text = text.map_err(|_| PrivateFileError::Read(file.to_owned(), setting_file::not_text()))?;
+    let text =
+        text.map_err(|_| PrivateFileError::Read(file.to_owned(), setting_file::not_text()))?;
     Ok(lines(&text))
 }
 
@@ -47,7 +49,10 @@ pub(super) fn read(file: &Path) -> Result<Vec<u8>, PrivateFileError> {
     let opened = setting_file::open(file).map_err(read_error)?;
     let mode = opened.metadata().map_err(read_error)?.permissions().mode() & 0o777;
     if mode & OTHERS != 0 {
-        return Err(PrivateFileError::Open { file: file.to_owned(), mode });
+        return Err(PrivateFileError::Open {
+            file: file.to_owned(),
+            mode,
+        });
     }
     setting_file::read(&opened, FILE_BYTES_MAX).map_err(read_error)
 }
@@ -78,9 +83,16 @@ mod tests {
         for mode in [0o604, 0o642, 0o644] {
             fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
             let error = read(&file).unwrap_err().to_string();
-            let hints =
-                [format!("(mode {mode:o})"), "chmod o-rwx".into(), "defaultMode: 0440".into(), "fsGroup".into()];
-            assert!(hints.iter().all(|hint| error.contains(hint)) && !error.contains('\n'), "{error}");
+            let hints = [
+                format!("(mode {mode:o})"),
+                "chmod o-rwx".into(),
+                "defaultMode: 0440".into(),
+                "fsGroup".into(),
+            ];
+            assert!(
+                hints.iter().all(|hint| error.contains(hint)) && !error.contains('\n'),
+                "{error}"
+            );
         }
     }
 
@@ -88,7 +100,11 @@ mod tests {
     fn what_is_no_file_is_told_as_that() {
         let directory = tempfile::tempdir().unwrap();
         let told = |file: &Path| read(file).unwrap_err().to_string();
-        assert!(told(directory.path()).ends_with("cannot be read: is a directory"), "{}", told(directory.path()));
+        assert!(
+            told(directory.path()).ends_with("cannot be read: is a directory"),
+            "{}",
+            told(directory.path())
+        );
         assert!(told(&directory.path().join("missing")).contains("cannot be read: No such file"));
     }
 }

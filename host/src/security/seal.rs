@@ -1,7 +1,9 @@
-//! Sealed datagrams: only who has the cluster secret can make one, and none is taken twice. Pure: the time is given.
+//! Sealed datagrams: only who has the cluster secret can make one, and none is taken twice. Pure:
+//! the time is given.
 //!
-//! A datagram is a version (1 byte), the id of the key (4), a random nonce (24), and what is sealed with
-//! XChaCha20-Poly1305: the time in ms since 1970 (8, big-endian), and the message. The key belongs to one cluster id.
+//! A datagram is a version (1 byte), the id of the key (4), a random nonce (24), and what is sealed
+//! with XChaCha20-Poly1305: the time in ms since 1970 (8, big-endian), and the message. The key
+//! belongs to one cluster id.
 
 use std::collections::HashSet;
 
@@ -23,8 +25,8 @@ pub const SEAL_BYTES: usize = HEAD_BYTES + TIME_BYTES + TAG_BYTES;
 /// How old a datagram may be, and how far the clocks of two nodes may be apart.
 const AGE_MS_MAX: u64 = 30_000;
 
-/// Datagrams that are remembered, so that none is taken twice: those of the time for which they would be taken. A mesh
-/// of a thousand nodes brings 60 a second.
+/// Datagrams that are remembered, so that none is taken twice: those of the time for which they
+/// would be taken. A mesh of a thousand nodes brings 60 a second.
 const REMEMBERED_MAX: usize = 100_000;
 
 /// Why a datagram is none of this mesh.
@@ -36,7 +38,9 @@ pub enum Rejected {
     UnknownKey,
     #[error("it is forged or damaged")]
     Forged,
-    #[error("it is more than 30 s old, or from the future: it was recorded, or the clocks of the nodes differ")]
+    #[error(
+        "it is more than 30 s old, or from the future: it was recorded, or the clocks of the nodes differ"
+    )]
     NotNow,
     #[error("it came twice")]
     Replayed,
@@ -49,7 +53,11 @@ pub enum Rejected {
 impl Rejected {
     /// What is wrong with a datagram that makes no sense as it is.
     pub fn senseless(datagram: &[u8], has_secret: bool) -> Self {
-        if !has_secret && looks_sealed(datagram) { Self::Sealed } else { Self::NoGossip }
+        if !has_secret && looks_sealed(datagram) {
+            Self::Sealed
+        } else {
+            Self::NoGossip
+        }
     }
 
     /// For metrics.
@@ -115,7 +123,10 @@ pub struct Opener {
 
 impl Opener {
     pub fn new(keyring: &Keyring, cluster_id: &str) -> Self {
-        Self { keys: keys(keyring, cluster_id), seen: Seen::default() }
+        Self {
+            keys: keys(keyring, cluster_id),
+            seen: Seen::default(),
+        }
     }
 
     /// Opens with other keys from now on; what was seen is not forgotten.
@@ -126,20 +137,32 @@ impl Opener {
     /// Opens a datagram in its place, and returns the message in it.
     ///
     /// # Errors
-    /// Why it is none of this mesh. What is not sealed costs next to nothing, what is forged one attempt to open it.
+    /// Why it is none of this mesh. What is not sealed costs next to nothing, what is forged one
+    /// attempt to open it.
     pub fn open<'a>(&mut self, now_ms: u64, datagram: &'a mut [u8]) -> Result<&'a [u8], Rejected> {
         if !looks_sealed(datagram) {
             return Err(Rejected::NotSealed);
         }
         let (head, sealed) = datagram.split_at_mut(HEAD_BYTES);
         let (associated, nonce) = head.split_at(1 + KEY_ID_BYTES);
-        let key = self.keys.iter().find(|key| key.id == associated[1..]).ok_or(Rejected::UnknownKey)?;
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id == associated[1..])
+            .ok_or(Rejected::UnknownKey)?;
         let (text, tag) = sealed.split_at_mut(sealed.len() - TAG_BYTES);
         key.cipher
-            .decrypt_in_place_detached(XNonce::from_slice(nonce), associated, text, Tag::from_slice(tag))
+            .decrypt_in_place_detached(
+                XNonce::from_slice(nonce),
+                associated,
+                text,
+                Tag::from_slice(tag),
+            )
             .map_err(|_| Rejected::Forged)?;
         let (time, message) = text.split_at(TIME_BYTES);
-        let sent_ms = time.iter().fold(0, |time, byte| time << 8 | u64::from(*byte));
+        let sent_ms = time
+            .iter()
+            .fold(0, |time, byte| time << 8 | u64::from(*byte));
         if now_ms.abs_diff(sent_ms) > AGE_MS_MAX {
             return Err(Rejected::NotNow);
         }
@@ -151,8 +174,8 @@ impl Opener {
     }
 }
 
-/// The nonces of the datagrams that were opened lately, in two generations: the older one is forgotten when what is in
-/// it is too old to be taken anyway.
+/// The nonces of the datagrams that were opened lately, in two generations: the older one is
+/// forgotten when what is in it is too old to be taken anyway.
 #[derive(Default)]
 struct Seen {
     current: HashSet<[u8; NONCE_BYTES]>,
@@ -187,7 +210,9 @@ mod tests {
     }
 
     fn open(opener: &mut Opener, now_ms: u64, datagram: &[u8]) -> Result<Vec<u8>, Rejected> {
-        opener.open(now_ms, &mut datagram.to_vec()).map(<[u8]>::to_vec)
+        opener
+            .open(now_ms, &mut datagram.to_vec())
+            .map(<[u8]>::to_vec)
     }
 
     #[test]
@@ -198,10 +223,19 @@ mod tests {
             assert_eq!(datagram.len(), 5 + SEAL_BYTES);
             assert_eq!(open(&mut opener, NOW, &datagram).unwrap(), b"hello");
         }
-        assert_eq!(open(&mut opener, NOW, &sealed(3, "mesh", b"hello")), Err(Rejected::UnknownKey));
-        assert_eq!(open(&mut opener, NOW, &sealed(1, "other", b"hello")), Err(Rejected::UnknownKey));
+        assert_eq!(
+            open(&mut opener, NOW, &sealed(3, "mesh", b"hello")),
+            Err(Rejected::UnknownKey)
+        );
+        assert_eq!(
+            open(&mut opener, NOW, &sealed(1, "other", b"hello")),
+            Err(Rejected::UnknownKey)
+        );
         opener.use_keys(&keyring(&[3]), "mesh");
-        assert_eq!(open(&mut opener, NOW, &sealed(1, "mesh", b"hello")), Err(Rejected::UnknownKey));
+        assert_eq!(
+            open(&mut opener, NOW, &sealed(1, "mesh", b"hello")),
+            Err(Rejected::UnknownKey)
+        );
     }
 
     #[test]
@@ -214,10 +248,17 @@ mod tests {
             assert!(open(&mut opener, NOW, &changed).is_err(), "byte {index}");
         }
         for length in 0..datagram.len() {
-            assert!(open(&mut opener, NOW, &datagram[..length]).is_err(), "the first {length} bytes");
+            assert!(
+                open(&mut opener, NOW, &datagram[..length]).is_err(),
+                "the first {length} bytes"
+            );
         }
         assert_eq!(
-            open(&mut opener, NOW, b"plain gossip that is long enough to be sealed, but is not"),
+            open(
+                &mut opener,
+                NOW,
+                b"plain gossip that is long enough to be sealed, but is not"
+            ),
             Err(Rejected::NotSealed)
         );
         assert!(open(&mut opener, NOW, &datagram).is_ok());
@@ -233,10 +274,20 @@ mod tests {
             let mut other = Vec::new();
             Sealer::new(&keyring(&[1]), "mesh").seal(now, b"", &mut other);
             assert!(open(&mut opener, now, &other).is_ok());
-            assert_eq!(open(&mut opener, now, &datagram), Err(Rejected::Replayed), "{now}");
+            assert_eq!(
+                open(&mut opener, now, &datagram),
+                Err(Rejected::Replayed),
+                "{now}"
+            );
         }
-        assert_eq!(open(&mut opener, NOW + AGE_MS_MAX + 1, &datagram), Err(Rejected::NotNow));
-        assert_eq!(open(&mut opener, NOW - AGE_MS_MAX - 1, &datagram), Err(Rejected::NotNow));
+        assert_eq!(
+            open(&mut opener, NOW + AGE_MS_MAX + 1, &datagram),
+            Err(Rejected::NotNow)
+        );
+        assert_eq!(
+            open(&mut opener, NOW - AGE_MS_MAX - 1, &datagram),
+            Err(Rejected::NotNow)
+        );
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub fn new_secret() -> String {
 }
 
 impl Keyring {
-    /// Reads the secrets of a file: one a line, in base64. Empty lines and those that begin with `#` are skipped.
+    /// Reads the secrets of a file: one a line, in base64. Empty lines and those that begin with
+    /// `#` are skipped.
     ///
     /// # Errors
     /// What is wrong with the file, never what is in it.
@@ -60,7 +61,12 @@ impl Keyring {
     fn parse(file: &Path, lines: Vec<(usize, String)>) -> Result<Self, SecretError> {
         let secrets = lines
             .into_iter()
-            .map(|(line, text)| Secret::parse(&text).ok_or(SecretError::Line { file: file.to_owned(), line }))
+            .map(|(line, text)| {
+                Secret::parse(&text).ok_or(SecretError::Line {
+                    file: file.to_owned(),
+                    line,
+                })
+            })
             .collect::<Result<Vec<_>, _>>()?;
         match secrets.len() {
             0 => Err(SecretError::Empty(file.to_owned())),
@@ -91,13 +97,21 @@ impl Secret {
         STANDARD.decode(line).ok()?.try_into().ok().map(Self)
     }
 
-    /// A key for one purpose in one mesh: who has it learns nothing of the secret, nor of other keys.
-    pub(super) fn derive<const BYTES: usize>(&self, purpose: &str, cluster_id: &str) -> [u8; BYTES] {
+    /// A key for one purpose in one mesh: who has it learns nothing of the secret, nor of other
+    /// keys.
+    pub(super) fn derive<const BYTES: usize>(
+        &self,
+        purpose: &str,
+        cluster_id: &str,
+    ) -> [u8; BYTES] {
         let mut key = [0; BYTES];
         // The length stands between the two, so that no other pair makes the same bytes.
         let purpose_bytes = u8::try_from(purpose.len()).expect("purposes are short");
         Hkdf::<Sha256>::new(Some(SALT), &self.0)
-            .expand_multi_info(&[&[purpose_bytes], purpose.as_bytes(), cluster_id.as_bytes()], &mut key)
+            .expand_multi_info(
+                &[&[purpose_bytes], purpose.as_bytes(), cluster_id.as_bytes()],
+                &mut key,
+            )
             .expect("keys are shorter than 255 hashes");
         key
     }
@@ -106,7 +120,12 @@ impl Secret {
 /// Secrets that are told apart by a byte.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn keyring(secrets: &[u8]) -> Keyring {
-    Keyring(secrets.iter().map(|byte| Secret([*byte; SECRET_BYTES])).collect())
+    Keyring(
+        secrets
+            .iter()
+            .map(|byte| Secret([*byte; SECRET_BYTES]))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -126,9 +145,18 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_by_its_line() {
-        let expected = "file, line 2: expected a secret, 32 bytes in base64; `meshage-host secret` makes one";
-        for wrong in ["hello", "AAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"] {
-            assert_eq!(parse(&format!("\n{wrong}")).unwrap_err(), expected, "{wrong}");
+        let expected =
+            "file, line 2: expected a secret, 32 bytes in base64; `meshage-host secret` makes one";
+        for wrong in [
+            "hello",
+            "AAAA",
+            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert_eq!(
+                parse(&format!("\n{wrong}")).unwrap_err(),
+                expected,
+                "{wrong}"
+            );
         }
         assert!(parse("# nothing\n").unwrap_err().contains("has no secret"));
         let many = format!("{}\n", new_secret()).repeat(SECRETS_MAX + 1);

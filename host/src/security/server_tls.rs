@@ -56,7 +56,10 @@ impl ServerTls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
-        Ok(Self { acceptor: Arc::new(config).into(), files: Arc::new(files) })
+        Ok(Self {
+            acceptor: Arc::new(config).into(),
+            files: Arc::new(files),
+        })
     }
 
     /// Makes a client's connection secure.

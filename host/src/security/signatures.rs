@@ -1,4 +1,5 @@
-//! Signatures of plugins, as minisign makes them: only what the owner of a trusted key has signed is loaded.
+//! Signatures of plugins, as minisign makes them: only what the owner of a trusted key has signed
+//! is loaded.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,9 @@ pub enum SignatureError {
     NoSignature,
     #[error("it was made with a key that is not trusted; expected one of {0} (--trusted-keys)")]
     UnknownKey(Arc<str>),
-    #[error("it does not fit the file, which was changed after it was signed: sign it again with `minisign -S`")]
+    #[error(
+        "it does not fit the file, which was changed after it was signed: sign it again with `minisign -S`"
+    )]
     Mismatch,
 }
 
@@ -53,19 +56,25 @@ impl TrustedKeys {
     /// # Errors
     /// What is wrong with the file.
     pub fn read(file: &Path) -> Result<Self, TrustedKeysError> {
-        let text = setting_file::text_of(file).map_err(|error| TrustedKeysError::Read(file.to_owned(), error))?;
+        let text = setting_file::text_of(file)
+            .map_err(|error| TrustedKeysError::Read(file.to_owned(), error))?;
         Self::parse(file, &text)
     }
 
     fn parse(file: &Path, text: &str) -> Result<Self, TrustedKeysError> {
         let lines = (1..).zip(text.lines().map(str::trim));
         let lines: Vec<(usize, &str)> = lines
-            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#') && !line.starts_with(COMMENT))
+            .filter(|(_, line)| {
+                !line.is_empty() && !line.starts_with('#') && !line.starts_with(COMMENT)
+            })
             .collect();
         let keys = lines
             .iter()
             .map(|(line, text)| {
-                let wrong = |_| TrustedKeysError::Line { file: file.to_owned(), line: *line };
+                let wrong = |_| TrustedKeysError::Line {
+                    file: file.to_owned(),
+                    line: *line,
+                };
                 PublicKey::from_base64(text).map_err(wrong)
             })
             .collect::<Result<Arc<[_]>, _>>()?;
@@ -73,7 +82,10 @@ impl TrustedKeys {
             return Err(TrustedKeysError::Empty(file.to_owned()));
         }
         let shown: Vec<&str> = lines.iter().map(|(_, text)| *text).collect();
-        Ok(Self { keys, shown: shown.join(", ").into() })
+        Ok(Self {
+            keys,
+            shown: shown.join(", ").into(),
+        })
     }
 
     /// Makes sure that this is a signature of the content by a trusted key.

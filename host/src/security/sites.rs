@@ -1,10 +1,12 @@
-//! Pages of other sites: what a browser sends for them is done only where an operator allows it. Pure.
+//! Pages of other sites: what a browser sends for them is done only where an operator allows it.
+//! Pure.
 //!
-//! A browser sends requests for whatever page it shows, to any address that its user can reach, a node on the same
-//! machine among them. It says so with `Origin` (RFC 6454) and `Sec-Fetch-Site` (W3C Fetch Metadata); tools send neither. A page
-//! may read the answer, and send more than a form could, only if the answer to its first question says so (CORS, of the Fetch
-//! standard). To an address that is neither loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no `Origin`: that
-//! cannot be told from what a tool sends.
+//! A browser sends requests for whatever page it shows, to any address that its user can reach, a
+//! node on the same machine among them. It says so with `Origin` (RFC 6454) and `Sec-Fetch-Site`
+//! (W3C Fetch Metadata); tools send neither. A page may read the answer, and send more than a form
+//! could, only if the answer to its first question says so (CORS, of the Fetch standard). To an
+//! address that is neither loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no
+//! `Origin`: that cannot be told from what a tool sends.
 
 use std::net::IpAddr;
 
@@ -16,7 +18,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// For so many seconds a browser need not ask again what it may send: browsers keep it for ten minutes to two hours at most.
+/// For so many seconds a browser need not ask again what it may send: browsers keep it for ten
+/// minutes to two hours at most.
 const PREFLIGHT_SECONDS: &str = "600";
 
 /// Origins whose pages may ask.
@@ -39,15 +42,16 @@ pub struct Asking<'a> {
     pub fetch_site: Option<&'a str>,
 }
 
-/// What the name is worth by which a server is called (`Host`). A page can make its own name lead to any address (DNS
-/// rebinding), and is then to the browser a page of that server.
+/// What the name is worth by which a server is called (`Host`). A page can make its own name lead
+/// to any address (DNS rebinding), and is then to the browser a page of that server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
     /// It proves nothing, and need not: no page has a token, and a certificate is for one name.
     Safe,
     /// A browser must have called an address, where it can be told from a tool.
     OfBrowsers,
-    /// Whoever calls must have called an address: a server that only this machine can reach has no other name.
+    /// Whoever calls must have called an address: a server that only this machine can reach has no
+    /// other name.
     Checked,
 }
 
@@ -59,7 +63,8 @@ pub enum AllowedOrigin<'a> {
 }
 
 impl Sites {
-    /// Reads `*`, or origins as browsers write them: `https://app.example.com`, with a port if it is not the usual one.
+    /// Reads `*`, or origins as browsers write them: `https://app.example.com`, with a port if it
+    /// is not the usual one.
     ///
     /// # Errors
     /// If one of them is none.
@@ -79,8 +84,16 @@ impl Sites {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, asking: Asking<'_>, names: Names) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
-        let Asking { host, origin, fetch_site } = asking;
+    pub fn check(
+        &self,
+        asking: Asking<'_>,
+        names: Names,
+    ) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
+        let Asking {
+            host,
+            origin,
+            fetch_site,
+        } = asking;
         if let Some(origin) = origin
             && let Some(allowed) = self.allowed(origin)
         {
@@ -101,8 +114,13 @@ impl Sites {
             Names::OfBrowsers => is_of_page,
             Names::Checked => true,
         };
-        let is_known =
-            |host: &str| is_address(host) || self.origins.iter().any(|origin| is_own(host, origin.as_bytes()));
+        let is_known = |host: &str| {
+            is_address(host)
+                || self
+                    .origins
+                    .iter()
+                    .any(|origin| is_own(host, origin.as_bytes()))
+        };
         if needs_address && !host.is_none_or(is_known) {
             return Err(
                 "it calls the node by a name (Host), as a page does that has made its own name lead here, and not by an IP address or localhost",
@@ -120,7 +138,10 @@ impl Sites {
         if self.any {
             return Some(AllowedOrigin::Any);
         }
-        let allowed = self.origins.iter().find(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+        let allowed = self
+            .origins
+            .iter()
+            .find(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
         allowed.map(AllowedOrigin::This)
     }
 }
@@ -140,18 +161,25 @@ impl AllowedOrigin<'_> {
     }
 }
 
-/// Answers what a browser asks before it sends what no form could: all of these methods, and whatever headers it names.
+/// Answers what a browser asks before it sends what no form could: all of these methods, and
+/// whatever headers it names.
 pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &mut HeaderMap) {
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(PREFLIGHT_SECONDS));
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static(methods),
+    );
+    headers.insert(
+        ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from_static(PREFLIGHT_SECONDS),
+    );
     if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
         headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
         headers.append(VARY, HeaderValue::from_name(ACCESS_CONTROL_REQUEST_HEADERS));
     }
 }
 
-/// Whether a request may be answered that only people, tools and the server's own pages send; if not, why. `host` is what
-/// must be an address, if anything must.
+/// Whether a request may be answered that only people, tools and the server's own pages send; if
+/// not, why. `host` is what must be an address, if anything must.
 ///
 /// # Errors
 /// Why not.
@@ -159,22 +187,36 @@ pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static 
     if matches!(asking.fetch_site, Some("cross-site" | "same-site")) {
         return Err("the admin API does not answer requests of other sites (Sec-Fetch-Site)");
     }
-    // A page of another site that has made its own name lead here is one of the same origin to the browser.
+    // A page of another site that has made its own name lead here is one of the same origin to the
+    // browser.
     if !host.is_none_or(is_address) {
-        return Err("the admin API answers to an IP address or localhost, not to other names (Host)");
+        return Err(
+            "the admin API answers to an IP address or localhost, not to other names (Host)",
+        );
     }
-    let is_own = asking.origin.is_none_or(|origin| is_of(asking.host, origin));
-    if is_own { Ok(()) } else { Err("the admin API does not answer requests of other sites (Origin)") }
+    let is_own = asking
+        .origin
+        .is_none_or(|origin| is_of(asking.host, origin));
+    if is_own {
+        Ok(())
+    } else {
+        Err("the admin API does not answer requests of other sites (Origin)")
+    }
 }
 
-/// Whether an origin is this very server, by whichever scheme: what is in front of it may speak HTTPS.
+/// Whether an origin is this very server, by whichever scheme: what is in front of it may speak
+/// HTTPS.
 fn is_of(host: Option<&str>, origin: &str) -> bool {
     host.is_some_and(|host| is_own(host, origin.as_bytes()))
 }
 
 fn is_own(host: &str, origin: &[u8]) -> bool {
     let schemes = [&b"http://"[..], b"https://"];
-    schemes.iter().any(|scheme| origin.strip_prefix(*scheme).is_some_and(|at| at.eq_ignore_ascii_case(host.as_bytes())))
+    schemes.iter().any(|scheme| {
+        origin
+            .strip_prefix(*scheme)
+            .is_some_and(|at| at.eq_ignore_ascii_case(host.as_bytes()))
+    })
 }
 
 fn read_origin(text: &str) -> Option<HeaderValue> {
@@ -189,13 +231,22 @@ fn read_origin(text: &str) -> Option<HeaderValue> {
         // Browsers leave the usual ports out.
         && !matches!((uri.scheme_str(), uri.port_u16()), (Some("http"), Some(80)) | (Some("https"), Some(443)))
         && uri.query().is_none();
-    if is_origin { HeaderValue::from_str(&text.to_ascii_lowercase()).ok() } else { None }
+    if is_origin {
+        HeaderValue::from_str(&text.to_ascii_lowercase()).ok()
+    } else {
+        None
+    }
 }
 
 fn is_address(host: &str) -> bool {
-    let has_port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let has_port = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
     let name = has_port.map_or(host, |(name, _)| name);
-    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 
@@ -203,8 +254,16 @@ fn is_address(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn asking<'a>(host: &'a str, origin: Option<&'a str>, fetch_site: Option<&'a str>) -> Asking<'a> {
-        Asking { host: Some(host), origin, fetch_site }
+    fn asking<'a>(
+        host: &'a str,
+        origin: Option<&'a str>,
+        fetch_site: Option<&'a str>,
+    ) -> Asking<'a> {
+        Asking {
+            host: Some(host),
+            origin,
+            fetch_site,
+        }
     }
 
     const PEOPLE_AND_TOOLS: [(&str, Option<&str>, Option<&str>); 9] = [
@@ -214,7 +273,11 @@ mod tests {
         ("[::1]:9080", None, None),
         ("10.0.0.7", None, None),
         ("127.0.0.1:9080", None, Some("none")),
-        ("localhost:1", Some("http://localhost:1"), Some("same-origin")),
+        (
+            "localhost:1",
+            Some("http://localhost:1"),
+            Some("same-origin"),
+        ),
         ("localhost:1", Some("http://localhost:1"), None),
         ("localhost:1", None, Some("same-origin")),
     ];
@@ -225,9 +288,17 @@ mod tests {
         ("localhost:1", Some("null"), None),
         ("localhost:1", None, Some("cross-site")),
         ("localhost:1", None, Some("same-site")),
-        ("localhost:1", Some("https://evil.example"), Some("cross-site")),
+        (
+            "localhost:1",
+            Some("https://evil.example"),
+            Some("cross-site"),
+        ),
         // Their own names lead here.
-        ("evil.example:1", Some("http://evil.example:1"), Some("same-origin")),
+        (
+            "evil.example:1",
+            Some("http://evil.example:1"),
+            Some("same-origin"),
+        ),
         ("127.0.0.1.evil.example", None, Some("same-origin")),
     ];
 
@@ -236,29 +307,54 @@ mod tests {
         for (host, origin, fetch_site) in PEOPLE_AND_TOOLS {
             let asking = asking(host, origin, fetch_site);
             for names in [Names::Safe, Names::OfBrowsers, Names::Checked] {
-                assert_eq!(Sites::default().check(asking, names), Ok(None), "{asking:?}");
+                assert_eq!(
+                    Sites::default().check(asking, names),
+                    Ok(None),
+                    "{asking:?}"
+                );
             }
             assert_eq!(check_own(Some(host), asking), Ok(()), "{asking:?}");
         }
         assert_eq!(check_own(None, Asking::default()), Ok(()));
-        // A tool may use any name, and a person may type it, where others than this machine may come.
+        // A tool may use any name, and a person may type it, where others than this machine may
+        // come.
         for fetch_site in [None, Some("none")] {
             let asking = asking("node.example:8080", None, fetch_site);
-            assert_eq!(Sites::default().check(asking, Names::OfBrowsers), Ok(None), "{asking:?}");
-            assert!(Sites::default().check(asking, Names::Checked).is_err(), "{asking:?}");
+            assert_eq!(
+                Sites::default().check(asking, Names::OfBrowsers),
+                Ok(None),
+                "{asking:?}"
+            );
+            assert!(
+                Sites::default().check(asking, Names::Checked).is_err(),
+                "{asking:?}"
+            );
         }
-        assert!(check_own(Some("node.example:9080"), asking("node.example:9080", None, None)).is_err());
+        assert!(
+            check_own(
+                Some("node.example:9080"),
+                asking("node.example:9080", None, None)
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn other_sites_are_not() {
         for (host, origin, fetch_site) in OTHER_SITES {
             let asking = asking(host, origin, fetch_site);
-            assert!(Sites::default().check(asking, Names::OfBrowsers).is_err(), "{asking:?}");
+            assert!(
+                Sites::default().check(asking, Names::OfBrowsers).is_err(),
+                "{asking:?}"
+            );
             assert!(check_own(Some(host), asking).is_err(), "{asking:?}");
         }
         // Where no page could ask by its own name, a name is as good as an address.
-        let own = asking("node.example", Some("https://node.example"), Some("same-origin"));
+        let own = asking(
+            "node.example",
+            Some("https://node.example"),
+            Some("same-origin"),
+        );
         assert!(Sites::default().check(own, Names::OfBrowsers).is_err());
         assert_eq!(Sites::default().check(own, Names::Safe), Ok(None));
     }
@@ -266,17 +362,48 @@ mod tests {
     #[test]
     fn an_operator_allows_others() {
         let sites = Sites::parse(["https://app.example", "http://node.example:8080"]).unwrap();
-        let allowed =
-            sites.check(asking("localhost:1", Some("https://app.example"), Some("cross-site")), Names::Checked);
+        let allowed = sites.check(
+            asking(
+                "localhost:1",
+                Some("https://app.example"),
+                Some("cross-site"),
+            ),
+            Names::Checked,
+        );
         let origin = HeaderValue::from_static("https://app.example");
         assert_eq!(allowed, Ok(Some(AllowedOrigin::This(&origin))));
-        assert_eq!(sites.check(asking("node.example:8080", None, Some("same-origin")), Names::Checked), Ok(None));
-        assert!(sites.check(asking("localhost:1", Some("https://evil.example"), None), Names::Checked).is_err());
+        assert_eq!(
+            sites.check(
+                asking("node.example:8080", None, Some("same-origin")),
+                Names::Checked
+            ),
+            Ok(None)
+        );
+        assert!(
+            sites
+                .check(
+                    asking("localhost:1", Some("https://evil.example"), None),
+                    Names::Checked
+                )
+                .is_err()
+        );
         let any = Sites::parse(["*"]).unwrap();
-        let allowed =
-            any.check(asking("evil.example", Some("https://evil.example"), Some("cross-site")), Names::Checked);
+        let allowed = any.check(
+            asking(
+                "evil.example",
+                Some("https://evil.example"),
+                Some("cross-site"),
+            ),
+            Names::Checked,
+        );
         assert_eq!(allowed, Ok(Some(AllowedOrigin::Any)));
-        assert_eq!(any.check(asking("evil.example", None, Some("cross-site")), Names::Checked), Ok(None));
+        assert_eq!(
+            any.check(
+                asking("evil.example", None, Some("cross-site")),
+                Names::Checked
+            ),
+            Ok(None)
+        );
         for wrong in [
             "",
             "app.example",

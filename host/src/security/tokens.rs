@@ -41,7 +41,8 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads the tokens of a file: one a line. Empty lines and those that begin with `#` are skipped.
+    /// Reads the tokens of a file: one a line. Empty lines and those that begin with `#` are
+    /// skipped.
     ///
     /// # Errors
     /// What is wrong with the file, never what is in it.
@@ -50,7 +51,14 @@ impl Tokens {
         let tokens = lines.into_iter().map(|(line, token)| {
             let is_good = (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len())
                 && token.bytes().all(|byte| byte.is_ascii_graphic());
-            if is_good { Ok(hash(token.as_bytes())) } else { Err(TokenError::Line { file: file.to_owned(), line }) }
+            if is_good {
+                Ok(hash(token.as_bytes()))
+            } else {
+                Err(TokenError::Line {
+                    file: file.to_owned(),
+                    line,
+                })
+            }
         });
         let tokens: Vec<_> = tokens.collect::<Result<_, _>>()?;
         if tokens.is_empty() {
@@ -59,13 +67,20 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whether the value of an `Authorization` header has one of these. How long that takes says nothing of
-    /// them.
+    /// Whether the value of an `Authorization` header has one of these. How long that takes says
+    /// nothing of them.
     pub fn allow(&self, authorization: Option<&HeaderValue>) -> bool {
-        let Some(value) = authorization.map(HeaderValue::as_bytes) else { return false };
-        let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else { return false };
+        let Some(value) = authorization.map(HeaderValue::as_bytes) else {
+            return false;
+        };
+        let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else {
+            return false;
+        };
         let given = hash(token.trim_ascii());
-        let is_one_of_them = self.0.iter().fold(Choice::from(0), |found, token| found | token.ct_eq(&given));
+        let is_one_of_them = self
+            .0
+            .iter()
+            .fold(Choice::from(0), |found, token| found | token.ct_eq(&given));
         scheme.eq_ignore_ascii_case(SCHEME) && is_one_of_them.into()
     }
 }
@@ -91,7 +106,8 @@ mod tests {
 
     #[test]
     fn who_has_one_of_the_tokens_is_let_in() {
-        let tokens = read("# of the shop\nfirst-token-0123456789\nsecond-token-0123456789\n").unwrap();
+        let tokens =
+            read("# of the shop\nfirst-token-0123456789\nsecond-token-0123456789\n").unwrap();
         for (value, is_good) in [
             ("Bearer first-token-0123456789", true),
             ("bearer second-token-0123456789", true),
@@ -103,16 +119,29 @@ mod tests {
             ("Basic first-token-0123456789", false),
             ("first-token-0123456789", false),
         ] {
-            assert_eq!(tokens.allow(Some(&HeaderValue::from_static(value))), is_good, "{value}");
+            assert_eq!(
+                tokens.allow(Some(&HeaderValue::from_static(value))),
+                is_good,
+                "{value}"
+            );
         }
         assert!(!tokens.allow(None));
     }
 
     #[test]
     fn what_is_no_token_is_told_by_its_line() {
-        for wrong in ["short", "with a space in it 0123456789", "with-ümlaut-0123456789"] {
-            let error = read(&format!("good-token-0123456789\n{wrong}")).err().unwrap();
-            assert!(error.contains("line 2: expected a token of 16 to 1024") && !error.contains(wrong), "{error}");
+        for wrong in [
+            "short",
+            "with a space in it 0123456789",
+            "with-ümlaut-0123456789",
+        ] {
+            let error = read(&format!("good-token-0123456789\n{wrong}"))
+                .err()
+                .unwrap();
+            assert!(
+                error.contains("line 2: expected a token of 16 to 1024") && !error.contains(wrong),
+                "{error}"
+            );
         }
         assert!(read("\n#\n").err().unwrap().contains("has no token"));
     }

@@ -1,5 +1,5 @@
-//! Lines on their way to stderr: a bounded queue with a thread of its own, so that nobody waits for who reads the log.
-//! Knows nothing of what a line says.
+//! Lines on their way to stderr: a bounded queue with a thread of its own, so that nobody waits for
+//! who reads the log. Knows nothing of what a line says.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -39,7 +39,8 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines for which there was no room, and those that could not be written, since it was last told.
+    /// Lines for which there was no room, and those that could not be written, since it was last
+    /// told.
     dropped: u64,
     /// Bytes that were put in, and that have left again, ever.
     pushed: u64,
@@ -49,9 +50,14 @@ struct Waiting {
 impl LogQueue {
     /// Starts the thread that writes to stderr, for as long as the process lives.
     pub(super) fn start(printable: Printable) -> io::Result<Self> {
-        let queue = Self { shared: Arc::default(), printable };
+        let queue = Self {
+            shared: Arc::default(),
+            printable,
+        };
         let shared = queue.shared.clone();
-        thread::Builder::new().name("log".into()).spawn(move || shared.write_for_ever())?;
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || shared.write_for_ever())?;
         Ok(queue)
     }
 
@@ -71,8 +77,8 @@ impl LogQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of it, and after
-    /// `max` in any case.
+    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of
+    /// it, and after `max` in any case.
     pub(super) fn flush(&self, stalled_max: Duration, max: Duration) {
         let give_up = Instant::now() + max;
         let mut waiting = self.shared.lock();
@@ -81,7 +87,10 @@ impl LogQueue {
             let before = waiting.gone;
             let is_stalled = |waiting: &mut Waiting| waiting.gone == before;
             let left = give_up.saturating_duration_since(Instant::now());
-            let waited = self.shared.changed.wait_timeout_while(waiting, stalled_max.min(left), is_stalled);
+            let waited =
+                self.shared
+                    .changed
+                    .wait_timeout_while(waiting, stalled_max.min(left), is_stalled);
             let (now, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
             if timed_out.timed_out() {
                 return;
@@ -103,8 +112,13 @@ impl Shared {
             let dropped = self.take(&mut batch);
             let (mut lost, mut has_failed) = (0, false);
             for piece in batch.chunks(PIECE_BYTES_MAX) {
-                // A line is written as a whole or not: what follows a part that was not written may be the rest of it.
-                let rest = if has_failed { piece } else { output.write(piece) };
+                // A line is written as a whole or not: what follows a part that was not written may
+                // be the rest of it.
+                let rest = if has_failed {
+                    piece
+                } else {
+                    output.write(piece)
+                };
                 has_failed |= !rest.is_empty();
                 lost += rest.iter().filter(|byte| **byte == b'\n').count() as u64;
                 self.lock().gone += piece.len() as u64;
@@ -113,7 +127,8 @@ impl Shared {
             batch.clear();
             if has_failed {
                 counter!(names::LOG_DROPPED).increment(lost);
-                // Said when somebody hears it: a line about what could not be written could not be written either.
+                // Said when somebody hears it: a line about what could not be written could not be
+                // written either.
                 self.lock().dropped += dropped + lost;
             } else if dropped > 0 {
                 let error = output.error.take().map(tracing::field::display);
@@ -127,9 +142,12 @@ impl Shared {
         }
     }
 
-    /// Waits for lines, and moves them into the empty `batch`. Returns how many were dropped before.
+    /// Waits for lines, and moves them into the empty `batch`. Returns how many were dropped
+    /// before.
     fn take(&self, batch: &mut Vec<u8>) -> u64 {
-        let waiting = self.changed.wait_while(self.lock(), |waiting| waiting.lines.is_empty());
+        let waiting = self
+            .changed
+            .wait_while(self.lock(), |waiting| waiting.lines.is_empty());
         let mut waiting = waiting.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut waiting.lines, batch);
         std::mem::take(&mut waiting.dropped)
@@ -148,8 +166,8 @@ struct Output {
 }
 
 impl Output {
-    /// Writes lines, without the lock of the standard library: who else writes there must not wait either. Returns what
-    /// could not be written.
+    /// Writes lines, without the lock of the standard library: who else writes there must not wait
+    /// either. Returns what could not be written.
     fn write<'a>(&mut self, mut lines: &'a [u8]) -> &'a [u8] {
         while !lines.is_empty() {
             // What comes now is not glued to half a line.
@@ -202,7 +220,10 @@ mod tests {
 
     fn queue() -> LogQueue {
         // Without a thread: nobody reads.
-        LogQueue { shared: Arc::default(), printable: Printable::Json }
+        LogQueue {
+            shared: Arc::default(),
+            printable: Printable::Json,
+        }
     }
 
     #[test]

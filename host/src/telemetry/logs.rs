@@ -16,7 +16,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::log_queue::LogQueue;
 use super::printable::Printable;
 
-/// Libraries that are only heard when something is wrong. What chitchat says, `membership` says better.
+/// Libraries that are only heard when something is wrong. What chitchat says, `membership` says
+/// better.
 const QUIET: &str = "chitchat=error,wasmtime_wasi_http=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +51,15 @@ impl Logs {
             LogFormat::Text if has_colours => Printable::ColouredText,
             LogFormat::Text => Printable::Text,
         };
-        Ok(Self { format, has_colours, queue: LogQueue::start(printable)? })
+        Ok(Self {
+            format,
+            has_colours,
+            queue: LogQueue::start(printable)?,
+        })
     }
 
-    /// Starts logging, once for a process; what panics is logged too. `filter` is a level, or directives such as
-    /// `info,meshage_host::peer=debug`.
+    /// Starts logging, once for a process; what panics is logged too. `filter` is a level, or
+    /// directives such as `info,meshage_host::peer=debug`.
     ///
     /// # Errors
     /// What is wrong with the filter.
@@ -83,8 +88,8 @@ impl Logs {
         });
     }
 
-    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of it, and after
-    /// `max` in any case.
+    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of
+    /// it, and after `max` in any case.
     pub fn flush(&self, stalled_max: Duration, max: Duration) {
         self.queue.flush(stalled_max, max);
     }
@@ -103,9 +108,15 @@ fn parse(filter: &str) -> Result<EnvFilter, BadFilter> {
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
-    let (thread, place) = (thread.name().unwrap_or("unnamed"), panic.location().map(ToString::to_string));
+    let (thread, place) = (
+        thread.name().unwrap_or("unnamed"),
+        panic.location().map(ToString::to_string),
+    );
     let text = panic.payload_as_str().unwrap_or("it gave no text");
-    error!(event = "panic", thread, place, "a bug in this program: {text}");
+    error!(
+        event = "panic",
+        thread, place, "a bug in this program: {text}"
+    );
 }
 
 #[cfg(test)]
@@ -114,7 +125,13 @@ mod tests {
 
     #[test]
     fn what_is_checked_is_what_is_used() {
-        for filter in ["info", "info ", " warn , guest=debug ", "error,meshage_host::peer=trace", "off"] {
+        for filter in [
+            "info",
+            "info ",
+            " warn , guest=debug ",
+            "error,meshage_host::peer=trace",
+            "off",
+        ] {
             let parsed = parse(filter).unwrap().to_string();
             assert!(!parsed.contains(' '), "{filter:?} became {parsed:?}");
         }

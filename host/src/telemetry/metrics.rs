@@ -6,7 +6,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -14,8 +15,9 @@ use super::names;
 use crate::message::{FailureKind, Fault, LimitKind, Outcome, Refusal, StreamName};
 
 /// Upper bounds of the latency histogram, in seconds: from a local echo to the default timeout.
-const SECONDS_BUCKETS: [f64; 14] =
-    [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+];
 
 /// How often recorded latencies are moved into their buckets; until then each takes 8 bytes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,13 +32,17 @@ pub struct MetricsError;
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Installs the recorder of this process. What is returned with it is to run for as long as something is recorded.
+    /// Installs the recorder of this process. What is returned with it is to run for as long as
+    /// something is recorded.
     ///
     /// # Errors
     /// If one is installed already.
     pub fn install() -> Result<(Self, impl Future<Output = ()> + Send + use<>), MetricsError> {
         let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Full(names::MESSAGE_SECONDS.into()), &SECONDS_BUCKETS)
+            .set_buckets_for_metric(
+                Matcher::Full(names::MESSAGE_SECONDS.into()),
+                &SECONDS_BUCKETS,
+            )
             .expect("there are buckets")
             .build_recorder();
         let handle = recorder.handle();
@@ -53,11 +59,14 @@ impl Metrics {
         Ok((Self(handle), upkeep))
     }
 
-    /// Everything in Prometheus' text format, but what is of streams that are not known any more. The recorder keeps their
-    /// series, some kilobytes for each name that there ever was, so that a stream that comes back goes on counting.
+    /// Everything in Prometheus' text format, but what is of streams that are not known any more.
+    /// The recorder keeps their series, some kilobytes for each name that there ever was, so that a
+    /// stream that comes back goes on counting.
     pub fn render(&self, is_known: impl Fn(&str) -> bool) -> String {
         let all = self.0.render();
-        let known = all.split_inclusive('\n').filter(|line| stream_of(line).is_none_or(&is_known));
+        let known = all
+            .split_inclusive('\n')
+            .filter(|line| stream_of(line).is_none_or(&is_known));
         known.collect()
     }
 }
@@ -65,34 +74,85 @@ impl Metrics {
 /// The stream that a line is of; its name needs no escapes.
 fn stream_of(line: &str) -> Option<&str> {
     let labels = line.split_once('{')?.1;
-    let (_, stream) =
-        labels.split_once("stream=\"").filter(|(before, _)| before.is_empty() || before.ends_with(','))?;
+    let (_, stream) = labels
+        .split_once("stream=\"")
+        .filter(|(before, _)| before.is_empty() || before.ends_with(','))?;
     stream.split_once('"').map(|(stream, _)| stream)
 }
 
 fn describe() {
-    describe_counter!(names::MESSAGES, "Messages that this node was asked to send, by stream, outcome and route.");
-    describe_histogram!(names::MESSAGE_SECONDS, Unit::Seconds, "From the whole request to its outcome.");
-    describe_counter!(names::PROBLEMS, "Problems that this node answered, by their type.");
-    describe_gauge!(names::PEERS, "Live nodes in this node's view, itself not counted.");
+    describe_counter!(
+        names::MESSAGES,
+        "Messages that this node was asked to send, by stream, outcome and route."
+    );
+    describe_histogram!(
+        names::MESSAGE_SECONDS,
+        Unit::Seconds,
+        "From the whole request to its outcome."
+    );
+    describe_counter!(
+        names::PROBLEMS,
+        "Problems that this node answered, by their type."
+    );
+    describe_gauge!(
+        names::PEERS,
+        "Live nodes in this node's view, itself not counted."
+    );
     describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
     describe_gauge!(names::CLIENT_CONNECTIONS, "Open connections of clients.");
-    describe_gauge!(names::INSTANCES, "Component instances, by stream and state.");
-    describe_counter!(names::INSTANCES_MADE, "Component instances that were made, the first of each version included.");
+    describe_gauge!(
+        names::INSTANCES,
+        "Component instances, by stream and state."
+    );
+    describe_counter!(
+        names::INSTANCES_MADE,
+        "Component instances that were made, the first of each version included."
+    );
     describe_gauge!(
         names::PLUGIN_VERSIONS,
         "Versions of plugins in memory, those that only finish what they run included."
     );
-    describe_counter!(names::FAILOVERS, "Messages that went on to the next in rank, by stream and cause.");
-    describe_counter!(names::FORWARDS_REFUSED, "Messages of peers that this node refused, by cause.");
-    describe_counter!(names::BREAKER_CHANGES, "Changes of the peers' breakers, by the new state.");
-    describe_counter!(names::VIEW_CHANGES, "Nodes that came, changed or went in this node's view.");
-    describe_counter!(names::GOSSIP_BYTES, Unit::Bytes, "Payload of gossip's datagrams, by direction.");
-    describe_counter!(names::GOSSIP_REJECTED, "Datagrams that are no gossip of this mesh, by cause.");
-    describe_counter!(names::SEED_PROBLEMS, "Looks at a seed, one a second, that found it wrong, by cause.");
-    describe_counter!(names::COMPILED, "Components that were compiled, as the compile cache did not have them.");
-    describe_counter!(names::LOG_DROPPED, "Lines of the log that were dropped, as nobody took it.");
-    describe_counter!(names::CALLS, "Messages that ran on this node's own plugin, whoever sent them.");
+    describe_counter!(
+        names::FAILOVERS,
+        "Messages that went on to the next in rank, by stream and cause."
+    );
+    describe_counter!(
+        names::FORWARDS_REFUSED,
+        "Messages of peers that this node refused, by cause."
+    );
+    describe_counter!(
+        names::BREAKER_CHANGES,
+        "Changes of the peers' breakers, by the new state."
+    );
+    describe_counter!(
+        names::VIEW_CHANGES,
+        "Nodes that came, changed or went in this node's view."
+    );
+    describe_counter!(
+        names::GOSSIP_BYTES,
+        Unit::Bytes,
+        "Payload of gossip's datagrams, by direction."
+    );
+    describe_counter!(
+        names::GOSSIP_REJECTED,
+        "Datagrams that are no gossip of this mesh, by cause."
+    );
+    describe_counter!(
+        names::SEED_PROBLEMS,
+        "Looks at a seed, one a second, that found it wrong, by cause."
+    );
+    describe_counter!(
+        names::COMPILED,
+        "Components that were compiled, as the compile cache did not have them."
+    );
+    describe_counter!(
+        names::LOG_DROPPED,
+        "Lines of the log that were dropped, as nobody took it."
+    );
+    describe_counter!(
+        names::CALLS,
+        "Messages that ran on this node's own plugin, whoever sent them."
+    );
 }
 
 /// Where a message ran.
@@ -173,7 +233,8 @@ impl Drop for PluginMetrics {
 pub struct InstanceGauges(Mutex<BTreeSet<StreamName>>);
 
 impl InstanceGauges {
-    /// Shows these instances of each stream, idle and running; of a stream that is not among them any more there are none.
+    /// Shows these instances of each stream, idle and running; of a stream that is not among them
+    /// any more there are none.
     pub fn show(&self, mut counts: BTreeMap<StreamName, [usize; 2]>) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now: BTreeSet<StreamName> = counts.keys().cloned().collect();
@@ -182,7 +243,8 @@ impl InstanceGauges {
         }
         for (stream, counts) in counts {
             for (state, count) in ["idle", "running"].into_iter().zip(counts) {
-                gauge!(names::INSTANCES, "stream" => stream.to_string(), "state" => state).set(count as f64);
+                gauge!(names::INSTANCES, "stream" => stream.to_string(), "state" => state)
+                    .set(count as f64);
             }
         }
     }
@@ -203,8 +265,16 @@ struct RouteMetrics {
 
 impl StreamMetrics {
     pub fn new(stream: StreamName) -> Self {
-        let route = |name| RouteMetrics { name, outcomes: Default::default(), seconds: OnceLock::new() };
-        Self { stream, local: route("local"), forwarded: route("forwarded") }
+        let route = |name| RouteMetrics {
+            name,
+            outcomes: Default::default(),
+            seconds: OnceLock::new(),
+        };
+        Self {
+            stream,
+            local: route("local"),
+            forwarded: route("forwarded"),
+        }
     }
 
     /// Counts one message that took so long.
@@ -222,7 +292,9 @@ impl StreamMetrics {
             .increment(1);
         route
             .seconds
-            .get_or_init(|| histogram!(names::MESSAGE_SECONDS, "stream" => stream(), "route" => route.name))
+            .get_or_init(
+                || histogram!(names::MESSAGE_SECONDS, "stream" => stream(), "route" => route.name),
+            )
             .record(took.as_secs_f64());
     }
 }
@@ -233,10 +305,21 @@ mod tests {
 
     #[test]
     fn a_line_is_of_a_stream_or_of_none() {
-        assert_eq!(stream_of("a_total{stream=\"echo\",outcome=\"ok\"} 1\n"), Some("echo"));
-        assert_eq!(stream_of("a_total{outcome=\"ok\",stream=\"echo\"} 1\n"), Some("echo"));
-        for other in ["# TYPE a_total counter\n", "a_total 1\n", "a{upstream=\"echo\"} 1\n", "a{type=\"x\"} 1\n", "\n"]
-        {
+        assert_eq!(
+            stream_of("a_total{stream=\"echo\",outcome=\"ok\"} 1\n"),
+            Some("echo")
+        );
+        assert_eq!(
+            stream_of("a_total{outcome=\"ok\",stream=\"echo\"} 1\n"),
+            Some("echo")
+        );
+        for other in [
+            "# TYPE a_total counter\n",
+            "a_total 1\n",
+            "a{upstream=\"echo\"} 1\n",
+            "a{type=\"x\"} 1\n",
+            "\n",
+        ] {
             assert_eq!(stream_of(other), None, "{other:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! Lines of the log without what could deceive those who read them: some of it was chosen by strangers. Pure.
+//! Lines of the log without what could deceive those who read them: some of it was chosen by
+//! strangers. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -6,7 +7,8 @@ use std::fmt::Write;
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Printable {
-    /// For a terminal that shows colours, which are the log's own: what comes from others has lost its escapes before.
+    /// For a terminal that shows colours, which are the log's own: what comes from others has lost
+    /// its escapes before.
     ColouredText,
     Text,
     Json,
@@ -32,12 +34,17 @@ impl Printable {
         Cow::Owned(printable)
     }
 
-    /// Control characters, and those of Unicode that order text anew (UTR 36, section 2.6) or begin a line.
+    /// Control characters, and those of Unicode that order text anew (UTR 36, section 2.6) or begin
+    /// a line.
     fn deceives(self, letter: char) -> bool {
         match letter {
             '\n' => false,
             '\u{1b}' => self != Self::ColouredText,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+            '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => true,
             letter => letter.is_control(),
         }
     }
@@ -50,8 +57,14 @@ mod tests {
     #[test]
     fn what_deceives_is_escaped() {
         let line = "a\0b\u{1b}[31m\r\u{7f}\u{9b}c\u{202e}d\u{2066}ü\n";
-        assert_eq!(Printable::Text.of(line), "a\\u{0}b\\u{1b}[31m\\r\\u{7f}\\u{9b}c\\u{202e}d\\u{2066}ü\n");
-        assert_eq!(Printable::ColouredText.of("\u{1b}[31mred\u{202e}"), "\u{1b}[31mred\\u{202e}");
+        assert_eq!(
+            Printable::Text.of(line),
+            "a\\u{0}b\\u{1b}[31m\\r\\u{7f}\\u{9b}c\\u{202e}d\\u{2066}ü\n"
+        );
+        assert_eq!(
+            Printable::ColouredText.of("\u{1b}[31mred\u{202e}"),
+            "\u{1b}[31mred\\u{202e}"
+        );
         let json = format!("{{\"text\":\"{}\"}}\n", "\u{7f}\u{202e}");
         let escaped = Printable::Json.of(&json);
         assert!(escaped.is_ascii());
@@ -61,6 +74,9 @@ mod tests {
 
     #[test]
     fn other_lines_stay_as_they_are() {
-        assert!(matches!(Printable::Text.of("ü 🦀 \"\\n\"\n"), Cow::Borrowed(_)));
+        assert!(matches!(
+            Printable::Text.of("ü 🦀 \"\\n\"\n"),
+            Cow::Borrowed(_)
+        ));
     }
 }

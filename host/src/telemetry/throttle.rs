@@ -1,5 +1,5 @@
-//! Tells of what may happen many thousand times a second: at once, and then at intervals with how often it was. The
-//! intervals are a second, or grow for as long as it goes on.
+//! Tells of what may happen many thousand times a second: at once, and then at intervals with how
+//! often it was. The intervals are a second, or grow for as long as it goes on.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 /// Between two lines about the same; where intervals grow, the first.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much longer than the one before each interval is that grows: what goes on for a day is told 30 times, seven of them
-/// in the first half an hour, while somebody may be looking.
+/// How much longer than the one before each interval is that grows: what goes on for a day is told
+/// 30 times, seven of them in the first half an hour, while somebody may be looking.
 const GROWTH: u32 = 4;
 
 /// The longest interval: who looks at the last hour of a log finds what is wrong.
 const TELL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 
-/// Different things that are remembered one by one. What comes beyond them is told as one thing: strangers can make up
-/// as many as they like. Those are forgotten that have not happened for so long that they would begin anew.
+/// Different things that are remembered one by one. What comes beyond them is told as one thing:
+/// strangers can make up as many as they like. Those are forgotten that have not happened for so
+/// long that they would begin anew.
 const REMEMBERED_MAX: usize = 256;
 
 /// What happens, by what it is; there should be few different ones at a time.
@@ -50,19 +51,31 @@ struct Told {
 /// Tells once a second.
 impl<K> Default for Throttle<K> {
     fn default() -> Self {
-        Self::new(Pace { growth: 1, anew_after: TELL_INTERVAL })
+        Self::new(Pace {
+            growth: 1,
+            anew_after: TELL_INTERVAL,
+        })
     }
 }
 
 impl<K> Throttle<K> {
     fn new(pace: Pace) -> Self {
-        Self { pace, told: Mutex::new(All { remembered: HashMap::new(), others: None }) }
+        Self {
+            pace,
+            told: Mutex::new(All {
+                remembered: HashMap::new(),
+                others: None,
+            }),
+        }
     }
 
-    /// Tells after a second, and then after four times as long each time, up to an hour; anew from the beginning when it has
-    /// not happened for so long.
+    /// Tells after a second, and then after four times as long each time, up to an hour; anew from
+    /// the beginning when it has not happened for so long.
     pub fn growing(anew_after: Duration) -> Self {
-        Self::new(Pace { growth: GROWTH, anew_after })
+        Self::new(Pace {
+            growth: GROWTH,
+            anew_after,
+        })
     }
 }
 
@@ -94,14 +107,21 @@ impl<K: Eq + Hash> Throttle<K> {
 
 impl Told {
     fn first(now: Instant) -> Self {
-        Self { at: now, interval: TELL_INTERVAL, happened_at: now, since: 0 }
+        Self {
+            at: now,
+            interval: TELL_INTERVAL,
+            happened_at: now,
+            since: 0,
+        }
     }
 
     fn again(&mut self, pace: Pace, now: Instant) -> Option<u64> {
         self.interval = if self.is_over(pace, now) {
             TELL_INTERVAL
         } else if now.saturating_duration_since(self.at) >= self.interval {
-            self.interval.saturating_mul(pace.growth).min(TELL_INTERVAL_MAX)
+            self.interval
+                .saturating_mul(pace.growth)
+                .min(TELL_INTERVAL_MAX)
         } else {
             self.happened_at = now;
             self.since += 1;
@@ -143,41 +163,70 @@ mod tests {
         for what in 0..REMEMBERED_MAX {
             throttle.note(what, start);
         }
-        assert_eq!(throttle.note(REMEMBERED_MAX, start + TELL_INTERVAL), Some(1));
+        assert_eq!(
+            throttle.note(REMEMBERED_MAX, start + TELL_INTERVAL),
+            Some(1)
+        );
         assert_eq!(throttle.told.lock().unwrap().remembered.len(), 1);
     }
 
     /// The seconds at which it is told, of those at which it happens.
-    fn told_at(throttle: &Throttle<&str>, start: Instant, happens: impl Iterator<Item = u32>) -> Vec<u32> {
-        happens.filter(|second| throttle.note("a", start + SECOND * *second).is_some()).collect()
+    fn told_at(
+        throttle: &Throttle<&str>,
+        start: Instant,
+        happens: impl Iterator<Item = u32>,
+    ) -> Vec<u32> {
+        happens
+            .filter(|second| throttle.note("a", start + SECOND * *second).is_some())
+            .collect()
     }
 
     #[test]
     fn what_goes_on_is_told_ever_less_often_but_once_an_hour() {
         let (throttle, start) = (Throttle::growing(SECOND * 60), Instant::now());
-        assert_eq!(told_at(&throttle, start, 0..20_000), [0, 1, 5, 21, 85, 341, 1365, 4965, 8565, 12165, 15765, 19365]);
+        assert_eq!(
+            told_at(&throttle, start, 0..20_000),
+            [0, 1, 5, 21, 85, 341, 1365, 4965, 8565, 12165, 15765, 19365]
+        );
         // It was well for more than a minute: it begins anew, and what was not told yet is.
-        assert_eq!(throttle.note("a", start + SECOND * 20_100), Some(20_000 - 19_365));
+        assert_eq!(
+            throttle.note("a", start + SECOND * 20_100),
+            Some(20_000 - 19_365)
+        );
         assert_eq!(told_at(&throttle, start, 20_101..20_120), [20_101, 20_105]);
     }
 
     #[test]
     fn a_short_pause_is_no_new_beginning() {
         let (throttle, start) = (Throttle::growing(SECOND * 60), Instant::now());
-        assert_eq!(told_at(&throttle, start, (0..400).step_by(50)), [0, 50, 100, 150, 250]);
+        assert_eq!(
+            told_at(&throttle, start, (0..400).step_by(50)),
+            [0, 50, 100, 150, 250]
+        );
     }
 
     #[test]
     fn what_is_made_up_takes_neither_memory_nor_lines() {
         let (throttle, start) = (Throttle::growing(SECOND * 60), Instant::now());
         let told = |second: u32, whats: std::ops::Range<usize>| -> Vec<usize> {
-            whats.filter(|what| throttle.note(*what, start + SECOND * second).is_some()).collect()
+            whats
+                .filter(|what| throttle.note(*what, start + SECOND * second).is_some())
+                .collect()
         };
         // One line for all that come beyond those that are remembered.
-        assert_eq!(told(0, 0..REMEMBERED_MAX * 100), (0..=REMEMBERED_MAX).collect::<Vec<_>>());
-        assert_eq!(told(1, REMEMBERED_MAX * 100..REMEMBERED_MAX * 200), [REMEMBERED_MAX * 100]);
+        assert_eq!(
+            told(0, 0..REMEMBERED_MAX * 100),
+            (0..=REMEMBERED_MAX).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            told(1, REMEMBERED_MAX * 100..REMEMBERED_MAX * 200),
+            [REMEMBERED_MAX * 100]
+        );
         assert!(told(2, REMEMBERED_MAX * 200..REMEMBERED_MAX * 300).is_empty());
-        assert_eq!(throttle.told.lock().unwrap().remembered.len(), REMEMBERED_MAX);
+        assert_eq!(
+            throttle.told.lock().unwrap().remembered.len(),
+            REMEMBERED_MAX
+        );
         // When it is over, there is room again.
         assert_eq!(told(90, 1_000_000..1_000_002), [1_000_000, 1_000_001]);
     }

@@ -15,6 +15,9 @@ mod tests {
     fn echoes_the_merged_message() {
         let message = Message::new("echo", "4985").with_json(&json!({ "hello": "world" }));
         let Json(reply) = echo(message).unwrap();
-        assert_eq!(reply.to_string(), r#"{"echoed":{"stream":"echo","partitionKey":"4985","hello":"world"}}"#);
+        assert_eq!(
+            reply.to_string(),
+            r#"{"echoed":{"stream":"echo","partitionKey":"4985","hello":"world"}}"#
+        );
     }
 }

@@ -24,17 +24,27 @@ struct Quote {
 }
 
 #[meshage_sdk::handler]
-fn price(PartitionKey(customer): PartitionKey, Json(order): Json<Order>) -> Result<Json<Quote>, Failure> {
+fn price(
+    PartitionKey(customer): PartitionKey,
+    Json(order): Json<Order>,
+) -> Result<Json<Quote>, Failure> {
     let Order { article, quantity } = order;
     if quantity == 0 {
         return Err(Failure::invalid("quantity must be at least 1"));
     }
     if quantity > QUANTITY_MAX {
-        return Err(Failure::conflict(format_args!("{customer} may order {QUANTITY_MAX} at once, not {quantity}")));
+        return Err(Failure::conflict(format_args!(
+            "{customer} may order {QUANTITY_MAX} at once, not {quantity}"
+        )));
     }
     let cents = price_cents(&article)?;
     log::info!("{customer} asked for {quantity} × {article}");
-    Ok(Json(Quote { customer, total_cents: u64::from(cents) * u64::from(quantity), article, quantity }))
+    Ok(Json(Quote {
+        customer,
+        total_cents: u64::from(cents) * u64::from(quantity),
+        article,
+        quantity,
+    }))
 }
 
 fn price_cents(article: &str) -> Result<u32, Failure> {
@@ -42,9 +52,13 @@ fn price_cents(article: &str) -> Result<u32, Failure> {
         "tea" => Ok(450),
         "coffee" => Ok(620),
         // A price list that is being changed, and one with an error in it.
-        "cocoa" => Err(Failure::unavailable("cocoa is being repriced; ask again in a moment")),
+        "cocoa" => Err(Failure::unavailable(
+            "cocoa is being repriced; ask again in a moment",
+        )),
         "sugar" => Err(Failure::internal("the price of sugar is not a number")),
-        _ => Err(Failure::not_found(format_args!("no article {article:?}; there are tea and coffee"))),
+        _ => Err(Failure::not_found(format_args!(
+            "no article {article:?}; there are tea and coffee"
+        ))),
     }
 }
 
@@ -53,7 +67,10 @@ mod tests {
     use super::*;
 
     fn order(article: &str, quantity: u32) -> Result<Quote, Failure> {
-        let order = Order { article: article.into(), quantity };
+        let order = Order {
+            article: article.into(),
+            quantity,
+        };
         price(PartitionKey("ada".into()), Json(order)).map(|Json(quote)| quote)
     }
 

@@ -1,5 +1,6 @@
-//! Gossip of many nodes in one process, over UDP on loopback: how long until all views show a change, and what it
-//! costs. `cargo bench --package meshage-bench --bench gossip -- 10 50 100` (numbers of nodes).
+//! Gossip of many nodes in one process, over UDP on loopback: how long until all views show a
+//! change, and what it costs. `cargo bench --package meshage-bench --bench gossip -- 10 50 100`
+//! (numbers of nodes).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,8 +50,15 @@ async fn main() -> Result<()> {
     let (metrics, upkeep) = Metrics::install()?;
     tokio::spawn(upkeep);
     // Cargo adds `--bench`.
-    let given: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    let sizes = if given.is_empty() { SIZES.to_vec() } else { given };
+    let given: Vec<usize> = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse().ok())
+        .collect();
+    let sizes = if given.is_empty() {
+        SIZES.to_vec()
+    } else {
+        given
+    };
     println!(
         "| nodes | all join | one joins | one leaves | one is killed | kB/s sent by a node | CPU of a node | false alarms |"
     );
@@ -62,7 +70,10 @@ async fn main() -> Result<()> {
 }
 
 async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
-    let mut mesh = Mesh { members: Vec::new(), started: 0 };
+    let mut mesh = Mesh {
+        members: Vec::new(),
+        started: 0,
+    };
     let began = Instant::now();
     for _ in 0..size {
         mesh.start().await?;
@@ -72,7 +83,11 @@ async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
 
     // What the start has left behind passes.
     sleep(Duration::from_secs(3)).await;
-    let before = (counted(metrics, names::GOSSIP_BYTES, "sent"), gone(metrics), cpu_seconds());
+    let before = (
+        counted(metrics, names::GOSSIP_BYTES, "sent"),
+        gone(metrics),
+        cpu_seconds(),
+    );
     sleep(QUIET).await;
     let node_seconds = QUIET.as_secs_f64() * size as f64;
     let kilobytes = (counted(metrics, names::GOSSIP_BYTES, "sent") - before.0) / 1e3 / node_seconds;
@@ -83,13 +98,22 @@ async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
     for _ in 0..ROUNDS {
         let began = Instant::now();
         let joined = mesh.start().await?;
-        mesh.agree(|view| view.nodes.get(&joined).is_some_and(|node| node.state == NodeState::Ready)).await?;
+        mesh.agree(|view| {
+            view.nodes
+                .get(&joined)
+                .is_some_and(|node| node.state == NodeState::Ready)
+        })
+        .await?;
         joins.push(began.elapsed());
 
         let began = Instant::now();
         let leaver = mesh.members.pop().context("there is a member")?;
-        leaver.gossip.say(|own| own.state = NodeState::Leaving).await;
-        mesh.agree(|view| view.nodes[&joined].state == NodeState::Leaving).await?;
+        leaver
+            .gossip
+            .say(|own| own.state = NodeState::Leaving)
+            .await;
+        mesh.agree(|view| view.nodes[&joined].state == NodeState::Leaving)
+            .await?;
         leaves.push(began.elapsed());
         leaver.gossip.stop().await;
         mesh.agree(|view| !view.nodes.contains_key(&joined)).await?;
@@ -120,9 +144,17 @@ impl Mesh {
         let addr = socket.local_addr()?;
         self.started += 1;
         let node_id = NodeId::try_from(format!("node-{:06}", self.started))?;
-        let offer = Offer { digest: Digest::from_text(&"0".repeat(64)), takes_idempotency_keys: false };
+        let offer = Offer {
+            digest: Digest::from_text(&"0".repeat(64)),
+            takes_idempotency_keys: false,
+        };
         let streams = (0..STREAMS)
-            .map(|number| Ok((StreamName::try_from(format!("stream-{number}"))?, offer.clone())))
+            .map(|number| {
+                Ok((
+                    StreamName::try_from(format!("stream-{number}"))?,
+                    offer.clone(),
+                ))
+            })
             .collect::<Result<_>>()?;
         let own = Node {
             node_id: node_id.clone(),
@@ -132,10 +164,24 @@ impl Mesh {
             cluster_addr: addr,
             streams,
         };
-        let seeds = self.members.iter().take(SEEDS).map(|member| member.addr.to_string()).collect();
-        let config = GossipConfig { cluster_id: "bench".into(), bound_addr: addr, seeds, keyring: None };
+        let seeds = self
+            .members
+            .iter()
+            .take(SEEDS)
+            .map(|member| member.addr.to_string())
+            .collect();
+        let config = GossipConfig {
+            cluster_id: "bench".into(),
+            bound_addr: addr,
+            seeds,
+            keyring: None,
+        };
         let gossip = Gossip::start(config, own, socket).await?;
-        self.members.push(Member { gossip, node_id: node_id.clone(), addr });
+        self.members.push(Member {
+            gossip,
+            node_id: node_id.clone(),
+            addr,
+        });
         Ok(node_id)
     }
 
@@ -144,7 +190,8 @@ impl Mesh {
         for member in &self.members {
             let mut view = member.gossip.view();
             let agreed = timeout(HANG, view.wait_for(|view: &Arc<View>| is_so(view))).await;
-            agreed.with_context(|| format!("the view of {} did not become so", member.node_id))??;
+            agreed
+                .with_context(|| format!("the view of {} did not become so", member.node_id))??;
         }
         Ok(())
     }
@@ -152,7 +199,11 @@ impl Mesh {
 
 fn median(mut times: Vec<Duration>) -> String {
     times.sort();
-    format!("{:.2} ({:.2}) s", times[times.len() / 2].as_secs_f64(), times[times.len() - 1].as_secs_f64())
+    format!(
+        "{:.2} ({:.2}) s",
+        times[times.len() / 2].as_secs_f64(),
+        times[times.len() - 1].as_secs_f64()
+    )
 }
 
 fn gone(metrics: &Metrics) -> f64 {
@@ -162,8 +213,11 @@ fn gone(metrics: &Metrics) -> f64 {
 /// The value of a counter with this label's value.
 fn counted(metrics: &Metrics, name: &str, label: &str) -> f64 {
     let text = metrics.render(|_| true);
-    let line = text.lines().find(|line| line.starts_with(name) && line.contains(&format!("\"{label}\"")));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(name) && line.contains(&format!("\"{label}\"")));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// What this process has used so far.

@@ -1,5 +1,5 @@
-//! What it costs to find the owner of a key, and the whole ranking, among 10, 100 and 1,000 candidates:
-//! `cargo bench --package meshage-bench --bench placement`.
+//! What it costs to find the owner of a key, and the whole ranking, among 10, 100 and 1,000
+//! candidates: `cargo bench --package meshage-bench --bench placement`.
 
 use std::hint::black_box;
 
@@ -15,7 +15,9 @@ const KEYS: usize = 1_024;
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
-    let keys: Vec<String> = (0..KEYS).map(|number| format!("customer-{number}")).collect();
+    let keys: Vec<String> = (0..KEYS)
+        .map(|number| format!("customer-{number}"))
+        .collect();
     let mut group = criterion.benchmark_group("placement");
     for candidates in CANDIDATES {
         let seeds: Vec<Seed> = (0..candidates)

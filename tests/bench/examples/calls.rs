@@ -15,17 +15,26 @@ use setup::{REUSED, TIMEOUT, handler, message};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, component, mode, number] = arguments.as_slice() else { bail!("calls COMPONENT reused|fresh NUMBER") };
+    let [_, component, mode, number] = arguments.as_slice() else {
+        bail!("calls COMPONENT reused|fresh NUMBER")
+    };
     let instances = match mode.as_str() {
         "reused" => REUSED,
         "fresh" => Instances::Fresh,
         other => bail!("{other}: expected reused or fresh"),
     };
     let number: u64 = number.parse().context("NUMBER")?;
-    let handler = handler(&Engine::without_cache()?, std::fs::read(component)?, instances).await?;
+    let handler = handler(
+        &Engine::without_cache()?,
+        std::fs::read(component)?,
+        instances,
+    )
+    .await?;
     let message = message()?;
     for _ in 0..number {
-        handler.invoke(&message, Instant::now() + TIMEOUT, || Ok(())).await?;
+        handler
+            .invoke(&message, Instant::now() + TIMEOUT, || Ok(()))
+            .await?;
     }
     Ok(())
 }

@@ -25,7 +25,17 @@ pub(crate) const LANGUAGES: [Language; 3] = [
         name: "JavaScript, by `componentize-qjs`",
         tool: "componentize-qjs",
         source: "body_echo.js",
-        arguments: &["--sync", "--wit", "wit", "--world", "handler", "--js", "body_echo.js", "--output", "echo.wasm"],
+        arguments: &[
+            "--sync",
+            "--wit",
+            "wit",
+            "--world",
+            "handler",
+            "--js",
+            "body_echo.js",
+            "--output",
+            "echo.wasm",
+        ],
     },
     Language {
         name: "JavaScript, by `componentize-js`",
@@ -51,20 +61,45 @@ pub(crate) const LANGUAGES: [Language; 3] = [
         name: "Python, by `componentize-py`",
         tool: "componentize-py",
         source: "body_echo.py",
-        arguments: &["--wit-path", "wit", "--world", "handler", "componentize", "body_echo", "--output", "echo.wasm"],
+        arguments: &[
+            "--wit-path",
+            "wit",
+            "--world",
+            "handler",
+            "componentize",
+            "body_echo",
+            "--output",
+            "echo.wasm",
+        ],
     },
 ];
 
 impl Language {
     /// Makes the component in a folder of its own; `None` if the tool is not installed.
     pub(crate) fn build(&self) -> Result<Option<TempDir>> {
-        let Some(tool) = installed(self.tool) else { return Ok(None) };
-        let (folder, project) = (TempDir::new()?, Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")));
-        let (wit, source) = (project.join("wit"), project.join("tests/guests/body-echo").join(self.source));
+        let Some(tool) = installed(self.tool) else {
+            return Ok(None);
+        };
+        let (folder, project) = (
+            TempDir::new()?,
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")),
+        );
+        let (wit, source) = (
+            project.join("wit"),
+            project.join("tests/guests/body-echo").join(self.source),
+        );
         std::os::unix::fs::symlink(wit.canonicalize()?, folder.path().join("wit"))?;
         std::fs::copy(source, folder.path().join(self.source))?;
-        let output = Command::new(tool).args(self.arguments).current_dir(&folder).output()?;
-        ensure!(output.status.success(), "{}: {}", self.tool, String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(tool)
+            .args(self.arguments)
+            .current_dir(&folder)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{}: {}",
+            self.tool,
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(Some(folder))
     }
 }

@@ -1,8 +1,10 @@
-//! A client that makes load: HTTP/1.1 on one thread, so that it takes little of the machine from what it measures.
+//! A client that makes load: HTTP/1.1 on one thread, so that it takes little of the machine from
+//! what it measures.
 //!
-//! In a closed loop each connection sends its next request when it has its answer. In an open loop requests are due at a
-//! fixed rate, whatever the answers do, and the time of each is counted from when it was due: a server that stalls is not
-//! spared the requests that would have come meanwhile (coordinated omission).
+//! In a closed loop each connection sends its next request when it has its answer. In an open loop
+//! requests are due at a fixed rate, whatever the answers do, and the time of each is counted from
+//! when it was due: a server that stalls is not spared the requests that would have come meanwhile
+//! (coordinated omission).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -17,8 +19,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::time::{
-    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
-    timerfd_settime,
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
 };
 
 /// What one run sends.
@@ -68,7 +70,12 @@ const TIMER: Token = Token(usize::MAX);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Sends for so long, after a warm-up that is not counted; tells when it is over.
-pub(crate) fn run(load: &Load, warm_up: Duration, duration: Duration, warm: impl FnOnce()) -> Result<Outcome> {
+pub(crate) fn run(
+    load: &Load,
+    warm_up: Duration,
+    duration: Duration,
+    warm: impl FnOnce(),
+) -> Result<Outcome> {
     let mut worker = Worker::new(load)?;
     worker.go(warm_up)?;
     warm();
@@ -126,11 +133,25 @@ impl<'a> Worker<'a> {
         for index in 0..load.connections {
             connections.push(Connection::open(load.addr, &poll, index)?);
         }
-        let outcome =
-            Outcome { answered: 0, failed: 0, elapsed: Duration::ZERO, cpu: Duration::ZERO, times: Histogram::new(3)? };
+        let outcome = Outcome {
+            answered: 0,
+            failed: 0,
+            elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
+            times: Histogram::new(3)?,
+        };
         let idle = (0..load.connections).collect();
         let waiting = VecDeque::new();
-        Ok(Self { load, poll, connections, next_request: 0, idle, waiting, outcome, began: Instant::now() })
+        Ok(Self {
+            load,
+            poll,
+            connections,
+            next_request: 0,
+            idle,
+            waiting,
+            outcome,
+            began: Instant::now(),
+        })
     }
 
     fn start_counting(&mut self) {
@@ -195,12 +216,16 @@ impl<'a> Worker<'a> {
                 self.send(index, due)?;
             }
             if now > began + duration + GRACE {
-                self.outcome.failed += (self.waiting.len() + self.connections.len() - self.idle.len()) as u64;
+                self.outcome.failed +=
+                    (self.waiting.len() + self.connections.len() - self.idle.len()) as u64;
                 self.waiting.clear();
                 break;
             }
             if next < total {
-                set(&timer, due_at(next).saturating_duration_since(Instant::now()))?;
+                set(
+                    &timer,
+                    due_at(next).saturating_duration_since(Instant::now()),
+                )?;
             }
             self.poll(&mut events, Some(Duration::from_millis(100)))?;
             for event in events.iter().filter(|event| event.token() != TIMER) {
@@ -233,7 +258,14 @@ impl<'a> Worker<'a> {
             match connection.stream.write(&bytes[sent..]) {
                 Ok(written) if sent + written == bytes.len() => connection.sending = None,
                 Ok(written) => connection.sending = Some((request, sent + written)),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => break,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::NotConnected
+                    ) =>
+                {
+                    break;
+                }
                 Err(_) => return self.broken(index),
             }
         }
@@ -249,11 +281,22 @@ impl<'a> Worker<'a> {
             match connection.stream.read(&mut buffer) {
                 Ok(0) => return self.broken(index),
                 Ok(bytes) => connection.received.extend_from_slice(&buffer[..bytes]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => return Ok(()),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::NotConnected
+                    ) =>
+                {
+                    return Ok(());
+                }
                 Err(_) => return self.broken(index),
             }
-            let Some(answer) = answer(&connection.received)? else { continue };
-            self.outcome.times.record(connection.since.elapsed().as_nanos() as u64)?;
+            let Some(answer) = answer(&connection.received)? else {
+                continue;
+            };
+            self.outcome
+                .times
+                .record(connection.since.elapsed().as_nanos() as u64)?;
             if answer == 200 {
                 self.outcome.answered += 1;
             } else {
@@ -269,7 +312,11 @@ impl<'a> Worker<'a> {
 
     fn broken(&mut self, index: usize) -> Result<()> {
         self.outcome.failed += 1;
-        ensure!(self.outcome.failed < 10_000, "{} does not answer", self.load.addr);
+        ensure!(
+            self.outcome.failed < 10_000,
+            "{} does not answer",
+            self.load.addr
+        );
         self.connections[index] = Connection::open(self.load.addr, &self.poll, index)?;
         self.idle.push(index);
         Ok(())
@@ -278,12 +325,22 @@ impl<'a> Worker<'a> {
 
 impl Connection {
     fn open(addr: SocketAddr, poll: &Poll, index: usize) -> Result<Self> {
-        let mut stream = TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
+        let mut stream =
+            TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
         stream.set_nodelay(true)?;
         // Closed connections must not linger, or the ports run out.
         set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
-        poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { stream, sending: None, since: Instant::now(), received: Vec::new() })
+        poll.registry().register(
+            &mut stream,
+            Token(index),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
+        Ok(Self {
+            stream,
+            sending: None,
+            since: Instant::now(),
+            received: Vec::new(),
+        })
     }
 }
 
@@ -295,8 +352,17 @@ fn thread_cpu() -> Duration {
 fn set(timer: impl AsFd, after: Duration) -> Result<()> {
     // Zero would stop it.
     let after = after.max(Duration::from_nanos(1));
-    let value = Timespec { tv_sec: after.as_secs() as i64, tv_nsec: i64::from(after.subsec_nanos()) };
-    let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+    let value = Timespec {
+        tv_sec: after.as_secs() as i64,
+        tv_nsec: i64::from(after.subsec_nanos()),
+    };
+    let once = Itimerspec {
+        it_interval: Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: value,
+    };
     timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
     Ok(())
 }
@@ -305,8 +371,15 @@ fn set(timer: impl AsFd, after: Duration) -> Result<()> {
 fn answer(received: &[u8]) -> Result<Option<u16>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(received)? else { return Ok(None) };
-    let header = |name: &str| response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+    let httparse::Status::Complete(head) = response.parse(received)? else {
+        return Ok(None);
+    };
+    let header = |name: &str| {
+        response
+            .headers
+            .iter()
+            .find(|header| header.name.eq_ignore_ascii_case(name))
+    };
     let is_whole = match header("content-length") {
         Some(length) => received.len() - head >= std::str::from_utf8(length.value)?.parse()?,
         None => received.ends_with(b"0\r\n\r\n"),

@@ -1,4 +1,5 @@
-//! Measures meshage beside what people would pick instead, and writes what it found. Started by `cargo xtask bench`.
+//! Measures meshage beside what people would pick instead, and writes what it found. Started by
+//! `cargo xtask bench`.
 
 mod instructions;
 mod languages;
@@ -22,8 +23,15 @@ const USAGE: &str = "usage: meshage-bench HOST GUESTS DOCUMENT [--check | --bles
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context(USAGE);
-    let (host, guests, document) = (PathBuf::from(next()?), PathBuf::from(next()?), PathBuf::from(next()?));
-    let mut effort = Effort { seconds: 3.0, rounds: 5 };
+    let (host, guests, document) = (
+        PathBuf::from(next()?),
+        PathBuf::from(next()?),
+        PathBuf::from(next()?),
+    );
+    let mut effort = Effort {
+        seconds: 3.0,
+        rounds: 5,
+    };
     let (mut wanted, mut counts) = (Vec::new(), None);
     while let Ok(argument) = next() {
         match argument.as_str() {
@@ -34,11 +42,18 @@ fn main() -> Result<()> {
             suite if SUITES.iter().any(|(name, _)| *name == suite) => wanted.push(argument),
             other => {
                 let names: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
-                bail!("there is no suite {other:?}; the suites are {}", names.join(", "));
+                bail!(
+                    "there is no suite {other:?}; the suites are {}",
+                    names.join(", ")
+                );
             }
         }
     }
-    let bench = Bench { host, guests, effort };
+    let bench = Bench {
+        host,
+        guests,
+        effort,
+    };
     if let Some(bless) = counts {
         let baseline = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.toml");
         return instructions::check(&bench, baseline.as_ref(), bless);
@@ -49,7 +64,9 @@ fn main() -> Result<()> {
         }
     }
     if servers::wasmtime_binary().is_none() {
-        eprintln!("wasmtime is neither installed nor named by WASMTIME: `wasmtime serve` is left out");
+        eprintln!(
+            "wasmtime is neither installed nor named by WASMTIME: `wasmtime serve` is left out"
+        );
     }
     let mut sections = Vec::new();
     for (name, suite) in SUITES {
@@ -61,13 +78,24 @@ fn main() -> Result<()> {
         }
     }
     if !wanted.is_empty() {
-        eprintln!("{} is written by a run of all suites only", document.display());
+        eprintln!(
+            "{} is written by a run of all suites only",
+            document.display()
+        );
         return Ok(());
     }
     let folder = document.with_extension("");
-    sections.iter().try_for_each(|section| section.draw(&folder))?;
-    let text: Vec<String> = sections.iter().map(|section| section.markdown("performance")).collect();
-    fs::write(&document, format!("{}\n{}", preface(&bench), text.join("\n")))?;
+    sections
+        .iter()
+        .try_for_each(|section| section.draw(&folder))?;
+    let text: Vec<String> = sections
+        .iter()
+        .map(|section| section.markdown("performance"))
+        .collect();
+    fs::write(
+        &document,
+        format!("{}\n{}", preface(&bench), text.join("\n")),
+    )?;
     Ok(())
 }
 
@@ -81,8 +109,10 @@ fn preface(bench: &Bench) -> String {
         .map_or("?", |(_, name)| name);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = read("/proc/sys/kernel/osrelease");
-    let versions: Vec<String> =
-        suites::versions(&bench.host).into_iter().map(|(name, said)| format!("- {name}: {said}")).collect();
+    let versions: Vec<String> = suites::versions(&bench.host)
+        .into_iter()
+        .map(|(name, said)| format!("- {name}: {said}"))
+        .collect();
     let Effort { seconds, rounds } = bench.effort;
     format!(
         "# Performance\n\n\

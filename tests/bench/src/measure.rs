@@ -32,11 +32,25 @@ pub(crate) struct CpuUs {
 }
 
 impl CpuUs {
-    /// What each process of a server and the client have run since then, for each of so many requests.
-    pub(crate) fn since(before: &[Duration], server: &Server, client: Duration, requests: u64) -> Result<Self> {
+    /// What each process of a server and the client have run since then, for each of so many
+    /// requests.
+    pub(crate) fn since(
+        before: &[Duration],
+        server: &Server,
+        client: Duration,
+        requests: u64,
+    ) -> Result<Self> {
         let each = |time: Duration| time.as_secs_f64() * 1e6 / requests as f64;
-        let processes = server.cpu()?.iter().zip(before).map(|(now, before)| each(*now - *before)).collect();
-        Ok(Self { processes, client: each(client) })
+        let processes = server
+            .cpu()?
+            .iter()
+            .zip(before)
+            .map(|(now, before)| each(*now - *before))
+            .collect();
+        Ok(Self {
+            processes,
+            client: each(client),
+        })
     }
 
     /// Of the server.
@@ -48,7 +62,13 @@ impl CpuUs {
 impl Sample {
     /// For who waits.
     pub(crate) fn tell(&self, server: &str) {
-        let Self { per_second, cpu, p50_ms, p99_ms, p999_ms } = self;
+        let Self {
+            per_second,
+            cpu,
+            p50_ms,
+            p99_ms,
+            p999_ms,
+        } = self;
         let cpu_us = cpu.total();
         eprintln!(
             "  {server:<40} {per_second:>9.0} req/s  {cpu_us:>6.1} µs CPU  p50 {p50_ms:.2}  p99 {p99_ms:.2}  p99.9 {p999_ms:.2} ms"
@@ -72,8 +92,16 @@ impl Spread {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-        Self { median, min: values[0], max: values[values.len() - 1] }
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Self {
+            median,
+            min: values[0],
+            max: values[values.len() - 1],
+        }
     }
 }
 
@@ -88,7 +116,12 @@ impl Samples {
 
     /// Requests a second beside those of a baseline, round by round.
     pub(crate) fn ratio(&self, baseline: &Self) -> Spread {
-        Spread::of(self.0.iter().zip(&baseline.0).map(|(own, other)| own.per_second / other.per_second))
+        Spread::of(
+            self.0
+                .iter()
+                .zip(&baseline.0)
+                .map(|(own, other)| own.per_second / other.per_second),
+        )
     }
 }
 
@@ -102,7 +135,11 @@ pub(crate) struct Traffic {
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { connections: 32, body_bytes: 16, connect_each: false }
+        Self {
+            connections: 32,
+            body_bytes: 16,
+            connect_each: false,
+        }
     }
 }
 
@@ -117,26 +154,56 @@ impl Traffic {
                 "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
             )
         };
-        server.paths.iter().map(|path| request(path).into_bytes()).collect()
+        server
+            .paths
+            .iter()
+            .map(|path| request(path).into_bytes())
+            .collect()
     }
 
     fn load(self, server: &Server, pace: Pace) -> Load {
-        let Self { connections, connect_each, .. } = self;
-        Load { addr: server.addr, requests: self.requests(server), connections, pace, connect_each }
+        let Self {
+            connections,
+            connect_each,
+            ..
+        } = self;
+        Load {
+            addr: server.addr,
+            requests: self.requests(server),
+            connections,
+            pace,
+            connect_each,
+        }
     }
 }
 
 /// Measures each server in each round, in a closed loop.
-pub(crate) fn in_turns(servers: &[&Server], traffic: Traffic, effort: Effort) -> Result<Vec<Samples>> {
-    each_in_turns(servers, effort, |server| once(server, traffic, Pace::Closed, effort.seconds))
+pub(crate) fn in_turns(
+    servers: &[&Server],
+    traffic: Traffic,
+    effort: Effort,
+) -> Result<Vec<Samples>> {
+    each_in_turns(servers, effort, |server| {
+        once(server, traffic, Pace::Closed, effort.seconds)
+    })
 }
 
 /// The same at a fixed rate for each.
-pub(crate) fn at_rates(servers: &[(&Server, f64)], traffic: Traffic, effort: Effort) -> Result<Vec<Samples>> {
-    each_in_turns(servers, effort, |(server, rate)| once(server, traffic, Pace::Open(*rate), effort.seconds))
+pub(crate) fn at_rates(
+    servers: &[(&Server, f64)],
+    traffic: Traffic,
+    effort: Effort,
+) -> Result<Vec<Samples>> {
+    each_in_turns(servers, effort, |(server, rate)| {
+        once(server, traffic, Pace::Open(*rate), effort.seconds)
+    })
 }
 
-fn each_in_turns<T>(subjects: &[T], effort: Effort, measure: impl Fn(&T) -> Result<Sample>) -> Result<Vec<Samples>> {
+fn each_in_turns<T>(
+    subjects: &[T],
+    effort: Effort,
+    measure: impl Fn(&T) -> Result<Sample>,
+) -> Result<Vec<Samples>> {
     let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples(Vec::new())).collect();
     for round in 0..effort.rounds {
         for turn in 0..subjects.len() {
@@ -152,8 +219,16 @@ fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<S
     let mut before = Ok(Vec::new());
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
     let load = traffic.load(server, pace);
-    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || before = server.cpu())?;
-    ensure!(outcome.failed == 0, "{}: {} of {} requests failed", server.name, outcome.failed, outcome.answered);
+    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || {
+        before = server.cpu()
+    })?;
+    ensure!(
+        outcome.failed == 0,
+        "{}: {} of {} requests failed",
+        server.name,
+        outcome.failed,
+        outcome.answered
+    );
     ensure!(outcome.answered > 0, "{} answered nothing", server.name);
     let cpu = CpuUs::since(&before?, server, outcome.cpu, outcome.answered)?;
     let sample = Sample {

@@ -28,19 +28,30 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Result<Self> {
-        Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+        Self::spawn(
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        )
     }
 
     fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        Ok(Self { child, command: typed(command) })
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        Ok(Self {
+            child,
+            command: typed(command),
+        })
     }
 
     /// Starts one that says its address in the first line.
     pub(crate) fn start_and_ask(command: &mut Command) -> Result<(Self, SocketAddr)> {
         let mut process = Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let mut line = String::new();
-        BufReader::new(process.child.stdout.take().context("it has no output")?).read_line(&mut line)?;
+        BufReader::new(process.child.stdout.take().context("it has no output")?)
+            .read_line(&mut line)?;
         Ok((process, line.trim().parse()?))
     }
 
@@ -50,19 +61,36 @@ impl Process {
 
     /// The time that it and its children have run so far, on all cores.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        std::iter::once(self.id()).chain(self.children()).map(|id| cpu_times(&id.to_string(), 0)).sum()
+        std::iter::once(self.id())
+            .chain(self.children())
+            .map(|id| cpu_times(&id.to_string(), 0))
+            .sum()
     }
 
     fn children(&self) -> Vec<u32> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
-        let of_thread = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        threads.map(of_thread).collect::<Vec<_>>().join(" ").split_whitespace().flat_map(str::parse).collect()
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id()))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let of_thread = |thread: fs::DirEntry| {
+            fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+        };
+        threads
+            .map(of_thread)
+            .collect::<Vec<_>>()
+            .join(" ")
+            .split_whitespace()
+            .flat_map(str::parse)
+            .collect()
     }
 
     /// Resident memory, in kB.
     pub(crate) fn resident_kb(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         Ok(resident.trim().trim_end_matches(" kB").parse()?)
     }
 }
@@ -84,23 +112,36 @@ pub(crate) fn cpu_of_ended() -> Result<Duration> {
     cpu_times("self", 2)
 }
 
-/// Two of the times that Linux tells of a process, together: its own in user mode and in the kernel (0), or those of its
-/// ended children (2).
+/// Two of the times that Linux tells of a process, together: its own in user mode and in the kernel
+/// (0), or those of its ended children (2).
 fn cpu_times(process: &str, first: usize) -> Result<Duration> {
     const USER_TIME: usize = 11;
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The name, in parentheses, may have spaces.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("no stat")?.1.split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .context("no stat")?
+        .1
+        .split_whitespace()
+        .collect();
     let ticks = |field: usize| fields[USER_TIME + field].parse::<u64>();
-    let seconds = (ticks(first)? + ticks(first + 1)?) as f64 / rustix::param::clock_ticks_per_second() as f64;
+    let seconds =
+        (ticks(first)? + ticks(first + 1)?) as f64 / rustix::param::clock_ticks_per_second() as f64;
     Ok(Duration::from_secs_f64(seconds))
 }
 
 /// A command as one would type it, with programs by their names.
 pub(crate) fn typed(command: &Command) -> String {
-    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
-    let words = std::iter::once(program).chain(command.get_args()).map(OsStr::to_string_lossy);
-    words.map(|word| if word.is_empty() { "\"\"".into() } else { word }).collect::<Vec<_>>().join(" ")
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    let words = std::iter::once(program)
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy);
+    words
+        .map(|word| if word.is_empty() { "\"\"".into() } else { word })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A port that is free now.
@@ -110,7 +151,8 @@ pub(crate) fn free_port() -> Result<u16> {
 
 /// Waits until somebody listens.
 pub(crate) fn wait_for(addr: SocketAddr) -> Result<()> {
-    wait_until(START_MAX, || Ok(TcpStream::connect(addr).is_ok())).with_context(|| format!("nothing listens on {addr}"))
+    wait_until(START_MAX, || Ok(TcpStream::connect(addr).is_ok()))
+        .with_context(|| format!("nothing listens on {addr}"))
 }
 
 /// Asks again and again until it is so.
@@ -127,12 +169,21 @@ pub(crate) fn wait_until(max: Duration, mut is_so: impl FnMut() -> Result<bool>)
 pub(crate) fn installed(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     let more = ["/usr/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
-    std::env::split_paths(&path).chain(more).map(|directory| directory.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 /// The first line in which a program says its version.
 pub(crate) fn version(program: &Path, flag: &str) -> String {
-    let Ok(output) = Command::new(program).arg(flag).output() else { return "?".into() };
+    let Ok(output) = Command::new(program).arg(flag).output() else {
+        return "?".into();
+    };
     let said = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&said).lines().next().unwrap_or("?").to_owned()
+    String::from_utf8_lossy(&said)
+        .lines()
+        .next()
+        .unwrap_or("?")
+        .to_owned()
 }

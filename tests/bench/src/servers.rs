@@ -57,7 +57,11 @@ impl Mesh {
         let plugins = files.path().join("plugins");
         fs::create_dir(&plugins)?;
         for copy in 0..options.copies {
-            let name = if copy == 0 { "echo".to_owned() } else { format!("echo-{copy}") };
+            let name = if copy == 0 {
+                "echo".to_owned()
+            } else {
+                format!("echo-{copy}")
+            };
             fs::copy(&options.component, plugins.join(format!("{name}.wasm")))?;
             fs::write(plugins.join(format!("{name}.toml")), options.manifest)?;
         }
@@ -75,12 +79,22 @@ impl Mesh {
     /// Starts it with the files of one that was stopped.
     pub(crate) fn start_in(files: TempDir, host: &Path, options: MeshOptions) -> Result<Self> {
         let (plugins, secret) = (files.path().join("plugins"), files.path().join("secret"));
-        let cluster: Vec<SocketAddr> = (0..options.nodes).map(|_| local()).collect::<Result<_>>()?;
-        let mut mesh =
-            Self { processes: Vec::new(), http: Vec::new(), admin: Vec::new(), files, options: options.clone() };
+        let cluster: Vec<SocketAddr> =
+            (0..options.nodes).map(|_| local()).collect::<Result<_>>()?;
+        let mut mesh = Self {
+            processes: Vec::new(),
+            http: Vec::new(),
+            admin: Vec::new(),
+            files,
+            options: options.clone(),
+        };
         for number in 0..options.nodes {
             let (http, admin) = (local()?, local()?);
-            let mut command = if options.counted { callgrind(mesh.files.path(), host) } else { Command::new(host) };
+            let mut command = if options.counted {
+                callgrind(mesh.files.path(), host)
+            } else {
+                Command::new(host)
+            };
             let path = std::env::var_os("PATH").unwrap_or_default();
             command
                 .env_clear()
@@ -89,22 +103,38 @@ impl Mesh {
                 .arg(&plugins)
                 .arg("--data-dir")
                 .arg(mesh.files.path().join("data"));
-            command.args(["--http-port", &http.port().to_string(), "--admin-port", &admin.port().to_string()]);
+            command.args([
+                "--http-port",
+                &http.port().to_string(),
+                "--admin-port",
+                &admin.port().to_string(),
+            ]);
             command.args([
                 "--cluster-port",
                 &cluster[number].port().to_string(),
                 "--node-id",
                 &format!("n{}", number + 1),
             ]);
-            command.args(["--seeds", &cluster[..number].iter().map(ToString::to_string).collect::<Vec<_>>().join(",")]);
+            command.args([
+                "--seeds",
+                &cluster[..number]
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            ]);
             if options.secret {
                 command.arg("--secret-file").arg(&secret);
             }
             mesh.processes.push(Process::start(&mut command)?);
             mesh.http.push(http);
             mesh.admin.push(admin);
-            wait_until(START_MAX, || Ok(mesh.get(number, "/readyz").is_ok_and(|(status, _)| status == 200)))
-                .context("a node does not become ready")?;
+            wait_until(START_MAX, || {
+                Ok(mesh
+                    .get(number, "/readyz")
+                    .is_ok_and(|(status, _)| status == 200))
+            })
+            .context("a node does not become ready")?;
         }
         wait_until(START_MAX, || mesh.all_see_all()).context("the nodes do not see each other")?;
         Ok(mesh)
@@ -126,7 +156,10 @@ impl Mesh {
     /// Asks the admin API.
     pub(crate) fn get(&self, node: usize, path: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin[node])?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
@@ -162,7 +195,14 @@ impl Mesh {
 
     fn with_paths(self, name: &str, paths: Vec<String>) -> Server {
         let (addr, processes, files) = (self.http[0], self.processes, Some(self.files));
-        Server { name: name.to_owned(), addr, paths, processes, config: None, files }
+        Server {
+            name: name.to_owned(),
+            addr,
+            paths,
+            processes,
+            config: None,
+            files,
+        }
     }
 }
 
@@ -176,9 +216,14 @@ impl Server {
         self.files.as_ref().map(TempDir::path)
     }
 
-    /// How it was started, as a block of a document. What differs from run to run has a name instead.
+    /// How it was started, as a block of a document. What differs from run to run has a name
+    /// instead.
     pub(crate) fn commands(&self) -> String {
-        let lines = self.processes.iter().map(|process| process.command.as_str()).chain(self.config.as_deref());
+        let lines = self
+            .processes
+            .iter()
+            .map(|process| process.command.as_str())
+            .chain(self.config.as_deref());
         let mut text = lines.collect::<Vec<_>>().join("\n");
         if let Some(files) = self.files() {
             text = text.replace(&files.display().to_string(), "$FILES");
@@ -190,7 +235,9 @@ impl Server {
 fn callgrind(files: &Path, host: &Path) -> Command {
     let mut command = Command::new("valgrind");
     let out = files.join("callgrind.%p");
-    command.args(["--tool=callgrind", "--instr-atstart=no"]).arg(format!("--callgrind-out-file={}", out.display()));
+    command
+        .args(["--tool=callgrind", "--instr-atstart=no"])
+        .arg(format!("--callgrind-out-file={}", out.display()));
     command.arg(host);
     command
 }
@@ -203,12 +250,21 @@ pub(crate) fn callgrind_file(process: u32) -> String {
 pub(crate) fn bare_hyper() -> Result<Server> {
     let binary = std::env::current_exe()?.with_file_name("bare-hyper");
     let (process, addr) = Process::start_and_ask(&mut Command::new(binary))?;
-    Ok(Server { name: "bare hyper".into(), addr, paths: paths(), processes: vec![process], config: None, files: None })
+    Ok(Server {
+        name: "bare hyper".into(),
+        addr,
+        paths: paths(),
+        processes: vec![process],
+        config: None,
+        files: None,
+    })
 }
 
 /// HAProxy with a consistent hash, in front of bare hyper; `None` if it is not installed.
 pub(crate) fn haproxy() -> Result<Option<Server>> {
-    let Some(haproxy) = installed("haproxy") else { return Ok(None) };
+    let Some(haproxy) = installed("haproxy") else {
+        return Ok(None);
+    };
     let (files, bare, addr) = (TempDir::new()?, bare_hyper()?, local()?);
     let config = format!(
         "defaults\n mode http\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n http-reuse always\n\
@@ -219,12 +275,22 @@ pub(crate) fn haproxy() -> Result<Option<Server>> {
     let file = files.path().join("haproxy.cfg");
     fs::write(&file, &config)?;
     let process = Process::start(Command::new(haproxy).arg("-db").arg("-f").arg(&file))?;
-    behind(bare, "HAProxy in front of bare hyper", addr, process, config, files).map(Some)
+    behind(
+        bare,
+        "HAProxy in front of bare hyper",
+        addr,
+        process,
+        config,
+        files,
+    )
+    .map(Some)
 }
 
 /// nginx, likewise.
 pub(crate) fn nginx() -> Result<Option<Server>> {
-    let Some(nginx) = installed("nginx") else { return Ok(None) };
+    let Some(nginx) = installed("nginx") else {
+        return Ok(None);
+    };
     let (files, bare, addr) = (TempDir::new()?, bare_hyper()?, local()?);
     let at = files.path().display().to_string();
     let config = format!(
@@ -240,8 +306,22 @@ pub(crate) fn nginx() -> Result<Option<Server>> {
     );
     let file = files.path().join("nginx.conf");
     fs::write(&file, &config)?;
-    let process = Process::start(Command::new(nginx).arg("-c").arg(&file).arg("-p").arg(files.path()))?;
-    behind(bare, "nginx in front of bare hyper", addr, process, config, files).map(Some)
+    let process = Process::start(
+        Command::new(nginx)
+            .arg("-c")
+            .arg(&file)
+            .arg("-p")
+            .arg(files.path()),
+    )?;
+    behind(
+        bare,
+        "nginx in front of bare hyper",
+        addr,
+        process,
+        config,
+        files,
+    )
+    .map(Some)
 }
 
 fn behind(
@@ -256,24 +336,47 @@ fn behind(
     let mut processes = bare.processes;
     processes.insert(0, process);
     let (config, files) = (Some(config), Some(files));
-    Ok(Server { name: name.to_owned(), addr, paths: paths(), processes, config, files })
+    Ok(Server {
+        name: name.to_owned(),
+        addr,
+        paths: paths(),
+        processes,
+        config,
+        files,
+    })
 }
 
 /// `wasmtime serve` with a component; `None` if it is not installed.
 pub(crate) fn wasmtime(name: &str, component: &Path, flags: &[&str]) -> Result<Option<Server>> {
-    let Some(wasmtime) = wasmtime_binary() else { return Ok(None) };
+    let Some(wasmtime) = wasmtime_binary() else {
+        return Ok(None);
+    };
     ensure!(component.is_file(), "{} was not built", component.display());
     let addr = local()?;
     let mut command = Command::new(wasmtime);
-    command.arg("serve").args(flags).arg("--addr").arg(addr.to_string()).arg(component);
+    command
+        .arg("serve")
+        .args(flags)
+        .arg("--addr")
+        .arg(addr.to_string())
+        .arg(component);
     let process = Process::start(&mut command)?;
     wait_for(addr)?;
     let (paths, processes) = (paths(), vec![process]);
-    Ok(Some(Server { name: name.to_owned(), addr, paths, processes, config: None, files: None }))
+    Ok(Some(Server {
+        name: name.to_owned(),
+        addr,
+        paths,
+        processes,
+        config: None,
+        files: None,
+    }))
 }
 
 pub(crate) fn wasmtime_binary() -> Option<PathBuf> {
-    std::env::var_os("WASMTIME").map(PathBuf::from).or_else(|| installed("wasmtime"))
+    std::env::var_os("WASMTIME")
+        .map(PathBuf::from)
+        .or_else(|| installed("wasmtime"))
 }
 
 fn paths() -> Vec<String> {

@@ -44,9 +44,19 @@ pub(crate) const SUITES: [Suite; 13] = [
 ];
 
 /// The most that `wasmtime serve` offers.
-const REUSED: [&str; 4] = ["-Scli", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
-const REUSED_P3: [&str; 5] =
-    ["-Scli,p3", "-Wcomponent-model-async", "-Opooling-allocator", "--max-instance-reuse-count", "1000000"];
+const REUSED: [&str; 4] = [
+    "-Scli",
+    "-Opooling-allocator",
+    "--max-instance-reuse-count",
+    "1000000",
+];
+const REUSED_P3: [&str; 5] = [
+    "-Scli,p3",
+    "-Wcomponent-model-async",
+    "-Opooling-allocator",
+    "--max-instance-reuse-count",
+    "1000000",
+];
 
 impl Bench {
     pub(crate) fn guest(&self, name: &str) -> PathBuf {
@@ -56,12 +66,23 @@ impl Bench {
     /// A mesh that does what the servers beside it do: its handler answers with the body.
     fn mesh(&self, nodes: usize) -> MeshOptions {
         let component = self.guest("body_echo");
-        MeshOptions { nodes, secret: false, component, manifest: "", copies: 1, counted: false }
+        MeshOptions {
+            nodes,
+            secret: false,
+            component,
+            manifest: "",
+            copies: 1,
+            counted: false,
+        }
     }
 
-    /// One whose handler is the example `echo`: it reads JSON, and writes it with the address of the message added.
+    /// One whose handler is the example `echo`: it reads JSON, and writes it with the address of
+    /// the message added.
     pub(crate) fn json_mesh(&self, nodes: usize) -> MeshOptions {
-        MeshOptions { component: self.guest("echo"), ..self.mesh(nodes) }
+        MeshOptions {
+            component: self.guest("echo"),
+            ..self.mesh(nodes)
+        }
     }
 
     pub(crate) fn start(&self, options: MeshOptions) -> Result<Mesh> {
@@ -87,20 +108,31 @@ impl Bench {
     }
 
     fn forwarded_tls(&self) -> Result<Server> {
-        self.server("meshage, forwarded with TLS", MeshOptions { secret: true, ..self.mesh(2) })
+        self.server(
+            "meshage, forwarded with TLS",
+            MeshOptions {
+                secret: true,
+                ..self.mesh(2)
+            },
+        )
     }
 
     fn forwarded_json(&self) -> Result<Server> {
         self.server("meshage, forwarded, `echo`", self.json_mesh(2))
     }
 
-    /// `wasmtime serve` with an HTTP component that answers with the body: as by default, and with the most that it offers.
+    /// `wasmtime serve` with an HTTP component that answers with the body: as by default, and with
+    /// the most that it offers.
     fn wasmtime(&self) -> Result<[Option<Server>; 3]> {
         let (p2, p3) = (self.guest("http_echo"), self.guest("http_echo_p3"));
         Ok([
             servers::wasmtime("`wasmtime serve`, WASI 0.2 as by default", &p2, &["-Scli"])?,
             servers::wasmtime("`wasmtime serve`, WASI 0.2, instances reused", &p2, &REUSED)?,
-            servers::wasmtime("`wasmtime serve`, WASI 0.3, instances reused", &p3, &REUSED_P3)?,
+            servers::wasmtime(
+                "`wasmtime serve`, WASI 0.3, instances reused",
+                &p3,
+                &REUSED_P3,
+            )?,
         ])
     }
 }
@@ -118,8 +150,19 @@ fn table(servers: &[&Server], samples: &[Samples]) -> Table {
             format!("{:.2}", own.median(|sample| sample.p99_ms)),
         ]
     });
-    let head = vec!["", "requests/s", "ratio to the first", "CPU µs a request", "of the client", "p50 ms", "p99 ms"];
-    Table { head, rows: rows.collect() }
+    let head = vec![
+        "",
+        "requests/s",
+        "ratio to the first",
+        "CPU µs a request",
+        "of the client",
+        "p50 ms",
+        "p99 ms",
+    ];
+    Table {
+        head,
+        rows: rows.collect(),
+    }
 }
 
 /// That of the server, and that of each of its processes if they are several.
@@ -129,7 +172,12 @@ fn cpu_of_each(samples: &Samples) -> String {
     if processes == 1 {
         return total;
     }
-    let each = (0..processes).map(|process| format!("{:.1}", samples.median(|sample| sample.cpu.processes[process])));
+    let each = (0..processes).map(|process| {
+        format!(
+            "{:.1}",
+            samples.median(|sample| sample.cpu.processes[process])
+        )
+    });
     format!("{total} ({})", each.collect::<Vec<_>>().join(" + "))
 }
 
@@ -139,7 +187,14 @@ fn present<'a>(servers: impl IntoIterator<Item = &'a Option<Server>>) -> Vec<&'a
 
 fn local(bench: &Bench) -> Result<Section> {
     let [p2, p2_reused, p3] = bench.wasmtime()?;
-    let servers = [Some(servers::bare_hyper()?), Some(bench.local()?), Some(bench.local_json()?), p2, p2_reused, p3];
+    let servers = [
+        Some(servers::bare_hyper()?),
+        Some(bench.local()?),
+        Some(bench.local_json()?),
+        p2,
+        p2_reused,
+        p3,
+    ];
     let servers = present(&servers);
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new(
@@ -167,8 +222,13 @@ fn forwarded(bench: &Bench) -> Result<Section> {
          a proxy that hashes the path and an echo behind it. With a secret the nodes speak TLS 1.3; the proxies do not.",
     );
     section.tables.push(table(&servers, &samples));
-    let [.., plain, tls, _] = samples.as_slice() else { unreachable!("there are always three of ours") };
-    section.text.push_str(&format!(" With TLS beside without: {}.", spread(tls.ratio(plain), 2)));
+    let [.., plain, tls, _] = samples.as_slice() else {
+        unreachable!("there are always three of ours")
+    };
+    section.text.push_str(&format!(
+        " With TLS beside without: {}.",
+        spread(tls.ratio(plain), 2)
+    ));
     Ok(section)
 }
 
@@ -194,16 +254,36 @@ fn broadcast(bench: &Bench) -> Result<Section> {
 }
 
 fn latency(bench: &Bench) -> Result<Section> {
-    let servers = [Some(servers::bare_hyper()?), Some(bench.local()?), servers::haproxy()?, Some(bench.forwarded()?)];
+    let servers = [
+        Some(servers::bare_hyper()?),
+        Some(bench.local()?),
+        servers::haproxy()?,
+        Some(bench.forwarded()?),
+    ];
     let servers = present(&servers);
-    let peaks = in_turns(&servers, Traffic::default(), Effort { rounds: 1, ..bench.effort })?;
-    let peaks: Vec<f64> = peaks.iter().map(|samples| samples.median(|sample| sample.per_second)).collect();
+    let peaks = in_turns(
+        &servers,
+        Traffic::default(),
+        Effort {
+            rounds: 1,
+            ..bench.effort
+        },
+    )?;
+    let peaks: Vec<f64> = peaks
+        .iter()
+        .map(|samples| samples.median(|sample| sample.per_second))
+        .collect();
     let mut rows = Vec::new();
-    let mut lines: Vec<(String, Vec<(f64, f64)>)> =
-        servers.iter().map(|server| (server.name.clone(), Vec::new())).collect();
+    let mut lines: Vec<(String, Vec<(f64, f64)>)> = servers
+        .iter()
+        .map(|server| (server.name.clone(), Vec::new()))
+        .collect();
     for share in [0.1, 0.25, 0.5, 0.7] {
-        let at: Vec<(&Server, f64)> =
-            servers.iter().zip(&peaks).map(|(server, peak)| (*server, peak * share)).collect();
+        let at: Vec<(&Server, f64)> = servers
+            .iter()
+            .zip(&peaks)
+            .map(|(server, peak)| (*server, peak * share))
+            .collect();
         let samples = at_rates(&at, Traffic::default(), bench.effort)?;
         for (index, samples) in samples.iter().enumerate() {
             let p99 = samples.spread(|sample| sample.p99_ms);
@@ -224,8 +304,23 @@ fn latency(bench: &Bench) -> Result<Section> {
          when a request was due, so that a pause delays all that were due in it. The client shares the cores. What lies above two milliseconds, of bare hyper too, is the system \
          giving a core to another of the threads that share it, for its time slice.",
     );
-    section.tables.push(Table { head: vec!["", "of its peak", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"], rows });
-    section.plots.push(Plot { name: "latency", x: "requests/s", y: "p99 in ms", lines });
+    section.tables.push(Table {
+        head: vec![
+            "",
+            "of its peak",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+        ],
+        rows,
+    });
+    section.plots.push(Plot {
+        name: "latency",
+        x: "requests/s",
+        y: "p99 in ms",
+        lines,
+    });
     Ok(section)
 }
 
@@ -239,8 +334,20 @@ fn bodies(bench: &Bench) -> Result<Section> {
     ];
     let servers = present(&servers);
     let mut rows = Vec::new();
-    for (body_bytes, name) in [(16, "16 B"), (1 << 10, "1 KiB"), (64 << 10, "64 KiB"), (1 << 20, "1 MiB")] {
-        let samples = in_turns(&servers, Traffic { body_bytes, ..Traffic::default() }, bench.effort)?;
+    for (body_bytes, name) in [
+        (16, "16 B"),
+        (1 << 10, "1 KiB"),
+        (64 << 10, "64 KiB"),
+        (1 << 20, "1 MiB"),
+    ] {
+        let samples = in_turns(
+            &servers,
+            Traffic {
+                body_bytes,
+                ..Traffic::default()
+            },
+            bench.effort,
+        )?;
         for (server, own) in servers.iter().zip(&samples) {
             rows.push(vec![
                 name.to_owned(),
@@ -256,17 +363,29 @@ fn bodies(bench: &Bench) -> Result<Section> {
         "All answer with the body; `echo` reads it as JSON, and writes it out again. A component has a memory of its own: its host copies \
          what goes in and what comes out.",
     );
-    section
-        .tables
-        .push(Table { head: vec!["body", "", "requests/s", "ratio to bare hyper", "CPU µs a request"], rows });
+    section.tables.push(Table {
+        head: vec![
+            "body",
+            "",
+            "requests/s",
+            "ratio to bare hyper",
+            "CPU µs a request",
+        ],
+        rows,
+    });
     Ok(section)
 }
 
 fn connections(bench: &Bench) -> Result<Section> {
     let servers = [servers::bare_hyper()?, bench.local()?];
     let servers: Vec<&Server> = servers.iter().collect();
-    let (mut rows, mut lines) =
-        (Vec::new(), vec![(servers[0].name.clone(), vec![]), (servers[1].name.clone(), vec![])]);
+    let (mut rows, mut lines) = (
+        Vec::new(),
+        vec![
+            (servers[0].name.clone(), vec![]),
+            (servers[1].name.clone(), vec![]),
+        ],
+    );
     let mut measure = |traffic: Traffic, name: String| -> Result<Vec<Samples>> {
         let samples = in_turns(&servers, traffic, bench.effort)?;
         rows.push(vec![
@@ -280,13 +399,31 @@ fn connections(bench: &Bench) -> Result<Section> {
         Ok(samples)
     };
     for connections in [1, 2, 8, 32, 128, 512] {
-        let samples = measure(Traffic { connections, ..Traffic::default() }, connections.to_string())?;
+        let samples = measure(
+            Traffic {
+                connections,
+                ..Traffic::default()
+            },
+            connections.to_string(),
+        )?;
         for (line, samples) in lines.iter_mut().zip(&samples) {
-            line.1.push((connections as f64, samples.median(|sample| sample.per_second) / 1_000.0));
+            line.1.push((
+                connections as f64,
+                samples.median(|sample| sample.per_second) / 1_000.0,
+            ));
         }
     }
-    measure(Traffic { connect_each: true, ..Traffic::default() }, "32, new for each request".into())?;
-    let mut section = Section::new("Connections", "A message to its owner, over this many connections at once.");
+    measure(
+        Traffic {
+            connect_each: true,
+            ..Traffic::default()
+        },
+        "32, new for each request".into(),
+    )?;
+    let mut section = Section::new(
+        "Connections",
+        "A message to its owner, over this many connections at once.",
+    );
     section.tables.push(Table {
         head: vec![
             "connections",
@@ -298,29 +435,50 @@ fn connections(bench: &Bench) -> Result<Section> {
         ],
         rows,
     });
-    section.plots.push(Plot { name: "connections", x: "connections", y: "thousand requests/s", lines });
+    section.plots.push(Plot {
+        name: "connections",
+        x: "connections",
+        y: "thousand requests/s",
+        lines,
+    });
     Ok(section)
 }
 
 fn handlers(bench: &Bench) -> Result<Section> {
-    let fresh = |options| MeshOptions { manifest: "instances = \"fresh\"\n", ..options };
+    let fresh = |options| MeshOptions {
+        manifest: "instances = \"fresh\"\n",
+        ..options
+    };
     let mut servers = vec![
         bench.server("Rust", bench.mesh(1))?,
-        bench.server("Rust, a fresh instance for each message", fresh(bench.mesh(1)))?,
+        bench.server(
+            "Rust, a fresh instance for each message",
+            fresh(bench.mesh(1)),
+        )?,
         bench.server("Rust, `echo`", bench.json_mesh(1))?,
-        bench.server("Rust, `echo`, a fresh instance for each message", fresh(bench.json_mesh(1)))?,
+        bench.server(
+            "Rust, `echo`, a fresh instance for each message",
+            fresh(bench.json_mesh(1)),
+        )?,
     ];
     let mut text = "The same handler, which answers with the body, in several languages, and `echo`. By default an instance runs one message after \
                     the other, as many as its manifest says."
         .to_owned();
     for language in &LANGUAGES {
         let Some(built) = language.build()? else {
-            text.push_str(&format!(" {} was left out: `{}` is not installed.", language.name, language.tool));
+            text.push_str(&format!(
+                " {} was left out: `{}` is not installed.",
+                language.name, language.tool
+            ));
             continue;
         };
-        servers.push(
-            bench.server(language.name, MeshOptions { component: built.path().join(COMPONENT), ..bench.mesh(1) })?,
-        );
+        servers.push(bench.server(
+            language.name,
+            MeshOptions {
+                component: built.path().join(COMPONENT),
+                ..bench.mesh(1)
+            },
+        )?);
     }
     let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
@@ -331,17 +489,28 @@ fn handlers(bench: &Bench) -> Result<Section> {
 
 fn plugins(bench: &Bench) -> Result<Section> {
     let one = bench.server("1 plugin", bench.json_mesh(1))?;
-    let many = bench.server("200 plugins", MeshOptions { copies: 200, ..bench.json_mesh(1) })?;
+    let many = bench.server(
+        "200 plugins",
+        MeshOptions {
+            copies: 200,
+            ..bench.json_mesh(1)
+        },
+    )?;
     let servers = [&one, &many];
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
-    let mut section = Section::new("Plugins", "A message to one plugin, of a node that has so many.");
+    let mut section = Section::new(
+        "Plugins",
+        "A message to one plugin, of a node that has so many.",
+    );
     section.tables.push(table(&servers, &samples));
     Ok(section)
 }
 
 /// Finding the owner of a key, as it is done for each message.
 fn placement(bench: &Bench) -> Result<Section> {
-    let keys: Vec<String> = (0..1_024).map(|number| format!("customer-{number}")).collect();
+    let keys: Vec<String> = (0..1_024)
+        .map(|number| format!("customer-{number}"))
+        .collect();
     let mut rows = Vec::new();
     for nodes in [1, 10, 100, 1_000] {
         let seeds: Vec<Seed> = (0..nodes)
@@ -363,27 +532,47 @@ fn placement(bench: &Bench) -> Result<Section> {
         "Placement",
         "Finding the owner of a key among the nodes that offer its stream, for each message. How gossip grows with a mesh is in [scale](scale.md).",
     );
-    section.tables.push(Table { head: vec!["nodes", "µs a message"], rows });
+    section.tables.push(Table {
+        head: vec!["nodes", "µs a message"],
+        rows,
+    });
     Ok(section)
 }
 
 fn memory(bench: &Bench) -> Result<Section> {
     let resident = |copies: usize| -> Result<(f64, f64)> {
         // Started again: it does not count what compiling took.
-        let (files, options) = bench.start(MeshOptions { copies, ..bench.json_mesh(1) })?.stop();
+        let (files, options) = bench
+            .start(MeshOptions {
+                copies,
+                ..bench.json_mesh(1)
+            })?
+            .stop();
         let mesh = Mesh::start_in(files, &bench.host, options)?;
         let idle = mesh.processes[0].resident_kb()? as f64;
-        let connections: Vec<_> =
-            (0..1_000).map(|_| std::net::TcpStream::connect(mesh.http[0])).collect::<std::io::Result<_>>()?;
-        let open = || -> Result<bool> { Ok(mesh.get(0, "/metrics")?.1.contains("meshage_client_connections 1000")) };
+        let connections: Vec<_> = (0..1_000)
+            .map(|_| std::net::TcpStream::connect(mesh.http[0]))
+            .collect::<std::io::Result<_>>()?;
+        let open = || -> Result<bool> {
+            Ok(mesh
+                .get(0, "/metrics")?
+                .1
+                .contains("meshage_client_connections 1000"))
+        };
         wait_until(START_MAX, open)?;
         let connected = mesh.processes[0].resident_kb()? as f64;
         drop(connections);
         Ok((idle, connected - idle))
     };
-    let measured = (0..bench.effort.rounds).map(|_| Ok((resident(1)?, resident(101)?))).collect::<Result<Vec<_>>>()?;
-    let row =
-        |name: &str, values: Vec<f64>, digits| vec![name.to_owned(), spread(Spread::of(values.into_iter()), digits)];
+    let measured = (0..bench.effort.rounds)
+        .map(|_| Ok((resident(1)?, resident(101)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let row = |name: &str, values: Vec<f64>, digits| {
+        vec![
+            name.to_owned(),
+            spread(Spread::of(values.into_iter()), digits),
+        ]
+    };
     let mut section = Section::new(
         "Memory",
         "Resident memory of a node that has just started, with its compiled plugins in the cache.",
@@ -391,10 +580,17 @@ fn memory(bench: &Bench) -> Result<Section> {
     section.tables.push(Table {
         head: vec!["", ""],
         rows: vec![
-            row("an idle node with `echo`, MB", measured.iter().map(|(one, _)| one.0 / 1024.0).collect(), 1),
+            row(
+                "an idle node with `echo`, MB",
+                measured.iter().map(|(one, _)| one.0 / 1024.0).collect(),
+                1,
+            ),
             row(
                 "a further plugin with its warm instance, kB",
-                measured.iter().map(|(one, many)| (many.0 - one.0) / 100.0).collect(),
+                measured
+                    .iter()
+                    .map(|(one, many)| (many.0 - one.0) / 100.0)
+                    .collect(),
                 0,
             ),
             row(
@@ -419,7 +615,8 @@ fn http2(bench: &Bench) -> Result<Section> {
     }
     let servers = [servers::bare_hyper()?, bench.local()?];
     let closed = h2load_in_turns(&servers, [None; 2], bench.effort)?;
-    let half = [&closed[0], &closed[1]].map(|samples| Some(samples.median(|sample| sample.per_second) / 2.0));
+    let half = [&closed[0], &closed[1]]
+        .map(|samples| Some(samples.median(|sample| sample.per_second) / 2.0));
     let open = h2load_in_turns(&servers, half, bench.effort)?;
     let mut rows = Vec::new();
     for (pace, samples) in [("all it can", &closed), ("50 %", &open)] {
@@ -455,7 +652,11 @@ fn http2(bench: &Bench) -> Result<Section> {
 const H2_CONNECTIONS: usize = 8;
 
 /// At these rates, or as fast as they can.
-fn h2load_in_turns(servers: &[Server; 2], rates: [Option<f64>; 2], effort: Effort) -> Result<[Samples; 2]> {
+fn h2load_in_turns(
+    servers: &[Server; 2],
+    rates: [Option<f64>; 2],
+    effort: Effort,
+) -> Result<[Samples; 2]> {
     let mut samples = [Samples(Vec::new()), Samples(Vec::new())];
     for _ in 0..effort.rounds {
         for ((server, rate), samples) in servers.iter().zip(rates).zip(&mut samples) {
@@ -469,23 +670,50 @@ fn h2load(server: &Server, rate: Option<f64>, seconds: f64) -> Result<Sample> {
     let (mut body, log) = (NamedTempFile::new()?, NamedTempFile::new()?);
     body.write_all(format!("\"{}\"", "x".repeat(14)).as_bytes())?;
     let mut command = Command::new("h2load");
-    command.args(["-c", &H2_CONNECTIONS.to_string(), "-m16", "-t1", "-D", &seconds.ceil().to_string()]);
+    command.args([
+        "-c",
+        &H2_CONNECTIONS.to_string(),
+        "-m16",
+        "-t1",
+        "-D",
+        &seconds.ceil().to_string(),
+    ]);
     if let Some(rate) = rate {
         command.arg(format!("--rps={:.0}", rate / H2_CONNECTIONS as f64));
     }
-    command.args(["-H", "content-type: application/json", "-d"]).arg(body.path());
-    command.arg("--log-file").arg(log.path()).arg(format!("http://{}{}", server.addr, server.paths[0]));
+    command
+        .args(["-H", "content-type: application/json", "-d"])
+        .arg(body.path());
+    command
+        .arg("--log-file")
+        .arg(log.path())
+        .arg(format!("http://{}{}", server.addr, server.paths[0]));
     let (cpu, client) = (server.cpu()?, cpu_of_ended()?);
     let output = command.output()?;
     let client = cpu_of_ended()? - client;
     let said = String::from_utf8_lossy(&output.stdout);
-    ensure!(said.contains(" 0 failed, 0 errored, 0 timeout"), "requests failed:\n{said}");
-    let line = said.lines().find(|line| line.starts_with("finished in")).context("h2load has not finished")?;
-    let per_second = line.split(", ").nth(1).and_then(|rate| rate.split(' ').next()).context("h2load tells no rate")?;
+    ensure!(
+        said.contains(" 0 failed, 0 errored, 0 timeout"),
+        "requests failed:\n{said}"
+    );
+    let line = said
+        .lines()
+        .find(|line| line.starts_with("finished in"))
+        .context("h2load has not finished")?;
+    let per_second = line
+        .split(", ")
+        .nth(1)
+        .and_then(|rate| rate.split(' ').next())
+        .context("h2load tells no rate")?;
     // Of each request: when it was sent, its status, and how long it took in microseconds.
     let mut took = Histogram::<u64>::new(3)?;
     for line in std::fs::read_to_string(log.path())?.lines() {
-        took.record(line.rsplit('\t').next().context("a line of h2load's log is empty")?.parse()?)?;
+        took.record(
+            line.rsplit('\t')
+                .next()
+                .context("a line of h2load's log is empty")?
+                .parse()?,
+        )?;
     }
     let quantile_ms = |quantile| took.value_at_quantile(quantile) as f64 / 1e3;
     let sample = Sample {
@@ -506,7 +734,13 @@ fn start(bench: &Bench) -> Result<Section> {
         let mesh = bench.start(bench.json_mesh(1))?;
         found[0].push(began.elapsed().as_secs_f64() * 1e3);
         // A custom section makes it another component, with the same code.
-        let stamp = [&[0, 12, 5][..], b"stamp", &(round as u32).to_be_bytes(), &[0, 0]].concat();
+        let stamp = [
+            &[0, 12, 5][..],
+            b"stamp",
+            &(round as u32).to_be_bytes(),
+            &[0, 0],
+        ]
+        .concat();
         let mut changed = std::fs::read(bench.guest("echo"))?;
         changed.extend(stamp);
         let plugins = mesh.files.path().join("plugins");
@@ -526,11 +760,19 @@ fn start(bench: &Bench) -> Result<Section> {
         "the same, with what was compiled before, ms",
         "from a changed file to the new version in use, compiled anew, no load, ms",
     ];
-    let rows =
-        names.iter().zip(found).map(|(name, values)| vec![name.to_string(), spread(Spread::of(values.into_iter()), 0)]);
+    let rows = names
+        .iter()
+        .zip(found)
+        .map(|(name, values)| vec![name.to_string(), spread(Spread::of(values.into_iter()), 0)]);
     let kilobytes = std::fs::metadata(bench.guest("echo"))?.len() / 1_000;
-    let mut section = Section::new("Start and change", format!("One node, with one plugin of {kilobytes} kB."));
-    section.tables.push(Table { head: vec!["", ""], rows: rows.collect() });
+    let mut section = Section::new(
+        "Start and change",
+        format!("One node, with one plugin of {kilobytes} kB."),
+    );
+    section.tables.push(Table {
+        head: vec!["", ""],
+        rows: rows.collect(),
+    });
     Ok(section)
 }
 
@@ -548,12 +790,19 @@ fn commands(bench: &Bench) -> Result<Section> {
         p2_reused,
         p3,
     ];
-    let commands: Vec<String> = present(&servers).into_iter().map(Server::commands).collect();
-    let languages = LANGUAGES.iter().map(|language| format!("{} {}", language.tool, language.arguments.join(" ")));
+    let commands: Vec<String> = present(&servers)
+        .into_iter()
+        .map(Server::commands)
+        .collect();
+    let languages = LANGUAGES
+        .iter()
+        .map(|language| format!("{} {}", language.tool, language.arguments.join(" ")));
     let text = format!(
         "`$FILES` is an empty folder of each server's, `$GUESTS` where cargo puts components; ports are those of one run.\n\n{}\n\
          Components of other languages, where `wit` is that of this project:\n\n```text\n{}\n```",
-        commands.join("\n").replace(&bench.guests.display().to_string(), "$GUESTS"),
+        commands
+            .join("\n")
+            .replace(&bench.guests.display().to_string(), "$GUESTS"),
         languages.collect::<Vec<_>>().join("\n")
     );
     Ok(Section::new("Commands", text))
@@ -563,13 +812,19 @@ fn commands(bench: &Bench) -> Result<Section> {
 fn loaded_at(mesh: &Mesh) -> Result<String> {
     let plugins: serde_json::Value = serde_json::from_str(&mesh.get(0, "/plugins")?.1)?;
     let plugins = plugins["plugins"].as_array().context("no plugins")?;
-    let ready = plugins.iter().find(|plugin| plugin["state"] == "ready").context("no plugin is ready")?;
+    let ready = plugins
+        .iter()
+        .find(|plugin| plugin["state"] == "ready")
+        .context("no plugin is ready")?;
     Ok(ready["loadedAt"].to_string())
 }
 
 /// The versions of everything that was measured.
 pub(crate) fn versions(host: &Path) -> Vec<(String, String)> {
-    let mut versions = vec![("meshage".to_owned(), crate::process::version(host, "--version"))];
+    let mut versions = vec![(
+        "meshage".to_owned(),
+        crate::process::version(host, "--version"),
+    )];
     let others = [
         ("haproxy", "-v"),
         ("nginx", "-v"),
@@ -583,7 +838,10 @@ pub(crate) fn versions(host: &Path) -> Vec<(String, String)> {
         }
     }
     if let Some(wasmtime) = servers::wasmtime_binary() {
-        versions.push(("wasmtime".to_owned(), crate::process::version(&wasmtime, "--version")));
+        versions.push((
+            "wasmtime".to_owned(),
+            crate::process::version(&wasmtime, "--version"),
+        ));
     }
     versions
 }

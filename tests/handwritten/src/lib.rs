@@ -1,5 +1,5 @@
-//! Handlers written in WebAssembly's text format: the least that a guest can be, and what no compiler
-//! makes.
+//! Handlers written in WebAssembly's text format: the least that a guest can be, and what no
+//! compiler makes.
 
 use anyhow::Result;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -40,8 +40,8 @@ pub fn handler(fields: &str) -> Result<Vec<u8>> {
 /// What is wrong with the fields.
 pub fn handler_against(version: &str, fields: &str) -> Result<Vec<u8>> {
     let fields = fields.replace("VERSION", version);
-    let contract =
-        include_str!("../../../wit/mesh.wit").replace("meshage:mesh@0.1.0", &format!("meshage:mesh@{version}"));
+    let contract = include_str!("../../../wit/mesh.wit")
+        .replace("meshage:mesh@0.1.0", &format!("meshage:mesh@{version}"));
     let module = format!(
         r#"(module
             (memory (export "memory") 1)
@@ -61,7 +61,10 @@ pub fn handler_against(version: &str, fields: &str) -> Result<Vec<u8>> {
     let package = resolve.push_str("mesh.wit", &contract)?;
     let world = resolve.select_world(&[package], Some("handler"))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    ComponentEncoder::default().module(&module)?.validate(true).encode()
+    ComponentEncoder::default()
+        .module(&module)?
+        .validate(true)
+        .encode()
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub(crate) struct Client(hyper_util::client::legacy::Client<HttpConnector, Full<
 /// Requests of a crowd that go over one connection: a node takes 256 of a client at once.
 const CROWD_REQUESTS_MAX: usize = 200;
 
-/// Clients that ask for many things at once, over so few connections that nobody runs out of open files.
+/// Clients that ask for many things at once, over so few connections that nobody runs out of open
+/// files.
 pub(crate) struct Crowd(Vec<Client>);
 
 #[must_use]
@@ -41,19 +42,34 @@ impl Client {
 
     /// Speaks HTTP/2 from the first byte, as clients do that know the server.
     pub(crate) fn http2() -> Self {
-        Self(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http())
+        Self(
+            hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+                .http2_only(true)
+                .build_http(),
+        )
     }
 
     pub(crate) fn request(&self, method: Method, url: &str) -> Request<'_> {
-        let request = http::Request::builder().method(method).uri(url).body(Full::default()).unwrap();
-        Request { client: self, request }
+        let request = http::Request::builder()
+            .method(method)
+            .uri(url)
+            .body(Full::default())
+            .unwrap();
+        Request {
+            client: self,
+            request,
+        }
     }
 }
 
 impl Crowd {
     /// A crowd that has at most so many requests under way.
     pub(crate) fn of(requests: usize) -> Self {
-        Self((0..requests.div_ceil(CROWD_REQUESTS_MAX)).map(|_| Client::http2()).collect())
+        Self(
+            (0..requests.div_ceil(CROWD_REQUESTS_MAX))
+                .map(|_| Client::http2())
+                .collect(),
+        )
     }
 
     /// Who asks for the next thing, by its number.
@@ -64,13 +80,17 @@ impl Crowd {
 
 impl Request<'_> {
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
-        self.request.headers_mut().append(name, value.parse().unwrap());
+        self.request
+            .headers_mut()
+            .append(name, value.parse().unwrap());
         self
     }
 
     /// Adds a header whose value need not be text.
     pub(crate) fn set_header(&mut self, name: &'static str, value: &[u8]) {
-        self.request.headers_mut().insert(name, HeaderValue::from_bytes(value).unwrap());
+        self.request
+            .headers_mut()
+            .insert(name, HeaderValue::from_bytes(value).unwrap());
     }
 
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
@@ -79,7 +99,8 @@ impl Request<'_> {
     }
 
     pub(crate) fn json(self, body: &str) -> Self {
-        self.header("content-type", "application/json").body(body.to_owned())
+        self.header("content-type", "application/json")
+            .body(body.to_owned())
     }
 
     /// The answer, whatever its status.
@@ -90,8 +111,15 @@ impl Request<'_> {
     /// The answer, or why there is none.
     pub(crate) async fn try_send(self) -> Result<Answer, String> {
         let exchange = async {
-            let response = self.client.0.request(self.request).await.map_err(|error| format!("{error:?}"))?;
-            Answer::of(response).await.map_err(|error| format!("{error:?}"))
+            let response = self
+                .client
+                .0
+                .request(self.request)
+                .await
+                .map_err(|error| format!("{error:?}"))?;
+            Answer::of(response)
+                .await
+                .map_err(|error| format!("{error:?}"))
         };
         timeout(HANG, exchange).await.expect("a request hangs")
     }
@@ -102,7 +130,11 @@ impl Answer {
     pub(super) async fn of(response: Response<Incoming>) -> hyper::Result<Self> {
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
-        Ok(Self { status: head.status.as_u16(), headers: head.headers, body })
+        Ok(Self {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        })
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -111,7 +143,8 @@ impl Answer {
 
     /// The node that the answer names.
     pub(crate) fn node(&self) -> &str {
-        self.header("meshage-node").expect("every answer names a node")
+        self.header("meshage-node")
+            .expect("every answer names a node")
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -119,7 +152,8 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// The text of a good answer.
@@ -133,16 +167,28 @@ impl Answer {
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, kind: &str) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         let problem = self.json();
         assert_eq!(problem["status"], status);
         assert_eq!(problem["type"], format!("urn:meshage:{kind}"), "{problem}");
         assert_eq!(problem["node"], self.node());
         for member in ["title", "detail"] {
-            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no {member}: {problem}");
+            assert!(
+                problem[member]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty()),
+                "no {member}: {problem}"
+            );
         }
         assert!(problem["retryable"].is_boolean(), "{problem}");
-        assert_eq!(self.header("retry-after").is_some(), status == 503, "Retry-After goes with 503: {problem}");
+        assert_eq!(
+            self.header("retry-after").is_some(),
+            status == 503,
+            "Retry-After goes with 503: {problem}"
+        );
         problem
     }
 }

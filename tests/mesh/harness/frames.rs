@@ -1,4 +1,5 @@
-//! The peer protocol by hand (`docs/peer-protocol.md`), so that a test can say what no node of this version says.
+//! The peer protocol by hand (`docs/peer-protocol.md`), so that a test can say what no node of this
+//! version says.
 
 use std::time::Duration;
 
@@ -59,12 +60,21 @@ impl Hello {
     /// One of this version.
     pub(crate) fn of(node_id: &'static str, generation: u64) -> Self {
         let (versions, extensions) = ((2, 2), NO_EXTENSIONS);
-        Self { versions, node_id, generation, to_generation: None, features: &[], extensions }
+        Self {
+            versions,
+            node_id,
+            generation,
+            to_generation: None,
+            features: &[],
+            extensions,
+        }
     }
 
     pub(crate) fn frame(&self) -> Vec<u8> {
         let (lowest, highest) = self.versions;
-        let to_generation = self.to_generation.map_or(vec![0], |to| [vec![1], varint(to)].concat());
+        let to_generation = self
+            .to_generation
+            .map_or(vec![0], |to| [vec![1], varint(to)].concat());
         let features = self.features.iter().flat_map(|feature| text(feature));
         let head = [
             b"meshage\n".to_vec(),
@@ -97,7 +107,16 @@ pub(crate) struct Call<'a> {
 impl<'a> Call<'a> {
     pub(crate) fn of(id: u32, method: &'a str, stream: &'a str) -> Self {
         let (remaining, extensions) = (Duration::from_secs(10), NO_EXTENSIONS);
-        Self { id, remaining, stream, method, query: "", body_bytes: 0, body: b"", extensions }
+        Self {
+            id,
+            remaining,
+            stream,
+            method,
+            query: "",
+            body_bytes: 0,
+            body: b"",
+            extensions,
+        }
     }
 
     pub(crate) fn frame(&self) -> Vec<u8> {
@@ -128,7 +147,9 @@ pub(crate) async fn next_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> 
         let rest = frame.split_off(1);
         Some((frame[0], rest))
     };
-    timeout(HANG, reading).await.expect("no frame comes, nor an end")
+    timeout(HANG, reading)
+        .await
+        .expect("no frame comes, nor an end")
 }
 
 /// Connects to a node's cluster port, says hello, and returns what it answers.

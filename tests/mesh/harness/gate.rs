@@ -1,5 +1,5 @@
-//! A server whose answers wait until the test lets them go: a handler that fetches from it runs for just
-//! as long as the test wants.
+//! A server whose answers wait until the test lets them go: a handler that fetches from it runs for
+//! just as long as the test wants.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -34,12 +34,18 @@ impl Gate {
                     }
                     arrivals.send_modify(|arrived| *arrived += 1);
                     if opened.wait_for(|is_open| *is_open).await.is_ok() {
-                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nopen").await;
+                        let _ = stream
+                            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nopen")
+                            .await;
                     }
                 });
             }
         });
-        Self { addr, is_open, arrived }
+        Self {
+            addr,
+            is_open,
+            arrived,
+        }
     }
 
     /// Answers all who wait, and all who come.
@@ -55,8 +61,14 @@ impl Gate {
     /// Waits until so many have come, ever: each is a handler that runs.
     pub(crate) async fn wait_for(&self, count: usize) {
         let mut arrived = self.arrived.subscribe();
-        let have_come = timeout(HANG, arrived.wait_for(|arrived| *arrived >= count)).await.is_ok();
-        assert!(have_come, "{} of {count} have come to the gate", *self.arrived.borrow());
+        let have_come = timeout(HANG, arrived.wait_for(|arrived| *arrived >= count))
+            .await
+            .is_ok();
+        assert!(
+            have_come,
+            "{} of {count} have come to the gate",
+            *self.arrived.borrow()
+        );
     }
 
     /// The manifest of a plugin that may wait here.

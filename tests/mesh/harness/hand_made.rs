@@ -8,14 +8,15 @@ use anyhow::Context;
 use async_trait::async_trait;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{
-    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
-    spawn_chitchat,
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
+    FailureDetectorConfig, Serializable, spawn_chitchat,
 };
 use tokio::net::{TcpListener, UdpSocket};
 
 use super::Node;
 
-/// What a message begins with that goes in one datagram: its number, the index of the part, and how many there are.
+/// What a message begins with that goes in one datagram: its number, the index of the part, and how
+/// many there are.
 const ONLY_PART: [u8; 6] = [0, 0, 0, 1, 0, 1];
 
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -28,8 +29,8 @@ pub(crate) struct HandMade {
 }
 
 impl HandMade {
-    /// Has an id in a state, in the life of this generation, and offers these streams. Whoever connects to its cluster port
-    /// comes to the listener.
+    /// Has an id in a state, in the life of this generation, and offers these streams. Whoever
+    /// connects to its cluster port comes to the listener.
     pub(crate) async fn start(
         id: &str,
         generation: u64,
@@ -56,12 +57,26 @@ impl HandMade {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let streams = streams.iter().map(|stream| (format!("stream:{stream}"), "digest and-later-words".to_owned()));
-        let words = [("state".to_owned(), state.to_owned()), ("http".to_owned(), addr.to_string())];
+        let streams = streams.iter().map(|stream| {
+            (
+                format!("stream:{stream}"),
+                "digest and-later-words".to_owned(),
+            )
+        });
+        let words = [
+            ("state".to_owned(), state.to_owned()),
+            ("http".to_owned(), addr.to_string()),
+        ];
         let words = words.into_iter().chain(streams).collect();
         let transport = OneSocket(Mutex::new(Some(socket)));
         let chitchat = spawn_chitchat(config, words, &transport).await.unwrap();
-        (Self { cluster: addr.to_string(), _chitchat: chitchat }, peers)
+        (
+            Self {
+                cluster: addr.to_string(),
+                _chitchat: chitchat,
+            },
+            peers,
+        )
     }
 }
 
@@ -91,7 +106,9 @@ impl Socket for OnlyParts {
         loop {
             let (bytes, from) = self.0.recv_from(&mut datagram).await?;
             // What is meant for who had this port before is none of it.
-            let Some(mut message) = datagram.get(ONLY_PART.len()..bytes) else { continue };
+            let Some(mut message) = datagram.get(ONLY_PART.len()..bytes) else {
+                continue;
+            };
             if let Ok(message) = ChitchatMessage::deserialize(&mut message) {
                 return Ok((from, message));
             }

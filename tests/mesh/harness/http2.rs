@@ -1,5 +1,5 @@
-//! One HTTP/2 connection of a client, which is not made anew when it ends: what becomes of its requests is what becomes
-//! of the connection.
+//! One HTTP/2 connection of a client, which is not made anew when it ends: what becomes of its
+//! requests is what becomes of the connection.
 
 use bytes::Bytes;
 use http::Method;
@@ -17,15 +17,22 @@ pub(crate) struct Http2(SendRequest<Full<Bytes>>);
 impl Http2 {
     /// Speaks HTTP/2 over a stream to who is known to do so, too.
     pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
-        let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
         // How it ends, its requests tell.
         tokio::spawn(connection);
         Self(requests)
     }
 
-    /// The answer to a POST. `None`: the other side has said that it takes no more, and has not taken this one.
+    /// The answer to a POST. `None`: the other side has said that it takes no more, and has not
+    /// taken this one.
     pub(crate) async fn post(&self, url: &str, body: &'static str) -> Option<Answer> {
-        let request = http::Request::builder().method(Method::POST).uri(url).body(Full::from(body)).unwrap();
+        let request = http::Request::builder()
+            .method(Method::POST)
+            .uri(url)
+            .body(Full::from(body))
+            .unwrap();
         let mut requests = self.0.clone();
         let exchange = async {
             match requests.try_send_request(request).await {
@@ -38,7 +45,8 @@ impl Http2 {
     }
 }
 
-/// Whether the request was on its way when the other side said which is the last that it takes (GOAWAY), and came behind it.
+/// Whether the request was on its way when the other side said which is the last that it takes
+/// (GOAWAY), and came behind it.
 fn is_behind_goodbye(error: &hyper::Error) -> bool {
     // The error beneath is of a crate that the tests do not use themselves.
     let text = format!("{error:?}");

@@ -1,5 +1,6 @@
-//! A mesh of which some nodes speak a later version. There is no such program yet: between the nodes, what those say that count
-//! as later is rewritten so that it is what a later version may say. Gossip goes through here, too, as it is.
+//! A mesh of which some nodes speak a later version. There is no such program yet: between the
+//! nodes, what those say that count as later is rewritten so that it is what a later version may
+//! say. Gossip goes through here, too, as it is.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,10 +40,15 @@ fn node_id(number: u8) -> String {
 impl LaterVersions {
     /// Between so many nodes, of which none is a later one yet.
     pub(crate) async fn between(nodes: u8) -> Self {
-        let (port, later) = (port_known_beforehand(), Arc::<Mutex<BTreeSet<String>>>::default());
+        let (port, later) = (
+            port_known_beforehand(),
+            Arc::<Mutex<BTreeSet<String>>>::default(),
+        );
         let mut sockets = Vec::new();
         for number in 1..=nodes {
-            sockets.push(Arc::new(UdpSocket::bind((advertised(number), port)).await.unwrap()));
+            sockets.push(Arc::new(
+                UdpSocket::bind((advertised(number), port)).await.unwrap(),
+            ));
         }
         for number in 1..=nodes {
             tokio::spawn(carry_gossip(number, port, sockets.clone()));
@@ -54,12 +60,20 @@ impl LaterVersions {
 
     /// How a node is started that others reach through here.
     pub(crate) fn setup(&self, number: u8) -> Setup {
-        let seeds: Vec<String> =
-            (1..=self.nodes).map(|number| format!("{}:{}", advertised(number), self.port)).collect();
-        let setup = Setup::new(Plugins::usual()).own_ports().id(&node_id(number)).flag("--seeds", &seeds.join(","));
-        let setup =
-            setup.flag("--bind", &bound(number).to_string()).flag("--advertise", &advertised(number).to_string());
-        setup.flag("--http-port", "0").flag("--admin-port", "0").flag("--cluster-port", &self.port.to_string())
+        let seeds: Vec<String> = (1..=self.nodes)
+            .map(|number| format!("{}:{}", advertised(number), self.port))
+            .collect();
+        let setup = Setup::new(Plugins::usual())
+            .own_ports()
+            .id(&node_id(number))
+            .flag("--seeds", &seeds.join(","));
+        let setup = setup
+            .flag("--bind", &bound(number).to_string())
+            .flag("--advertise", &advertised(number).to_string());
+        setup
+            .flag("--http-port", "0")
+            .flag("--admin-port", "0")
+            .flag("--cluster-port", &self.port.to_string())
     }
 
     /// From its next start on it is a later one.
@@ -73,10 +87,14 @@ async fn carry_gossip(number: u8, port: u16, sockets: Vec<Arc<UdpSocket>>) {
     let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
     let socket = sockets[usize::from(number) - 1].clone();
     while let Ok((bytes, from)) = socket.recv_from(&mut datagram).await {
-        let sender = (1..).zip(&sockets).find(|(number, _)| bound(*number) == from.ip());
+        let sender = (1..)
+            .zip(&sockets)
+            .find(|(number, _)| bound(*number) == from.ip());
         if let Some((_, sender)) = sender {
             // Who is not there now misses it.
-            let _ = sender.send_to(&datagram[..bytes], (bound(number), port)).await;
+            let _ = sender
+                .send_to(&datagram[..bytes], (bound(number), port))
+                .await;
         }
     }
 }
@@ -87,9 +105,15 @@ async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Mutex<B
         let (callee, later) = (SocketAddr::new(bound(number), port), later.clone());
         tokio::spawn(async move {
             // Dropped at once, the caller sees that there is nobody.
-            let Ok(callee) = TcpStream::connect(callee).await else { return };
-            let ((from_caller, to_caller), (from_callee, to_callee)) = (caller.into_split(), callee.into_split());
-            tokio::join!(carry(from_caller, to_callee, &later), carry(from_callee, to_caller, &later));
+            let Ok(callee) = TcpStream::connect(callee).await else {
+                return;
+            };
+            let ((from_caller, to_caller), (from_callee, to_callee)) =
+                (caller.into_split(), callee.into_split());
+            tokio::join!(
+                carry(from_caller, to_callee, &later),
+                carry(from_callee, to_caller, &later)
+            );
         });
     }
 }
@@ -107,7 +131,11 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Mutex<BT
             is_later = later.lock().unwrap().contains(&Head(&rest).hello_node_id());
         }
         let frames = if is_later {
-            [frame(kind, &as_later(kind, &rest)), frame(LATER_KIND, b"whatever it is")].concat()
+            [
+                frame(kind, &as_later(kind, &rest)),
+                frame(LATER_KIND, b"whatever it is"),
+            ]
+            .concat()
         } else {
             frame(kind, &rest)
         };
@@ -133,7 +161,16 @@ fn as_later(kind: u8, rest: &[u8]) -> Vec<u8> {
                 }
             });
             let versions = [varint(lowest), varint(9)].concat();
-            [beginning, &versions, middle, &varint(1), &text("a-later-feature"), AN_EXTENSION, b"and more"].concat()
+            [
+                beginning,
+                &versions,
+                middle,
+                &varint(1),
+                &text("a-later-feature"),
+                AN_EXTENSION,
+                b"and more",
+            ]
+            .concat()
         }
         CALL | REPLY => {
             let before = head.taken(|head| {
@@ -172,7 +209,10 @@ impl<'a> Head<'a> {
 
     fn number(&mut self) -> u64 {
         let last = self.0.iter().position(|byte| byte & 0x80 == 0).unwrap();
-        self.skip(last + 1).iter().rev().fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f))
+        self.skip(last + 1)
+            .iter()
+            .rev()
+            .fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f))
     }
 
     /// Or bytes: both begin with their length.

@@ -26,7 +26,9 @@ pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
 #[cfg(target_os = "linux")]
 pub(crate) use later::LaterVersions;
-pub(crate) use node::{Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh};
+pub(crate) use node::{
+    Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh,
+};
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use secret::{Secret, new_secret};
@@ -35,7 +37,8 @@ pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
 
-/// Says on the terminal that a test is left out, though tests that pass say nothing: it needs something that is not here.
+/// Says on the terminal that a test is left out, though tests that pass say nothing: it needs
+/// something that is not here.
 pub(crate) fn skipped(test: &str, needs: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: it needs {needs}");
 }

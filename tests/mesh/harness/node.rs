@@ -140,7 +140,10 @@ impl Setup {
         let place = wire.place(number);
         let addr = place.addr.to_string();
         self.place = Some(place);
-        let setup = self.id(&format!("n{number}")).flag("--bind", &addr).secret(&Secret::shared());
+        let setup = self
+            .id(&format!("n{number}"))
+            .flag("--bind", &addr)
+            .secret(&Secret::shared());
         // Nobody but the test is on the wire.
         setup.flag("--admin-bind", &addr).flag("--insecure", "true")
     }
@@ -167,15 +170,34 @@ impl Setup {
         let mut command = self.program();
         command.env_clear();
         command.args(["--plugins", self.plugins.path().to_str().unwrap()]);
-        let usual = [("--log-format", "json"), ("--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data"))];
-        for (flag, value) in usual.iter().filter(|(flag, _)| !self.arguments.iter().any(|argument| argument == flag)) {
+        let usual = [
+            ("--log-format", "json"),
+            ("--data-dir", concat!(env!("CARGO_TARGET_TMPDIR"), "/data")),
+        ];
+        for (flag, value) in usual
+            .iter()
+            .filter(|(flag, _)| !self.arguments.iter().any(|argument| argument == flag))
+        {
             command.args([flag, value]);
         }
         if self.ports_are_any {
-            command.args(["--http-port", "0", "--cluster-port", "0", "--admin-port", "0"]);
+            command.args([
+                "--http-port",
+                "0",
+                "--cluster-port",
+                "0",
+                "--admin-port",
+                "0",
+            ]);
         }
-        command.args(&self.arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(&self.arguments)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         command
     }
 
@@ -184,7 +206,9 @@ impl Setup {
         if let Some(max) = self.address_space_kb_max {
             // It limits itself, which takes no unsafe code, and becomes the node.
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", &format!("ulimit -v {max} && exec \"$0\" \"$@\"")]).arg(binary());
+            shell
+                .args(["-c", &format!("ulimit -v {max} && exec \"$0\" \"$@\"")])
+                .arg(binary());
             return shell;
         }
         Command::new(binary())
@@ -239,8 +263,14 @@ impl Setup {
 
     /// Starts a node that is expected to end by itself: its exit code, and what it wrote.
     pub(crate) async fn fail(self) -> (i32, String) {
-        let output = timeout(HANG, self.command().output()).await.expect("the node did not end").unwrap();
-        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+        let output = timeout(HANG, self.command().output())
+            .await
+            .expect("the node did not end")
+            .unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     }
 }
 
@@ -252,7 +282,8 @@ impl Seen {
 
 impl Node {
     pub(crate) fn request(&self, method: Method, path: &str) -> Request<'_> {
-        self.client.request(method, &format!("http://{}{path}", self.http))
+        self.client
+            .request(method, &format!("http://{}{path}", self.http))
     }
 
     pub(crate) fn post(&self, path: &str) -> Request<'_> {
@@ -273,14 +304,20 @@ impl Node {
     }
 
     pub(crate) fn request_admin(&self, path: &str) -> Request<'_> {
-        self.client.request(Method::GET, &format!("http://{}{path}", self.admin))
+        self.client
+            .request(Method::GET, &format!("http://{}{path}", self.admin))
     }
 
     pub(crate) async fn wait_until_ready(&self) {
         let admin = &self.admin;
         until(|| async move {
-            let request = self.client.request(Method::GET, &format!("http://{admin}/readyz"));
-            request.try_send().await.is_ok_and(|answer| answer.status == 200)
+            let request = self
+                .client
+                .request(Method::GET, &format!("http://{admin}/readyz"));
+            request
+                .try_send()
+                .await
+                .is_ok_and(|answer| answer.status == 200)
         })
         .await;
     }
@@ -294,7 +331,12 @@ impl Node {
             http: text(&node["httpAddr"]),
             offers: serde_json::from_value(node["streams"].clone()).unwrap(),
         };
-        cluster["nodes"].as_array().unwrap().iter().map(|node| (text(&node["nodeId"]), see(node))).collect()
+        cluster["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|node| (text(&node["nodeId"]), see(node)))
+            .collect()
     }
 
     /// The owner of a key, and who comes behind it.
@@ -302,33 +344,50 @@ impl Node {
         let answer = self.admin(&format!("/cluster/owner/{stream}/{key}")).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let owner = answer.json();
-        let ranking: Vec<String> =
-            owner["ranking"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect();
+        let ranking: Vec<String> = owner["ranking"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|id| id.as_str().unwrap().to_owned())
+            .collect();
         assert_eq!(owner["owner"], ranking[0]);
         ranking
     }
 
     /// Waits until `/metrics` has this line.
     pub(crate) async fn wait_for_metric(&self, line: &str) {
-        until(|| async { self.admin("/metrics").await.text().lines().any(|found| found == line) }).await;
+        until(|| async {
+            self.admin("/metrics")
+                .await
+                .text()
+                .lines()
+                .any(|found| found == line)
+        })
+        .await;
     }
 
     /// What `/metrics` says of a metric, its labels included; zero if it does not have it.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await;
         let text = metrics.text();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
 
     /// How many messages of a stream have run here.
     pub(crate) async fn served(&self, stream: &str) -> u64 {
-        self.metric(&format!(r#"meshage_calls_total{{stream="{stream}"}}"#)).await
+        self.metric(&format!(r#"meshage_calls_total{{stream="{stream}"}}"#))
+            .await
     }
 
     /// Waits until so many messages of a stream run here.
     pub(crate) async fn wait_until_running(&self, stream: &str, count: usize) {
-        self.wait_for_metric(&format!(r#"meshage_instances{{stream="{stream}",state="running"}} {count}"#)).await;
+        self.wait_for_metric(&format!(
+            r#"meshage_instances{{stream="{stream}",state="running"}} {count}"#
+        ))
+        .await;
     }
 
     /// A key that this node believes that one to own.
@@ -364,7 +423,13 @@ impl Node {
 
     /// How many lines of the log have this text in them, so far.
     pub(crate) fn log_lines(&self, text: &str) -> usize {
-        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+        self.log
+            .lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
     }
 
     /// Changes what the reader of the log does.
@@ -381,15 +446,22 @@ impl Node {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Stops the process where it is, and waits until all its threads stand still: the system tells them one by one.
+    /// Stops the process where it is, and waits until all its threads stand still: the system tells
+    /// them one by one.
     pub(crate) async fn hang(&self) {
         self.signal(Signal::STOP);
         let threads = format!("/proc/{}/task", self.process_id());
         let stands_still = |thread: std::fs::DirEntry| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, state)| state.starts_with('T'))
         };
-        until(|| async { std::fs::read_dir(&threads).unwrap().all(|thread| stands_still(thread.unwrap())) }).await;
+        until(|| async {
+            std::fs::read_dir(&threads)
+                .unwrap()
+                .all(|thread| stands_still(thread.unwrap()))
+        })
+        .await;
     }
 
     /// Sends a signal again and again, until the process has ended.
@@ -400,7 +472,11 @@ impl Node {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the node did not end:\n{}", self.log.text());
+            assert!(
+                Instant::now() < deadline,
+                "the node did not end:\n{}",
+                self.log.text()
+            );
             self.signal(signal);
             ticks.tick().await;
         }
@@ -436,7 +512,13 @@ impl Log {
                 let grown = self.grown.notified();
                 tokio::pin!(grown);
                 grown.as_mut().enable();
-                if let Some(line) = self.lines.lock().unwrap().iter().find(|line| line.contains(text)) {
+                if let Some(line) = self
+                    .lines
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .find(|line| line.contains(text))
+                {
                     return line.clone();
                 }
                 grown.await;
@@ -473,10 +555,13 @@ pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
         node.wait_until_ready().await;
         until(|| async {
             let view = node.view().await;
-            // The port tells a node that has come back from what it was before; it may be reached at another address.
+            // The port tells a node that has come back from what it was before; it may be reached
+            // at another address.
             let port = |addr: &str| addr.rsplit(':').next().map(str::to_owned);
             let is_seen = |other: &&Node| {
-                view.get(&other.id).is_some_and(|seen| seen.state == "ready" && port(&seen.http) == port(&other.http))
+                view.get(&other.id).is_some_and(|seen| {
+                    seen.state == "ready" && port(&seen.http) == port(&other.http)
+                })
             };
             view.len() == nodes.len() && nodes.iter().all(is_seen)
         })
@@ -494,15 +579,17 @@ pub(crate) async fn mesh(size: usize) -> Vec<Node> {
 pub(crate) async fn mesh_of(plugins: &[Plugins]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for (number, plugins) in (1..).zip(plugins) {
-        let setup = Setup::new(plugins.clone()).id(&format!("n{number}")).seeds(&refs(&nodes));
+        let setup = Setup::new(plugins.clone())
+            .id(&format!("n{number}"))
+            .seeds(&refs(&nodes));
         nodes.push(setup.start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
     nodes
 }
 
-/// A port for a node that others must know before it starts. It is free, and stays so: it is outside
-/// the range of which the system chooses for port 0, and no test gets it twice.
+/// A port for a node that others must know before it starts. It is free, and stays so: it is
+/// outside the range of which the system chooses for port 0, and no test gets it twice.
 pub(crate) fn port_known_beforehand() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {
@@ -518,7 +605,15 @@ pub(crate) fn port_known_beforehand() -> u16 {
 /// The binary that `cargo xtask test` has built, beside the tests' own.
 pub(crate) fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let binary = tests.ancestors().nth(2).map(|directory| directory.join("meshage-host")).unwrap();
-    assert!(binary.exists(), "{} is missing: run the tests with `cargo xtask test`", binary.display());
+    let binary = tests
+        .ancestors()
+        .nth(2)
+        .map(|directory| directory.join("meshage-host"))
+        .unwrap();
+    assert!(
+        binary.exists(),
+        "{} is missing: run the tests with `cargo xtask test`",
+        binary.display()
+    );
     binary
 }

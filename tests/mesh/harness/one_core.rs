@@ -1,16 +1,20 @@
-//! A single core for a node, however many the machine has: then it has one lane, and one link to each peer.
+//! A single core for a node, however many the machine has: then it has one lane, and one link to
+//! each peer.
 
 use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::Handle;
 
-/// Does something on a thread that may use one core alone, such as starting a process, which inherits that.
+/// Does something on a thread that may use one core alone, such as starting a process, which
+/// inherits that.
 pub(super) fn on_one_core<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let runtime = Handle::current();
     let inside = || {
         let allowed = sched_getaffinity(None).unwrap();
-        let core = (0..CpuSet::MAX_CPU).find(|core| allowed.is_set(*core)).unwrap();
+        let core = (0..CpuSet::MAX_CPU)
+            .find(|core| allowed.is_set(*core))
+            .unwrap();
         let mut one = CpuSet::new();
         one.set(core);
         sched_setaffinity(None, &one).unwrap();

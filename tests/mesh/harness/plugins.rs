@@ -15,7 +15,10 @@ pub(crate) struct Plugins {
 impl Plugins {
     pub(crate) fn empty() -> Self {
         let directory = TempDir::new().unwrap();
-        Self { path: directory.path().to_owned(), directory: Arc::new(directory) }
+        Self {
+            path: directory.path().to_owned(),
+            directory: Arc::new(directory),
+        }
     }
 
     /// `echo` and `fickle`.
@@ -25,7 +28,11 @@ impl Plugins {
 
     /// Offers the stream by that guest.
     pub(crate) fn with(self, stream: &str, guest_name: &str) -> Self {
-        std::fs::copy(guest(guest_name), self.path().join(format!("{stream}.wasm"))).unwrap();
+        std::fs::copy(
+            guest(guest_name),
+            self.path().join(format!("{stream}.wasm")),
+        )
+        .unwrap();
         self
     }
 
@@ -48,7 +55,10 @@ impl Plugins {
 
     /// A place within it, for a test that does things to the directory itself.
     pub(crate) fn subdirectory(&self, name: &str) -> Self {
-        Self { directory: self.directory.clone(), path: self.path.join(name) }
+        Self {
+            directory: self.directory.clone(),
+            path: self.path.join(name),
+        }
     }
 }
 
@@ -63,7 +73,12 @@ pub(crate) fn stamped(guest_name: &str, version: u8) -> Vec<u8> {
 
 /// A component that `cargo xtask test` has built.
 pub(crate) fn guest(name: &str) -> PathBuf {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/guests/wasm32-wasip2/guest/{name}.wasm"));
-    assert!(file.exists(), "{} is missing: run the tests with `cargo xtask test`", file.display());
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(format!("../target/guests/wasm32-wasip2/guest/{name}.wasm"));
+    assert!(
+        file.exists(),
+        "{} is missing: run the tests with `cargo xtask test`",
+        file.display()
+    );
     file
 }

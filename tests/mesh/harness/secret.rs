@@ -26,7 +26,10 @@ impl Secret {
     pub(crate) fn of(secrets: &[String]) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("secret").to_str().unwrap().to_owned();
-        let secret = Self { file, _directory: Arc::new(directory) };
+        let secret = Self {
+            file,
+            _directory: Arc::new(directory),
+        };
         secret.put(secrets);
         secret
     }

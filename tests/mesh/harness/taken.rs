@@ -16,10 +16,17 @@ pub(crate) struct Taken {
 pub(crate) fn taken(node: &Node) -> Taken {
     let process = |file: &str| format!("/proc/{}/{file}", node.process_id());
     let status = fs::read_to_string(process("status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
     let resident_kb: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     let count = |folder: &str| fs::read_dir(process(folder)).unwrap().count();
-    Taken { resident_mb: resident_kb / 1024, threads: count("task"), files: count("fd") }
+    Taken {
+        resident_mb: resident_kb / 1024,
+        threads: count("task"),
+        files: count("fd"),
+    }
 }
 
 /// The time that each thread of a node has had, in clock ticks, by its id, with its name.
@@ -28,11 +35,19 @@ pub(crate) fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
     for thread in fs::read_dir(format!("/proc/{}/task", node.process_id())).unwrap() {
         let thread = thread.unwrap();
         // One that has ended meanwhile says nothing.
-        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else { continue };
-        let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).unwrap();
+        let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else {
+            continue;
+        };
+        let (name, rest) = stat
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(") "))
+            .unwrap();
         let fields: Vec<&str> = rest.split(' ').collect();
         let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        threads.insert(thread.file_name().to_str().unwrap().to_owned(), (name.to_owned(), ticks));
+        threads.insert(
+            thread.file_name().to_str().unwrap().to_owned(),
+            (name.to_owned(), ticks),
+        );
     }
     threads
 }

@@ -1,5 +1,5 @@
-//! Busy clients: they send one request after the other, to one node and the next, until they are told to
-//! stop.
+//! Busy clients: they send one request after the other, to one node and the next, until they are
+//! told to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,11 +41,19 @@ impl Traffic {
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
-            let urls: Vec<String> = nodes.iter().map(|node| format!("http://{}/api/{stream}", node.http)).collect();
+            let urls: Vec<String> = nodes
+                .iter()
+                .map(|node| format!("http://{}/api/{stream}", node.http))
+                .collect();
             clients.spawn(send(number, urls, is_over.clone(), answered.clone()));
         }
         let logs = nodes.iter().map(|node| node.log()).collect();
-        Self { is_over, answered, clients, logs }
+        Self {
+            is_over,
+            answered,
+            clients,
+            logs,
+        }
     }
 
     /// Waits for so many more answers, good or bad.
@@ -57,13 +65,18 @@ impl Traffic {
     /// Stops, and returns how many requests there were. None of them may have failed.
     pub(crate) async fn none_failed(self) -> u64 {
         let logs = self.logs.clone();
-        let Sent { requests, failed, .. } = self.stop().await;
+        let Sent {
+            requests, failed, ..
+        } = self.stop().await;
         assert!(
             failed.is_empty(),
             "{} of {requests} failed, such as {:?}; the nodes' logs:\n{}",
             failed.len(),
             &failed[..failed.len().min(3)],
-            logs.iter().map(|log| log.text()).collect::<Vec<_>>().join("\n\n")
+            logs.iter()
+                .map(|log| log.text())
+                .collect::<Vec<_>>()
+                .join("\n\n")
         );
         assert!(requests > 0);
         requests
@@ -72,8 +85,18 @@ impl Traffic {
     /// Stops, and returns what became of the requests; tells it, too.
     pub(crate) async fn stop(self) -> Sent {
         self.is_over.store(true, Ordering::Relaxed);
-        let sent = self.clients.join_all().await.into_iter().fold(Sent::default(), Sent::and);
-        println!("{} requests, {} failed, the slowest other took {:?}", sent.requests, sent.failed.len(), sent.slowest);
+        let sent = self
+            .clients
+            .join_all()
+            .await
+            .into_iter()
+            .fold(Sent::default(), Sent::and);
+        println!(
+            "{} requests, {} failed, the slowest other took {:?}",
+            sent.requests,
+            sent.failed.len(),
+            sent.slowest
+        );
         sent
     }
 }
@@ -87,15 +110,31 @@ impl Sent {
     }
 }
 
-async fn send(number: u64, urls: Vec<String>, is_over: Arc<AtomicBool>, answered: Arc<AtomicU64>) -> Sent {
+async fn send(
+    number: u64,
+    urls: Vec<String>,
+    is_over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+) -> Sent {
     let client = Client::new();
     let mut sent = Sent::default();
     while !is_over.load(Ordering::Relaxed) {
-        let url = format!("{}/key-{number}-{}", urls[(number + sent.requests) as usize % urls.len()], sent.requests);
+        let url = format!(
+            "{}/key-{number}-{}",
+            urls[(number + sent.requests) as usize % urls.len()],
+            sent.requests
+        );
         let began = Instant::now();
-        match client.request(Method::POST, &url).json("{}").try_send().await {
+        match client
+            .request(Method::POST, &url)
+            .json("{}")
+            .try_send()
+            .await
+        {
             Ok(answer) if answer.status == 200 => sent.slowest = sent.slowest.max(began.elapsed()),
-            Ok(answer) => sent.failed.push(format!("{} {}", answer.status, answer.text())),
+            Ok(answer) => sent
+                .failed
+                .push(format!("{} {}", answer.status, answer.text())),
             Err(error) => sent.failed.push(error),
         }
         sent.requests += 1;

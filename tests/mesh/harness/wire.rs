@@ -1,5 +1,6 @@
-//! A network that fails as a test says. Each node lives in a network namespace of its own with one device (TUN), and
-//! what the nodes send each other goes from device to device through this process, which may lose and delay it.
+//! A network that fails as a test says. Each node lives in a network namespace of its own with one
+//! device (TUN), and what the nodes send each other goes from device to device through this
+//! process, which may lose and delay it.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -21,7 +22,8 @@ const DESTINATION_END: usize = 19;
 
 const TCP: u8 = 6;
 
-/// Nodes and the wire between them. Nodes count from 1; 0 is the test itself, for which all ways stay open.
+/// Nodes and the wire between them. Nodes count from 1; 0 is the test itself, for which all ways
+/// stay open.
 pub(crate) struct Wire {
     places: Vec<Arc<Place>>,
     paths: Paths,
@@ -55,10 +57,14 @@ type Paths = Arc<Mutex<Vec<Vec<Path>>>>;
 type Queue = UnboundedSender<(Instant, Vec<u8>)>;
 
 impl Wire {
-    /// Lays a wire between so many nodes and this test, whose thread lives in a namespace of its own from now on: all
-    /// it connects to must be on the wire.
+    /// Lays a wire between so many nodes and this test, whose thread lives in a namespace of its
+    /// own from now on: all it connects to must be on the wire.
     pub(crate) fn lay(nodes: usize) -> Self {
-        let carrier = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let carrier = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let paths: Paths = Arc::new(Mutex::new(vec![vec![Path::Open; nodes + 1]; nodes + 1]));
         let addr = |number: usize| Ipv4Addr::new(10, 9, 1, number as u8);
         let handle = carrier.handle().clone();
@@ -69,18 +75,31 @@ impl Wire {
             let (device, namespace) = thread::scope(|scope| {
                 let made = scope.spawn(|| {
                     let _entered = handle.enter();
-                    (new_device(addr(number)), File::open("/proc/thread-self/ns/net").unwrap())
+                    (
+                        new_device(addr(number)),
+                        File::open("/proc/thread-self/ns/net").unwrap(),
+                    )
                 });
                 made.join().unwrap()
             });
             devices.push(device);
-            places.push(Arc::new(Place { addr: addr(number), namespace }));
+            places.push(Arc::new(Place {
+                addr: addr(number),
+                namespace,
+            }));
         }
         for (from, device) in devices.iter().enumerate() {
-            let queues = devices.iter().map(|device| start_queue(device.clone())).collect();
+            let queues = devices
+                .iter()
+                .map(|device| start_queue(device.clone()))
+                .collect();
             carrier.spawn(carry(from, device.clone(), queues, paths.clone()));
         }
-        Self { places, paths, carrier: Some(carrier) }
+        Self {
+            places,
+            paths,
+            carrier: Some(carrier),
+        }
     }
 
     /// Where a node lives.
@@ -95,7 +114,10 @@ impl Wire {
 
     /// Changes the ways between each of these and each of those, both there and back.
     pub(crate) fn between(&self, some: &[usize], others: &[usize], path: Path) {
-        for (one, other) in some.iter().flat_map(|one| others.iter().map(move |other| (*one, *other))) {
+        for (one, other) in some
+            .iter()
+            .flat_map(|one| others.iter().map(move |other| (*one, *other)))
+        {
             self.one_way(one, other, path);
             self.one_way(other, one, path);
         }
@@ -103,7 +125,12 @@ impl Wire {
 
     /// Opens all ways.
     pub(crate) fn heal(&self) {
-        self.paths.lock().unwrap().iter_mut().flatten().for_each(|path| *path = Path::Open);
+        self.paths
+            .lock()
+            .unwrap()
+            .iter_mut()
+            .flatten()
+            .for_each(|path| *path = Path::Open);
     }
 }
 
@@ -128,13 +155,17 @@ impl Place {
     }
 }
 
-/// Moves this thread to a new network namespace that has one device with this address, which all others of the
-/// wire are beyond.
+/// Moves this thread to a new network namespace that has one device with this address, which all
+/// others of the wire are beyond.
 fn new_device(addr: Ipv4Addr) -> Arc<AsyncDevice> {
     let needs = "networks that fail need Linux, with root or as root of a user namespace (`unshare --user --map-root-user`), \
                  and /dev/net/tun";
-    unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("no network namespace: {error}; {needs}"));
-    let device = DeviceBuilder::new().ipv4(addr, 16, None).mtu(PACKET_BYTES_MAX as u16).build_async();
+    unshare(CloneFlags::CLONE_NEWNET)
+        .unwrap_or_else(|error| panic!("no network namespace: {error}; {needs}"));
+    let device = DeviceBuilder::new()
+        .ipv4(addr, 16, None)
+        .mtu(PACKET_BYTES_MAX as u16)
+        .build_async();
     Arc::new(device.unwrap_or_else(|error| panic!("no TUN device: {error}; {needs}")))
 }
 
@@ -145,14 +176,21 @@ async fn carry(from: usize, device: Arc<AsyncDevice>, queues: Vec<Queue>, paths:
     while let Ok(bytes) = device.recv(&mut buffer).await {
         let packet = &buffer[..bytes];
         let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
-        let Some(to) = packet.get(DESTINATION_END).map(|to| usize::from(*to)) else { continue };
-        let Some(queue) = queues.get(to).filter(|_| is_ipv4) else { continue };
+        let Some(to) = packet.get(DESTINATION_END).map(|to| usize::from(*to)) else {
+            continue;
+        };
+        let Some(queue) = queues.get(to).filter(|_| is_ipv4) else {
+            continue;
+        };
         let path = paths.lock().unwrap()[from][to];
         let (is_lost, delay) = match path {
             Path::Open => (false, Duration::ZERO),
             Path::Cut => (true, Duration::ZERO),
             Path::CutForTcp => (packet[PROTOCOL] == TCP, Duration::ZERO),
-            Path::Bad { percent_lost, delay } => (fastrand::u8(..100) < percent_lost, delay),
+            Path::Bad {
+                percent_lost,
+                delay,
+            } => (fastrand::u8(..100) < percent_lost, delay),
         };
         if !is_lost {
             // The receiver has ended: so has the wire.

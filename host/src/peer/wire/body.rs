@@ -27,7 +27,11 @@ impl Body {
         if first.len() > expected {
             return Err(WireError::TooManyChunks);
         }
-        let chunks = if first.len() == expected { Chunks::One(first) } else { Chunks::Many(BytesMut::from(first)) };
+        let chunks = if first.len() == expected {
+            Chunks::One(first)
+        } else {
+            Chunks::Many(BytesMut::from(first))
+        };
         Ok(Self { expected, chunks })
     }
 

@@ -7,7 +7,9 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::{Extensions, WireError, put_head};
-use crate::message::{Failure, FailureKind, Fault, ForeignFault, Limit, LimitKind, Refusal, truncate};
+use crate::message::{
+    Failure, FailureKind, Fault, ForeignFault, Limit, LimitKind, Refusal, truncate,
+};
 
 /// Longest name of a fault that another version may have, and longest text.
 const KIND_BYTES_MAX: usize = 64;
@@ -52,19 +54,40 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         other => Cow::Owned(other.to_string()),
     };
     let (status, nothing_ran) = (fault.problem_type().status.as_u16(), fault.nothing_ran());
-    put_head(buffer, &Head { kind, status, nothing_ran, text, limit, extensions: Extensions::new() });
+    put_head(
+        buffer,
+        &Head {
+            kind,
+            status,
+            nothing_ran,
+            text,
+            limit,
+            extensions: Extensions::new(),
+        },
+    );
 }
 
 pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     let head: Head<'_> = postcard::from_bytes(frame)?;
-    if let Some(kind) = FailureKind::ALL.into_iter().find(|kind| kind.name() == head.kind) {
-        return Ok(Fault::Failure(Failure { kind, text: head.text.into_owned() }));
+    if let Some(kind) = FailureKind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == head.kind)
+    {
+        return Ok(Fault::Failure(Failure {
+            kind,
+            text: head.text.into_owned(),
+        }));
     }
-    if let Some(refusal) = Refusal::ALL.into_iter().find(|refusal| refusal.name() == head.kind) {
+    if let Some(refusal) = Refusal::ALL
+        .into_iter()
+        .find(|refusal| refusal.name() == head.kind)
+    {
         return Ok(Fault::Refused(refusal));
     }
     let limit_of = |(name, max): (&str, u64)| {
-        let kind = LimitKind::ALL.into_iter().find(|kind| kind.name() == name)?;
+        let kind = LimitKind::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)?;
         Some(Limit { kind, max })
     };
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
@@ -78,15 +101,25 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     })
 }
 
-/// A fault by a name that is not known here, or for a limit that is not. It goes on to clients, so it must be a name.
+/// A fault by a name that is not known here, or for a limit that is not. It goes on to clients, so
+/// it must be a name.
 fn foreign(head: &Head<'_>) -> ForeignFault {
-    let is_name = head.kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    let kind = if is_name && (1..=KIND_BYTES_MAX).contains(&head.kind.len()) { head.kind } else { "other" };
+    let is_name = head
+        .kind
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let kind = if is_name && (1..=KIND_BYTES_MAX).contains(&head.kind.len()) {
+        head.kind
+    } else {
+        "other"
+    };
     let status = StatusCode::from_u16(head.status).ok();
     let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
     ForeignFault {
         kind: kind.to_owned(),
-        status: status.filter(is_error).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        status: status
+            .filter(is_error)
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         text: truncate(head.text.clone().into_owned(), TEXT_BYTES_MAX),
         nothing_ran: head.nothing_ran,
     }
@@ -104,10 +137,25 @@ mod tests {
 
     #[test]
     fn every_fault_arrives_as_it_was_sent() {
-        let failure = |kind| Fault::Failure(Failure { kind, text: "because".into() });
+        let failure = |kind| {
+            Fault::Failure(Failure {
+                kind,
+                text: "because".into(),
+            })
+        };
         let limit = |kind| Fault::LimitExceeded(Limit { kind, max: 7 });
-        let others = [Fault::Crashed, Fault::DeadlineExceeded, Fault::Unreachable, Fault::Lost, Fault::NoCandidate];
-        let all = FailureKind::ALL.map(failure).into_iter().chain(Refusal::ALL.map(Fault::Refused)).chain(others);
+        let others = [
+            Fault::Crashed,
+            Fault::DeadlineExceeded,
+            Fault::Unreachable,
+            Fault::Lost,
+            Fault::NoCandidate,
+        ];
+        let all = FailureKind::ALL
+            .map(failure)
+            .into_iter()
+            .chain(Refusal::ALL.map(Fault::Refused))
+            .chain(others);
         for fault in all.chain(LimitKind::ALL.map(limit)) {
             assert_eq!(read_again(&fault), fault);
         }
@@ -126,7 +174,9 @@ mod tests {
         let mut buffer = BytesMut::new();
         put_head(&mut buffer, &head);
         let fault = read(&buffer).unwrap();
-        let Fault::Foreign(found) = &fault else { panic!("{fault:?}") };
+        let Fault::Foreign(found) = &fault else {
+            panic!("{fault:?}")
+        };
         assert_eq!((found.kind.as_str(), found.status.as_u16()), expected);
         assert!(found.text == "because" && found.nothing_ran);
         assert_eq!(read_again(&fault), fault, "it goes on as it came");

@@ -10,8 +10,15 @@ use serde::{Deserializer, Serialize, Serializer};
 
 use crate::message::CONNECTION_HEADERS;
 
-pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
-    let end_to_end = || headers.iter().filter(|(name, _)| !CONNECTION_HEADERS.contains(name));
+pub(super) fn serialize<S: Serializer>(
+    headers: &HeaderMap,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let end_to_end = || {
+        headers
+            .iter()
+            .filter(|(name, _)| !CONNECTION_HEADERS.contains(name))
+    };
     let mut sequence = serializer.serialize_seq(Some(end_to_end().count()))?;
     for (name, value) in end_to_end() {
         sequence.serialize_element(&(name.as_str(), Octets(value.as_bytes())))?;
@@ -19,7 +26,9 @@ pub(super) fn serialize<S: Serializer>(headers: &HeaderMap, serializer: S) -> Re
     sequence.end()
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'static, HeaderMap>, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Cow<'static, HeaderMap>, D::Error> {
     struct Headers;
 
     impl<'de> Visitor<'de> for Headers {
@@ -32,9 +41,12 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<HeaderMap, A::Error> {
             let mut headers = HeaderMap::new();
             while let Some((name, value)) = sequence.next_element::<(&str, &[u8])>()? {
-                let name = HeaderName::from_bytes(name.as_bytes()).map_err(serde::de::Error::custom)?;
+                let name =
+                    HeaderName::from_bytes(name.as_bytes()).map_err(serde::de::Error::custom)?;
                 let value = HeaderValue::from_bytes(value).map_err(serde::de::Error::custom)?;
-                headers.try_append(name, value).map_err(serde::de::Error::custom)?;
+                headers
+                    .try_append(name, value)
+                    .map_err(serde::de::Error::custom)?;
             }
             Ok(headers)
         }

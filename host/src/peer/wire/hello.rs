@@ -62,7 +62,11 @@ pub(in crate::peer) enum Mismatch {
 }
 
 fn range((lowest, highest): &(u16, u16)) -> String {
-    if lowest == highest { lowest.to_string() } else { format!("{lowest} to {highest}") }
+    if lowest == highest {
+        lowest.to_string()
+    } else {
+        format!("{lowest} to {highest}")
+    }
 }
 
 impl Hello {
@@ -70,35 +74,66 @@ impl Hello {
     pub fn new(cluster_id: &str, node_id: NodeId, generation: u64) -> Self {
         let features = FEATURES.map(str::to_owned).to_vec();
         let cluster_id = cluster_id.to_owned();
-        Self { lowest: LOWEST, highest: HIGHEST, cluster_id, node_id, generation, to_generation: None, features }
+        Self {
+            lowest: LOWEST,
+            highest: HIGHEST,
+            cluster_id,
+            node_id,
+            generation,
+            to_generation: None,
+            features,
+        }
     }
 
     /// The same, said to one life of another node.
     pub(in crate::peer) fn to(&self, generation: u64) -> Self {
-        Self { to_generation: Some(generation), ..self.clone() }
+        Self {
+            to_generation: Some(generation),
+            ..self.clone()
+        }
     }
 
     /// What this node does with who says `other`.
     pub(in crate::peer) fn agree(&self, other: &Self) -> Result<Agreed, Mismatch> {
-        let (lowest, version) = (self.lowest.max(other.lowest), self.highest.min(other.highest));
+        let (lowest, version) = (
+            self.lowest.max(other.lowest),
+            self.highest.min(other.highest),
+        );
         if version < lowest {
             let [its, own] = [other, self].map(|hello| (hello.lowest, hello.highest));
             return Err(Mismatch::Versions { its, own });
         }
         if other.cluster_id != self.cluster_id {
-            return Err(Mismatch::Cluster { its: other.cluster_id.clone(), own: self.cluster_id.clone() });
+            return Err(Mismatch::Cluster {
+                its: other.cluster_id.clone(),
+                own: self.cluster_id.clone(),
+            });
         }
         match other.to_generation {
-            Some(meant) if meant != self.generation => Err(Mismatch::Generation { meant, own: self.generation }),
+            Some(meant) if meant != self.generation => Err(Mismatch::Generation {
+                meant,
+                own: self.generation,
+            }),
             _ => {
                 let both_can = |feature: &&String| other.features.contains(feature);
-                Ok(Agreed { version, features: self.features.iter().filter(both_can).cloned().collect() })
+                Ok(Agreed {
+                    version,
+                    features: self.features.iter().filter(both_can).cloned().collect(),
+                })
             }
         }
     }
 
     pub(super) fn put(&self, buffer: &mut BytesMut) {
-        let Self { lowest, highest, cluster_id, node_id, generation, to_generation, features } = self;
+        let Self {
+            lowest,
+            highest,
+            cluster_id,
+            node_id,
+            generation,
+            to_generation,
+            features,
+        } = self;
         let head = Head {
             lowest: *lowest,
             highest: *highest,
@@ -114,7 +149,8 @@ impl Hello {
     }
 
     pub(super) fn read(frame: &[u8]) -> Result<Self, WireError> {
-        let head: Head<'_> = postcard::from_bytes(frame.strip_prefix(MAGIC).ok_or(WireError::NoNode)?)?;
+        let head: Head<'_> =
+            postcard::from_bytes(frame.strip_prefix(MAGIC).ok_or(WireError::NoNode)?)?;
         Ok(Self {
             lowest: head.lowest,
             highest: head.highest,
@@ -132,8 +168,16 @@ mod tests {
     use super::*;
 
     fn hello((lowest, highest): (u16, u16), features: &[&str]) -> Hello {
-        let features = features.iter().map(|feature| (*feature).to_owned()).collect();
-        Hello { lowest, highest, features, ..Hello::new("c", NodeId::try_from("n1").unwrap(), 7) }
+        let features = features
+            .iter()
+            .map(|feature| (*feature).to_owned())
+            .collect();
+        Hello {
+            lowest,
+            highest,
+            features,
+            ..Hello::new("c", NodeId::try_from("n1").unwrap(), 7)
+        }
     }
 
     fn read_again(hello: &Hello) -> Hello {
@@ -152,20 +196,44 @@ mod tests {
     fn both_use_the_highest_version_and_the_features_that_both_have() {
         let own = hello((2, 4), &["a", "b"]);
         let agreed = own.agree(&hello((3, 9), &["b", "c"])).unwrap();
-        assert_eq!(agreed, Agreed { version: 4, features: vec!["b".to_owned()] });
-        assert_eq!(own.agree(&hello((1, 2), &[])).unwrap(), Agreed { version: 2, features: Vec::new() });
+        assert_eq!(
+            agreed,
+            Agreed {
+                version: 4,
+                features: vec!["b".to_owned()]
+            }
+        );
+        assert_eq!(
+            own.agree(&hello((1, 2), &[])).unwrap(),
+            Agreed {
+                version: 2,
+                features: Vec::new()
+            }
+        );
     }
 
     #[track_caller]
     fn check_refused(other: &Hello, text: &str) {
-        assert_eq!(hello((2, 4), &[]).agree(other).unwrap_err().to_string(), text);
+        assert_eq!(
+            hello((2, 4), &[]).agree(other).unwrap_err().to_string(),
+            text
+        );
     }
 
     #[test]
     fn who_cannot_be_a_peer_is_told_why() {
-        check_refused(&hello((5, 6), &[]), "it speaks versions 5 to 6 of the protocol, this node 2 to 4");
-        check_refused(&hello((1, 1), &[]), "it speaks versions 1 of the protocol, this node 2 to 4");
-        let stranger = Hello { cluster_id: "other".into(), ..hello((2, 2), &[]) };
+        check_refused(
+            &hello((5, 6), &[]),
+            "it speaks versions 5 to 6 of the protocol, this node 2 to 4",
+        );
+        check_refused(
+            &hello((1, 1), &[]),
+            "it speaks versions 1 of the protocol, this node 2 to 4",
+        );
+        let stranger = Hello {
+            cluster_id: "other".into(),
+            ..hello((2, 2), &[])
+        };
         check_refused(&stranger, "it is of cluster \"other\", this node of \"c\"");
         let late = "it looks for another life of this node, of generation 6; this one is of 7";
         check_refused(&hello((2, 2), &[]).to(6), late);
@@ -180,11 +248,22 @@ mod tests {
         let (cluster_id, node_id) = (sent.cluster_id.as_str(), sent.node_id.as_str());
         let extensions: Extensions<'_> = vec![(7, b"a later one")];
         let (features, to_generation) = (Vec::new(), None);
-        let head =
-            Head { lowest: 2, highest: 2, cluster_id, node_id, generation: 7, to_generation, features, extensions };
+        let head = Head {
+            lowest: 2,
+            highest: 2,
+            cluster_id,
+            node_id,
+            generation: 7,
+            to_generation,
+            features,
+            extensions,
+        };
         put_head(&mut buffer, &head);
         buffer.put_slice(b"and what follows");
         assert_eq!(Hello::read(&buffer).unwrap(), sent);
-        assert!(matches!(Hello::read(b"GET / HTTP/1.1"), Err(WireError::NoNode)));
+        assert!(matches!(
+            Hello::read(b"GET / HTTP/1.1"),
+            Err(WireError::NoNode)
+        ));
     }
 }

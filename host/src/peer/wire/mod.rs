@@ -1,7 +1,9 @@
-//! The frames of the peer protocol: `docs/peer-protocol.md`. Each is a 32-bit big-endian length, a byte for its kind, and
-//! for most a 32-bit call id; then a head in postcard's format, then the bytes of a body. No I/O here.
+//! The frames of the peer protocol: `docs/peer-protocol.md`. Each is a 32-bit big-endian length, a
+//! byte for its kind, and for most a 32-bit call id; then a head in postcard's format, then the
+//! bytes of a body. No I/O here.
 //!
-//! What a later version adds is skipped, or ends the one call that it is about: never the connection.
+//! What a later version adds is skipped, or ends the one call that it is about: never the
+//! connection.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -90,7 +92,8 @@ pub(super) enum Frame {
     Unknown,
 }
 
-/// What later versions may add to a head, by number. None is known yet; those that are not known are skipped.
+/// What later versions may add to a head, by number. None is known yet; those that are not known
+/// are skipped.
 type Extensions<'a> = Vec<(u32, &'a [u8])>;
 
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +129,10 @@ mod kind {
 
 /// How frames are told apart on the wire.
 pub(super) fn framing() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(FRAME_BYTES_MAX).new_codec()
+    LengthDelimitedCodec::builder()
+        .length_field_type::<u32>()
+        .max_frame_length(FRAME_BYTES_MAX)
+        .new_codec()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,7 +166,12 @@ struct ReplyHead<'a> {
 }
 
 /// Appends a call's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
-pub(super) fn put_call(buffer: &mut BytesMut, id: CallId, message: &Message, remaining: Duration) -> Bytes {
+pub(super) fn put_call(
+    buffer: &mut BytesMut,
+    id: CallId,
+    message: &Message,
+    remaining: Duration,
+) -> Bytes {
     let head = CallHead {
         message_id: message.id.into_bytes(),
         hop: 1,
@@ -187,7 +198,13 @@ pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Byt
     put_with_body(buffer, kind::REPLY, id, &head, &reply.body)
 }
 
-fn put_with_body(buffer: &mut BytesMut, kind: u8, id: CallId, head: &impl Serialize, body: &Bytes) -> Bytes {
+fn put_with_body(
+    buffer: &mut BytesMut,
+    kind: u8,
+    id: CallId,
+    head: &impl Serialize,
+    body: &Bytes,
+) -> Bytes {
     let first = body.slice(..body.len().min(CHUNK_BYTES_MAX));
     put(buffer, kind, |buffer| {
         buffer.put_u32(id);
@@ -298,8 +315,13 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
                 Err(error) => Frame::UnreadableAnswer { id, error },
             }
         }
-        kind::CHUNK => Frame::Chunk { id: take_id(&mut frame)?, bytes: frame },
-        kind::CANCEL => Frame::Cancel { id: take_id(&mut frame)? },
+        kind::CHUNK => Frame::Chunk {
+            id: take_id(&mut frame)?,
+            bytes: frame,
+        },
+        kind::CANCEL => Frame::Cancel {
+            id: take_id(&mut frame)?,
+        },
         kind::PING => Frame::Ping,
         kind::PONG => Frame::Pong,
         kind::LEAVING => Frame::Leaving,
@@ -321,21 +343,37 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         id: Uuid::from_bytes(head.message_id),
         stream: StreamName::try_from(&*head.stream).map_err(invalid)?,
         partition_key: PartitionKey::try_from(&*head.partition_key).map_err(invalid)?,
-        method: Method::from_name(head.method).ok_or_else(|| WireError::Method(head.method.to_owned()))?,
+        method: Method::from_name(head.method)
+            .ok_or_else(|| WireError::Method(head.method.to_owned()))?,
         query: head.query.into_owned(),
         headers: head.headers.into_owned(),
         body: Bytes::new(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
-    Ok(Frame::Call { id, message: Box::new(message), remaining: Duration::from_micros(head.remaining_us), body })
+    Ok(Frame::Call {
+        id,
+        message: Box::new(message),
+        remaining: Duration::from_micros(head.remaining_us),
+        body,
+    })
 }
 
 fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     let (head, first): (ReplyHead<'_>, _) = postcard::take_from_bytes(&frame)?;
-    let status = StatusCode::from_u16(head.status).map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
-    let reply = Reply { status, headers: head.headers.into_owned(), body: Bytes::new(), room: Room::default() };
+    let status = StatusCode::from_u16(head.status)
+        .map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
+    let reply = Reply {
+        status,
+        headers: head.headers.into_owned(),
+        body: Bytes::new(),
+        room: Room::default(),
+    };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
-    Ok(Frame::Reply { id, reply: Box::new(reply), body })
+    Ok(Frame::Reply {
+        id,
+        reply: Box::new(reply),
+        body,
+    })
 }
 
 #[cfg(test)]
@@ -367,14 +405,22 @@ pub(super) mod tests {
     fn received(mut buffer: BytesMut) -> Vec<Frame> {
         let mut framing = framing();
         let frames = std::iter::from_fn(|| framing.decode(&mut buffer).unwrap());
-        let frames = frames.map(|frame| decode(frame.freeze()).unwrap()).collect();
+        let frames = frames
+            .map(|frame| decode(frame.freeze()).unwrap())
+            .collect();
         assert!(buffer.is_empty());
         frames
     }
 
     #[test]
     fn a_call_arrives_as_it_was_sent() {
-        for body_bytes in [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, 3 * CHUNK_BYTES_MAX] {
+        for body_bytes in [
+            0,
+            1,
+            CHUNK_BYTES_MAX,
+            CHUNK_BYTES_MAX + 1,
+            3 * CHUNK_BYTES_MAX,
+        ] {
             let sent = message(body_bytes);
             let mut buffer = BytesMut::new();
             let mut rest = put_call(&mut buffer, 9, &sent, Duration::from_millis(1500));
@@ -382,17 +428,33 @@ pub(super) mod tests {
                 put_chunk(&mut buffer, 9, &mut rest);
             }
             let mut frames = received(buffer).into_iter();
-            let Some(Frame::Call { id: 9, message, remaining, mut body }) = frames.next() else { panic!("no call") };
+            let Some(Frame::Call {
+                id: 9,
+                message,
+                remaining,
+                mut body,
+            }) = frames.next()
+            else {
+                panic!("no call")
+            };
             for frame in frames {
-                let Frame::Chunk { id: 9, bytes } = frame else { panic!("no chunk: {frame:?}") };
+                let Frame::Chunk { id: 9, bytes } = frame else {
+                    panic!("no chunk: {frame:?}")
+                };
                 assert!(bytes.len() <= CHUNK_BYTES_MAX && !body.is_complete());
                 body.push(&bytes).unwrap();
             }
             assert!(body.is_complete());
             assert_eq!(body.into_bytes(), sent.body);
             assert_eq!(remaining, Duration::from_millis(1500));
-            assert_eq!((message.id, message.method, &message.query), (sent.id, sent.method, &sent.query));
-            assert_eq!((&message.stream, &message.partition_key), (&sent.stream, &sent.partition_key));
+            assert_eq!(
+                (message.id, message.method, &message.query),
+                (sent.id, sent.method, &sent.query)
+            );
+            assert_eq!(
+                (&message.stream, &message.partition_key),
+                (&sent.stream, &sent.partition_key)
+            );
             assert_eq!(message.headers.get_all("x-a").iter().count(), 2);
             assert!(!message.headers.contains_key("connection"));
         }
@@ -429,9 +491,17 @@ pub(super) mod tests {
     #[test]
     fn replies_and_faults_arrive_as_they_were_sent() {
         let (headers, body) = (message(0).headers, Bytes::from("done"));
-        let reply = Reply { status: StatusCode::CREATED, headers, body, room: Room::default() };
+        let reply = Reply {
+            status: StatusCode::CREATED,
+            headers,
+            body,
+            room: Room::default(),
+        };
         let faults = [
-            Fault::Failure(Failure { kind: FailureKind::Conflict, text: "taken".into() }),
+            Fault::Failure(Failure {
+                kind: FailureKind::Conflict,
+                text: "taken".into(),
+            }),
             Fault::Refused(Refusal::Leaving),
             Fault::DeadlineExceeded,
         ];
@@ -441,8 +511,18 @@ pub(super) mod tests {
             put_fault(&mut buffer, 2, fault);
         }
         let mut frames = received(buffer).into_iter();
-        let Some(Frame::Reply { id: 1, reply: found, body }) = frames.next() else { panic!("no reply") };
-        assert_eq!((found.status, body.into_bytes()), (StatusCode::CREATED, reply.body));
+        let Some(Frame::Reply {
+            id: 1,
+            reply: found,
+            body,
+        }) = frames.next()
+        else {
+            panic!("no reply")
+        };
+        assert_eq!(
+            (found.status, body.into_bytes()),
+            (StatusCode::CREATED, reply.body)
+        );
         let found: Vec<Fault> = frames
             .map(|frame| match frame {
                 Frame::Fault { id: 2, fault } => fault,
@@ -455,8 +535,14 @@ pub(super) mod tests {
     #[test]
     fn frames_that_make_no_sense_are_errors_and_never_panics() {
         assert!(matches!(decode(Bytes::new()), Err(WireError::Short)));
-        assert!(matches!(decode(Bytes::from_static(&[99])), Ok(Frame::Unknown)));
-        assert!(matches!(decode(Bytes::from_static(&[kind::CANCEL, 0, 0])), Err(WireError::Short)));
+        assert!(matches!(
+            decode(Bytes::from_static(&[99])),
+            Ok(Frame::Unknown)
+        ));
+        assert!(matches!(
+            decode(Bytes::from_static(&[kind::CANCEL, 0, 0])),
+            Err(WireError::Short)
+        ));
         let mut buffer = BytesMut::new();
         let _ = put_call(&mut buffer, 1, &message(100), Duration::from_secs(1));
         let frame = buffer.freeze().slice(4..);
@@ -464,11 +550,20 @@ pub(super) mod tests {
         let head_bytes = frame.len() - 100;
         for length in 0..head_bytes {
             let found = decode(frame.slice(..length));
-            let is_error = matches!(found, Err(WireError::Short) | Ok(Frame::UnreadableCall { id: 1, .. }));
+            let is_error = matches!(
+                found,
+                Err(WireError::Short) | Ok(Frame::UnreadableCall { id: 1, .. })
+            );
             assert!(is_error, "truncated at {length}");
         }
         let longer = decode([&frame[..], b"x"].concat().into());
-        assert!(matches!(longer, Ok(Frame::UnreadableCall { id: 1, error: WireError::TooManyChunks })));
+        assert!(matches!(
+            longer,
+            Ok(Frame::UnreadableCall {
+                id: 1,
+                error: WireError::TooManyChunks
+            })
+        ));
         for kind in 0..=255u8 {
             for filler in [0u8, 1, 0x7f, 0xff] {
                 let _ = decode(Bytes::from([&[kind][..], &[filler; 64]].concat()));

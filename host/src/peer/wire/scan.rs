@@ -6,7 +6,9 @@ use super::{CallId, kind};
 pub(in crate::peer) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
     let mut calls = Vec::new();
     while let Some((length, rest)) = buffer.split_first_chunk::<4>() {
-        let (frame, next) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).unwrap_or((rest, &[]));
+        let (frame, next) = rest
+            .split_at_checked(u32::from_be_bytes(*length) as usize)
+            .unwrap_or((rest, &[]));
         if let Some((&[kind::CALL, a, b, c, d], _)) = frame.split_first_chunk::<5>() {
             calls.push(CallId::from_be_bytes([a, b, c, d]));
         }
@@ -15,14 +17,17 @@ pub(in crate::peer) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
     calls
 }
 
-/// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of what was never begun.
-/// In the first `void` bytes of the buffer there are no calls any more. Mostly they end in the order in which they came.
+/// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of
+/// what was never begun. In the first `void` bytes of the buffer there are no calls any more.
+/// Mostly they end in the order in which they came.
 pub(in crate::peer) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId) -> bool {
     let mut start = *void;
     while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {
         let next = start + 4 + u32::from_be_bytes(*length) as usize;
         let is_found = match frame.first_chunk_mut::<5>() {
-            Some([kind @ kind::CALL, a, b, c, d]) if CallId::from_be_bytes([*a, *b, *c, *d]) == id => {
+            Some([kind @ kind::CALL, a, b, c, d])
+                if CallId::from_be_bytes([*a, *b, *c, *d]) == id =>
+            {
                 *kind = kind::CANCEL;
                 true
             }

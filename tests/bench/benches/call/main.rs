@@ -1,8 +1,9 @@
-//! What one call costs inside the process, without any network: `cargo bench --package meshage-bench`.
+//! What one call costs inside the process, without any network:
+//! `cargo bench --package meshage-bench`.
 //!
-//! `nothing` is a guest that does nothing, so what it costs is the host's part; what `echo` costs beyond
-//! that is the guest's (and the copying of its larger reply). `reused` calls one warm instance again
-//! and again, `fresh` makes an instance for every call.
+//! `nothing` is a guest that does nothing, so what it costs is the host's part; what `echo` costs
+//! beyond that is the guest's (and the copying of its larger reply). `reused` calls one warm
+//! instance again and again, `fresh` makes an instance for every call.
 
 mod setup;
 
@@ -16,7 +17,9 @@ use setup::{REUSED, TIMEOUT, handler, message};
 
 fn main() -> Result<()> {
     let mut criterion = Criterion::default().configure_from_args();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let engine = Engine::without_cache()?;
     let echo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/echo.wasm");
     let echo = std::fs::read(echo).context("`cargo xtask build` makes plugins/echo.wasm")?;
@@ -32,7 +35,8 @@ fn main() -> Result<()> {
                         let began = Instant::now();
                         let deadline = began + TIMEOUT;
                         for _ in 0..times {
-                            black_box(handler.invoke(&message, deadline, || Ok(())).await).expect("it answers");
+                            black_box(handler.invoke(&message, deadline, || Ok(())).await)
+                                .expect("it answers");
                         }
                         began.elapsed()
                     })

@@ -17,7 +17,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// No call ends by this.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3_600);
 
-pub(crate) const REUSED: Instances = Instances::Reuse { calls_max: u64::MAX };
+pub(crate) const REUSED: Instances = Instances::Reuse {
+    calls_max: u64::MAX,
+};
 
 pub(crate) fn message() -> Result<Message> {
     Ok(Message {
@@ -26,12 +28,22 @@ pub(crate) fn message() -> Result<Message> {
         partition_key: PartitionKey::try_from("4985")?,
         method: Method::Post,
         query: String::new(),
-        headers: HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+        headers: HeaderMap::from_iter([(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )]),
         body: Bytes::from_static(br#"{"hello":"world"}"#),
     })
 }
 
-pub(crate) async fn handler(engine: &Engine, component: Vec<u8>, instances: Instances) -> Result<Handler> {
-    let limits = Limits { instances, ..Limits::with_timeout(TIMEOUT) };
+pub(crate) async fn handler(
+    engine: &Engine,
+    component: Vec<u8>,
+    instances: Instances,
+) -> Result<Handler> {
+    let limits = Limits {
+        instances,
+        ..Limits::with_timeout(TIMEOUT)
+    };
     Ok(Handler::load(engine, StreamName::try_from("echo")?, component, limits).await?)
 }

@@ -2,13 +2,16 @@
 
 use meshage_sdk::Reply;
 use wasip2::http::outgoing_handler;
-use wasip2::http::types::{ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, OutgoingRequest, Scheme};
+use wasip2::http::types::{
+    ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, OutgoingRequest, Scheme,
+};
 use wasip2::io::streams::StreamError;
 
 /// Requests that a plugin may have under way.
 const REQUESTS_MAX: usize = 64;
 
-/// What came of a GET of `host:port/path`, or of the same behind `https://`: status and body as they came, or 599 and the error.
+/// What came of a GET of `host:port/path`, or of the same behind `https://`: status and body as
+/// they came, or 599 and the error.
 pub(crate) fn get(target: &str) -> Reply {
     match try_get(target) {
         Ok((status, body)) => Reply::new(status).with_body("application/octet-stream", body),
@@ -23,11 +26,15 @@ pub(crate) fn wait_for(target: &str) -> Result<(), String> {
 
 /// Begins a hundred requests to who never answers, and returns how many were refused as too many.
 pub(crate) fn begin_many(target: &str) -> usize {
-    let begun: Vec<_> = (0..100).map(|_| begin(target).expect("it is a target")).collect();
+    let begun: Vec<_> = (0..100)
+        .map(|_| begin(target).expect("it is a target"))
+        .collect();
     let refused = begun[REQUESTS_MAX..].iter().filter(|coming| {
         // Those that are too many say so at once.
         coming.subscribe().block();
-        let answer = coming.get().and_then(|answer| answer.expect("it is taken once").err());
+        let answer = coming
+            .get()
+            .and_then(|answer| answer.expect("it is taken once").err());
         matches!(answer, Some(ErrorCode::ConnectionLimitReached))
     });
     refused.count()
@@ -35,13 +42,19 @@ pub(crate) fn begin_many(target: &str) -> usize {
 
 /// Whether an address of so many bytes is taken.
 pub(crate) fn takes_authority(bytes: usize) -> bool {
-    OutgoingRequest::new(Fields::new()).set_authority(Some(&"a".repeat(bytes))).is_ok()
+    OutgoingRequest::new(Fields::new())
+        .set_authority(Some(&"a".repeat(bytes)))
+        .is_ok()
 }
 
 fn try_get(target: &str) -> Result<(u16, Vec<u8>), String> {
     let coming = begin(target)?;
     coming.subscribe().block();
-    let response = coming.get().expect("it is ready").expect("it is taken once").map_err(show)?;
+    let response = coming
+        .get()
+        .expect("it is ready")
+        .expect("it is taken once")
+        .map_err(show)?;
     Ok((response.status(), read(&response)?))
 }
 

@@ -17,7 +17,10 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 #[meshage_sdk::handler]
 fn fickle(message: Message) -> Result<Reply, Failure> {
     let calls = CALLS.fetch_add(1, Ordering::Relaxed) + 1;
-    let (act, argument) = message.query().split_once('=').unwrap_or((message.query(), ""));
+    let (act, argument) = message
+        .query()
+        .split_once('=')
+        .unwrap_or((message.query(), ""));
     let number = || argument.parse::<u64>().map_err(Failure::invalid);
     match act {
         "panic" => panic!("told to panic: {argument}"),
@@ -48,7 +51,10 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
             }
             log::warn!("told to warn");
         }
-        "log_body" => log::warn!("told to log the body: {}", String::from_utf8_lossy(message.body())),
+        "log_body" => log::warn!(
+            "told to log the body: {}",
+            String::from_utf8_lossy(message.body())
+        ),
         "print" => println!("told to print: {argument}"),
         "status" => return Ok(Reply::new(number()? as u16).with_body("text/plain", "as told")),
         "header" => {
@@ -64,33 +70,63 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
             let count = number()?;
             return Ok((0..count).fold(Reply::new(200), |reply, _| reply.with_header("a", "")));
         }
-        "header_bytes" => return Ok(Reply::new(200).with_header("a", "x".repeat(number()? as usize))),
+        "header_bytes" => {
+            return Ok(Reply::new(200).with_header("a", "x".repeat(number()? as usize)));
+        }
         "headers" => {
-            let seen: Vec<String> = message.headers().map(|(name, value)| format!("{name}: {value}")).collect();
+            let seen: Vec<String> = message
+                .headers()
+                .map(|(name, value)| format!("{name}: {value}"))
+                .collect();
             return text(&seen.join("\n"));
         }
         "environment" => {
-            let seen: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
+            let seen: Vec<String> = std::env::vars()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             return text(&seen.join("\n"));
         }
         "read" => return text(&format!("{:?}", std::fs::read_dir(argument).err())),
-        "connect" => return text(&format!("{:?}", std::net::TcpStream::connect(argument).err())),
+        "connect" => {
+            return text(&format!(
+                "{:?}",
+                std::net::TcpStream::connect(argument).err()
+            ));
+        }
         "send" => return text(&format!("{:?}", std::net::UdpSocket::bind(argument).err())),
         "fetch" => return Ok(fetch::get(argument)),
         "wait_for" => fetch::wait_for(argument).map_err(Failure::internal)?,
         "authority_bytes" => return text(&fetch::takes_authority(number()? as usize).to_string()),
         "fetch_many" => return text(&fetch::begin_many(argument).to_string()),
-        "random" => return text(&format!("{:?}", wasip2::random::random::get_random_bytes(number()?))),
-        "now" => return text(&format!("{:?}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH))),
+        "random" => {
+            return text(&format!(
+                "{:?}",
+                wasip2::random::random::get_random_bytes(number()?)
+            ));
+        }
+        "now" => {
+            return text(&format!(
+                "{:?}",
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)
+            ));
+        }
         "checksum" => return text(&checksum(message.body()).to_string()),
         "describe" => {
-            let text = format!("{} {} {}", message.method(), message.partition_key(), message.body().len());
+            let text = format!(
+                "{} {} {}",
+                message.method(),
+                message.partition_key(),
+                message.body().len()
+            );
             return self::text(&text);
         }
         _ => {}
     }
     // What came in goes out, as bytes.
-    let content_type = message.header("content-type").unwrap_or("application/octet-stream").to_owned();
+    let content_type = message
+        .header("content-type")
+        .unwrap_or("application/octet-stream")
+        .to_owned();
     Ok(Reply::new(200).with_body(&content_type, message.into_body()))
 }
 
@@ -100,7 +136,9 @@ fn text(text: &str) -> Result<Reply, Failure> {
 
 /// One number for a body, that its length, its bytes and their order have a part in.
 fn checksum(body: &[u8]) -> u64 {
-    body.iter().fold(1, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)))
+    body.iter().fold(1, |sum: u64, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+    })
 }
 
 #[allow(unconditional_recursion, reason = "it ends at the limit of the stack")]

@@ -15,6 +15,10 @@ impl Guest for Echo {
         let request = http_from_wasi_request(request)?;
         let body = request.into_body().collect().await?.to_bytes();
         let response = http::Response::builder().header("content-length", body.len());
-        http_into_wasi_response(response.body(Full::new(body)).expect("a header that may be set"))
+        http_into_wasi_response(
+            response
+                .body(Full::new(body))
+                .expect("a header that may be set"),
+        )
     }
 }

@@ -2,7 +2,9 @@
 #![allow(unsafe_code, reason = "of the generated bindings")]
 
 use wasip2::exports::http::incoming_handler::Guest;
-use wasip2::http::types::{Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{
+    Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
 use wasip2::io::streams::StreamError;
 
 /// What WASI lets a guest write at once.
@@ -19,13 +21,17 @@ impl Guest for Echo {
         let body = read(request.consume().expect("nobody else consumes the body"));
         let headers = Fields::new();
         let length = body.len().to_string().into_bytes();
-        headers.append("content-length", &length).expect("a header that may be set");
+        headers
+            .append("content-length", &length)
+            .expect("a header that may be set");
         let response = OutgoingResponse::new(headers);
         let sending = response.body().expect("the first and only body");
         ResponseOutparam::set(outparam, Ok(response));
         let stream = sending.write().expect("the first and only stream");
         for piece in body.chunks(WRITE_BYTES_MAX) {
-            stream.blocking_write_and_flush(piece).expect("the client takes the answer");
+            stream
+                .blocking_write_and_flush(piece)
+                .expect("the client takes the answer");
         }
         drop(stream);
         OutgoingBody::finish(sending, None).expect("as many bytes as were announced");
