@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::harness::frames::Hello;
 use crate::harness::{
     HANG, Node, Plugins, Secret, Setup, Traffic, need_open_files, new_secret, refs, until,
     wait_for_mesh,
@@ -251,7 +252,7 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
     let secret = Secret::of(&[new_secret()]);
     let node = mesh_with(&[&secret]).await.remove(0);
     // A node of no secret would begin so, a browser so.
-    let hello = b"\0\0\0\x10\x01\x01\x07meshage\x02n2\x01";
+    let hello = Hello::of("n2", 1).frame();
     for said in [&hello[..], b"GET / HTTP/1.1\r\n\r\n"] {
         nothing_is_answered(TcpStream::connect(&node.cluster).await.unwrap(), said).await;
     }
@@ -260,7 +261,7 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
         let name = ServerName::try_from("n1.meshage").unwrap();
         match self_made(version).connect(name, connected).await {
             // In TLS 1.3 a client hears only afterwards that it is refused.
-            Ok(stream) => nothing_is_answered(stream, hello).await,
+            Ok(stream) => nothing_is_answered(stream, &hello).await,
             Err(error) => println!("{version:?}: {error}"),
         }
     }
@@ -419,7 +420,7 @@ async fn an_operators_own_certificates_count_and_name_the_node() {
         .connect(ServerName::try_from("n1").unwrap(), connected)
         .await
         .unwrap();
-    nothing_is_answered(stream, b"\0\0\0\x0e\x01\x01\x07meshage\x02n3\x01").await;
+    nothing_is_answered(stream, &Hello::of("n3", 1).frame()).await;
     first
         .log_line("its certificate is not that of node n3")
         .await;

@@ -50,5 +50,5 @@ fn dependencies() -> Result<()> {
 pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
     build::everything()?;
-    setup::run(cargo().args(["test", "--release", "--package", "meshage-tests", filter]))
+    setup::run(cargo().args(["test", "--release", "--workspace", "--test", "mesh", filter]))
 }
