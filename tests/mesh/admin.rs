@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use serde_json::json;
 use tempfile::TempDir;
 
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::frames::{Call, FAULT, Hello, next_frame, say_hello};
 use crate::harness::{Plugins, Setup, mesh};
 
 #[tokio::test]
@@ -162,6 +165,14 @@ async fn a_node_lives_before_it_is_ready() {
         .send()
         .await
         .problem(503, "starting");
+    let (mut stream, _) = say_hello(&node.cluster, &Hello::of("p1", 1)).await;
+    stream
+        .write_all(&Call::of(1, "GET", "echo").frame())
+        .await
+        .unwrap();
+    let (kind, fault) = next_frame(&mut stream).await.unwrap();
+    assert_eq!(kind, FAULT);
+    assert!(String::from_utf8_lossy(&fault).contains("starting"));
     drop(turns);
     node.wait_until_ready().await;
     node.post("/api/echo/1").send().await.ok();

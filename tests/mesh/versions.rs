@@ -7,10 +7,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::frames::{
-    AN_EXTENSION, CALL, Call, FAULT, HELLO, Hello, NO_EXTENSIONS, PING, PONG, REJECT, REPLY, frame,
-    next_frame, say_hello, text, varint,
+    AN_EXTENSION, CALL, CHUNK, Call, FAULT, HELLO, Hello, NO_EXTENSIONS, PING, PONG, REJECT, REPLY,
+    frame, next_frame, say_hello, text, varint,
 };
-use crate::harness::{HandMade, Node, Plugins, Setup, until};
+use crate::harness::{HandMade, Node, Plugins, Setup};
 #[cfg(target_os = "linux")]
 use crate::harness::{LaterVersions, Traffic, refs, wait_for_mesh};
 
@@ -56,7 +56,19 @@ async fn a_caller_of_a_later_version_is_served() {
         kind == REPLY && reply.starts_with(&[0, 0, 0, 1]) && contains(&reply, "echoed"),
         "{kind} {reply:?}"
     );
-    // What it cannot read it refuses by itself.
+    // What it cannot read it refuses by itself, whatever of it follows.
+    let call = Call {
+        body_bytes: 1 << 30,
+        body: b"x",
+        ..Call::of(3, "POST", "echo")
+    };
+    stream.write_all(&call.frame()).await.unwrap();
+    let chunk = [&3_u32.to_be_bytes()[..], b"more"].concat();
+    stream.write_all(&frame(CHUNK, &chunk)).await.unwrap();
+    let (kind, fault) = next_frame(&mut stream).await.unwrap();
+    assert!(
+        kind == FAULT && fault.starts_with(&[0, 0, 0, 3]) && contains(&fault, "not-understood")
+    );
     stream
         .write_all(&Call::of(2, "LINK", "echo").frame())
         .await
@@ -76,28 +88,28 @@ async fn a_caller_of_a_later_version_is_served() {
 
 #[tokio::test]
 async fn who_is_no_peer_is_told_why() {
-    let node = Setup::new(Plugins::usual()).ready().await;
+    let node = Setup::new(Plugins::usual()).id("n1").ready().await;
     for (hello, said) in [
         (
             Hello {
                 versions: (3, 9),
                 ..Hello::of("p1", 1)
             },
-            "it speaks versions 3 to 9 of the protocol, this node 2",
+            r#"node "p1" speaks 3 to 9, node "n1" 2"#,
         ),
         (
             Hello {
                 versions: (1, 1),
                 ..Hello::of("p1", 1)
             },
-            "it speaks versions 1 of the protocol, this node 2",
+            r#"node "p1" speaks 1, node "n1" 2"#,
         ),
         (
             Hello {
                 to_generation: Some(1),
                 ..Hello::of("p1", 1)
             },
-            "it looks for another life of this node",
+            "looks for generation 1 of node",
         ),
     ] {
         let (mut stream, (kind, reason)) = say_hello(&node.cluster, &hello).await;
@@ -111,13 +123,12 @@ async fn who_is_no_peer_is_told_why() {
             "the connection goes on"
         );
     }
-    node.log_line("it speaks versions 3 to 9 of the protocol, this node 2")
-        .await;
+    node.log_line(r#"speaks 3 to 9, node \"n1\" 2"#).await;
 }
 
 /// A node, and one made by hand, ready, that alone offers `later`. What a message to that gets is
 /// what `answers` gives for the call's id.
-async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>) -> (Node, HandMade) {
+async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>, told: &str) -> (Node, HandMade) {
     let node = Setup::new(Plugins::usual()).id("n1").ready().await;
     let (peer, connections) =
         HandMade::start("p1", GENERATION, "ready", &["later"], &[&node]).await;
@@ -126,7 +137,8 @@ async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>) -> (Node, HandMa
             tokio::spawn(serve(stream, hello.clone(), answers));
         }
     });
-    until(|| async { node.view().await.contains_key("p1") }).await;
+    // By then messages are routed to it.
+    node.event(told).await;
     (node, peer)
 }
 
@@ -173,7 +185,7 @@ async fn a_callee_of_a_later_version_is_asked() {
         extensions: AN_EXTENSION,
         ..Hello::of("p1", GENERATION)
     };
-    let (node, _peer) = with_peer(hello, reply).await;
+    let (node, _peer) = with_peer(hello, reply, "peer-connected").await;
     for _ in 0..3 {
         let answer = node.post("/api/later/1").send().await;
         assert_eq!((answer.status, answer.text()), (201, "ok"));
@@ -187,7 +199,7 @@ fn later_fault(id: &[u8]) -> Vec<u8> {
     let head = [
         text("contended"),
         varint(503),
-        vec![1],
+        vec![1, 0],
         text("others were quicker"),
         vec![0],
         AN_EXTENSION.to_vec(),
@@ -197,7 +209,7 @@ fn later_fault(id: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_fault_of_a_later_version_is_an_answer() {
-    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), later_fault).await;
+    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), later_fault, "peer-connected").await;
     for _ in 0..2 {
         let problem = node
             .post("/api/later/1")
@@ -219,13 +231,13 @@ fn no_reply(id: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_answer_that_cannot_be_read_ends_its_own_call_only() {
-    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), no_reply).await;
+    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), no_reply, "peer-connected").await;
     for _ in 0..2 {
         let problem = node
             .post("/api/later/1")
             .send()
             .await
-            .problem(502, "not-understood");
+            .problem(502, "unreadable-answer");
         assert_eq!(problem["retryable"], false);
     }
     assert_eq!(node.events("peer-connection-lost"), 0);
@@ -238,21 +250,21 @@ async fn who_has_no_version_in_common_is_not_asked_and_the_log_says_why() {
         extensions: NO_EXTENSIONS,
         ..Hello::of("p1", GENERATION)
     };
-    let (node, _peer) = with_peer(hello, reply).await;
+    let (node, _peer) = with_peer(hello, reply, "peer-unreachable").await;
     node.post("/api/later/1")
         .send()
         .await
         .problem(503, "unreachable");
     let told = node.event("peer-unreachable").await;
     assert!(
-        told.contains("it speaks versions 8 to 9 of the protocol, this node 2"),
+        told.contains(r#"node \"p1\" speaks 8 to 9, node \"n1\" 2"#),
         "{told}"
     );
 }
 
 #[tokio::test]
 async fn a_connection_is_to_one_life_of_a_node() {
-    let (node, _peer) = with_peer(Hello::of("p1", GENERATION + 1), reply).await;
+    let (node, _peer) = with_peer(Hello::of("p1", GENERATION + 1), reply, "peer-unreachable").await;
     node.post("/api/later/1")
         .send()
         .await
@@ -288,6 +300,12 @@ async fn a_mesh_is_upgraded_node_by_node_and_no_request_fails() {
         traffic.none_failed().await;
         for node in &nodes {
             assert_eq!(node.events("peer-connection-lost"), 0);
+            assert_eq!(node.events("calls-not-understood"), 0);
         }
     }
+    let [calls, replies] = mesh.rewritten();
+    assert!(
+        calls > 0 && replies > 0,
+        "{calls} calls and {replies} replies were of a later version"
+    );
 }

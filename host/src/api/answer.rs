@@ -97,7 +97,7 @@ impl Answers {
         let (status, problem) = error.problem(subject, node);
         let mut response = json(&problem, "application/problem+json");
         *response.status_mut() = status;
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE && error.retryable() {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));

@@ -117,7 +117,7 @@ impl ApiError {
         }
     }
 
-    fn retryable(&self) -> bool {
+    pub(super) fn retryable(&self) -> bool {
         match self {
             Self::Fault {
                 fault,
@@ -126,7 +126,11 @@ impl ApiError {
                 // Nothing ran; but nobody will be there to run it next time either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
-                Fault::Foreign(fault) => fault.nothing_ran || *may_run_twice,
+                // What is wrong with the message stays wrong with it.
+                Fault::Foreign(fault) => {
+                    let may_pass = fault.status.is_server_error() && fault.kind != "limit-exceeded";
+                    fault.nothing_ran || may_pass && *may_run_twice
+                }
                 Fault::LimitExceeded(limit) => {
                     matches!(limit.kind, LimitKind::Time | LimitKind::BodiesBytes) && *may_run_twice
                 }

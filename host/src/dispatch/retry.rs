@@ -1,6 +1,6 @@
 //! Whether a message that got no reply may be offered to another node. Pure.
 
-use crate::message::{Fault, Outcome, Refusal};
+use crate::message::{Fault, Outcome};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -8,36 +8,22 @@ pub(super) enum Next {
     TryNextInRank,
 }
 
-/// A message goes on to the next in rank if it provably did not run, or may run twice. It does not
-/// when its owner is overloaded: another node would only lack what the owner knows of the key.
+/// A message goes on to the next in rank if it provably did not run, or may run twice.
 pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
-    let goes_on = match outcome {
-        Err(Fault::Unreachable) => true,
-        Err(Fault::Refused(
-            Refusal::NotOffered | Refusal::Starting | Refusal::Leaving | Refusal::NotUnderstood,
-        )) => true,
-        Err(Fault::Lost) => may_run_twice,
-        Err(Fault::Refused(
-            Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom | Refusal::WaitedTooLong,
-        )) => false,
-        Err(
-            Fault::Failure(_) | Fault::Crashed | Fault::LimitExceeded(_) | Fault::DeadlineExceeded,
-        ) => false,
-        // What it means is not known here; it is an answer.
-        Err(Fault::Foreign(_)) => false,
-        Err(Fault::NoCandidate) | Ok(_) => false,
-    };
-    if goes_on {
-        Next::TryNextInRank
-    } else {
-        Next::Stop
+    match outcome {
+        Err(Fault::Lost) if may_run_twice => Next::TryNextInRank,
+        Err(fault) if fault.goes_on() => Next::TryNextInRank,
+        _ => Next::Stop,
     }
 }
 
 /// Whether sending on a message that went over the network is a retry, which the budget pays: it
 /// came back for nothing. What never went out costs nobody anything.
 pub(super) fn costs(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(Fault::Refused(_) | Fault::Lost))
+    matches!(
+        outcome,
+        Err(Fault::Refused(_) | Fault::Foreign(_) | Fault::Lost)
+    )
 }
 
 /// Why a message goes on, for logs and metrics.
@@ -45,6 +31,7 @@ pub(super) fn cause(outcome: &Outcome) -> &'static str {
     match outcome {
         Err(Fault::Lost) => "lost",
         Err(Fault::Refused(refusal)) => refusal.name(),
+        Err(Fault::Foreign(_)) => "other",
         _ => "unreachable",
     }
 }
@@ -52,6 +39,7 @@ pub(super) fn cause(outcome: &Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{ForeignFault, Refusal};
 
     #[track_caller]
     fn check(fault: Fault, may_run_twice: bool, expected: Next) {
@@ -71,6 +59,26 @@ mod tests {
             Next::TryNextInRank,
         );
         check(Fault::Refused(Refusal::Leaving), false, Next::TryNextInRank);
+        check(
+            Fault::Refused(Refusal::Starting),
+            false,
+            Next::TryNextInRank,
+        );
+        let not_understood = Fault::Refused(Refusal::NotUnderstood);
+        check(not_understood, false, Next::TryNextInRank);
+        for (goes_on, next) in [(true, Next::TryNextInRank), (false, Next::Stop)] {
+            let (kind, text) = ("later".into(), String::new());
+            let status = http::StatusCode::SERVICE_UNAVAILABLE;
+            let nothing_ran = true;
+            let fault = ForeignFault {
+                kind,
+                status,
+                text,
+                nothing_ran,
+                goes_on,
+            };
+            check(Fault::Foreign(Box::new(fault)), true, next);
+        }
         check(Fault::Refused(Refusal::Overloaded), false, Next::Stop);
         check(Fault::Refused(Refusal::NoRoom), true, Next::Stop);
     }

@@ -48,10 +48,10 @@ pub(super) fn from_key_values<'a>(
         match key {
             STATE => {
                 state = Some(match value {
-                    "starting" => NodeState::Starting,
                     "ready" => NodeState::Ready,
                     "leaving" => NodeState::Leaving,
-                    _ => return None,
+                    // One that only a later version has a word for is there, and takes no messages.
+                    _ => NodeState::Starting,
                 });
             }
             HTTP_ADDR => http_addr = value.parse().ok(),
@@ -117,6 +117,14 @@ mod tests {
         );
         assert_eq!(write_offer(&offer), "abc idempotency-keys");
         assert_eq!(write_offer(&read_offer("abc other-words")), "abc");
+    }
+
+    #[test]
+    fn a_state_of_a_later_version_is_one_in_which_a_node_takes_no_messages() {
+        let mut key_values = to_key_values(&node("a", 7, NodeState::Ready, &["echo"]));
+        key_values.insert("state".into(), "on-standby".into());
+        let seen = read(&key_values).unwrap();
+        assert_eq!(seen.state, NodeState::Starting);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct ForeignFault {
     pub status: StatusCode,
     pub text: String,
     pub nothing_ran: bool,
+    /// Nothing ran, and another node may take the message.
+    pub goes_on: bool,
 }
 
 /// Why a node did not run a message that it was given. Nothing ran.
@@ -143,13 +145,39 @@ impl Fault {
     pub fn unreadable_answer() -> Self {
         let text =
             "the node answered in a way that only a later version of this one can read".to_owned();
-        let (kind, status) = ("not-understood".to_owned(), StatusCode::BAD_GATEWAY);
+        let (kind, status) = ("unreadable-answer".to_owned(), StatusCode::BAD_GATEWAY);
         Self::Foreign(Box::new(ForeignFault {
             kind,
             status,
             text,
             nothing_ran: false,
+            goes_on: false,
         }))
+    }
+
+    /// Whether the node that says this did not run the message, and another one may. When the owner
+    /// is overloaded none may: it would lack what the owner knows of the key.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => match refusal {
+                Refusal::NotOffered
+                | Refusal::Starting
+                | Refusal::Leaving
+                | Refusal::NotUnderstood => true,
+                Refusal::Overloaded
+                | Refusal::QueueFull
+                | Refusal::NoRoom
+                | Refusal::WaitedTooLong => false,
+            },
+            Self::Unreachable => true,
+            Self::Foreign(fault) => fault.goes_on,
+            Self::Failure(_)
+            | Self::Crashed
+            | Self::DeadlineExceeded
+            | Self::LimitExceeded(_)
+            | Self::Lost
+            | Self::NoCandidate => false,
+        }
     }
 
     /// Whether it is certain that no handler saw the message, so that it may be sent again.

@@ -401,11 +401,14 @@ impl Connection {
             Frame::Pong => self.liveness.pong(),
             Frame::UnreadableAnswer { id, error } => {
                 debug!(%error, "a peer's answer cannot be read");
+                // The rest of it need not come.
+                let _ = self.outbox.push(|buffer| wire::put_cancel(buffer, id));
                 self.fail(id, Fault::unreadable_answer());
             }
             // What a later version has to say beyond what was agreed, and frames that only a caller
             // sends.
             Frame::Unknown
+            | Frame::UnreadableHello { .. }
             | Frame::UnreadableCall { .. }
             | Frame::Hello(_)
             | Frame::Reject(_)
@@ -551,6 +554,11 @@ fn check_hello(frame: Frame, own: &Hello, expected: &Life) -> Result<Agreed, Con
             }
             Ok(agreed)
         }
+        Frame::UnreadableHello { versions, error } => {
+            let mismatch =
+                versions.and_then(|versions| own.common_version(Some(node_id), versions).err());
+            unexpected(mismatch.map_or_else(|| error.to_string(), |mismatch| mismatch.to_string()))
+        }
         Frame::Reject(reason) => Err(ConnectError::Rejected(reason)),
         other => unexpected(format!("it began with {other:?}")),
     }
@@ -588,7 +596,7 @@ mod tests {
         assert!(check(Frame::Hello(hello("c", "n2", 7))).is_ok());
         check_refused(
             Frame::Hello(hello("other", "n2", 7)),
-            "it is of cluster \"other\"",
+            "clusters: node \"n2\" is of \"other\"",
         );
         check_refused(
             Frame::Hello(hello("c", "n3", 7)),

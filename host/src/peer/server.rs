@@ -18,13 +18,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Closed;
 use super::session::{Arriving, Calls, Ending, Running, Session};
 use super::stream::{self, TlsNow, Writer};
-use super::wire::{self, CallId, Frame, Hello};
+use super::wire::{self, CallId, Frame, Hello, WireError};
 use crate::bodies::Bodies;
 use crate::lanes::Lanes;
 use crate::message::{Fault, Message, Outcome, Refusal};
@@ -83,6 +83,7 @@ pub struct Server<S> {
     runtime: Handle,
     room: Arc<Semaphore>,
     refused: Throttle<Refused>,
+    unreadable: Throttle<()>,
     calls: TaskTracker,
     connections: TaskTracker,
     leaving: CancellationToken,
@@ -107,6 +108,7 @@ impl<S: Serve> Server<S> {
             runtime: Handle::current(),
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             refused: Throttle::default(),
+            unreadable: Throttle::default(),
             calls: TaskTracker::new(),
             connections: TaskTracker::new(),
             leaving: CancellationToken::new(),
@@ -200,6 +202,12 @@ impl<S: Serve> Server<S> {
         }
     }
 
+    fn tell_unreadable(&self, error: &WireError) {
+        if let Some(calls) = self.unreadable.note((), Instant::now()) {
+            warn!(event = "calls-not-understood", %error, calls, "refused calls of peers that cannot be read: they are of another version");
+        }
+    }
+
     async fn connection(self: Arc<Self>, frames: Frames, writer: Writer, addr: SocketAddr) {
         let session = Session::new();
         let mut writing = tokio::spawn({
@@ -221,15 +229,34 @@ impl<S: Serve> Server<S> {
     async fn greet(&self, stream: TcpStream) -> Result<Greeted, ConnectError> {
         let (reader, mut writer, caller) = stream::accept(stream, &self.tls).await?;
         let mut frames = FramedRead::new(reader, wire::framing());
-        let Frame::Hello(hello) = next(&mut frames).await? else {
-            return Err(ConnectError::Unexpected(
-                "it did not begin with a hello".into(),
-            ));
+        let agreed = match next(&mut frames).await? {
+            Frame::Hello(hello) => {
+                caller.check(&hello.node_id)?;
+                self.own.agree(&hello).map(|_| ())
+            }
+            // Of a version so late that it says hello in another way.
+            Frame::UnreadableHello {
+                versions: Some(versions),
+                error,
+            } => {
+                let common = self.own.common_version(None, versions);
+                if common.is_ok() {
+                    return Err(ConnectError::Unexpected(error.to_string()));
+                }
+                common.map(|_| ())
+            }
+            Frame::UnreadableHello { error, .. } => {
+                return Err(ConnectError::Unexpected(error.to_string()));
+            }
+            _ => {
+                return Err(ConnectError::Unexpected(
+                    "it did not begin with a hello".into(),
+                ));
+            }
         };
-        caller.check(&hello.node_id)?;
         let mut buffer = BytesMut::new();
-        let place = match self.own.agree(&hello) {
-            Ok(_) => self
+        let place = match agreed {
+            Ok(()) => self
                 .room
                 .clone()
                 .try_acquire_owned()
@@ -334,12 +361,12 @@ impl<S: Serve> Server<S> {
                 .push(wire::put_pong)
                 .map_err(|Closed| LinkError::TakesNothing)?,
             Frame::UnreadableCall { id, error } => {
-                debug!(%error, "a peer's call cannot be read");
+                self.tell_unreadable(&error);
                 session.answer_fault(id, &Fault::Refused(Refusal::NotUnderstood));
             }
             // What a later version has to say beyond what was agreed, and frames that only the
             // answering side sends.
-            Frame::Unknown | Frame::UnreadableAnswer { .. } => {}
+            Frame::Unknown | Frame::UnreadableAnswer { .. } | Frame::UnreadableHello { .. } => {}
             Frame::Hello(_)
             | Frame::Reject(_)
             | Frame::Reply { .. }

@@ -14,6 +14,7 @@ pub(crate) const REJECT: u8 = 2;
 pub(crate) const CALL: u8 = 3;
 pub(crate) const REPLY: u8 = 4;
 pub(crate) const FAULT: u8 = 5;
+pub(crate) const CHUNK: u8 = 6;
 pub(crate) const PING: u8 = 8;
 pub(crate) const PONG: u8 = 9;
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +23,14 @@ const DATAGRAM_BYTES_MAX: usize = 65_507;
 pub(crate) struct LaterVersions {
     port: u16,
     nodes: u8,
-    later: Arc<Mutex<BTreeSet<String>>>,
+    later: Arc<Later>,
+}
+
+#[derive(Default)]
+struct Later {
+    nodes: Mutex<BTreeSet<String>>,
+    /// Calls and replies that were made those of a later version.
+    rewritten: [AtomicUsize; 2],
 }
 
 fn bound(number: u8) -> IpAddr {
@@ -40,10 +48,7 @@ fn node_id(number: u8) -> String {
 impl LaterVersions {
     /// Between so many nodes, of which none is a later one yet.
     pub(crate) async fn between(nodes: u8) -> Self {
-        let (port, later) = (
-            port_known_beforehand(),
-            Arc::<Mutex<BTreeSet<String>>>::default(),
-        );
+        let (port, later) = (port_known_beforehand(), Arc::<Later>::default());
         let mut sockets = Vec::new();
         for number in 1..=nodes {
             sockets.push(Arc::new(
@@ -78,7 +83,17 @@ impl LaterVersions {
 
     /// From its next start on it is a later one.
     pub(crate) fn upgrade(&self, number: u8) {
-        self.later.lock().unwrap().insert(node_id(number));
+        self.later.nodes.lock().unwrap().insert(node_id(number));
+    }
+}
+
+impl LaterVersions {
+    /// How many calls, and how many replies, were made those of a later version.
+    pub(crate) fn rewritten(&self) -> [usize; 2] {
+        self.later
+            .rewritten
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -99,7 +114,7 @@ async fn carry_gossip(number: u8, port: u16, sockets: Vec<Arc<UdpSocket>>) {
     }
 }
 
-async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Mutex<BTreeSet<String>>>) {
+async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Later>) {
     let port = listener.local_addr().unwrap().port();
     while let Ok((caller, _)) = listener.accept().await {
         let (callee, later) = (SocketAddr::new(bound(number), port), later.clone());
@@ -119,7 +134,7 @@ async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Mutex<B
 }
 
 /// Carries frames one way, for as long as both sides are there.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Mutex<BTreeSet<String>>) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Later) {
     let mut is_later = false;
     while let Ok(length) = from.read_u32().await {
         let mut rest = vec![0; length as usize];
@@ -128,9 +143,16 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Mutex<BT
         }
         let kind = rest.remove(0);
         if kind == HELLO {
-            is_later = later.lock().unwrap().contains(&Head(&rest).hello_node_id());
+            is_later = later
+                .nodes
+                .lock()
+                .unwrap()
+                .contains(&Head(&rest).hello_node_id());
         }
         let frames = if is_later {
+            for (count, rewritten) in later.rewritten.iter().zip([CALL, REPLY]) {
+                count.fetch_add(usize::from(kind == rewritten), Ordering::Relaxed);
+            }
             [
                 frame(kind, &as_later(kind, &rest)),
                 frame(LATER_KIND, b"whatever it is"),

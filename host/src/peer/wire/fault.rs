@@ -13,7 +13,7 @@ use crate::message::{
 
 /// Longest name of a fault that another version may have, and longest text.
 const KIND_BYTES_MAX: usize = 64;
-const TEXT_BYTES_MAX: usize = 64 << 10;
+const TEXT_BYTES_MAX: usize = 8 << 10;
 
 const CRASHED: &str = "crashed";
 const DEADLINE_EXCEEDED: &str = "deadline-exceeded";
@@ -25,9 +25,11 @@ const LIMIT_EXCEEDED: &str = "limit-exceeded";
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
     kind: &'a str,
-    /// For those who do not know the kind, as the two that follow.
+    /// For those who do not know the kind, as the three that follow.
     status: u16,
     nothing_ran: bool,
+    /// Whether another node may take the message.
+    goes_on: bool,
     #[serde(borrow)]
     text: Cow<'a, str>,
     /// The name of the limit that was exceeded, and how much it allows.
@@ -53,13 +55,14 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         Fault::Failure(failure) => Cow::Borrowed(failure.text.as_str()),
         other => Cow::Owned(other.to_string()),
     };
-    let (status, nothing_ran) = (fault.problem_type().status.as_u16(), fault.nothing_ran());
+    let status = fault.problem_type().status.as_u16();
     put_head(
         buffer,
         &Head {
             kind,
             status,
-            nothing_ran,
+            nothing_ran: fault.nothing_ran(),
+            goes_on: fault.goes_on(),
             text,
             limit,
             extensions: Extensions::new(),
@@ -69,19 +72,18 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
 
 pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     let head: Head<'_> = postcard::from_bytes(frame)?;
-    if let Some(kind) = FailureKind::ALL
+    let failure = FailureKind::ALL
         .into_iter()
-        .find(|kind| kind.name() == head.kind)
-    {
-        return Ok(Fault::Failure(Failure {
-            kind,
-            text: head.text.into_owned(),
-        }));
+        .find(|kind| kind.name() == head.kind);
+    if let Some(kind) = failure {
+        let text = truncate(head.text.into_owned(), TEXT_BYTES_MAX);
+        return Ok(Fault::Failure(Failure { kind, text }));
     }
-    if let Some(refusal) = Refusal::ALL
+    let refusal = Refusal::ALL
         .into_iter()
-        .find(|refusal| refusal.name() == head.kind)
-    {
+        .find(|refusal| refusal.name() == head.kind);
+    // Otherwise the name means something else by now.
+    if let Some(refusal) = refusal.filter(|_| head.nothing_ran) {
         return Ok(Fault::Refused(refusal));
     }
     let limit_of = |(name, max): (&str, u64)| {
@@ -93,9 +95,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
         (CRASHED, _) => Fault::Crashed,
         (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
-        (UNREACHABLE, _) => Fault::Unreachable,
-        (LOST, _) => Fault::Lost,
-        (NO_CANDIDATE, _) => Fault::NoCandidate,
+        // What the other node knows of third ones is not what this one knows of it.
         (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
         _ => Fault::Foreign(Box::new(foreign(&head))),
     })
@@ -122,6 +122,7 @@ fn foreign(head: &Head<'_>) -> ForeignFault {
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         text: truncate(head.text.clone().into_owned(), TEXT_BYTES_MAX),
         nothing_ran: head.nothing_ran,
+        goes_on: head.nothing_ran && head.goes_on,
     }
 }
 
@@ -144,13 +145,7 @@ mod tests {
             })
         };
         let limit = |kind| Fault::LimitExceeded(Limit { kind, max: 7 });
-        let others = [
-            Fault::Crashed,
-            Fault::DeadlineExceeded,
-            Fault::Unreachable,
-            Fault::Lost,
-            Fault::NoCandidate,
-        ];
+        let others = [Fault::Crashed, Fault::DeadlineExceeded];
         let all = FailureKind::ALL
             .map(failure)
             .into_iter()
@@ -167,6 +162,7 @@ mod tests {
             kind,
             status,
             nothing_ran: true,
+            goes_on: true,
             text: "because".into(),
             limit: Some(("a-later-limit", 3)),
             extensions: vec![(9, b"a later extension")],
@@ -178,7 +174,7 @@ mod tests {
             panic!("{fault:?}")
         };
         assert_eq!((found.kind.as_str(), found.status.as_u16()), expected);
-        assert!(found.text == "because" && found.nothing_ran);
+        assert!(found.text == "because" && found.nothing_ran && found.goes_on);
         assert_eq!(read_again(&fault), fault, "it goes on as it came");
     }
 
@@ -188,5 +184,16 @@ mod tests {
         check_foreign("limit-exceeded", 500, ("limit-exceeded", 500));
         check_foreign("no name\r\n", 200, ("other", 500));
         check_foreign("", 999, ("other", 500));
+        for fault in [
+            Fault::Unreachable,
+            Fault::Lost,
+            Fault::NoCandidate,
+            Fault::unreadable_answer(),
+        ] {
+            let Fault::Foreign(found) = read_again(&fault) else {
+                panic!("{fault:?}: the other node's word is taken for this one's")
+            };
+            assert_eq!(found.nothing_ran, fault.nothing_ran());
+        }
     }
 }

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::{Extensions, WireError, put_head};
-use crate::message::NodeId;
+use crate::message::{NAME_BYTES_MAX, NodeId};
 
 /// The versions of the protocol that this node speaks. Version 1 was never released.
 const LOWEST: u16 = 2;
@@ -50,18 +50,46 @@ pub(in crate::peer) struct Agreed {
     pub(in crate::peer) features: Vec<String>,
 }
 
-/// Why two nodes do not talk. `It` is the one that said hello.
+/// The versions that a node speaks: the lowest and the highest.
+pub(in crate::peer) type Versions = (u16, u16);
+
+/// Why two nodes do not talk. The text is read on both sides, so it names them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::peer) enum Mismatch {
-    #[error("it speaks versions {} of the protocol, this node {}", range(.its), range(.own))]
-    Versions { its: (u16, u16), own: (u16, u16) },
-    #[error("it is of cluster {its:?}, this node of {own:?}")]
-    Cluster { its: String, own: String },
-    #[error("it looks for another life of this node, of generation {meant}; this one is of {own}")]
-    Generation { meant: u64, own: u64 },
+    #[error("versions of the protocol: {} speaks {}, node {own_id:?} {}", named(.its_id), range(.its), range(.own))]
+    Versions {
+        /// `None` if nothing else of its hello could be read.
+        its_id: Option<NodeId>,
+        its: Versions,
+        own_id: NodeId,
+        own: Versions,
+    },
+    #[error("clusters: node {its_id:?} is of {its:?}, node {own_id:?} of {own:?}")]
+    Clusters {
+        its_id: NodeId,
+        its: String,
+        own_id: NodeId,
+        own: String,
+    },
+    #[error(
+        "node {its_id:?} looks for generation {meant} of node {own_id:?}, which is generation {own}"
+    )]
+    Generation {
+        its_id: NodeId,
+        meant: u64,
+        own_id: NodeId,
+        own: u64,
+    },
 }
 
-fn range((lowest, highest): &(u16, u16)) -> String {
+fn named(id: &Option<NodeId>) -> String {
+    match id {
+        Some(id) => format!("node {id:?}"),
+        None => "the other node".into(),
+    }
+}
+
+fn range((lowest, highest): &Versions) -> String {
     if lowest == highest {
         lowest.to_string()
     } else {
@@ -93,33 +121,47 @@ impl Hello {
         }
     }
 
+    /// The version that both speak.
+    pub(in crate::peer) fn common_version(
+        &self,
+        its_id: Option<&NodeId>,
+        its: Versions,
+    ) -> Result<u16, Mismatch> {
+        let version = self.highest.min(its.1);
+        if version >= self.lowest.max(its.0) {
+            return Ok(version);
+        }
+        Err(Mismatch::Versions {
+            its_id: its_id.cloned(),
+            its,
+            own_id: self.node_id.clone(),
+            own: (self.lowest, self.highest),
+        })
+    }
+
     /// What this node does with who says `other`.
     pub(in crate::peer) fn agree(&self, other: &Self) -> Result<Agreed, Mismatch> {
-        let (lowest, version) = (
-            self.lowest.max(other.lowest),
-            self.highest.min(other.highest),
-        );
-        if version < lowest {
-            let [its, own] = [other, self].map(|hello| (hello.lowest, hello.highest));
-            return Err(Mismatch::Versions { its, own });
-        }
+        let versions = (other.lowest, other.highest);
+        let version = self.common_version(Some(&other.node_id), versions)?;
         if other.cluster_id != self.cluster_id {
-            return Err(Mismatch::Cluster {
+            return Err(Mismatch::Clusters {
+                its_id: other.node_id.clone(),
                 its: other.cluster_id.clone(),
+                own_id: self.node_id.clone(),
                 own: self.cluster_id.clone(),
             });
         }
         match other.to_generation {
             Some(meant) if meant != self.generation => Err(Mismatch::Generation {
+                its_id: other.node_id.clone(),
                 meant,
+                own_id: self.node_id.clone(),
                 own: self.generation,
             }),
             _ => {
                 let both_can = |feature: &&String| other.features.contains(feature);
-                Ok(Agreed {
-                    version,
-                    features: self.features.iter().filter(both_can).cloned().collect(),
-                })
+                let features = self.features.iter().filter(both_can).cloned().collect();
+                Ok(Agreed { version, features })
             }
         }
     }
@@ -148,9 +190,20 @@ impl Hello {
         put_head(buffer, &head);
     }
 
-    pub(super) fn read(frame: &[u8]) -> Result<Self, WireError> {
-        let head: Head<'_> =
-            postcard::from_bytes(frame.strip_prefix(MAGIC).ok_or(WireError::NoNode)?)?;
+    /// The error comes with the versions, if at least those can be read: they are where they are in
+    /// the hello of every version.
+    pub(super) fn read(frame: &[u8]) -> Result<Self, (Option<Versions>, WireError)> {
+        let rest = frame.strip_prefix(MAGIC).ok_or((None, WireError::NoNode))?;
+        let (versions, _) =
+            postcard::take_from_bytes::<Versions>(rest).map_err(|error| (None, error.into()))?;
+        Self::read_head(rest).map_err(|error| (Some(versions), error))
+    }
+
+    fn read_head(head: &[u8]) -> Result<Self, WireError> {
+        let head: Head<'_> = postcard::from_bytes(head)?;
+        if head.cluster_id.len() > NAME_BYTES_MAX {
+            return Err(WireError::NoNode);
+        }
         Ok(Self {
             lowest: head.lowest,
             highest: head.highest,
@@ -224,19 +277,24 @@ mod tests {
     fn who_cannot_be_a_peer_is_told_why() {
         check_refused(
             &hello((5, 6), &[]),
-            "it speaks versions 5 to 6 of the protocol, this node 2 to 4",
+            "versions of the protocol: node \"n1\" speaks 5 to 6, node \"n1\" 2 to 4",
         );
         check_refused(
             &hello((1, 1), &[]),
-            "it speaks versions 1 of the protocol, this node 2 to 4",
+            "versions of the protocol: node \"n1\" speaks 1, node \"n1\" 2 to 4",
         );
         let stranger = Hello {
             cluster_id: "other".into(),
             ..hello((2, 2), &[])
         };
-        check_refused(&stranger, "it is of cluster \"other\", this node of \"c\"");
-        let late = "it looks for another life of this node, of generation 6; this one is of 7";
-        check_refused(&hello((2, 2), &[]).to(6), late);
+        check_refused(
+            &stranger,
+            "clusters: node \"n1\" is of \"other\", node \"n1\" of \"c\"",
+        );
+        check_refused(
+            &hello((2, 2), &[]).to(6),
+            "node \"n1\" looks for generation 6 of node \"n1\", which is generation 7",
+        );
         assert!(hello((2, 2), &[]).agree(&hello((2, 2), &[]).to(7)).is_ok());
     }
 
@@ -261,9 +319,10 @@ mod tests {
         put_head(&mut buffer, &head);
         buffer.put_slice(b"and what follows");
         assert_eq!(Hello::read(&buffer).unwrap(), sent);
-        assert!(matches!(
-            Hello::read(b"GET / HTTP/1.1"),
-            Err(WireError::NoNode)
-        ));
+        let stranger = Hello::read(b"GET / HTTP/1.1");
+        assert!(matches!(stranger, Err((None, WireError::NoNode))));
+        // Of a version that has another head: what it speaks is known all the same.
+        let later = [MAGIC, &[7, 9], b"\xff\xff\xff"].concat();
+        assert!(matches!(Hello::read(&later), Err((Some((7, 9)), _))));
     }
 }

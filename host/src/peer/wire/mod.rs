@@ -22,12 +22,14 @@ mod hello;
 mod scan;
 
 pub(super) use body::Body;
-pub(super) use hello::Agreed;
 pub use hello::Hello;
+pub(super) use hello::{Agreed, Versions};
 pub(super) use scan::{calls_in, void_call};
 
 use crate::bodies::Room;
-use crate::message::{BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName};
+use crate::message::{
+    BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName, truncate,
+};
 
 /// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
 pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
@@ -37,6 +39,9 @@ const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 256 * 1024;
 
 /// A message is forwarded once.
 const HOPS_MAX: u8 = 1;
+
+/// Why a hello was not good enough, in words of the other side.
+const REASON_BYTES_MAX: usize = 1024;
 
 /// Identifies a call on its connection. The caller chooses it.
 pub(super) type CallId = u32;
@@ -78,6 +83,11 @@ pub(super) enum Frame {
     Pong,
     /// The node that says this refuses calls from now on.
     Leaving,
+    /// What the other speaks, if that can be read.
+    UnreadableHello {
+        versions: Option<Versions>,
+        error: WireError,
+    },
     /// A call that this version cannot read.
     UnreadableCall {
         id: CallId,
@@ -115,6 +125,8 @@ pub(super) enum WireError {
 }
 
 mod kind {
+    /// Of a call that was taken back before it went out. Whoever gets it skips it.
+    pub(super) const VOID: u8 = 0;
     pub(super) const HELLO: u8 = 1;
     pub(super) const REJECT: u8 = 2;
     pub(super) const CALL: u8 = 3;
@@ -298,8 +310,14 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
     }
     let kind = frame.get_u8();
     Ok(match kind {
-        kind::HELLO => Frame::Hello(Hello::read(&frame)?),
-        kind::REJECT => Frame::Reject(postcard::from_bytes(&frame)?),
+        kind::HELLO => match Hello::read(&frame) {
+            Ok(hello) => Frame::Hello(hello),
+            Err((versions, error)) => Frame::UnreadableHello { versions, error },
+        },
+        kind::REJECT => match postcard::from_bytes(&frame) {
+            Ok(reason) => Frame::Reject(truncate(reason, REASON_BYTES_MAX)),
+            Err(_) => Frame::Unknown,
+        },
         kind::CALL => {
             let id = take_id(&mut frame)?;
             decode_call(id, frame).unwrap_or_else(|error| Frame::UnreadableCall { id, error })

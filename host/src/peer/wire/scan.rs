@@ -17,9 +17,9 @@ pub(in crate::peer) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
     calls
 }
 
-/// Makes a call of a buffer of whole frames void, if it is there: what becomes of it is a cancel of
-/// what was never begun. In the first `void` bytes of the buffer there are no calls any more.
-/// Mostly they end in the order in which they came.
+/// Makes a call of a buffer of whole frames void, if it is there: the other side skips it. In the
+/// first `void` bytes of the buffer there are no calls any more. Mostly they end in the order in
+/// which they came.
 pub(in crate::peer) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId) -> bool {
     let mut start = *void;
     while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {
@@ -28,7 +28,7 @@ pub(in crate::peer) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId
             Some([kind @ kind::CALL, a, b, c, d])
                 if CallId::from_be_bytes([*a, *b, *c, *d]) == id =>
             {
-                *kind = kind::CANCEL;
+                *kind = kind::VOID;
                 true
             }
             _ => false,
