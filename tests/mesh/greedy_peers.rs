@@ -104,6 +104,28 @@ async fn what_peers_announce_takes_its_room() {
 }
 
 #[tokio::test]
+async fn a_peer_that_uses_an_id_twice_is_ended() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let arriving = Call {
+        body_bytes: 2,
+        body: b"{",
+        ..Call::of(1, "POST", "echo")
+    };
+    let running = Call {
+        query: "sleep_ms=5000",
+        ..Call::of(1, "GET", "fickle")
+    };
+    for call in [arriving, running] {
+        let mut stream = greeted(&node).await;
+        for _ in 0..2 {
+            stream.write_all(&call.frame()).await.unwrap();
+        }
+        assert!(next_frame(&mut stream).await.is_none());
+    }
+    node.log_line("the call id 1 is in use").await;
+}
+
+#[tokio::test]
 async fn a_call_that_comes_without_time_is_not_run() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;

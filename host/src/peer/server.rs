@@ -332,8 +332,16 @@ impl<S: Serve> Server<S> {
                     body,
                     room,
                 };
+                if calls.arriving.contains_key(&id) {
+                    return Err(WireError::CallId(id).into());
+                }
+                if calls.arriving.len() >= CALLS_MAX {
+                    // Those whose bodies have not come in their time come for nobody.
+                    let now = Instant::now();
+                    calls.arriving.retain(|_, call| call.deadline > now);
+                }
                 if call.body.is_complete() {
-                    self.begin(session, calls, id, call);
+                    self.begin(session, calls, id, call)?;
                 } else if calls.arriving.len() < CALLS_MAX {
                     calls.arriving.insert(id, call);
                 } else {
@@ -349,7 +357,7 @@ impl<S: Serve> Server<S> {
                 if call.body.is_complete()
                     && let Some(call) = calls.arriving.remove(&id)
                 {
-                    self.begin(session, calls, id, call);
+                    self.begin(session, calls, id, call)?;
                 }
             }
             Frame::Cancel { id } => {
@@ -384,7 +392,7 @@ impl<S: Serve> Server<S> {
         calls: &mut Calls,
         id: CallId,
         call: Arriving,
-    ) {
+    ) -> Result<(), WireError> {
         let Arriving {
             mut message,
             deadline,
@@ -393,9 +401,16 @@ impl<S: Serve> Server<S> {
         } = call;
         message.body = body.into_bytes();
         let message = Arc::from(message);
-        if session.running().len() >= CALLS_MAX {
-            session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
-            return;
+        {
+            let running = session.running();
+            if running.contains_key(&id) {
+                return Err(WireError::CallId(id));
+            }
+            if running.len() >= CALLS_MAX {
+                drop(running);
+                session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
+                return Ok(());
+            }
         }
         let (server, task_session) = (self.clone(), session.clone());
         let mut call = Box::pin(async move {
@@ -418,7 +433,7 @@ impl<S: Serve> Server<S> {
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
             calls.note(began.elapsed());
             if !matches!(polled, Ok(Poll::Pending)) {
-                return;
+                return Ok(());
             }
         }
         // In this order: the call may end before it can be aborted.
@@ -427,5 +442,6 @@ impl<S: Serve> Server<S> {
         if let Some(abort) = session.running().get_mut(&id) {
             *abort = Some(task.abort_handle());
         }
+        Ok(())
     }
 }

@@ -118,6 +118,8 @@ pub(super) enum WireError {
     BodyBytes(usize),
     #[error("a body has more bytes than were announced")]
     TooManyChunks,
+    #[error("the call id {0} is in use")]
+    CallId(CallId),
     #[error("it does not begin as a node of this mesh does")]
     NoNode,
     #[error("the method {0:?} is not known")]
