@@ -235,18 +235,11 @@ impl<S: Serve> Server<S> {
                 self.own.agree(&hello).map(|_| ())
             }
             // Of a version so late that it says hello in another way.
-            Frame::UnreadableHello {
-                versions: Some(versions),
-                error,
-            } => {
-                let common = self.own.common_version(None, versions);
-                if common.is_ok() {
-                    return Err(ConnectError::Unexpected(error.to_string()));
+            Frame::UnreadableHello { versions, error } => {
+                match versions.map(|its| self.own.common_version(None, its)) {
+                    Some(Err(mismatch)) => Err(mismatch),
+                    _ => return Err(ConnectError::Unexpected(error.to_string())),
                 }
-                common.map(|_| ())
-            }
-            Frame::UnreadableHello { error, .. } => {
-                return Err(ConnectError::Unexpected(error.to_string()));
             }
             _ => {
                 return Err(ConnectError::Unexpected(
