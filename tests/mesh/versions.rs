@@ -124,6 +124,16 @@ async fn who_is_no_peer_is_told_why() {
         );
     }
     node.log_line(r#"speaks 3 to 9, node \"n1\" 2"#).await;
+    // It says hello in a way of its own, but for how every hello begins.
+    let mut stream = TcpStream::connect(&node.cluster).await.unwrap();
+    let hello = frame(HELLO, b"meshage\n\x07\x09\xff\xff\xff");
+    stream.write_all(&hello).await.unwrap();
+    let (kind, reason) = next_frame(&mut stream).await.unwrap();
+    assert_eq!(kind, REJECT);
+    assert!(contains(
+        &reason,
+        r#"the other node speaks 7 to 9, node "n1" 2"#
+    ));
 }
 
 /// A node, and one made by hand, ready, that alone offers `later`. What a message to that gets is
