@@ -1,9 +1,9 @@
-//! The allocator of handlers: keeps freed small blocks at hand, in front of the system's allocator.
+//! The allocator of handlers: keeps free lists of small blocks in front of the system's allocator.
 //!
-//! A call of a handler is some dozens of small allocations, most of which live as long as the call.
-//! The C library's allocator takes about 220 instructions for each pair of allocation and release;
-//! this one takes about 30, which makes `echo` half as expensive. What is freed serves later blocks
-//! of its size and is never given back; the host drops an instance that has grown.
+//! A call of a handler makes some dozens of small allocations, most of which live as long as the
+//! call. The C library's allocator takes about 220 instructions for each pair of allocation and
+//! release; this one takes about 30, which makes `echo` half as expensive. Freed blocks are reused
+//! for their size and never returned to the system; the host drops an instance that has grown.
 #![allow(unsafe_code, reason = "an allocator hands out raw memory")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -13,10 +13,10 @@ use std::ptr::null_mut;
 /// Blocks come in multiples of this many bytes, and are aligned to it.
 const STEP: usize = 16;
 
-/// Larger blocks are the system's.
+/// Larger blocks come from the system's allocator.
 const BLOCK_BYTES_MAX: usize = 512;
 
-/// What new blocks are cut from.
+/// Size of the chunks that new blocks are cut from.
 const CHUNK_BYTES: usize = 4096;
 
 const SIZES: usize = BLOCK_BYTES_MAX / STEP;
@@ -27,9 +27,9 @@ struct Free {
 }
 
 struct Blocks {
-    /// Free blocks of each size.
+    /// Free list of each size.
     free: [Cell<*mut Free>; SIZES],
-    /// What is left of the chunk that is being cut up.
+    /// The rest of the chunk that new blocks are cut from.
     chunk: Cell<*mut u8>,
     chunk_bytes: Cell<usize>,
 }
@@ -46,10 +46,10 @@ static BLOCKS: Blocks = Blocks {
 };
 
 impl Blocks {
-    /// Which size of block a layout takes; `None` if it is the system's.
+    /// The index of the block size that fits a layout; `None` if the system's allocator serves it.
     fn size(layout: Layout) -> Option<usize> {
         let is_small = layout.size() <= BLOCK_BYTES_MAX && layout.align() <= STEP;
-        // No layout that is asked for is empty.
+        // An allocator is never asked for an empty layout.
         is_small.then(|| layout.size().saturating_sub(1) / STEP)
     }
 
@@ -66,15 +66,15 @@ impl Blocks {
             self.chunk_bytes.set(CHUNK_BYTES);
         }
         let block = self.chunk.get();
-        // SAFETY: so many bytes are left.
+        // SAFETY: the chunk has at least `bytes` bytes left.
         self.chunk.set(unsafe { block.add(bytes) });
         self.chunk_bytes.set(self.chunk_bytes.get() - bytes);
         block
     }
 }
 
-// SAFETY: a block is in no more than one place: in a list, or with the one who asked for it. Blocks
-// of a size are at least as large as what is asked for of that size, and aligned to `STEP`.
+// SAFETY: a block is in one place only: in a free list, or with its user. Blocks are at least as
+// large as any layout of their size, and aligned to `STEP`.
 unsafe impl GlobalAlloc for Blocks {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -86,7 +86,7 @@ unsafe impl GlobalAlloc for Blocks {
         if first.is_null() {
             return self.cut((size + 1) * STEP);
         }
-        // SAFETY: what is in the list was put there by `dealloc`.
+        // SAFETY: `dealloc` put the block into the list, and wrote its `next`.
         self.free[size].set(unsafe { (*first).next });
         first.cast()
     }
@@ -94,11 +94,11 @@ unsafe impl GlobalAlloc for Blocks {
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some(size) = Self::size(layout) else {
-            // SAFETY: the caller's promise, and what is not small came from the system.
+            // SAFETY: the caller's promise, and blocks that are not small came from the system.
             return unsafe { System.dealloc(block, layout) };
         };
         let block: *mut Free = block.cast();
-        // SAFETY: nobody uses the block any more, and it has room for a pointer.
+        // SAFETY: the caller no longer uses the block, and it has room for a pointer.
         unsafe {
             block.write(Free {
                 next: self.free[size].get(),
@@ -109,11 +109,12 @@ unsafe impl GlobalAlloc for Blocks {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: the caller's promise: the size is right for the alignment.
+        // SAFETY: the caller's promise: the new size does not overflow with this alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         match (Self::size(layout), Self::size(wanted)) {
             (None, None) => {
-                // SAFETY: the caller's promise, and the block is the system's before and after.
+                // SAFETY: the caller's promise, and the block belongs to the system before and
+                // after.
                 unsafe { System.realloc(block, layout, bytes) }
             }
             (Some(size), Some(wanted)) if size == wanted => block,

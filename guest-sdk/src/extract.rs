@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use crate::failure::quoted;
 use crate::{Failure, Message, json_body};
 
-/// What `serde_html_form` says if a name comes more than once, and its type is no list.
+/// The error text of `serde_html_form` for a repeated name whose type is not a list.
 const REPEATED: &str = "unsupported value";
 
-/// A handler's argument: something that can be made from a message.
+/// A handler's argument: a type that can be made from a message.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot take an argument of type `{Self}`",
     label = "not made from a message",
@@ -23,10 +23,11 @@ pub trait FromMessage: Sized {
     /// Makes the argument, or refuses the message.
     ///
     /// # Errors
-    /// The failure that answers the message; the handler then does not run.
+    /// The failure that the caller gets; the handler does not run.
     fn from_message(message: &Message) -> Result<Self, Failure>;
 
-    /// The same for the last argument, which may take the message apart instead of copying.
+    /// The same for the last argument, which may move parts out of the message instead of copying
+    /// them.
     ///
     /// # Errors
     /// As [`FromMessage::from_message`].
@@ -38,19 +39,20 @@ pub trait FromMessage: Sized {
 /// As an argument: the body, read as JSON (whatever its content type). As a result: a value,
 /// written as JSON with the content type `application/json`.
 ///
-/// What is read is what was sent, or the body is refused:
+/// Values are read exactly as they were sent, or the body is refused:
 ///
-/// - **Integers** are read exactly if 64 bits hold them, signed or not. A larger one is refused,
-///   wherever it stands and whatever the type could hold (`u128`): let such numbers be sent as
-///   strings, or take `Vec<u8>` and read it yourself. It is taken, as a float, if a 64-bit float is
-///   written with the same digits: JavaScript and Go write `1e20` as `100000000000000000000`.
-/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest one of 64 bits,
-///   as JavaScript does; one out of their range (`1e400`) is refused.
-/// - **Nesting** ends at 127 levels of arrays and objects; what the type has no field for does not
-///   count.
-/// - Of members with **one name** the last counts, in a [`Value`](crate::Value) or a map; a type
-///   with named fields refuses the second.
-/// - A **byte order mark** at the beginning is skipped. What is not UTF-8 is no JSON.
+/// - **Integers** are read exactly if they fit into 64 bits, signed or not. A larger one is
+///   refused, wherever it is in the body and whatever the type could hold (`u128`): have such
+///   numbers sent as strings, or take `Vec<u8>` and parse it yourself. The exception is an integer
+///   with exactly the digits of a 64-bit float, which is read as that float: JavaScript and Go
+///   write `1e20` as `100000000000000000000`.
+/// - **Floats**, which have a fraction or an exponent, are rounded to the nearest 64-bit float, as
+///   in JavaScript; one out of range (`1e400`) is refused.
+/// - **Nesting** is limited to 127 levels of arrays and objects; fields that the type does not have
+///   do not count.
+/// - Of **repeated names** in an object the last one counts, in a [`Value`](crate::Value) or a map;
+///   a type with named fields refuses the second one.
+/// - A **byte order mark** at the beginning is skipped. A body that is not UTF-8 is not JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
@@ -72,12 +74,13 @@ pub struct Json<T>(pub T);
 /// # Ok::<(), meshage_sdk::Failure>(())
 /// ```
 ///
-/// - A name that comes **more than once** fits nothing but a list. A list takes a name that comes
-///   once, too, and with `#[serde(default)]` one that does not come.
-/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is `true`, `on`
-///   or `false`.
-/// - `+` is a space. A **`%`** without two hexadecimal digits behind it stays as it is, as the URL
-///   standard of WHATWG has it. What is not UTF-8 when it is decoded, such as `%ff`, is refused.
+/// - A **repeated name** needs a list. A list also takes a name that comes once and, with
+///   `#[serde(default)]`, one that is missing.
+/// - An **empty** value is `None` for an `Option` of a number or a `bool`. A `bool` is written
+///   `true`, `on` or `false`.
+/// - `+` is a space. A **`%`** that is not followed by two hexadecimal digits stays as it is, as in
+///   the URL standard of WHATWG. A query that is not UTF-8 once it is decoded, such as `%ff`, is
+///   refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Query<T>(pub T);
 
@@ -134,7 +137,7 @@ impl<T: DeserializeOwned> FromMessage for Json<T> {
 impl<T: DeserializeOwned> FromMessage for Query<T> {
     fn from_message(message: &Message) -> Result<Self, Failure> {
         let query = message.query();
-        // The parser would replace what is no UTF-8 by a character that nobody sent.
+        // The parser would replace invalid UTF-8 by U+FFFD, which nobody sent.
         if let Some(part) = query
             .split('&')
             .find(|part| percent_decode_str(part).decode_utf8().is_err())

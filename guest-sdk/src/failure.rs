@@ -1,8 +1,8 @@
-//! The ways in which a handler refuses.
+//! How a handler refuses a message.
 
 use std::fmt::{self, Display};
 
-/// What a failure repeats of what it refuses: enough to find it by.
+/// Characters of the input that a failure quotes: enough to find it.
 const QUOTED_CHARS_MAX: usize = 40;
 
 /// A refusal, with a text that goes to the caller.
@@ -66,7 +66,7 @@ impl Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A piece of a message, for the text of a failure.
+/// Quotes a piece of a message in the text of a failure, truncated.
 pub(crate) fn quoted(piece: &str) -> String {
     match piece.char_indices().nth(QUOTED_CHARS_MAX) {
         Some((end, _)) => format!("`{}…`", &piece[..end]),

@@ -1,13 +1,14 @@
-//! Finds the integer in a JSON text that reading would change: 64 bits do not hold it, and a float
-//! has other digits. Knows nothing of types, and takes it for granted that the text is JSON.
+//! Finds an integer in a JSON text that parsing would change: it does not fit into 64 bits, and as
+//! a float it has other digits. Ignores the type that is parsed into, and assumes that the text is
+//! JSON.
 
-/// Integers of fewer digits are in the range of 64 bits, whatever their digits and sign.
+/// Integers of fewer digits fit into 64 bits, with or without a sign.
 const DIGITS_MIN: usize = 19;
 
-/// The first integer that would be changed.
+/// The first integer that parsing would change.
 ///
-/// A text without a run of so many digits costs a look at every nineteenth byte; others are read
-/// once, from one token to the next.
+/// A text without a run of `DIGITS_MIN` digits costs a look at every 19th byte; others are scanned
+/// once, token by token.
 pub(crate) fn first_inexact(json: &[u8]) -> Option<&str> {
     if has_long_run(json) {
         numbers(json).find(|number| is_inexact(number))
@@ -16,7 +17,8 @@ pub(crate) fn first_inexact(json: &[u8]) -> Option<&str> {
     }
 }
 
-/// Wherever a run of that length begins, one of the bytes looked at is in it.
+/// Whether the text has a run of at least `DIGITS_MIN` digits. Every such run includes one of the
+/// bytes that are looked at.
 fn has_long_run(json: &[u8]) -> bool {
     let mut looked_at = (DIGITS_MIN - 1..json.len()).step_by(DIGITS_MIN);
     looked_at.any(|at| {
@@ -30,7 +32,7 @@ fn digits<'a>(bytes: impl Iterator<Item = &'a u8>) -> usize {
     bytes.take_while(|byte| byte.is_ascii_digit()).count()
 }
 
-/// Every number of a text, as it is written. Digits in strings are none.
+/// All numbers of a text, as they are written. Digits in strings do not count.
 fn numbers(json: &[u8]) -> impl Iterator<Item = &str> {
     let mut rest = json;
     std::iter::from_fn(move || {
@@ -53,7 +55,7 @@ fn numbers(json: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What follows the string that a text begins with.
+/// The rest of a text after the string that it begins with.
 fn after_string(json: &[u8]) -> &[u8] {
     let mut at = 1;
     loop {
@@ -66,8 +68,8 @@ fn after_string(json: &[u8]) -> &[u8] {
     }
 }
 
-/// An integer with the very digits of a float was one: JavaScript and Go write those below 1e21
-/// without an exponent.
+/// Whether parsing would change the number. An integer with exactly the digits of a float is taken
+/// as that float: JavaScript and Go write floats below 1e21 without an exponent.
 fn is_inexact(number: &str) -> bool {
     let is_integer = !number.contains(['.', 'e', 'E']);
     let fits = || number.parse::<u64>().is_ok() || number.parse::<i64>().is_ok();
@@ -159,7 +161,7 @@ mod tests {
             r#"["\"12345678901234567890123","\\",12345678901234567890123]"#,
             Some("12345678901234567890123"),
         );
-        // A text that is cut off is no JSON, and still no reason to crash.
+        // A truncated text is not JSON, and still must not panic.
         check(r#"["12345678901234567890123\"#, None);
     }
 }

@@ -1,20 +1,20 @@
-//! What `json!` is made of: values that are moved where they can be, and copied where they must be.
+//! What the expansion of `json!` calls: values that can be moved are moved, others are copied.
 
 use serde::Serialize;
 use serde_json::Value;
 
 pub use serde_json::Map;
 
-/// A value that only `json!` knows of, so that it may be moved.
+/// The result of an expression in `json!`. Nothing else refers to it, so it may be moved.
 pub struct Temporary<T>(pub T);
 
-/// A temporary that is JSON already: it goes where it belongs.
+/// A temporary that is a [`Value`] already: it is moved into place.
 pub trait Moved {
     fn json(self) -> Value;
 }
 
-/// Any other temporary. The compiler looks here only where there is nothing to move, as this takes
-/// a reference.
+/// Any other temporary. The compiler prefers [`Moved`] where it applies, because this trait takes
+/// `self` by reference and method lookup tries values first.
 pub trait Copied {
     fn json(&self) -> Value;
 }
@@ -32,7 +32,7 @@ impl<T: Serialize> Copied for Temporary<T> {
 }
 
 /// # Panics
-/// If the value cannot be JSON, such as a map whose keys are no strings.
+/// If the value cannot be written as JSON, such as a map whose keys are not strings.
 pub fn copied<T: Serialize + ?Sized>(value: &T) -> Value {
     serde_json::to_value(value).expect("the value can be written as JSON")
 }
@@ -41,7 +41,7 @@ pub fn copied<T: Serialize + ?Sized>(value: &T) -> Value {
 mod tests {
     use crate::{Value, json};
 
-    /// Every shape, as `serde_json` makes it.
+    /// Compares `json!` with that of `serde_json`.
     macro_rules! check {
         ($($tokens:tt)*) => {
             assert_eq!(json!($($tokens)*), serde_json::json!($($tokens)*))
@@ -65,7 +65,7 @@ mod tests {
         check!({ "a": null, "b": [1, { "c": {} }], "d": text, "e": &list, "f": list.len(), (key): 1, "g": Some(1), });
         check!({ "a": made("x"), "b": { "c": made("y") }, "d": [made("z")], "e": if text.is_empty() { 1 } else { 2 } });
         check!({ "same": 1, "other": 2, "same": 3 });
-        // What has a name is still there.
+        // Variables are not moved.
         let value = made("kept");
         check!({ "a": value, "b": (value), "c": [value, made("new")] });
         assert_eq!((value, text.as_str()), (made("kept"), "text"));

@@ -11,24 +11,25 @@ use crate::integers::first_inexact;
 /// What some editors and libraries write before a text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// How deep `serde_json` reads before it takes a body for an attack on the stack.
+/// Nesting that `serde_json` reads: it refuses more, which could overflow the stack.
 const LEVELS_MAX: usize = 127;
 
-/// `serde_json` has no kind for this error, but its words.
+/// `serde_json` has no kind for this error, so it is recognized by its text.
 const TOO_DEEP: &str = "recursion limit exceeded";
 
-/// The text of a body: RFC 8259 lets a reader pass over the mark.
+/// A body without its byte order mark, which RFC 8259 lets a parser ignore.
 pub(crate) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)
 }
 
-/// Reads a body. What is read is what was sent, but for floats, which are rounded to the nearest.
+/// Reads a body. Values are read exactly as they were sent, but for floats, which are rounded to
+/// the nearest.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     parse_with(body, PhantomData)
 }
 
-/// The same, for what is read into something that is there. That is to be thrown away if this
-/// fails.
+/// The same with a seed, which may read into an existing value. If this fails, that value must be
+/// thrown away.
 pub(crate) fn parse_with<'de, S: DeserializeSeed<'de>>(
     body: &'de [u8],
     seed: S,
@@ -46,7 +47,7 @@ pub(crate) fn parse_with<'de, S: DeserializeSeed<'de>>(
     }
 }
 
-/// Why a text was not read, of which `error` is what came up first.
+/// Why a text could not be read; `error` is what the parser reported first.
 fn refusal(text: &[u8], error: &serde_json::Error) -> Failure {
     if let Err(fault) = check_grammar(text, error) {
         return Failure::invalid(format_args!("the body is not JSON: {fault}"));
@@ -63,17 +64,15 @@ fn refusal(text: &[u8], error: &serde_json::Error) -> Failure {
     Failure::invalid(format_args!("the body does not fit: {words}"))
 }
 
-/// Whether a text is JSON at all, or what is wrong with it. `error` does not tell: what does not
-/// fit a type is reported where it stands, however the text goes on, and sometimes as if it were a
-/// fault of syntax.
+/// Whether a text is JSON at all, or its syntax error. `error` does not tell: a value of the wrong
+/// type is reported where it is, whatever follows it, and sometimes as a syntax error.
 fn check_grammar(text: &[u8], error: &serde_json::Error) -> Result<(), String> {
     let text = std::str::from_utf8(text).map_err(|fault| fault.to_string())?;
-    // This passes over values of any depth without recursion, and over numbers of any size.
+    // This skips values of any depth without recursion, and numbers of any size.
     let Err(fault) = serde_json::from_str::<IgnoredAny>(text) else {
         return Ok(());
     };
-    // About one and the same place the first reader knows more: that a comma is one too many, for
-    // example.
+    // At the same place the first error is more specific: it reports a trailing comma, for example.
     let same_place = (error.line(), error.column()) == (fault.line(), fault.column());
     let told = if same_place && !error.is_data() {
         error
@@ -150,7 +149,7 @@ mod tests {
             "[".repeat(200),
             "the body is not JSON: EOF while parsing a list at line 1 column 200",
         );
-        // A fault of the text counts for more than one of its data.
+        // A syntax error takes precedence over a value of the wrong type.
         check_invalid::<Order>(
             r#"{"amount":"3"} x"#,
             "the body is not JSON: trailing characters at line 1 column 16",
@@ -167,7 +166,7 @@ mod tests {
             format!(r#"{{"amount":"3","other":{}}}"#, nested(200)),
             "the body does not fit: invalid type: string \"3\", expected u32 at line 1 column 13",
         );
-        // These are errors of syntax by the parser's account.
+        // The parser reports these as syntax errors.
         check_invalid::<Colour>(
             "5",
             "the body does not fit: expected value at line 1 column 1",
@@ -182,7 +181,7 @@ mod tests {
     fn a_body_is_read_to_a_depth() {
         assert!(parse::<Value>(nested(127).as_bytes()).is_ok());
         check_invalid::<Value>(nested(128), "the body is nested deeper than 127 levels");
-        // What nobody wants to know may be deeper.
+        // Fields that the type does not have may be nested deeper.
         let body = format!(r#"{{"other":{},"amount":3}}"#, nested(200));
         assert_eq!(parse(body.as_bytes()), Ok(Order { amount: 3 }));
     }
@@ -203,7 +202,7 @@ mod tests {
             r#"{"n":-9223372036854775809}"#,
             &refused("-9223372036854775809"),
         );
-        // Where the parser would speak of a float that is no integer, and of a number out of range.
+        // The parser would report a float where an integer is expected, and a number out of range.
         check_invalid::<HashMap<String, u64>>(
             r#"{"n":18446744073709551616}"#,
             &refused("18446744073709551616"),

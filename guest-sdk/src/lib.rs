@@ -11,20 +11,22 @@
 //! ```
 //!
 //! The crate is a `cdylib`, built with `cargo build --release --target wasm32-wasip2`; the `.wasm`
-//! goes into a node's plugins directory, and its file name is the stream.
+//! goes into the plugins directory of a node. Its file name without `.wasm` is the stream.
 //!
-//! **Arguments**, up to eight, are anything that is [`FromMessage`]: the [`Message`] itself,
-//! [`Json<T>`], [`Query<T>`], [`PartitionKey`], `String` (a UTF-8 body) or `Vec<u8>` (any body).
-//! One that does not fit the message answers [`Failure::Invalid`] before the handler runs.
+//! **Arguments**, up to eight, are of any types that implement [`FromMessage`]: the [`Message`]
+//! itself, [`Json<T>`], [`Query<T>`], [`PartitionKey`], `String` (a UTF-8 body) or `Vec<u8>` (any
+//! body). If one cannot be made from the message, the caller gets [`Failure::Invalid`], and the
+//! handler does not run.
 //!
-//! **Results** are anything that is [`IntoReply`]: [`Json<T>`], `String`, `&'static str`,
-//! `Vec<u8>`, `()` (status 204), [`Reply`], or a `Result` of one of them and a [`Failure`].
+//! **Results** are of any type that implements [`IntoReply`]:
+//! [`Json<T>`], `String`, `&'static str`, `Vec<u8>`, `()` (status 204), [`Reply`], or a `Result` of
+//! one of them and a [`Failure`].
 //!
 //! **Logging** is the [`log`] crate: `log::info!("…")` in a handler becomes a line in the node's
 //! log with the stream and the message's id.
 //!
 //! **Tests** are plain `cargo test`: the attribute leaves the function as it is, so a test makes a
-//! [`Message`] and calls it; nothing of WebAssembly is involved.
+//! [`Message`] and calls the function, without any WebAssembly.
 //!
 //! ```
 //! # use meshage_sdk::{Failure, Json, Message, json, Value};
@@ -39,10 +41,10 @@
 //! );
 //! ```
 //!
-//! **Memory**: handlers get an allocator that is quick for small blocks. One that brings its own
-//! turns off the default feature `allocator`.
+//! **Memory**: handlers get an allocator that is fast for small blocks. A crate that sets its own
+//! global allocator must turn off the default feature `allocator`.
 
-// The macros speak of this crate by its name.
+// The macros refer to this crate by its name.
 #[cfg(test)]
 extern crate self as meshage_sdk;
 

@@ -13,7 +13,7 @@ use crate::json_body;
 const STREAM: &str = "stream";
 const PARTITION_KEY: &str = "partitionKey";
 
-/// Fields that a merged message has room for from the start.
+/// Initial capacity of a merged message, in fields.
 const FIELDS_USUAL: usize = 8;
 
 /// One message, addressed to the entity (`stream`, `partition_key`).
@@ -72,10 +72,10 @@ impl Message {
         self
     }
 
-    /// Sets the body to a value's JSON, and the content type with it.
+    /// Sets the body to the value as JSON, and the content type to `application/json`.
     ///
     /// # Panics
-    /// If the value cannot be JSON, such as a map whose keys are no strings.
+    /// If the value cannot be written as JSON, such as a map whose keys are not strings.
     #[must_use]
     pub fn with_json(mut self, value: &impl Serialize) -> Self {
         self.headers.retain(|(name, _)| name != "content-type");
@@ -109,13 +109,14 @@ impl Message {
         &self.query
     }
 
-    /// The header of that name, whatever its case: `content-type`, and those that the plugin's
-    /// manifest names. A header may come more than once; this is the first.
+    /// The first header of that name, which may be in upper or lower case; a name may come more
+    /// than once. A handler gets `content-type`, and the headers that the plugin's manifest names.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.header_values(name).next()
     }
 
-    /// Every header of that name, whatever its case, in the order in which they came.
+    /// The values of all headers of that name, which may be in upper or lower case, in the order in
+    /// which they came.
     pub fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers()
             .filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name))
@@ -134,21 +135,21 @@ impl Message {
         &self.body
     }
 
-    /// The body without a copy.
+    /// The body as it was sent, without a copy.
     pub fn into_body(self) -> Vec<u8> {
         self.body
     }
 
     /// The merged message: `{stream, partitionKey, …body}`, in that order.
     ///
-    /// The fields of a JSON object follow the two names, which a body cannot override; any other
-    /// JSON comes under `body`; an empty body adds nothing. The content type does not matter. Of
-    /// fields with one name the last counts. What a body is read as, and what is refused instead of
-    /// changed, is what [`Json`](crate::Json) says.
+    /// The fields of a JSON object follow the two names, which a body cannot override. Any other
+    /// JSON value becomes the field `body`. An empty body adds nothing. The content type does not
+    /// matter. Of repeated fields, the last one counts. [`Json`](crate::Json) says how values are
+    /// read, and which are refused rather than changed.
     ///
     /// # Errors
-    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is no JSON, is nested
-    /// deeper than 127 levels, or has a number that would be another one.
+    /// [`Failure::Invalid`] if there is a body and it cannot be read: it is not JSON, is nested
+    /// deeper than 127 levels, or has a number that would be changed.
     pub fn merged(&self) -> Result<Value, Failure> {
         let mut merged = Map::with_capacity(FIELDS_USUAL);
         merged.insert(STREAM.into(), self.stream.as_str().into());
@@ -165,7 +166,7 @@ impl Message {
     }
 }
 
-/// Reads an object's fields into a merged message, without making an object of their own of them.
+/// Reads the fields of an object into a merged message, without an object in between.
 struct BodyFields<'a>(&'a mut Map<String, Value>);
 
 impl<'de> DeserializeSeed<'de> for BodyFields<'_> {
@@ -185,7 +186,7 @@ impl<'de> Visitor<'de> for BodyFields<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
         while let Some((name, value)) = fields.next_entry::<String, Value>()? {
-            // Of fields with one name the last one counts, as everywhere in JSON.
+            // Of repeated fields, the last one counts, as in most JSON parsers.
             if name != STREAM && name != PARTITION_KEY {
                 self.0.insert(name, value);
             }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{Failure, Json};
 
-/// A handler's answer with everything said: status, headers, body.
+/// A handler's complete answer: status, headers, body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     pub(crate) status: u16,
@@ -37,10 +37,11 @@ impl Reply {
         self.with_header("content-type", content_type)
     }
 
-    /// Sets the body to a value's JSON.
+    /// Sets the body to the value as JSON, and the content type to `application/json`.
     ///
     /// # Errors
-    /// [`Failure::Internal`] if the value cannot be JSON, such as a map whose keys are no strings.
+    /// [`Failure::Internal`] if the value cannot be written as JSON, such as a map whose keys are
+    /// not strings.
     pub fn with_json(self, value: &impl Serialize) -> Result<Self, Failure> {
         let body = serde_json::to_vec(value).map_err(|error| {
             Failure::internal(format_args!("the reply cannot be JSON: {error}"))
@@ -53,7 +54,7 @@ impl Reply {
         self.status
     }
 
-    /// The first header of that name, whatever its case.
+    /// The first header of that name, which may be in upper or lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers()
             .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
@@ -73,7 +74,7 @@ impl Reply {
     }
 }
 
-/// A handler's result: something that a reply or a failure can be made of.
+/// A handler's result: a type that a reply or a failure can be made from.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "no reply can be made of this",
@@ -85,7 +86,7 @@ pub trait IntoReply {
     /// Makes the reply.
     ///
     /// # Errors
-    /// The failure that answers the message instead.
+    /// The failure that the caller gets instead of a reply.
     fn into_reply(self) -> Result<Reply, Failure>;
 }
 

@@ -1,5 +1,5 @@
-//! A handler whose signature is wrong does not compile, and the compiler says what would be right.
-//! After a change of words:
+//! A handler with a wrong signature does not compile, and the compiler says what would be right.
+//! After changing an error text, run
 //! `TRYBUILD=overwrite cargo test --release -p meshage-sdk --test signatures`.
 
 #[test]

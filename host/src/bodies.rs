@@ -1,38 +1,40 @@
-//! The memory that a node has for bodies: of requests that arrive, of answers until they are sent,
-//! and of what comes from peers and goes to them. One bound for all of them together. Pure: it
-//! counts.
+//! The memory account for all bodies on a node: of requests as they arrive, of replies until they
+//! are sent, and of calls and replies on their way from and to peers. One limit covers all of them.
+//! Pure: it only counts.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So much, or more where single bodies may be large.
+/// Memory for all bodies together. The limit is higher if a single body may be so large that fewer
+/// than `BODIES_MIN` of them would fit.
 const BYTES_DEFAULT: usize = 256 << 20;
 const BODIES_MIN: usize = 8;
 
-/// A smaller body costs no more than the message around it: it is not counted.
+/// Smaller bodies cost no more than the message around them, so they are not counted.
 const COUNTED_FROM: usize = 1024;
 
-/// What may be set aside for bodies that are only expected: the rest is for those that are there,
-/// however long others are waited for.
+/// Bodies that are only expected may reserve `1 / EXPECTED_PART` of the memory. The rest stays free
+/// for bodies that have arrived, however long the expected ones take.
 const EXPECTED_PART: usize = 2;
 
-/// The bodies that there are now.
+/// The account of all bodies in memory.
 #[derive(Debug)]
 pub struct Bodies {
     bytes_max: usize,
     bytes: AtomicUsize,
-    /// Of these, what is set aside for bodies that are expected.
+    /// The part of `bytes` that is reserved for bodies that are expected and not here yet.
     expected: AtomicUsize,
 }
 
-/// There is no room now.
+/// No memory is free for a body now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// The room of one body: given back when it is dropped.
+/// Memory reserved for one body; released on drop.
 #[derive(Debug, Default)]
 pub struct Room(Option<(&'static Bodies, usize)>);
 
-/// Room that is set aside for a body which is expected: given back when it is dropped.
+/// Memory reserved for a body that is expected; released on drop. [`SetAside::fill`] turns it into
+/// a [`Room`] once the body is here.
 #[derive(Debug)]
 pub struct SetAside {
     bodies: &'static Bodies,
@@ -40,15 +42,15 @@ pub struct SetAside {
     bytes: usize,
 }
 
-/// What the next reply of a stream is expected to take: as much as the last one took, or half of
-/// what was expected of that, whichever is more. So a single large reply among small ones is
-/// forgotten after a dozen.
+/// Estimate of the body size of the next reply of a stream: the size of the last one or half of the
+/// previous estimate, whichever is larger. So a single large reply among small ones is forgotten
+/// after a dozen.
 #[derive(Debug, Default)]
 pub struct Expected(AtomicUsize);
 
 impl Bodies {
-    /// For bodies of at most so many bytes each. There is one for each process, so that nobody has
-    /// to count who shares it.
+    /// `body_bytes_max` is the limit on a single body. The account is leaked: a process has one,
+    /// and a `&'static` needs no reference count.
     pub fn new(body_bytes_max: usize) -> &'static Self {
         let bytes_max = BYTES_DEFAULT.max(body_bytes_max.saturating_mul(BODIES_MIN));
         Box::leak(Box::new(Self {
@@ -58,25 +60,25 @@ impl Bodies {
         }))
     }
 
-    /// Room for a body of so many bytes.
+    /// Reserves memory for a body of `bytes` bytes.
     ///
     /// # Errors
-    /// If there is none now.
+    /// If too little is free now.
     pub fn room(&'static self, bytes: usize) -> Result<Room, NoRoom> {
         let mut room = Room::default();
         room.resize(self, bytes).map(|()| room)
     }
 
-    /// Room for a body that is expected to have so many bytes.
+    /// Reserves memory for a body that is expected to have `bytes` bytes.
     ///
     /// # Errors
-    /// If there is none now, or as much is set aside already as may be.
+    /// If too little is free now, or expected bodies hold all that they may.
     pub fn set_aside(&'static self, bytes: usize) -> Result<SetAside, NoRoom> {
         let bytes = if bytes < COUNTED_FROM { 0 } else { bytes };
         if bytes > 0 {
             take(&self.expected, bytes, self.bytes_max / EXPECTED_PART)?;
         }
-        // From here on it is given back whatever comes.
+        // From here on `Drop` releases `expected`, also if the next step fails.
         let mut aside = SetAside {
             bodies: self,
             room: Room::default(),
@@ -86,17 +88,17 @@ impl Bodies {
         Ok(aside)
     }
 
-    /// What all of them may take together.
+    /// The limit on all bodies together.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 }
 
 impl Room {
-    /// Makes it the room of a body of so many bytes.
+    /// Changes the reservation to `bytes` bytes, up or down.
     ///
     /// # Errors
-    /// If there is no room for more now: then it stays as it was.
+    /// If the increase does not fit now: then the reservation stays as it was.
     pub fn resize(&mut self, bodies: &'static Bodies, bytes: usize) -> Result<(), NoRoom> {
         if bytes < COUNTED_FROM {
             *self = Self::default();
@@ -112,7 +114,7 @@ impl Room {
         Ok(())
     }
 
-    /// Whether it takes any.
+    /// Whether any memory is reserved: none is for bodies below `COUNTED_FROM`.
     pub fn is_counted(&self) -> bool {
         self.0.is_some()
     }
@@ -126,7 +128,7 @@ impl Drop for Room {
     }
 }
 
-/// Adds to a count, unless it becomes more than may be.
+/// Adds `more` to the count, unless the sum would exceed `max`.
 fn take(count: &AtomicUsize, more: usize, max: usize) -> Result<(), NoRoom> {
     let fits = |now: usize| now.checked_add(more).filter(|sum| *sum <= max);
     count
@@ -136,10 +138,10 @@ fn take(count: &AtomicUsize, more: usize, max: usize) -> Result<(), NoRoom> {
 }
 
 impl SetAside {
-    /// The body is there, and has so many bytes.
+    /// Turns the reservation into that of the body, which has arrived with `bytes` bytes.
     ///
     /// # Errors
-    /// If there is no room for what it has more than was expected.
+    /// If it is larger than expected and the difference does not fit now.
     pub fn fill(mut self, bytes: usize) -> Result<Room, NoRoom> {
         let mut room = std::mem::take(&mut self.room);
         room.resize(self.bodies, bytes).map(|()| room)
@@ -161,11 +163,12 @@ impl Expected {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// A reply took so much. Of two at once one may go uncounted: it is a guess.
+    /// Updates the estimate by the size of a reply. Of two concurrent updates one may be lost,
+    /// which an estimate can afford.
     pub fn note(&self, bytes: usize) {
         let expected = self.bytes();
-        // Mostly all of them are small: then there is nothing to write, which another core would
-        // have to fetch.
+        // Usually all replies are small. Then nothing is written, which spares other cores from
+        // fetching the cache line again.
         if expected >= COUNTED_FROM || bytes >= COUNTED_FROM {
             self.0.store(bytes.max(expected / 2), Ordering::Relaxed);
         }

@@ -10,6 +10,7 @@ pub mod dispatch;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod lanes;
+pub mod local;
 pub mod membership;
 pub mod message;
 pub mod node;

@@ -17,14 +17,14 @@ impl Seed {
         Self(xxh3_64(node.as_str().as_bytes()))
     }
 
-    /// How much the node wants the key. The highest score owns it.
+    /// The score of the node for a key. The candidate with the highest score owns the key.
     pub fn score(self, key: &str) -> u64 {
         xxh3_64_with_seed(key.as_bytes(), self.0)
     }
 }
 
-/// The index of the owner among the candidates, which are ordered by node id: of equal scores the
-/// smaller node id wins.
+/// The index of the owner. `candidates` must be sorted by node id: on equal scores the smaller id
+/// wins.
 pub fn owner<C>(candidates: &[C], key: &str, seed: impl Fn(&C) -> Seed) -> Option<usize> {
     let mut best: Option<(usize, u64)> = None;
     for (index, candidate) in candidates.iter().enumerate() {
@@ -36,8 +36,8 @@ pub fn owner<C>(candidates: &[C], key: &str, seed: impl Fn(&C) -> Seed) -> Optio
     best.map(|(index, _)| index)
 }
 
-/// The indices of all candidates, the owner first. Each is the one to ask when those before it
-/// cannot be reached.
+/// The indices of all candidates, the owner first, in the order in which they are tried when those
+/// before cannot be reached.
 pub fn ranking<C>(candidates: &[C], key: &str, seed: impl Fn(&C) -> Seed) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..candidates.len()).collect();
     // Stable, so equal scores stay in the order of node ids.
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(owner(&[] as &[Seed], "42", |seed| *seed), None);
     }
 
-    /// The vectors of `docs/placement.md`, and every one of them.
+    /// Checks every test vector of `docs/placement.md`.
     #[test]
     fn vectors_of_the_documentation() {
         let text = include_str!("../../docs/placement.md");

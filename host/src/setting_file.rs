@@ -1,5 +1,5 @@
-//! Files that settings name. Whatever stands there holds up nobody for long: a device has no end,
-//! and a pipe may have nobody who writes.
+//! Reads files that settings name, with limits on size and time: a device may have no end, and a
+//! pipe no writer.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-/// The longest there is: authorities of all the world take a quarter of it.
+/// The largest file accepted; the certificates of all public authorities take a quarter of it.
 pub(crate) const BYTES_MAX: u64 = 1 << 20;
 
-/// How long a pipe may take to its end. Shells make one of `<(command)`.
+/// How long a pipe may take to reach its end. Shells turn `<(command)` into a pipe.
 const PIPE_MAX: Duration = Duration::from_secs(5);
 
-/// How often a pipe that has nothing yet is looked at.
+/// How often a pipe without data is polled.
 const PIPE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Opens a file or a pipe, without waiting for who is at the other end of it.
+/// Opens a file or a pipe, without waiting for a writer at the other end of the pipe.
 pub(crate) fn open(file: &Path) -> io::Result<File> {
     let opened = OpenOptions::new()
         .read(true)
@@ -38,12 +38,12 @@ pub(crate) fn open(file: &Path) -> io::Result<File> {
     Ok(opened)
 }
 
-/// What is in a file, which is not more than so many bytes.
+/// The content of a file. Fails if it has more than `bytes_max` bytes.
 pub(crate) fn read(opened: &File, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let give_up = Instant::now() + PIPE_MAX;
     let is_pipe = opened.metadata()?.file_type().is_fifo();
-    // As it does not wait, reading stops where a pipe has nothing yet, or nobody who writes yet.
+    // Reads do not block: they stop early while a pipe has no data, or no writer, yet.
     loop {
         match opened
             .take(bytes_max + 1 - bytes.len() as u64)
@@ -82,7 +82,7 @@ pub(crate) fn text_of(file: &Path) -> io::Result<String> {
     String::from_utf8(bytes_of(file)?).map_err(|_| not_text())
 }
 
-/// What is in the file is bytes, not text.
+/// The error for a file whose content is not UTF-8.
 pub(crate) fn not_text() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8")
 }
@@ -139,7 +139,7 @@ mod tests {
             let pipe = pipe.clone();
             move || text_of(&pipe)
         });
-        // Waits for its reader.
+        // Blocks until the reader has opened the pipe.
         let mut writer = OpenOptions::new().write(true).open(&pipe).unwrap();
         writer.write_all(b"one, ").unwrap();
         writer.write_all(b"two").unwrap();

@@ -1,5 +1,5 @@
-//! Signals: the first has the node leave, a later one ends it at once. They have a thread and an
-//! event loop of their own, so that they are heard whatever the rest of the process is doing.
+//! Signals: the first makes the node leave, a later one ends it at once. A thread with its own
+//! event loop handles them, so that they work even if the rest of the process is blocked.
 
 use std::fs;
 use std::io;
@@ -13,25 +13,26 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Signals that come so soon after the first are the same one: GNU `timeout` and `npm run` send it
-/// to a process and then to its group.
+/// Debounce: signals this soon after the first count as the same one. GNU `timeout` and `npm run`
+/// send it to a process and then to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-/// The exit code after another signal: 128 + SIGINT, as shells have it.
+/// Exit code after a second signal: 128 + SIGINT, by the convention of shells.
 const ENDED_AT_ONCE: i32 = 130;
 
-/// That of a node which was told to leave, and does not come to an end.
+/// Exit code of a node that did not finish leaving in time.
 const STUCK: i32 = 1;
 
-/// Who ends a process at once does not want to wait for who reads its log.
+/// Limits on flushing the log before an immediate exit, which must not wait for a slow reader of
+/// the log.
 const LOG_STALLED_MAX: Duration = Duration::from_millis(200);
 const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// Has `leave` cancelled by the first signal. `leave_max` is how long the node may take to leave
-/// from then on.
+/// Cancels `leave` at the first signal. Ends the process at a second one, or if the node has not
+/// left within `leave_max` of the first.
 ///
 /// # Errors
-/// If the system lets this process hear no signals.
+/// If the signal handlers, their event loop or their thread cannot be set up.
 pub(crate) fn listen(leave: CancellationToken, leave_max: Duration, logs: Logs) -> io::Result<()> {
     let events = Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
@@ -73,16 +74,16 @@ pub(crate) fn listen(leave: CancellationToken, leave_max: Duration, logs: Logs) 
     Ok(())
 }
 
-/// Whether a signal that comes after the first is another one.
+/// Whether a signal after the first counts as a second one.
 fn ends_at_once(first: Instant, now: Instant) -> bool {
     now.saturating_duration_since(first) >= SAME_SIGNAL
 }
 
-/// What tells a process to end.
+/// The signals that tell a process to end.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// Its terminal is gone. `None`: it was started so that this is nothing to it.
+    /// The terminal is gone. `None` if the process was started to ignore that.
     hangup: Option<Signal>,
 }
 
@@ -115,9 +116,9 @@ impl Signals {
     }
 }
 
-/// Whether who started this process wants it to ignore a signal, as `nohup` does.
+/// Whether the parent process set this signal to be ignored, as `nohup` does.
 fn is_ignored(signal: SignalKind) -> bool {
-    // Only Linux tells it there; elsewhere none is.
+    // Only Linux reports it in this file; elsewhere no signal counts as ignored.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status
         .lines()
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn what_is_not_ignored_is_heard() {
         assert!(!is_ignored(SignalKind::terminate()));
-        // The standard library has it ignored in every program.
+        // The standard library sets it to be ignored in every program.
         assert!(is_ignored(SignalKind::pipe()));
     }
 }

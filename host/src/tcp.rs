@@ -1,18 +1,18 @@
-//! How TCP connections are set up, those of clients and those of peers.
+//! Socket options of TCP connections, both with clients and with peers.
 
 use std::io;
 
 use tokio::net::TcpStream;
 
-/// What the system keeps of what is sent beyond what is on its way.
+/// Most unsent data that the kernel buffers for a connection, beyond what is in flight.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
 
-/// What is to be taken is not kept waiting, and little of it waits in the system: there, room shows
-/// only when a good part of what waits is gone, and who reads slowly would look like one who reads
-/// nothing.
+/// Sends small writes without delay, and keeps the kernel's buffer of unsent data small. The kernel
+/// reports room in a full buffer only after a good part of it is gone; with a large one a slow
+/// reader would look like one that has stalled.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // Without it, the slowest are given up sooner.
+    // If this fails, connections to the slowest readers are closed sooner.
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     stream.set_nodelay(true)

@@ -1,4 +1,4 @@
-//! Whatever happens to the plugins directory takes effect by itself, and costs no request.
+//! Any change of the plugins directory takes effect without a restart, and no request fails.
 
 use std::fs;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ fn digest(component: &[u8]) -> String {
     format!("{:x}", Sha256::digest(component))
 }
 
-/// What `/plugins` says of each version of a stream: its state, its digest and its error.
+/// State, digest and error of each version of a stream, from `/plugins`.
 async fn versions(node: &Node, stream: &str) -> Vec<(String, String, String)> {
     let listed = node.admin("/plugins").await.json();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -32,7 +32,8 @@ async fn versions(node: &Node, stream: &str) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// Waits until the node runs this component for the stream, and nothing is wrong with its file.
+/// Waits until the nodes run this component for the stream, without an error for its file, and each
+/// has that in its view of all.
 async fn wait_until_serving(nodes: &[&Node], stream: &str, component: &[u8]) {
     let digest = digest(component);
     for node in nodes {
@@ -45,7 +46,7 @@ async fn wait_until_serving(nodes: &[&Node], stream: &str, component: &[u8]) {
                 && !is_failed
         })
         .await;
-        // The others have heard of it.
+        // Its view shows this version on all nodes.
         for other in nodes {
             until(|| async { node.view().await[&other.id].offers.get(stream) == Some(&digest) })
                 .await;
@@ -72,8 +73,7 @@ async fn wait_until_gone(nodes: &[&Node], stream: &str) {
     }
 }
 
-/// What a node logs when the system tells it of a change, so that it need not wait for its next
-/// look.
+/// Logged when the system reports a change, so that the node need not wait for its next scan.
 const EVENT: &str = "plugins-directory-changed";
 
 /// Two nodes with one plugins directory.
@@ -98,16 +98,16 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
     // Replaced.
     plugins.put("echo.wasm", &stamped("echo", 1));
     wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
-    // Broken, and the last good version runs on.
+    // Broken: the last good version keeps running.
     plugins.put("echo.wasm", b"broken");
     for node in nodes {
         wait_until_failed(node, "echo", "not WebAssembly").await;
     }
     assert_eq!(versions(nodes[0], "echo").await[0].0, "ready");
-    // Repaired, by what runs already.
+    // Repaired with the version that is running already.
     plugins.put("echo.wasm", &stamped("echo", 1));
     wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
-    // Another one is added, used, and removed.
+    // Another plugin is added, used, and removed.
     plugins.put("other.wasm", &stamped("echo", 2));
     wait_until_serving(&nodes, "other", &stamped("echo", 2)).await;
     let others = Traffic::start("other", &nodes);
@@ -120,7 +120,7 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
         .send()
         .await
         .problem(404, "no-candidate");
-    // A storm: twenty changes in two seconds, the last of which counts.
+    // A burst: twenty changes in two seconds, of which the last one wins.
     let mut changes = tokio::time::interval(std::time::Duration::from_millis(100));
     for number in 10..30 {
         changes.tick().await;
@@ -130,11 +130,11 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
 
     let sent = traffic.none_failed().await;
     assert!(sent > 1_000, "{sent} are few");
-    // Of all those versions one is in memory.
+    // Of all those versions only one is still in memory.
     for node in nodes {
         node.wait_for_metric(r#"meshage_plugin_versions{stream="echo"} 1"#)
             .await;
-        // What nobody offers any more has no metrics either.
+        // A stream that nobody offers any more has no metrics either.
         until(|| async {
             !node
                 .admin("/metrics")
@@ -192,7 +192,7 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
         assert_eq!(states.collect::<Vec<_>>(), expected);
         node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 2"#)
             .await;
-        // Messages run on the new one.
+        // New messages run on the new version.
         assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
         assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
         gate.open();
@@ -202,9 +202,35 @@ async fn a_version_that_is_replaced_finishes_what_it_runs_and_is_freed() {
     node.wait_for_metric(r#"meshage_plugin_versions{stream="fickle"} 1"#)
         .await;
     assert_eq!(versions(&node, "fickle").await.len(), 1);
-    // Counted through all versions.
+    // The counter goes on across versions.
     node.wait_for_metric(r#"meshage_calls_total{stream="fickle"} 4"#)
         .await;
+}
+
+#[tokio::test]
+async fn versions_of_a_plugin_share_its_permits_and_its_counts() {
+    let gate = Gate::new().await;
+    let manifest = format!("concurrency = 1\nqueue = 0\n{}", gate.manifest());
+    let plugins = Plugins::empty()
+        .with_file("fickle.wasm", stamped("fickle", 0))
+        .with_file("fickle.toml", manifest);
+    let node = Setup::new(plugins.clone()).ready().await;
+    let path = format!("/api/fickle/1?fetch={}/", gate.addr);
+    let running = node.post(&path).send();
+    let replaced = async {
+        node.wait_until_running("fickle", 1).await;
+        plugins.put("fickle.wasm", &stamped("fickle", 1));
+        wait_until_serving(&[&node], "fickle", &stamped("fickle", 1)).await;
+        // The only permit is still held by the message that runs on the version before.
+        let refused = node.post("/api/fickle/1?calls").send().await;
+        refused.problem(503, "overloaded");
+        gate.open();
+    };
+    let (answer, ()) = tokio::join!(running, replaced);
+    assert_eq!(answer.ok(), "open");
+    assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "1");
+    let plugins = node.admin("/plugins").await.json();
+    assert_eq!(plugins["plugins"][0]["calls"], 2);
 }
 
 #[tokio::test]
@@ -223,7 +249,7 @@ async fn a_file_that_is_touched_makes_no_other_version() {
         assert_eq!(listed.len(), 1, "{listed:?}");
         assert_eq!(listed[0].0, "ready");
     }
-    // It is the one that has counted before.
+    // The instance is the same one as before: its count goes on.
     assert_eq!(node.post("/api/fickle/1?calls").send().await.ok(), "2");
     assert_eq!(
         node.admin("/plugins").await.json()["plugins"][0]["calls"],
@@ -241,10 +267,10 @@ async fn a_file_written_in_place_and_slowly_is_taken_when_it_is_whole() {
     let nodes = pair(&plugins).await;
     let nodes = [&nodes[0], &nodes[1]];
     let traffic = Traffic::start("echo", &nodes);
-    // In one go, over the old content.
+    // Overwritten in place, in one write.
     fs::write(plugins.path().join("echo.wasm"), stamped("echo", 1)).unwrap();
     wait_until_serving(&nodes, "echo", &stamped("echo", 1)).await;
-    // Torn: the second half comes when the first has been found wanting.
+    // A torn write: the second half arrives after the first has been rejected.
     let whole = stamped("echo", 2);
     fs::write(plugins.path().join("echo.wasm"), &whole[..whole.len() / 2]).unwrap();
     for node in nodes {
@@ -276,7 +302,8 @@ async fn a_file_that_stays_broken_is_told_once() {
 
 #[tokio::test]
 async fn links_are_followed_wherever_they_lead() {
-    // As Kubernetes mounts files: the names lead through `..data`, and that link is flipped.
+    // As Kubernetes mounts files: each name is a link through `..data`, a link that is replaced
+    // atomically.
     let plugins = Plugins::empty();
     let at = |name: &str| plugins.path().join(name);
     let mount = |number: u8| {
@@ -291,7 +318,7 @@ async fn links_are_followed_wherever_they_lead() {
     };
     mount(0);
     std::os::unix::fs::symlink("..data/echo.wasm", at("echo.wasm")).unwrap();
-    // And a link to a file elsewhere, whose changes make no event here.
+    // And a link to a file elsewhere, whose changes raise no event for this directory.
     let elsewhere = Plugins::empty().with_file("target.wasm", stamped("echo", 10));
     std::os::unix::fs::symlink(elsewhere.path().join("target.wasm"), at("far.wasm")).unwrap();
 
@@ -325,15 +352,15 @@ async fn a_directory_that_vanishes_takes_nothing_with_it() {
     let traffic = Traffic::start("echo", &[&node]);
     fs::rename(&directory, parent.path().join("away")).unwrap();
     node.event("plugins-directory-unreadable").await;
-    // It has been looked for again and again.
+    // The node keeps looking for the directory.
     until(|| async { node.events("plugins-directory-still-unreadable") > 3 }).await;
     node.post("/api/other/1").send().await.ok();
-    // The same comes back, and goes again.
+    // The same directory comes back, and vanishes again.
     fs::rename(parent.path().join("away"), &directory).unwrap();
     node.event("plugins-directory-readable").await;
     node.post("/api/other/1").send().await.ok();
     fs::rename(&directory, parent.path().join("away")).unwrap();
-    // Another one comes in its place; it is watched, and what is not in it goes.
+    // Another directory takes its place: it is watched, and plugins that are not in it are removed.
     fs::create_dir(parent.path().join("new")).unwrap();
     fs::write(parent.path().join("new/echo.wasm"), stamped("echo", 1)).unwrap();
     fs::rename(parent.path().join("new"), &directory).unwrap();
@@ -360,11 +387,11 @@ async fn a_manifest_takes_effect_without_its_component() {
     assert_eq!(seen().await.ok(), "");
     plugins.put("fickle.toml", b"headers = [\"x-tenant\"]\n");
     until(|| async { seen().await.ok() == "x-tenant: a" }).await;
-    // A wrong one is told, and changes nothing.
+    // A wrong manifest is reported and changes nothing.
     plugins.put("fickle.toml", b"header = []\n");
     wait_until_failed(&node, "fickle", "unknown key \"header\"").await;
     assert_eq!(seen().await.ok(), "x-tenant: a");
-    // A directory in its place is none either, until it is gone.
+    // Nor does a directory in its place, until that is removed.
     fs::remove_file(plugins.path().join("fickle.toml")).unwrap();
     fs::create_dir(plugins.path().join("fickle.toml")).unwrap();
     wait_until_failed(&node, "fickle", "is no regular file").await;
@@ -419,7 +446,7 @@ async fn a_directory_behind_a_link_is_followed_when_the_link_is_flipped() {
     let traffic = Traffic::start("echo", &[&node]);
     release(1);
     wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
-    // The new one is watched.
+    // The directory that the link now leads to is watched.
     let events = node.log_lines(EVENT);
     fs::write(at("release-1/echo.wasm"), stamped("echo", 2)).unwrap();
     until(|| async { node.log_lines(EVENT) > events }).await;
@@ -440,7 +467,8 @@ async fn a_plugin_that_is_removed_and_comes_back_the_same_is_there_again() {
                 .all(|(state, ..)| state == "draining")
         })
         .await;
-        // It returns while it is being withdrawn, behind others that keep the loader busy.
+        // It returns while it is still being withdrawn, queued behind others that keep the loader
+        // busy.
         for other in 0..6 {
             plugins.put(
                 &format!("other-{other}.wasm"),

@@ -1,4 +1,4 @@
-//! Nodes of neighbouring versions work together: what the one does not know of the other ends no
+//! Nodes of adjacent versions work together: what one does not know of the other's protocol ends no
 //! connection.
 
 #[cfg(target_os = "linux")]
@@ -14,10 +14,10 @@ use crate::harness::{HandMade, Node, Plugins, Setup};
 #[cfg(target_os = "linux")]
 use crate::harness::{LaterVersions, Traffic, refs, wait_for_mesh};
 
-/// Frames that a later version may have.
+/// Kinds of frames that a later version may have.
 const LATER: [u8; 2] = [11, 200];
 
-/// A life that is as good as any.
+/// The generation of the fake peer; any will do.
 const GENERATION: u64 = 77;
 
 fn contains(bytes: &[u8], part: &str) -> bool {
@@ -56,7 +56,7 @@ async fn a_caller_of_a_later_version_is_served() {
         kind == REPLY && reply.starts_with(&[0, 0, 0, 1]) && contains(&reply, "echoed"),
         "{kind} {reply:?}"
     );
-    // What it cannot read it refuses by itself, whatever of it follows.
+    // A call that the node cannot read is refused by itself, even while its body still arrives.
     let call = Call {
         body_bytes: 1 << 30,
         body: b"x",
@@ -124,7 +124,7 @@ async fn who_is_no_peer_is_told_why() {
         );
     }
     node.log_line(r#"speaks 3 to 9, node \"n1\" 2"#).await;
-    // It says hello in a way of its own, but for how every hello begins.
+    // A hello in an unknown format, except for the beginning that all versions share.
     let mut stream = TcpStream::connect(&node.cluster).await.unwrap();
     let hello = frame(HELLO, b"meshage\n\x07\x09\xff\xff\xff");
     stream.write_all(&hello).await.unwrap();
@@ -136,18 +136,18 @@ async fn who_is_no_peer_is_told_why() {
     ));
 }
 
-/// A node, and one made by hand, ready, that alone offers `later`. What a message to that gets is
-/// what `answers` gives for the call's id.
+/// A node, and a fake one that is ready and alone offers the stream `later`. It answers each call
+/// with what `answers` makes of the call's id. Waits until the node has logged the event `told`.
 async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>, told: &str) -> (Node, HandMade) {
     let node = Setup::new(Plugins::usual()).id("n1").ready().await;
     let (peer, connections) =
-        HandMade::start("p1", GENERATION, "ready", &["later"], &[&node]).await;
+        HandMade::start("p1", GENERATION, "ready", &["later", "echo"], &[&node]).await;
     tokio::spawn(async move {
         while let Ok((stream, _)) = connections.accept().await {
             tokio::spawn(serve(stream, hello.clone(), answers));
         }
     });
-    // By then messages are routed to it.
+    // After this event, messages are routed to the fake node.
     node.event(told).await;
     (node, peer)
 }
@@ -155,7 +155,7 @@ async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>, told: &str) -> (
 async fn serve(mut stream: TcpStream, hello: Hello, answers: fn(&[u8]) -> Vec<u8>) {
     while let Some((kind, rest)) = next_frame(&mut stream).await {
         let answer = match kind {
-            // A later one has more to say than was asked.
+            // A later version sends more frames than were asked for.
             HELLO => [
                 hello.frame(),
                 frame(LATER[0], b""),
@@ -204,7 +204,7 @@ async fn a_callee_of_a_later_version_is_asked() {
     assert!(told.contains(r#""version":2"#), "{told}");
 }
 
-/// A fault of which this version does not know the name.
+/// A fault whose name this version does not know.
 fn later_fault(id: &[u8]) -> Vec<u8> {
     let head = [
         text("contended"),
@@ -232,6 +232,31 @@ async fn a_fault_of_a_later_version_is_an_answer() {
         );
     }
     assert_eq!(node.events("peer-connection-lost"), 0);
+}
+
+fn not_owner(id: &[u8]) -> Vec<u8> {
+    let head = [
+        text("not-owner"),
+        varint(503),
+        vec![1, 1],
+        text("by its view another node is"),
+        vec![0],
+        NO_EXTENSIONS.to_vec(),
+    ];
+    frame(FAULT, &[id, &head.concat()].concat())
+}
+
+#[tokio::test]
+async fn a_message_goes_on_from_a_node_that_is_not_its_owner_by_its_own_view() {
+    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), not_owner, "peer-connected").await;
+    let key = node.key_owned_by("echo", "p1").await;
+    let answer = node.post(&format!("/api/echo/{key}")).send().await;
+    assert_eq!((answer.status, answer.node()), (200, "n1"));
+    node.wait_for_metric(r#"meshage_failovers_total{stream="echo",because="not-owner"} 1"#)
+        .await;
+    let problem = node.post("/api/later/1").send().await;
+    let problem = problem.problem(503, "not-owner");
+    assert_eq!(problem["retryable"], true);
 }
 
 /// A reply without its head.
@@ -286,7 +311,7 @@ async fn a_connection_is_to_one_life_of_a_node() {
     );
 }
 
-// Elsewhere a host has but one address of loopback.
+// Other systems have only one loopback address.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_mesh_is_upgraded_node_by_node_and_no_request_fails() {

@@ -1,12 +1,12 @@
-//! Builds what is measured, and what measures it.
+//! Builds the host, the guests and the benchmark program, and runs it.
 
 use anyhow::Result;
 
 use crate::build;
 use crate::setup::{self, cargo, root};
 
-/// Measures, and writes `docs/performance.md`; with the names of suites only those, and writes
-/// nothing.
+/// Runs all suites and writes `docs/performance.md`. With the names of suites, runs only those, and
+/// writes nothing.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let guests = build::bench_guests()?;
     build::everything()?;

@@ -13,38 +13,40 @@ const PLUGINS: [&str; 2] = ["echo", "orders"];
 /// The guests of the tests: they stay where cargo puts them.
 const TEST_GUESTS: [&str; 2] = ["alien", "fickle"];
 
-/// What is run in benchmarks beside the example plugins, by our host and by others.
+/// Guests that benchmarks run beside the example plugins, on our host and on others.
 const BENCH_GUESTS: [&str; 3] = ["body-echo", "http-echo", "http-echo-p3"];
 
-/// The host and the example plugins. Of the whole workspace, so that the features of dependencies
-/// are those of the tests: what is compiled for the one is there for the other.
+/// Builds the host and the example plugins. `--workspace` gives dependencies the same features as
+/// in the tests, so that both share what is compiled.
 pub(crate) fn everything() -> Result<()> {
     guests(&PLUGINS)?;
     setup::run(cargo().args(["build", "--release", "--workspace", "--bin", "meshage-host"]))
 }
 
-/// The example plugins, and the guests of the tests.
+/// Builds the example plugins and the guests of the tests.
 pub(crate) fn all_guests() -> Result<()> {
     let all: Vec<&str> = PLUGINS.into_iter().chain(TEST_GUESTS).collect();
     guests(&all)
 }
 
-/// The guests of the benchmarks. Returns where cargo has put them, and the example plugins.
+/// Builds the guests of the benchmarks and the example plugins. Returns the directory that cargo
+/// puts them into.
 pub(crate) fn bench_guests() -> Result<PathBuf> {
     let all: Vec<&str> = PLUGINS.into_iter().chain(BENCH_GUESTS).collect();
     guests(&all)?;
     Ok(built())
 }
 
-/// The host as [`everything`] builds it: in the directory of this binary, wherever that is.
+/// The host as [`everything`] builds it: in the directory of this binary, wherever the target
+/// directory is.
 pub(crate) fn host_binary() -> Result<PathBuf> {
     Ok(std::env::current_exe()
         .context("where is this binary?")?
         .with_file_name("meshage-host"))
 }
 
-/// Builds guests in one call of cargo, which has its own target directory, so that it does not wait
-/// for the cargo that runs this.
+/// Builds guests with one call of cargo. It has its own target directory, so that it does not wait
+/// for the lock of the cargo that runs this.
 fn guests(packages: &[&str]) -> Result<()> {
     setup::guest_target()?;
     let target_directory = root().join("target/guests");
@@ -81,7 +83,8 @@ fn built() -> PathBuf {
     root().join(format!("target/guests/{GUEST_TARGET}/guest"))
 }
 
-/// Puts a file in its place in one step, unless it is there already: a node may be watching.
+/// Replaces a file with a rename, as a node may be watching the directory. Does nothing if the
+/// content is the same.
 fn install(from: &Path, to: &Path) -> Result<()> {
     let new = fs::read(from).with_context(|| format!("{} was not built", from.display()))?;
     if fs::read(to).is_ok_and(|old| old == new) {

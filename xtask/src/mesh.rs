@@ -18,7 +18,7 @@ use crate::setup::root;
 /// HTTP, cluster and admin port of each node: those of the README.
 const NODES: [(u16, u16, u16); 2] = [(8080, 9742, 9080), (8081, 9743, 9081)];
 
-/// A node compiles its plugins at its first start.
+/// Long enough for a node to compile its plugins, as it does at its first start.
 const READY_MAX: Duration = Duration::from_secs(60);
 
 const TRY_THIS: &str = r#"
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
     let (events, happened) = mpsc::channel();
     let on_signal = events.clone();
     ctrlc::set_handler(move || {
-        // After the end nobody listens any more.
+        // Fails only once `run` has ended, when nothing is left to stop.
         let _ = on_signal.send(Event::Stop);
     })?;
     let mut mesh = Mesh {
@@ -56,7 +56,7 @@ pub(crate) fn run() -> Result<()> {
     result
 }
 
-/// The nodes that run, and what happens to them.
+/// The running nodes, and the events about them.
 struct Mesh {
     running: BTreeMap<usize, Pid>,
     happened: mpsc::Receiver<Event>,
@@ -77,11 +77,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// Runs until it is told to stop. A node that ends by itself is an error.
+    /// Runs until a signal to stop. A node that exits by itself is an error.
     fn run(&mut self) -> Result<()> {
         let deadline = Instant::now() + READY_MAX;
         for (_, _, admin_port) in NODES {
-            // Events first: where a node could not start, another mesh may be answering.
+            // Events first: if a node could not start because another mesh has its port, that mesh
+            // may be answering here.
             loop {
                 match self.happened.recv_timeout(Duration::from_millis(50)) {
                     Ok(event) => return self.take(event),
@@ -108,7 +109,8 @@ impl Mesh {
         }
     }
 
-    /// Tells every node to leave, and waits until it has. A second Ctrl-C ends them at once.
+    /// Sends SIGTERM to every node, and waits until all have exited. Another Ctrl-C sends it again,
+    /// which makes them exit at once.
     fn stop(&mut self) {
         self.signal(Signal::TERM);
         while !self.running.is_empty() {
@@ -124,7 +126,7 @@ impl Mesh {
 
     fn signal(&self, signal: Signal) {
         for pid in self.running.values() {
-            // One that ends in this moment needs no signal.
+            // Fails only for a node that has just exited.
             let _ = kill_process(*pid, signal);
         }
     }
@@ -146,7 +148,7 @@ fn start(index: usize) -> Result<Child> {
             &cluster_port.to_string(),
         ])
         .args(["--admin-port", &admin_port.to_string()])
-        // What is set for a node of the developer's own is not meant for these two.
+        // Variables for a node of the developer's own must not configure these two.
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| {
             ["PATH", "HOME", "XDG_CACHE_HOME"]
@@ -155,7 +157,7 @@ fn start(index: usize) -> Result<Child> {
         }))
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
-        // Ctrl-C reaches this process only, which then stops the nodes in good order.
+        // So that Ctrl-C reaches this process only, which then shuts the nodes down gracefully.
         .process_group(0)
         .spawn()
         .context("cannot start a node")?;
@@ -168,7 +170,7 @@ fn start(index: usize) -> Result<Child> {
     Ok(node)
 }
 
-/// Whether a node is ready and has every node in its view, ready too.
+/// Whether a node is ready, and sees all nodes as ready.
 fn sees_everyone(admin_port: u16) -> bool {
     let ready_nodes =
         get(admin_port, "/cluster").map(|view| view.matches(r#""state":"ready""#).count());

@@ -1,5 +1,5 @@
-//! What a machine with nothing but rustup lacks: the WebAssembly target, and the tools of the
-//! tests.
+//! Installs what a machine with nothing but rustup lacks: the WebAssembly target, and the tools
+//! that the tests need.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ pub(crate) fn root() -> &'static Path {
 /// Cargo, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut cargo = command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    // What cargo tells this program of itself would look like a change to build scripts that read
-    // it (that of `ring`, on which much depends), and they would run again after each cargo that
-    // was started by hand.
+    // Cargo sets these variables for this program. Build scripts that read them (that of `ring`, on
+    // which much depends) would take them for a change, and run again after each cargo that was
+    // started by hand.
     let told = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     for name in
         told.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
@@ -31,7 +31,7 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
-/// Runs a command to its end.
+/// Runs a command and waits for it. A status other than 0 is an error.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -44,7 +44,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Adds the target that handlers are compiled to, unless it is there.
+/// Installs the target that handlers are compiled to, if it is missing.
 pub(crate) fn guest_target() -> Result<()> {
     let mut rustc = command("rustc");
     let output = rustc
@@ -59,7 +59,7 @@ pub(crate) fn guest_target() -> Result<()> {
         .with_context(|| format!("the Rust target {GUEST_TARGET} is missing and cannot be added"))
 }
 
-/// Adds rustfmt and clippy, unless they are there.
+/// Installs rustfmt and clippy, if they are missing.
 pub(crate) fn components() -> Result<()> {
     for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
         let found = cargo()

@@ -1,4 +1,4 @@
-//! Everything that must hold, in the order in which it fails fastest.
+//! All checks that CI runs, those that fail fastest first.
 
 use anyhow::Result;
 
@@ -24,8 +24,8 @@ pub(crate) fn everything() -> Result<()> {
     setup::run(cargo().args(["test", "--release", "--workspace"]))
 }
 
-/// That what is depended on is what may be, if the tool is there: `cargo install cargo-deny`. What
-/// is known of holes in them needs the network, and is not looked at here.
+/// Checks the dependencies against `deny.toml`, if the tool is there: `cargo install cargo-deny`.
+/// Known vulnerabilities are not checked here, as that needs the network.
 fn dependencies() -> Result<()> {
     if !cargo()
         .args(["deny", "--version"])
@@ -46,7 +46,7 @@ fn dependencies() -> Result<()> {
     ]))
 }
 
-/// The tests over real nodes whose names contain the filter, against what the code is now.
+/// Builds the current code, and runs the tests over real nodes whose names contain the filter.
 pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
     build::everything()?;

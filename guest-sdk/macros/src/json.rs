@@ -1,4 +1,4 @@
-//! The syntax of `json!`, and what becomes of it.
+//! The syntax of `json!`, and its expansion.
 
 use proc_macro2::{Ident, TokenStream as Tokens};
 use quote::quote;
@@ -87,7 +87,7 @@ impl Json {
     }
 }
 
-/// Whether the expression names something that lives on, and so is not to be moved.
+/// Whether the expression names a place, such as a variable or a field, that must not be moved.
 fn is_place(expression: &Expr) -> bool {
     match expression {
         Expr::Path(_) | Expr::Field(_) | Expr::Index(_) | Expr::Reference(_) => true,

@@ -9,13 +9,13 @@ use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type};
 
-/// More than this and the handler wants a type of its own for its input.
+/// A handler with more arguments needs a type of its own for its input.
 const ARGUMENTS_MAX: usize = 8;
 
 /// Makes a function the handler of its component.
 ///
-/// The function is left as it is, so that tests can call it. Its arguments are anything that is
-/// `FromMessage`, its result anything that is `IntoReply`. A component has one handler.
+/// The function is left as it is, so that tests can call it. Its arguments, up to eight, must
+/// implement `FromMessage`, and its result `IntoReply`. A component has one handler.
 #[proc_macro_attribute]
 pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     let attribute = Tokens::from(attribute);
@@ -34,9 +34,9 @@ pub fn handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
     quote!(#function #glue).into()
 }
 
-/// Makes a `Value` of JSON that is written down, with expressions wherever a value can be.
+/// Makes a `Value` from JSON with expressions in place of values.
 ///
-/// It is what `serde_json::json!` is, but that a `Value` that an expression returns (a call, not a
+/// Like `serde_json::json!`, but a `Value` that is returned by an expression (a call, not a
 /// variable) is moved into place instead of copied.
 ///
 /// ```ignore
@@ -63,13 +63,13 @@ fn check_attribute(attribute: &Tokens) -> Result<()> {
 fn expand(function: &ItemFn) -> Result<Tokens> {
     let types = argument_types(function)?;
     let name = &function.sig.ident;
-    // Names that the function's own, and those of other items, cannot be mistaken for.
+    // Hygienic names, which cannot clash with those in the function or of other items.
     let message = Ident::new("message", Span::mixed_site());
     let names: Vec<_> = (0..types.len())
         .map(|i| Ident::new(&format!("argument_{i}"), Span::mixed_site()))
         .collect();
     let extractions = types.iter().zip(&names).enumerate().map(|(i, (ty, name))| {
-        // The last one may take the message apart; the others look at it.
+        // Only the last one may consume the message; the others borrow it.
         let extract = if i + 1 == types.len() {
             quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_owned(#message)?)
         } else {

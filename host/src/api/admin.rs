@@ -221,7 +221,8 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
     for (_, plugin) in admin.catalog.plugins() {
         let [idle, running] = instances.entry(plugin.stream.clone()).or_default();
         *idle += plugin.handler.idle_instances();
-        *running += plugin.handler.running();
+        // All versions of a stream share it.
+        *running = plugin.admission.running();
     }
     let (view, own) = (
         admin.view.borrow().clone(),
@@ -305,7 +306,7 @@ fn describe(state: PluginState, plugin: &Plugin) -> Value {
         "state": state,
         "error": null,
         "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
-        "calls": plugin.handler.calls(),
+        "calls": plugin.admission.calls(),
         "limits": describe_limits(plugin.handler.limits()),
     })
 }

@@ -16,11 +16,13 @@ use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::lanes;
+use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
-use crate::message::{Answer, Fault, LimitKind, Message, NodeId, REPLY_BODY_BYTES_MAX, Refusal};
+use crate::message::{
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, StreamTraits,
+};
 use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
-use crate::plugins::Catalog;
 use crate::telemetry::{Route, Throttle, names};
 use retry::{Next, after, cause, costs};
 use retry_budget::RetryBudget;
@@ -33,7 +35,7 @@ const LOST_MAX: usize = 2;
 /// Sends messages to their owners.
 pub struct Dispatcher {
     self_id: NodeId,
-    catalog: Arc<Catalog>,
+    local: Arc<Local>,
     peers: Peers,
     /// Where calls go that are too long for their lane.
     runtime: Handle,
@@ -53,10 +55,10 @@ struct Tried {
 
 impl Dispatcher {
     /// Must be called within the node's main runtime.
-    pub fn new(self_id: NodeId, catalog: Arc<Catalog>, peers: Peers) -> Self {
+    pub fn new(self_id: NodeId, local: Arc<Local>, peers: Peers) -> Self {
         Self {
             self_id,
-            catalog,
+            local,
             peers,
             runtime: Handle::current(),
             routes: ArcSwap::default(),
@@ -174,7 +176,7 @@ impl Dispatcher {
 
     /// The answer to a message for which there is no route: nothing of it ran.
     fn no_route(&self, message: &Message, fault: Fault) -> Answer {
-        let may_run_twice = message.may_run_twice(false);
+        let may_run_twice = message.may_run_twice(StreamTraits::default());
         Answer {
             node: self.self_id.clone(),
             outcome: Err(fault),
@@ -194,6 +196,16 @@ impl Dispatcher {
         }
     }
 
+    /// Runs a message on this node's own plugin.
+    async fn run_here(&self, message: &Arc<Message>, deadline: Instant) -> Outcome {
+        let admitted = self
+            .local
+            .admit(message.clone(), deadline, Origin::Client)
+            .map_err(Fault::Refused)?;
+        let call = Box::pin(self.local.clone().run(admitted));
+        lanes::here_or_elsewhere(call, &self.runtime).await
+    }
+
     async fn run_on(
         &self,
         route: &StreamRoute,
@@ -204,15 +216,9 @@ impl Dispatcher {
         let began = Instant::now();
         let (metric, Called { outcome, was_sent }) = match &candidate.target {
             Target::Local => {
-                let call = Box::pin(self.catalog.clone().run(message.clone(), deadline));
-                let outcome = lanes::here_or_elsewhere(call, &self.runtime).await;
-                (
-                    Route::Local,
-                    Called {
-                        outcome,
-                        was_sent: false,
-                    },
-                )
+                let outcome = self.run_here(message, deadline).await;
+                let was_sent = false;
+                (Route::Local, Called { outcome, was_sent })
             }
             Target::Peer(peer) => {
                 let called = peer
@@ -230,7 +236,7 @@ impl Dispatcher {
             }
         };
         route.metrics.record(metric, &outcome, began.elapsed());
-        let may_run_twice = message.may_run_twice(route.takes_idempotency_keys);
+        let may_run_twice = message.may_run_twice(route.traits);
         Tried {
             answer: Answer {
                 node: candidate.node_id.clone(),

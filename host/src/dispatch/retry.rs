@@ -64,6 +64,11 @@ mod tests {
             false,
             Next::TryNextInRank,
         );
+        check(
+            Fault::Refused(Refusal::NotOwner),
+            false,
+            Next::TryNextInRank,
+        );
         let not_understood = Fault::Refused(Refusal::NotUnderstood);
         check(not_understood, false, Next::TryNextInRank);
         for (goes_on, next) in [(true, Next::TryNextInRank), (false, Next::Stop)] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bodies::Expected;
 use crate::membership::{Node, NodeState, View};
-use crate::message::{NodeId, StreamName};
+use crate::message::{NodeId, StreamName, StreamTraits};
 use crate::peer::Peer;
 use crate::placement::Seed;
 use crate::telemetry::StreamMetrics;
@@ -21,8 +21,8 @@ pub(super) struct StreamRoute {
     pub(super) candidates: Vec<Candidate>,
     /// This node, while it is leaving: better than nobody, when the others cannot be reached.
     pub(super) last_resort: Option<Candidate>,
-    /// On every candidate: it is not known which of them ran what was lost.
-    pub(super) takes_idempotency_keys: bool,
+    /// What holds on every candidate: it is not known which of them ran a message that was lost.
+    pub(super) traits: StreamTraits,
     pub(super) metrics: Arc<StreamMetrics>,
     /// What replies of other nodes take.
     pub(super) reply_expected: Arc<Expected>,
@@ -76,12 +76,12 @@ impl Routes {
                     Some(route) => (route.metrics.clone(), route.reply_expected.clone()),
                     None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
-                let offers = |node: &&Node| {
-                    node.streams
-                        .get(stream)
-                        .is_some_and(|offer| offer.takes_idempotency_keys)
-                };
-                let takes_idempotency_keys = nodes.iter().chain(&leaving).all(offers);
+                let offers = nodes.iter().chain(&leaving);
+                let traits = offers
+                    .map(|node| node.streams.get(stream).map(|offer| offer.traits))
+                    .map(Option::unwrap_or_default)
+                    .reduce(StreamTraits::and)
+                    .unwrap_or_default();
                 let candidates = nodes
                     .into_iter()
                     .filter_map(|node| candidate(node, view, peers))
@@ -93,7 +93,7 @@ impl Routes {
                     Arc::new(StreamRoute {
                         candidates,
                         last_resort,
-                        takes_idempotency_keys,
+                        traits,
                         metrics,
                         reply_expected,
                     }),

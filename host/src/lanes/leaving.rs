@@ -1,5 +1,5 @@
-//! Calls that leave their lane: one that turns out to keep a core busy goes on elsewhere, where
-//! every core may take it.
+//! Calls that leave their lane: one that turns out to keep a core busy moves to another runtime,
+//! where any core may run it.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -11,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 thread_local! {
-    /// What runs now began on this lane, and may leave it.
+    /// The future that is being polled began on this lane, and may leave it.
     static MAY_LEAVE: Cell<bool> = const { Cell::new(false) };
     static WANTS_TO_LEAVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a call where it begins, and once it wants to leave its lane, as a task of the runtime
-/// `elsewhere`. Dropping the future drops the call, wherever it is. It comes boxed, so that its
-/// some thousand bytes are not moved again.
+/// Runs a call where it is; once it asks to leave its lane, continues it as a task of the runtime
+/// `elsewhere`. Dropping the future drops the call, wherever it runs. The call is boxed, so that
+/// the move does not copy its some thousand bytes.
 pub async fn here_or_elsewhere<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
 where
     C: Future<Output: Send> + Send + 'static,
@@ -41,14 +41,14 @@ where
         Ok(output) => output,
         Err(ended) => match ended.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and with it whoever waits.
+            // Cancelled: the runtime is shutting down, and this task with it.
             Err(_) => std::future::pending().await,
         },
     }
 }
 
-/// What is polled while it is there may leave its lane, if it is on one. It goes even if that
-/// panics.
+/// While this guard exists, the future that is being polled may leave its lane, if it is on one. A
+/// guard, so that a panic ends that too.
 struct MayLeave;
 
 impl MayLeave {
@@ -65,13 +65,13 @@ impl Drop for MayLeave {
     }
 }
 
-/// To be awaited by what keeps a core busy. On a lane that it may leave, the call goes on elsewhere
-/// from here.
+/// To be awaited by a call that keeps a core busy: it continues on the other runtime from here, if
+/// it is on a lane that it may leave.
 pub async fn leave() {
     if MAY_LEAVE.get() {
         WANTS_TO_LEAVE.set(true);
         let mut is_first = true;
-        // It is polled again at once, elsewhere.
+        // No waker is needed: the other runtime polls it at once.
         poll_fn(|_| {
             if std::mem::take(&mut is_first) {
                 Poll::Pending
@@ -90,7 +90,7 @@ mod tests {
     use super::super::Lanes;
     use super::*;
 
-    /// Where a call was before and after it wanted to leave.
+    /// The threads that a call is on before and after it asks to leave.
     async fn places() -> [ThreadId; 2] {
         let before = thread::current().id();
         leave().await;
@@ -112,7 +112,7 @@ mod tests {
         let (lane, [before, after], output) = on_lane.await.unwrap();
         assert_eq!((before, output), (lane, 1));
         assert_ne!(after, lane, "it stayed");
-        // What is no such call stays, also on a lane.
+        // Without `here_or_elsewhere` a future stays, also on a lane.
         let [before, after] = lanes.next().spawn(places()).await.unwrap();
         assert_eq!(before, after);
         let [before, after] = elsewhere

@@ -1,5 +1,5 @@
-//! Lanes: one thread for each core, with an event loop of its own. A connection, of a client or a
-//! peer, stays on the lane that it is given, so that no core waits for another while it is served.
+//! Lanes: one thread for each core, with its own event loop. A connection of a client or a peer
+//! stays on the lane that it is assigned to, so that serving it never waits for another core.
 
 mod leaving;
 
@@ -14,13 +14,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use leaving::{here_or_elsewhere, leave};
 
-/// The lanes of one node. They end with the last clone of the value; each clone has turns of its
-/// own.
+/// The lanes of one node. They stop when the last clone is dropped. Each clone assigns connections
+/// in a round robin of its own.
 pub struct Lanes {
     lanes: Arc<[Handle]>,
     next: AtomicUsize,
     stop: Arc<DropGuard>,
-    /// One of them has ended.
+    /// Cancelled when a lane has ended.
     ended: CancellationToken,
 }
 
@@ -43,7 +43,7 @@ thread_local! {
 
 impl Lanes {
     /// # Errors
-    /// If the system gives no threads.
+    /// If the number of cores is not known, or a thread or its event loop cannot be created.
     pub fn start() -> io::Result<Self> {
         let (stopped, ended) = (CancellationToken::new(), CancellationToken::new());
         let lanes = (0..available_parallelism()?.get())
@@ -57,24 +57,24 @@ impl Lanes {
         })
     }
 
-    /// Resolves when one of them has ended, which is a bug: connections would be stuck on it.
+    /// Resolves when a lane has ended, which is a bug: its connections would hang.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// The lane of the next connection: they take turns.
+    /// The lane for the next connection, round robin.
     pub fn next(&self) -> &Handle {
         &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
     }
 
-    /// Every lane, by its number.
+    /// All lanes, in the order of their numbers.
     pub fn all(&self) -> &[Handle] {
         &self.lanes
     }
 }
 
-/// The number of the lane that runs this; other threads have numbers, too, which spread them over
-/// what there is for each lane.
+/// The number of the lane that runs this. Other threads get consecutive numbers too, so that they
+/// are spread over whatever exists once per lane; theirs may exceed the number of lanes.
 pub fn number() -> usize {
     static OTHERS: AtomicUsize = AtomicUsize::new(0);
     NUMBER.get().unwrap_or_else(|| {
@@ -97,7 +97,7 @@ fn start_lane(
     let lane = Builder::new_current_thread().enable_all().build()?;
     let handle = lane.handle().clone();
     thread::Builder::new().name("lane".into()).spawn(move || {
-        // However it ends.
+        // Cancelled on drop, however the thread ends.
         let _ended = ended.drop_guard();
         NUMBER.set(Some(number));
         IS_LANE.set(true);

@@ -1,20 +1,22 @@
-//! How a node's word of itself becomes gossip's keys and values, and back. Every value is small:
-//! one that does not fit into a datagram would hold up all that come after it.
+//! Converts what a node advertises to gossip's keys and values, and back. Every value must be
+//! small: one that does not fit into a datagram would block all keys after it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::view::{Node, NodeState};
-use crate::message::{Digest, NodeId, Offer, StreamName};
+use crate::message::{Digest, NodeId, Offer, StreamName, StreamTraits};
 
 const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
 const STREAM_PREFIX: &str = "stream:";
 
-/// What may follow the digest of a stream, behind a space. Other words are those of later versions.
+/// A flag that may follow the digest of a stream, after a space. Unknown flags are those of later
+/// versions, and are ignored.
 const IDEMPOTENCY_KEYS: &str = "idempotency-keys";
 
-/// What to gossip for this node. Its id, generation and cluster address are chitchat's own.
+/// The keys to gossip for this node. Chitchat itself carries its id, generation and cluster
+/// address.
 pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
     let state = match node.state {
         NodeState::Starting => "starting",
@@ -34,8 +36,8 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// A node from what gossip brought so far; `None` while what makes a node is still under way, and
-/// for words of a version of meshage that this one does not know.
+/// The node that gossips these keys. `None` while a required key has not arrived yet, or if its id
+/// or address is in a form that this version of meshage does not know.
 pub(super) fn from_key_values<'a>(
     node_id: &str,
     generation: u64,
@@ -50,7 +52,7 @@ pub(super) fn from_key_values<'a>(
                 state = Some(match value {
                     "ready" => NodeState::Ready,
                     "leaving" => NodeState::Leaving,
-                    // One that only a later version has a word for is there, and takes no messages.
+                    // A state of a later version: the node is alive, but gets no messages.
                     _ => NodeState::Starting,
                 });
             }
@@ -75,7 +77,12 @@ pub(super) fn from_key_values<'a>(
 
 fn write_offer(offer: &Offer) -> String {
     let mut words = vec![offer.digest.as_str()];
-    words.extend(offer.takes_idempotency_keys.then_some(IDEMPOTENCY_KEYS));
+    words.extend(
+        offer
+            .traits
+            .takes_idempotency_keys
+            .then_some(IDEMPOTENCY_KEYS),
+    );
     words.join(" ")
 }
 
@@ -84,7 +91,9 @@ fn read_offer(text: &str) -> Offer {
     let takes_idempotency_keys = words.split(' ').any(|word| word == IDEMPOTENCY_KEYS);
     Offer {
         digest: Digest::from_text(digest),
-        takes_idempotency_keys,
+        traits: StreamTraits {
+            takes_idempotency_keys,
+        },
     }
 }
 
@@ -112,7 +121,7 @@ mod tests {
     fn what_later_versions_say_of_a_stream_is_skipped() {
         let offer = read_offer("abc stateful:7 idempotency-keys");
         assert_eq!(
-            (offer.digest.as_str(), offer.takes_idempotency_keys),
+            (offer.digest.as_str(), offer.traits.takes_idempotency_keys),
             ("abc", true)
         );
         assert_eq!(write_offer(&offer), "abc idempotency-keys");

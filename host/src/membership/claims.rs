@@ -1,21 +1,22 @@
-//! Claims to this node's id by one that came first: when such a claim has lasted for so long that
-//! this node must end. Pure: the time is given.
+//! Decides when this node must end because another one with its id came first and stays alive.
+//! Pure: the time is an argument.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::view::Node;
 
-/// How long an elder of this node's id may seem to live. It does for a moment when a node is killed
-/// and comes back at once: the others still tell of its last heartbeats.
+/// How long an elder (a node with this id that came first) may appear to be alive before this node
+/// ends. When a node is killed and restarts at once, its earlier incarnation appears alive for a
+/// moment, as the others still gossip its last heartbeats.
 const ELDER_MAX: Duration = Duration::from_secs(4);
 
-/// A claim that was not heard for longer is a new one. Until then it was only late, as it is when
-/// the network is bad: a life that is over is heard of no more. A death, and that a life goes on,
-/// are both seen within three seconds.
+/// A claim that reappears after a longer gap is a new one. After a shorter one it is the same, only
+/// delayed by a bad network: an incarnation that has ended does not reappear. The failure detector
+/// notices within three seconds that a node has died, or that it is alive after all.
 const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
-/// One life of a node that has this node's id.
+/// One incarnation of this node's id: another node, or an earlier start of this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claim {
     pub(super) generation: u64,
@@ -31,7 +32,7 @@ impl Claim {
     }
 }
 
-/// What has been claimed by elders so far.
+/// The latest claim of an elder, and how long it has lasted.
 pub(super) struct Claims {
     own_addr: SocketAddr,
     latest: Option<Lasting>,
@@ -51,7 +52,7 @@ impl Claims {
         }
     }
 
-    /// Takes in who is the elder now, if anybody. Returns when this node must end if it stays so.
+    /// Notes the current elder, if any. Returns when this node must end if that elder stays.
     pub(super) fn observe(&mut self, elder: Option<Claim>, now: Instant) -> Option<Instant> {
         let Some(claim) = elder else {
             if let Some(latest) = &mut self.latest {
@@ -69,8 +70,8 @@ impl Claims {
             since,
             unheard_since: None,
         });
-        // Nobody else can be where this node is: that is its own earlier life, however long it is
-        // told of.
+        // No other node can have this node's address: that claim is its own earlier incarnation,
+        // however long the others gossip about it.
         (claim.cluster_addr != self.own_addr).then_some(since + ELDER_MAX)
     }
 }
@@ -95,8 +96,8 @@ mod tests {
         })
     }
 
-    /// Each line: after so many seconds that one is the elder; then the node must end after so
-    /// many, if at all.
+    /// Each line: the second at which an elder (or none) is observed, and the second at which the
+    /// node must then end, if at all.
     fn check(lines: &[(u32, Option<Claim>, Option<u32>)]) {
         let start = Instant::now();
         let mut claims = Claims::new(([127, 0, 0, 1], 9742).into());

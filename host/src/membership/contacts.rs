@@ -1,5 +1,5 @@
-//! What has become of the seeds: what their names mean, whether they could be asked, and whether
-//! they answer. Pure: the time is given, and nothing is asked here.
+//! State of the seeds: what their names resolve to, whether gossip could be sent to them, and
+//! whether they answer. Pure: the time is an argument, and nothing is sent from here.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -11,51 +11,51 @@ use super::seeds::Seed;
 /// mesh that was stopped as a whole must be able to start again.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long a start waits for a name to resolve. A resolver that can be reached answers in a second
-/// at most; one that cannot is given up by the system after 5 s for each server, and asked again:
-/// the name is of no use then, and the mesh may be found by other seeds, or later.
+/// How long a start waits for a name to resolve. A resolver that can be reached answers within a
+/// second; for one that cannot the system times out after 5 s for each server, and retries. The
+/// start then goes on without that name: the mesh may be found through other seeds, or later.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
-/// A seed that was asked so often, the first time so long ago, and was not heard, is silent: it is
-/// no loss of a datagram, and no node that starts at the same time.
+/// A seed counts as silent when this many requests, the first of them this long ago, have brought
+/// no answer: a lost datagram, or a node that starts at the same time, is ruled out.
 const ASKED_MIN: u32 = 5;
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
-/// Failures to send, one after the other, that are no hiccup.
+/// Consecutive failures to send that count as a problem, not as a hiccup.
 const NOT_SENT_MIN: u32 = 5;
 
-/// Addresses of one silent name that are told.
+/// Most addresses of a silent name that are logged.
 const ADDRESSES_TOLD_MAX: usize = 8;
 
-/// Every seed, and what came of asking it.
+/// Every seed, and the results of contacting it.
 #[derive(Debug)]
 pub(super) struct Contacts {
     seeds: Vec<Whereabouts>,
-    /// Of all seeds.
+    /// The addresses of all seeds.
     addresses: HashMap<SocketAddr, Contact>,
 }
 
-/// Where one seed is, as far as it is known.
+/// One seed, and what is known of its addresses.
 #[derive(Debug)]
 struct Whereabouts {
     seed: String,
     addresses: Vec<SocketAddr>,
-    /// Its name means this node, too.
+    /// Its name resolves to this node, too.
     is_this_node: bool,
-    /// When the lookup began that is under way.
+    /// Start of the lookup that is in progress, if one is.
     lookup_began: Option<Instant>,
     /// Why the last lookup failed.
     unresolved: Option<String>,
-    /// By then the start waits for it no more.
+    /// Until then a starting node waits for this seed.
     decided_at: Instant,
     has_been_looked_up: bool,
 }
 
-/// What came of asking one address.
+/// The results of contacting one address.
 #[derive(Debug, Default)]
 struct Contact {
     was_heard: bool,
-    /// Since it was last heard: how often it was asked, and when first.
+    /// Requests sent since it was last heard; `asked_since` is when the first of them was sent.
     asked: u32,
     asked_since: Option<Instant>,
     /// Failures to send since the last success.
@@ -64,7 +64,7 @@ struct Contact {
     error: String,
 }
 
-/// Why a seed is of no use at present.
+/// Why a seed cannot be used at present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Problem {
     NotResolved { error: String },
@@ -73,7 +73,8 @@ pub(super) enum Problem {
 }
 
 impl Contacts {
-    /// The seeds before any of them is asked, which is to begin at once.
+    /// The seeds before any is contacted. Contacting them must begin at once, as the deadlines
+    /// count from `now`.
     pub(super) fn new(seeds: &[Seed], now: Instant) -> Self {
         let whereabouts = |seed: &Seed| Whereabouts {
             seed: seed.to_string(),
@@ -97,12 +98,13 @@ impl Contacts {
         contacts
     }
 
-    /// The seed of this index is being looked up.
+    /// A lookup of the seed with this index begins.
     pub(super) fn lookup_begins(&mut self, index: usize, now: Instant) {
         self.seeds[index].lookup_began = Some(now);
     }
 
-    /// The seed's name means these addresses, which are asked now, and perhaps this node itself.
+    /// The seed's name resolves to these addresses, which are contacted now, and with
+    /// `is_this_node` also to this node itself.
     pub(super) fn resolved(
         &mut self,
         index: usize,
@@ -125,14 +127,15 @@ impl Contacts {
         self.meet();
     }
 
-    /// The seed's name means nothing now. Where it was before, it may still be.
+    /// The seed's name does not resolve at present. Its earlier addresses are kept, as it may still
+    /// be there.
     pub(super) fn unresolved(&mut self, index: usize, error: String, now: Instant) {
         let seed = &mut self.seeds[index];
         seed.unresolved = Some(error);
         seed.looked_up(now, now);
     }
 
-    /// Something was sent to an address, a question if it is to be answered.
+    /// Gossip was sent to an address; with `is_question` an answer is due.
     pub(super) fn sent(&mut self, to: SocketAddr, is_question: bool, now: Instant) {
         let Some(contact) = self.addresses.get_mut(&canonical(to)) else {
             return;
@@ -145,7 +148,7 @@ impl Contacts {
         }
     }
 
-    /// Something could not be sent to an address, and never will be if that is `for_good`.
+    /// Gossip could not be sent to an address; with `for_good` no retry can succeed.
     pub(super) fn not_sent(&mut self, to: SocketAddr, error: impl ToString, for_good: bool) {
         let Some(contact) = self.addresses.get_mut(&canonical(to)) else {
             return;
@@ -155,7 +158,7 @@ impl Contacts {
         contact.error = error.to_string();
     }
 
-    /// An address has said something.
+    /// Gossip arrived from an address.
     pub(super) fn heard(&mut self, from: SocketAddr) {
         let Some(contact) = self.addresses.get_mut(&canonical(from)) else {
             return;
@@ -165,13 +168,14 @@ impl Contacts {
         contact.asked_since = None;
     }
 
-    /// By when every seed has had the chance to be heard that a start gives it.
+    /// The deadline by which every seed has had its time to answer a starting node. `None` if there
+    /// are no seeds.
     pub(super) fn decided_at(&self) -> Option<Instant> {
         self.seeds.iter().map(|seed| seed.decided_at).max()
     }
 
-    /// The seeds that are of no use, each with the reason. What others tell to be `alive` need not
-    /// be heard from itself.
+    /// The seeds that cannot be used, each with the reason. An address that is `alive` according to
+    /// other nodes need not be heard directly.
     pub(super) fn problems(
         &self,
         alive: &HashSet<SocketAddr>,
@@ -218,7 +222,8 @@ impl Contacts {
         })
     }
 
-    /// Knows the addresses of all seeds from now on, and no others.
+    /// Updates the tracked addresses to exactly those of all seeds, and keeps the state of those
+    /// that stay.
     fn meet(&mut self) {
         let all: HashSet<SocketAddr> = self
             .seeds
@@ -234,7 +239,7 @@ impl Contacts {
 }
 
 impl Whereabouts {
-    /// Only the first answer of the resolver counts for the start, and only one that is in time.
+    /// Only the resolver's first answer moves the deadline of the start, and only if it is in time.
     fn looked_up(&mut self, decided_at: Instant, now: Instant) {
         self.lookup_began = None;
         if !self.has_been_looked_up && now < self.decided_at {
@@ -273,7 +278,7 @@ impl Contact {
 }
 
 impl Problem {
-    /// For metrics.
+    /// The reason as a label of metrics and logs.
     pub(super) fn because(&self) -> &'static str {
         match self {
             Self::NotResolved { .. } => "not-resolved",
@@ -283,8 +288,8 @@ impl Problem {
     }
 }
 
-/// One form of each address: on a socket of both families IPv4's come as IPv6's, and some of IPv6
-/// with an interface.
+/// One form for each address: a dual-stack socket reports IPv4 addresses as IPv4-mapped IPv6, and
+/// some IPv6 addresses come with a scope id.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -303,13 +308,13 @@ mod tests {
         Seed::Name(name.to_owned())
     }
 
-    /// The seeds' contacts, and when they began.
+    /// The seeds' contacts, and their start time.
     fn contacts(seeds: &[Seed]) -> (Contacts, Instant) {
         let start = Instant::now();
         (Contacts::new(seeds, start), start)
     }
 
-    /// Why the only seed that has a problem has it.
+    /// The only problem among the seeds, if there is one.
     fn problem(contacts: &Contacts, alive: &[SocketAddr], now: Instant) -> Option<Problem> {
         let alive: HashSet<SocketAddr> = alive.iter().copied().collect();
         let mut problems = contacts.problems(&alive, now);
@@ -438,7 +443,7 @@ mod tests {
         );
         contacts.heard(addr(3));
         assert_eq!(problem(&contacts, &[], late), None);
-        // What the name does not mean any more is forgotten.
+        // Addresses that the name no longer resolves to are dropped.
         contacts.resolved(0, &[addr(1)], false, late);
         assert_eq!(contacts.addresses.len(), 1);
         assert_ne!(problem(&contacts, &[], late), None);

@@ -1,5 +1,6 @@
-//! The one task that moves words between chitchat and the view, and has the seeds asked. Its end is
-//! the end of the node: nobody else would notice who comes and who goes.
+//! The one task between chitchat and the view: hands this node's advert to chitchat, publishes the
+//! view, and contacts the seeds. If it ends, the node must end too: nothing else would notice nodes
+//! that join or leave.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -20,20 +21,20 @@ use super::seeds::{OwnAddresses, Seed, ask_again_and_again, look_up};
 use super::view::{self, Node, View};
 use crate::telemetry::names;
 
-/// How often it is looked at whether the seeds are well.
+/// How often the seeds are checked for problems.
 const SEEDS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
     pub(super) cluster_id: Arc<str>,
     pub(super) chitchat: Arc<ChitchatHandle>,
-    /// The only receiver: that it is gone says that the driver has ended.
+    /// The only receiver: `Gossip` sees by the closed channel that the driver has ended.
     pub(super) own_changes: watch::Receiver<Node>,
     pub(super) view: watch::Sender<Arc<View>>,
-    /// The live node that has this one's id and came first.
+    /// The live node with this node's id that came first, if there is one.
     pub(super) elder: watch::Sender<Option<Claim>>,
     pub(super) contacts: Arc<watch::Sender<Contacts>>,
     pub(super) seed_problems: SeedProblems,
-    /// Lives of this node's id that have been told of.
+    /// Other incarnations of this node's id that have been logged.
     pub(super) rivals: BTreeSet<Claim>,
 }
 
@@ -47,10 +48,10 @@ impl Driver {
         let mut live_nodes = chitchat
             .with_chitchat(|chitchat| chitchat.live_nodes_watcher())
             .await;
-        // Who is alive in the view is gossiped with anyway.
+        // Chitchat gossips with the live nodes of the view anyway.
         let ask = |address: SocketAddr| {
             if !view.borrow().has_other_at(address) {
-                // An error means that gossip has ended, which is told elsewhere.
+                // An error means that gossip has ended, which `Gossip::ended` reports.
                 let _ = chitchat.gossip(address);
             }
         };
@@ -90,7 +91,7 @@ impl Driver {
         }
     }
 
-    /// Hands the changed words to chitchat; those that are gone are deleted.
+    /// Writes this node's keys to chitchat, and deletes those that it no longer has.
     async fn tell_own(&mut self) {
         let own = self.own_changes.borrow_and_update().clone();
         let words = advert::to_key_values(&own);
@@ -129,7 +130,7 @@ impl Driver {
         });
     }
 
-    /// Tells of each other life of this node's id when it appears.
+    /// Logs each other incarnation of this node's id, once when it appears.
     fn tell_rivals(&mut self, own: &Node, heard: &[Node]) {
         let is_rival =
             |node: &&Node| node.node_id == own.node_id && Claim::of(node) != Claim::of(own);

@@ -7,7 +7,7 @@ use crate::security::{Opener, Sealer, keyring};
 
 const NOW_MS: u64 = 1_800_000_000_000;
 
-/// Takes a datagram as a stranger would send it, and then as one who has the secret.
+/// Feeds the data in twice: unsealed, as from a stranger, and then sealed with the cluster secret.
 pub fn gossip(data: &[u8]) {
     let keyring = keyring(&[1]);
     let mut opener = Opener::new(&keyring, "mesh");
@@ -33,7 +33,8 @@ pub fn gossip(data: &[u8]) {
     read_advert(from, data);
 }
 
-/// Takes lines as a node's keys, each with its value.
+/// Reads each `key=value` line as one of a node's gossip keys. A node that results must survive a
+/// round trip.
 fn read_advert(from: SocketAddr, data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

@@ -1,5 +1,5 @@
-//! Gossip, as the node has it: tells the mesh what this node says of itself, publishes the view of
-//! what the others say, and says when the node must end. Knows nothing of what a view is used for.
+//! The node's handle on gossip: announces this node's state to the mesh, publishes the view of the
+//! others, and reports when the node must end. Does not know what a view is used for.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -25,34 +25,35 @@ use super::view::{Node, View};
 use crate::message::NodeId;
 use crate::security::Keyring;
 
-/// Three nodes see each other after about three rounds of this.
+/// Three nodes see each other after about three rounds.
 const GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A node whose heartbeat is this many mean intervals late is dead.
+/// A node counts as dead when its last heartbeat is this many mean intervals ago.
 const PHI_THRESHOLD: f64 = 8.0;
 
-/// Heartbeats that the failure detector remembers of each node. The more nodes, the more often each
-/// is heard of, by way of the others; so few samples, beside the five that the detector supposes to
-/// have had at the gossip interval, keep the time until a death is seen at one to three seconds
-/// (1.3 s of three nodes, 2.0 to 2.6 s of 10 to 200: `tests/bench/benches/gossip`), where a long
-/// memory would take a pause of 0.3 s for one.
+/// Heartbeat intervals that the failure detector keeps for each node. The larger the mesh, the more
+/// often heartbeats of a node arrive, by way of the others, and the shorter is the mean. With so
+/// few samples, beside the five at the gossip interval that the detector assumes as a prior, a
+/// death is detected in one to three seconds (1.3 s with three nodes, 2.0 to 2.6 s with 10 to 200:
+/// `tests/bench/benches/gossip`). With a large window a pause of 0.3 s would count as a death.
 const SAMPLING_WINDOW: usize = 5;
 
-/// How long a dead node's traces stay, so that old gossip cannot bring it back.
+/// How long the state of a dead node, and deleted keys, are kept, so that stale gossip cannot bring
+/// them back.
 const DEAD_NODE_GRACE: Duration = Duration::from_secs(600);
 
-/// How long to wait until it is known whether a node lives of which the first word has come. It is
-/// taken for alive with its second heartbeat, a round or two later.
+/// How long to wait to learn whether a node that gossip mentions for the first time is alive. It
+/// counts as alive from its second heartbeat on, a round or two later.
 const SECOND_HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 
 pub struct GossipConfig {
     pub cluster_id: Arc<str>,
     /// The bound address of the cluster port.
     pub bound_addr: SocketAddr,
-    /// `host:port` of nodes to look for the mesh at.
+    /// `host:port` of nodes through which to find the mesh.
     pub seeds: Vec<String>,
-    /// The secrets of the mesh, as they are now. Without them, whoever reaches the port can say
-    /// anything.
+    /// The current secrets of the mesh. Without them anyone who can reach the port can forge
+    /// gossip.
     pub keyring: Option<watch::Receiver<Arc<Keyring>>>,
 }
 
@@ -71,14 +72,14 @@ pub enum GossipError {
     },
 }
 
-/// A running membership. Dropping it stops it.
+/// Running gossip. Dropping it aborts it.
 pub struct Gossip {
     own: watch::Sender<Node>,
     view: watch::Receiver<Arc<View>>,
-    /// Held while something is said, until it is seen: of two at once the first would never see its
-    /// own.
+    /// Locked by `say` until the view shows the change: of two concurrent calls the first might
+    /// never see its own state, and wait forever.
     saying: Mutex<()>,
-    /// The live node that has this one's id and came first.
+    /// The live node with this node's id that came first, if there is one.
     elder: watch::Receiver<Option<Claim>>,
     contacts: Arc<watch::Sender<Contacts>>,
     chitchat: Arc<ChitchatHandle>,
@@ -106,8 +107,8 @@ impl Gossip {
             cluster_id: config.cluster_id.to_string(),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: config.bound_addr,
-            // Names are resolved here, not by chitchat: it would take them one after the other, and
-            // wait for each.
+            // Names are resolved in `seeds`, not by chitchat, which would resolve one after the
+            // other and wait for each.
             seed_nodes: seeds
                 .iter()
                 .filter_map(Seed::address)
@@ -170,7 +171,7 @@ impl Gossip {
         self.view.clone()
     }
 
-    /// Changes what this node says of itself, and waits until its own view shows it.
+    /// Changes what this node gossips about itself, and waits until its own view shows it.
     pub async fn say(&self, change: impl FnOnce(&mut Node)) {
         let _saying = self.saying.lock().await;
         self.own.send_modify(change);
@@ -182,8 +183,9 @@ impl Gossip {
             .await;
     }
 
-    /// Waits until this node has heard of another, or every seed has had its chance to be heard;
-    /// and until its own earlier life, if it was short ago, is over for the others too.
+    /// Waits until this node has heard of another, or every seed has had its time to answer; then
+    /// until no elder of its id appears alive, such as its own earlier incarnation after a quick
+    /// restart.
     pub async fn first_round(&self) {
         self.hear_of_another().await;
         self.hear_of_lives_to_come().await;
@@ -194,12 +196,13 @@ impl Gossip {
         let (mut view, mut elder, mut contacts) =
             (self.view(), self.elder.clone(), self.contacts.subscribe());
         loop {
-            // Without a seed there is nobody to hear of.
+            // Without seeds there is no node to wait for.
             let Some(decided_at) = contacts.borrow_and_update().decided_at() else {
                 return;
             };
             tokio::select! {
-                // Long loads of plugins may have taken the seeds' time: what is heard counts first.
+                // Loading plugins may have used up the seeds' time: if a node was heard of, that
+                // counts before the deadline.
                 biased;
                 _ = view.wait_for(|view| view.others().next().is_some()) => return,
                 _ = elder.wait_for(Option::is_some) => return,
@@ -213,9 +216,9 @@ impl Gossip {
         );
     }
 
-    /// If there is word of a life of this node's id that began later by its clock, waits until it
-    /// is known whether it is alive. When this node says that it is ready, the clocks decide, and
-    /// the other would have to go.
+    /// If gossip mentions an incarnation of this node's id with a higher generation, waits until it
+    /// is known whether it is alive. Once this node announces that it is ready, the generations
+    /// decide, and the other would have to end although it came first.
     async fn hear_of_lives_to_come(&self) {
         let Node {
             node_id,
@@ -237,11 +240,11 @@ impl Gossip {
         }
     }
 
-    /// Resolves when this node must end: because gossip has ended, so that it is blind, or because
-    /// an elder of the same id lives.
+    /// Resolves when this node must end: gossip has ended, so that it no longer sees the mesh, or
+    /// an elder of its id stays alive.
     pub async fn ended(&self) -> GossipError {
         tokio::select! {
-            // Where both are true, the first says more.
+            // If gossip and the driver have both ended, the error of gossip says more.
             biased;
             ended = self.chitchat.termination_watcher() => GossipError::Ended(match ended {
                 Ok(()) => "it was stopped".to_owned(),
@@ -254,7 +257,8 @@ impl Gossip {
         }
     }
 
-    /// The cluster address of an elder that stays.
+    /// Waits until an elder has stayed too long, and returns its cluster address; `None` if the
+    /// driver has ended.
     async fn lasting_elder(&self) -> Option<SocketAddr> {
         let mut elder = self.elder.clone();
         let mut claims = Claims::new(self.own.borrow().cluster_addr);
@@ -274,7 +278,7 @@ impl Gossip {
         }
     }
 
-    /// Ends gossip for good.
+    /// Shuts gossip down, and waits until it has ended.
     pub async fn stop(self) {
         let ended = self.chitchat.termination_watcher();
         if self.chitchat.initiate_shutdown().is_ok() {
@@ -315,7 +319,8 @@ mod tests {
             keyring: None,
         };
         let gossip = Gossip::start(config, own, socket).await.unwrap();
-        // It has not begun yet, and will find nothing to note its seed in.
+        // The driver has not run yet. It will panic when it notes the lookup of a seed that is
+        // gone.
         gossip
             .contacts
             .send_replace(Contacts::new(&[], Instant::now()));

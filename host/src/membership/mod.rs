@@ -1,4 +1,4 @@
-//! Membership: which nodes live, and what each offers. The only user of chitchat.
+//! Membership: which nodes are alive, and what each offers. The only code that uses chitchat.
 
 mod advert;
 mod claims;

@@ -1,21 +1,22 @@
-//! Messages that are larger than a datagram go in parts. Pure.
+//! Splits messages that are larger than a datagram into parts, and joins them again. Pure.
 //!
-//! A part begins with the number of its message (4 bytes, big-endian), its own index (1), and how
-//! many there are (1). Gossip repeats itself: what arrives out of order, or not at all, is said
-//! again.
+//! A part begins with the number of its message (4 bytes, big-endian), its own index (1), and the
+//! number of parts (1). Parts that arrive out of order are dropped and lost ones are not sent
+//! again: later gossip repeats their content.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 pub(super) const HEAD_BYTES: usize = 6;
 
-/// Parts of one message. A larger one is not sent.
+/// Most parts of one message; a message that needs more is not sent.
 const PARTS_MAX: usize = 4;
 
-/// Senders of whose messages a part has arrived, but not the last one.
+/// Most senders with an incomplete message. When one more would begin, all of these are dropped.
 const PENDING_MAX: usize = 64;
 
-/// The parts of a message, each with its head, of at most so many bytes; `None` if it is too large.
+/// The parts of a message, each with its header and at most `bytes_max` long; `None` if there would
+/// be more than `PARTS_MAX`.
 pub(super) fn split(
     number: u32,
     message: &[u8],
@@ -37,7 +38,7 @@ pub(super) fn split(
     }))
 }
 
-/// Whether these bytes are a part of a message at all.
+/// Whether these bytes begin with a valid header of a part.
 pub(super) fn is_part(bytes: &[u8]) -> bool {
     read(bytes).is_some()
 }
@@ -48,7 +49,7 @@ fn read(part: &[u8]) -> Option<(&[u8; HEAD_BYTES], &[u8])> {
     (usize::from(count) <= PARTS_MAX && index < count).then_some((head, bytes))
 }
 
-/// Puts messages together again.
+/// Joins parts into messages; holds one incomplete message per sender.
 #[derive(Default)]
 pub(super) struct Joiner(HashMap<SocketAddr, Pending>);
 
@@ -59,7 +60,7 @@ struct Pending {
 }
 
 impl Joiner {
-    /// Takes a part in, and returns the message if it is the last one of it.
+    /// Adds a part. Returns the message once its last part has arrived.
     pub(super) fn take(&mut self, from: SocketAddr, part: &[u8]) -> Option<Vec<u8>> {
         let (head, bytes) = read(part)?;
         let [a, b, c, d, index, count] = *head;

@@ -1,4 +1,4 @@
-//! Tells why seeds are of no use, with what an operator needs to know of both sides.
+//! Logs why a seed cannot be used, with what an operator needs to know about both ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use tracing::warn;
 use super::contacts::Problem;
 use crate::telemetry::{Throttle, names};
 
-/// A seed that was well for so long is told anew from the beginning. One that comes and goes is
-/// well for moments.
+/// After a seed has been fine for this long, its next problem is logged at once again, and the
+/// intervals between log lines start over. A flapping seed is fine only for moments.
 const ANEW_AFTER: Duration = Duration::from_secs(30);
 
-/// What this node is to its seeds, and what has been told of them.
+/// What every log line states about this node, and when each problem of each seed was last logged.
 pub(super) struct SeedProblems {
     cluster_id: Arc<str>,
     cluster_addr: SocketAddr,
@@ -32,7 +32,7 @@ impl SeedProblems {
         }
     }
 
-    /// Counts that a seed was found so, and tells it if it is time to.
+    /// Counts a problem of a seed, and logs it if the throttle allows.
     pub(super) fn tell(&self, seed: &str, problem: &Problem, now: Instant) {
         let because = problem.because();
         counter!(names::SEED_PROBLEMS, "because" => because).increment(1);
@@ -84,7 +84,7 @@ impl SeedProblems {
     }
 }
 
-/// What an operator can do when nothing can be sent from the one to the other.
+/// What an operator can do when this node cannot send to a seed.
 fn advice(to: SocketAddr, cluster_addr: SocketAddr) -> &'static str {
     if to.is_ipv4() == cluster_addr.is_ipv4() {
         ": check this host's routes and firewall"

@@ -1,5 +1,6 @@
-//! Seeds: where to look for the mesh. Each is asked by itself, again and again: a name may come to
-//! mean something else, or many nodes, and one that does not resolve holds up no other.
+//! Seeds: addresses at which to look for the mesh. Each is resolved and contacted on its own, again
+//! and again: a name may resolve to other addresses later, or to many, and one that does not
+//! resolve must not delay the others.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,14 +15,15 @@ use tokio::time::sleep;
 
 use super::contacts::Contacts;
 
-/// How long after a name was resolved, and what it means asked, that is done again: a node that was
-/// started before its seeds finds them this soon.
+/// Pause before a seed is resolved and contacted again. A node that was started before its seeds
+/// finds them this soon after they are up.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Addresses of one name that are asked. Any one node of the mesh knows all the others.
+/// Most addresses of one name that are contacted. One is enough, as any node of the mesh knows all
+/// the others.
 const ADDRESSES_MAX: usize = 256;
 
-/// A seed, as it was given.
+/// A seed, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seed {
     Address(SocketAddr),
@@ -29,7 +31,7 @@ pub(super) enum Seed {
     Name(String),
 }
 
-/// What is no other node.
+/// This node's own addresses, which are not contacted as seeds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OwnAddresses {
     pub(super) cluster_addr: SocketAddr,
@@ -67,8 +69,8 @@ impl fmt::Display for Seed {
 
 impl OwnAddresses {
     fn include(&self, address: SocketAddr) -> bool {
-        // Bound to all addresses, it has every one on loopback, such as the 127.0.1.1 that a host's
-        // name often means.
+        // A socket bound to the unspecified address is reached at every loopback address, such as
+        // the 127.0.1.1 that a host's own name often resolves to.
         let bound = self.bound_addr;
         let is_bound_to_all = bound.ip().is_unspecified() && (bound.is_ipv6() || address.is_ipv4());
         let is_on_loopback = address.ip().is_loopback() && address.port() == bound.port();
@@ -76,9 +78,10 @@ impl OwnAddresses {
     }
 }
 
-/// Asks the seeds for as long as it is polled, all at the same time, and notes what their names
-/// mean. `look_up` finds out what a name means, and is never dropped half-way: the system's
-/// resolver would keep its thread until it gives up. `ask` starts to gossip with an address.
+/// Contacts all seeds concurrently and repeatedly for as long as it is polled, and notes in
+/// `contacts` what their names resolve to. `look_up` resolves a name; it is never cancelled, as the
+/// system's resolver would still occupy its thread until it gives up. `ask` starts gossip with an
+/// address.
 pub(super) async fn ask_again_and_again<F>(
     seeds: &[Seed],
     own: OwnAddresses,
@@ -97,7 +100,7 @@ where
             .map(|(index, seed)| ask_one(index, seed, own, contacts, look_up, ask)),
     )
     .await;
-    // There are none.
+    // Reached only if there are no seeds.
     pending().await
 }
 
@@ -127,7 +130,7 @@ where
     }
 }
 
-/// Notes what came of looking a name up, and returns whom to ask.
+/// Notes the result of a lookup, and returns the addresses to contact.
 fn resolved(
     index: usize,
     found: io::Result<Vec<SocketAddr>>,
@@ -160,7 +163,7 @@ fn resolved(
     }
 }
 
-/// What a name means, by the system's resolver.
+/// Resolves a `host:port` name with the system's resolver.
 pub(super) async fn look_up(name: String) -> io::Result<Vec<SocketAddr>> {
     Ok(tokio::net::lookup_host(name).await?.collect())
 }
@@ -225,8 +228,8 @@ mod tests {
         );
     }
 
-    /// What is asked first, while `stuck` and all names that begin so do not resolve, and `good`
-    /// means the node itself and another.
+    /// The first address that is contacted. `good` resolves to the node itself and another, `bad`
+    /// fails, and all other names stay unresolved.
     async fn first_asked(
         seeds: &[Seed],
         contacts: &watch::Sender<Contacts>,

@@ -1,5 +1,6 @@
-//! Tells of those who gossip with this node, but not in its mesh: of what they send, and of what
-//! they answer. Who they are is what they say, or may be forged.
+//! Logs and counts gossip from outside this mesh: datagrams that are dropped, and requests and
+//! answers of nodes of another cluster. Their addresses and cluster ids are unverified, and may be
+//! forged.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use tracing::warn;
 use crate::security::Rejected;
 use crate::telemetry::{Throttle, names};
 
-/// A stranger that was not heard for so long is told anew from the beginning.
+/// After this long without a datagram from a stranger, its next one is logged at once again, and
+/// the intervals between log lines start over.
 const ANEW_AFTER: Duration = Duration::from_secs(600);
 
-/// Of another's cluster id; it may be as long as a datagram.
+/// Characters of a foreign cluster id that are logged; it may be as long as a datagram.
 const CLUSTER_ID_CHARS_MAX: usize = 64;
 
 const OTHER_CLUSTER: &str = "other-cluster";
@@ -23,12 +25,12 @@ const OTHER_CLUSTER: &str = "other-cluster";
 pub(super) struct Strangers {
     cluster_id: Arc<str>,
     cluster_addr: SocketAddr,
-    /// By what is wrong, and the host from which it came.
+    /// Keyed by what is wrong and the host of the sender.
     told: Throttle<(&'static str, IpAddr)>,
 }
 
 impl Strangers {
-    /// Beside nodes of this cluster id, of which the one with this address is this one.
+    /// For the node of this cluster id at this address; log lines state both.
     pub(super) fn new(cluster_id: Arc<str>, cluster_addr: SocketAddr) -> Self {
         Self {
             cluster_id,
@@ -37,7 +39,7 @@ impl Strangers {
         }
     }
 
-    /// A datagram was dropped.
+    /// Counts a dropped datagram, and logs it if the throttle allows.
     pub(super) fn rejected(&self, because: Rejected, from: SocketAddr) {
         let kind = because.kind();
         let Some(datagrams) = self.count(kind, kind, from) else {
@@ -54,8 +56,8 @@ impl Strangers {
         );
     }
 
-    /// Looks whether a message shows that its sender is of another cluster. Chitchat sees that too,
-    /// and changes nothing by it.
+    /// Logs and counts a message whose sender is of another cluster. Chitchat still gets the
+    /// message; it checks the cluster id too, and leaves its state unchanged.
     pub(super) fn look_at(&self, message: &ChitchatMessage, from: SocketAddr) {
         match message {
             ChitchatMessage::Syn { cluster_id, .. } if **cluster_id != *self.cluster_id => {
@@ -91,8 +93,8 @@ impl Strangers {
         }
     }
 
-    /// Counts what came from there. Returns how often it has since it was last told, if it is to be
-    /// told now.
+    /// Counts an event from a host. Returns how many there were since the last log line, if it is
+    /// time for another.
     fn count(&self, because: &'static str, kind: &'static str, from: SocketAddr) -> Option<u64> {
         counter!(names::GOSSIP_REJECTED, "because" => because).increment(1);
         self.told
@@ -100,7 +102,7 @@ impl Strangers {
     }
 }
 
-/// No more of a stranger's word than a log may have.
+/// The part of a foreign cluster id that is logged.
 fn beginning(cluster_id: &str) -> String {
     cluster_id.chars().take(CLUSTER_ID_CHARS_MAX).collect()
 }

@@ -1,5 +1,6 @@
-//! Gossip's datagrams over a UDP socket that is already bound, so that port 0 can mean the same
-//! number for UDP and TCP. With a cluster secret each is sealed, and what is not is dropped.
+//! Gossip's datagrams over a UDP socket that the caller has bound, so that port 0 can yield the
+//! same number for UDP and TCP. With a cluster secret each datagram is sealed, and unsealed ones
+//! are dropped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,15 +25,15 @@ use crate::telemetry::{Throttle, names};
 /// The largest UDP payload over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// A mesh that was small enough for so long is told anew when it has become too large again.
+/// After this long without a message that is too large, the next one is logged at once again.
 const SMALL_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 /// Hands its one socket to chitchat.
 pub(super) struct BoundTransport(Mutex<Option<Datagrams>>);
 
 impl BoundTransport {
-    /// Over a socket that is bound to this address. What becomes of asking seeds goes to
-    /// `contacts`, what comes from outside the mesh to `strangers`.
+    /// For a socket that is bound to this address. Reports what is sent and heard to `contacts`,
+    /// and traffic from outside the mesh to `strangers`.
     pub(super) fn new(
         socket: UdpSocket,
         bound_addr: SocketAddr,
@@ -71,7 +72,7 @@ impl Transport for BoundTransport {
     }
 }
 
-/// Seals what is sent, and opens what arrives, with the secrets as they are now.
+/// Seals outgoing datagrams and opens incoming ones with the current secrets.
 pub(super) struct Seal {
     cluster_id: Arc<str>,
     keyring: watch::Receiver<Arc<Keyring>>,
@@ -107,7 +108,7 @@ impl Seal {
     }
 
     fn follow_keyring(&mut self) {
-        // An error means that the node ends.
+        // An error means that the node is shutting down.
         if self.keyring.has_changed().unwrap_or(false) {
             let current = self.keyring.borrow_and_update().clone();
             self.sealer = Sealer::new(&current, &self.cluster_id);
@@ -131,7 +132,7 @@ struct Datagrams {
     strangers: Strangers,
     received: Vec<u8>,
     joiner: Joiner,
-    /// What is being sent.
+    /// Buffer for the message that is being sent; reused.
     message: Vec<u8>,
     messages_sent: u32,
     bytes_sent: Counter,
@@ -212,11 +213,12 @@ impl Socket for Datagrams {
 
 impl Datagrams {
     fn note_sent(&self, to: SocketAddr, is_question: bool, sent: io::Result<()>) {
-        // Nobody waits for this to change.
+        // No task waits for this change, so none is notified.
         self.contacts.send_if_modified(|contacts| {
             match sent {
                 Ok(()) => contacts.sent(to, is_question, Instant::now()),
-                // Some sockets of IPv6 reach IPv4, too; one that does not never will.
+                // Some IPv6 sockets reach IPv4, too; one that does not never will, so that a retry
+                // is useless.
                 Err(error) => {
                     contacts.not_sent(to, error, to.is_ipv4() != self.bound_addr.is_ipv4())
                 }
@@ -246,12 +248,13 @@ impl Datagrams {
     }
 }
 
-/// Reads what another node's gossip says.
+/// Decodes a message of another node's gossip.
 pub(super) fn read_message(message: &[u8]) -> anyhow::Result<ChitchatMessage> {
     ChitchatMessage::deserialize(&mut &*message)
 }
 
-/// Errors that an earlier datagram left on the socket, and shortages that pass.
+/// Errors that an earlier datagram left on the socket, interrupted calls, and passing shortages of
+/// memory.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),

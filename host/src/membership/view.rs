@@ -1,4 +1,4 @@
-//! The view: what one node believes of the mesh. Pure data and pure decisions.
+//! The view: what one node believes about the mesh. Pure data and pure decisions.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ pub struct View {
     pub nodes: BTreeMap<NodeId, Node>,
 }
 
-/// What a node says of itself.
+/// What a node gossips about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
     pub node_id: NodeId,
-    /// Nanoseconds since 1970 at its start: of two nodes with one id the higher is the newer.
+    /// Start time in nanoseconds since 1970: of two nodes with the same id the higher is the newer.
     pub generation: u64,
     pub state: NodeState,
     pub http_addr: SocketAddr,
@@ -32,7 +32,7 @@ pub struct Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Loading its plugins, or not through its first gossip round.
+    /// Loading its plugins, or waiting for its first gossip round.
     Starting,
     Ready,
     /// Draining: it gets no new messages.
@@ -40,17 +40,17 @@ pub enum NodeState {
 }
 
 impl Node {
-    /// Which of two lives of one node id counts: the later one, but first of all one that takes
-    /// messages. A second node that claims an id may never come to be ready, and leaves when it has
-    /// heard of the first.
+    /// Of two incarnations of a node id the view keeps the higher: a ready one before any other,
+    /// then the newer one. A second node that claims an id may never become ready, and leaves once
+    /// it has heard of the first.
     fn rank(&self) -> (bool, u64) {
         (self.state == NodeState::Ready, self.generation)
     }
 
-    /// Of two live nodes with one id the lower stays. One that is through its start was there
-    /// before one that is not, whatever their clocks say, and one that leaves goes anyway: it may
-    /// never have been ready, and leave because of the other. The clocks decide only between two
-    /// that are equally far: both start, or a split heals.
+    /// Of two live nodes with the same id the lower stays. A node that has finished starting was
+    /// there before one that has not, whatever their clocks say. A leaving node goes anyway: it may
+    /// never have been ready, and may be leaving because of the other. The clocks decide only
+    /// between two nodes in the same state: both are starting, or a network split has healed.
     fn seniority(&self) -> (u8, u64, SocketAddr) {
         let rank = match self.state {
             NodeState::Ready => 0,
@@ -60,18 +60,18 @@ impl Node {
         (rank, self.generation, self.cluster_addr)
     }
 
-    /// Whether, of two live nodes with one id, this one stays, as it was there first.
+    /// Whether this node came first, and so stays, of two live nodes with the same id.
     pub(super) fn came_before(&self, other: &Self) -> bool {
-        // What is heard of this node itself is older than what it says.
+        // Gossip about the same incarnation is an older state of this node itself, not a rival.
         let life = |node: &Self| (node.generation, node.cluster_addr);
         life(self) != life(other) && self.seniority() < other.seniority()
     }
 }
 
 impl View {
-    /// Puts together what this node says of itself and what it heard of the others. Of several
-    /// generations of one node id the newest counts that is ready, if one is, and nobody speaks for
-    /// this node but itself.
+    /// Merges this node's own state with what it heard about the others. Of several generations of
+    /// a node id the newest ready one counts, or the newest if none is ready. Gossip about this
+    /// node itself is ignored.
     pub fn merge(cluster_id: Arc<str>, own: Node, heard: impl IntoIterator<Item = Node>) -> Self {
         let self_id = own.node_id.clone();
         let mut nodes = BTreeMap::from([(self_id.clone(), own)]);
@@ -100,12 +100,13 @@ impl View {
             .filter(|node| node.node_id != self.self_id)
     }
 
-    /// Whether another live node is reached at this address.
+    /// Whether another live node has this cluster address.
     pub(super) fn has_other_at(&self, cluster_addr: SocketAddr) -> bool {
         self.others().any(|node| node.cluster_addr == cluster_addr)
     }
 
-    /// The candidates of every stream that has any: the ready nodes that offer it, by node id.
+    /// The candidates of each stream that has any: the ready nodes that offer it, ordered by node
+    /// id.
     pub fn candidates(&self) -> BTreeMap<&StreamName, Vec<&Node>> {
         let mut candidates: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in self
@@ -121,15 +122,15 @@ impl View {
     }
 
     pub fn own_state(&self) -> NodeState {
-        // `merge` puts the own node in; a view without it would be no view of a live node.
+        // `merge` always inserts this node. A missing node must get no messages.
         self.nodes
             .get(&self.self_id)
             .map_or(NodeState::Leaving, |node| node.state)
     }
 }
 
-/// A node that has this one's id and was there before it, the eldest if there are several: another
-/// node, or what the others still tell of this one's own earlier life.
+/// The node with this node's id that came before it, the first if there are several. It is another
+/// node, or an earlier incarnation of this one that the others still gossip about.
 pub(super) fn elder<'a>(own: &Node, heard: &'a [Node]) -> Option<&'a Node> {
     let elders = heard
         .iter()
@@ -145,7 +146,7 @@ pub(crate) mod tests {
     pub(crate) fn offer(digest: &str) -> Offer {
         Offer {
             digest: Digest::from_text(digest),
-            takes_idempotency_keys: false,
+            traits: Default::default(),
         }
     }
 
@@ -208,8 +209,8 @@ pub(crate) mod tests {
         assert_eq!(merge(own, vec![elder, ready.clone()]).nodes["b"], ready);
     }
 
-    /// Of two lives of one id, whether the one sees an elder in the other, and the other in the
-    /// one. Each is its generation and its state.
+    /// Takes two incarnations of one id, each as generation and state. Returns whether the first
+    /// sees an elder in the second, and the second in the first.
     fn elders(one: (u64, NodeState), other: (u64, NodeState)) -> (bool, bool) {
         let [one, other] =
             [one, other].map(|(generation, state)| node("a", generation, state, &[]));

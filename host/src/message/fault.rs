@@ -103,10 +103,13 @@ pub enum Refusal {
     NoRoom,
     #[error("the node cannot read the message: it is of another version")]
     NotUnderstood,
+    /// The nodes' views of the mesh differ for the moment.
+    #[error("the node is not the owner of the key, by its own view of the mesh")]
+    NotOwner,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotOffered,
         Self::Starting,
         Self::Leaving,
@@ -115,6 +118,7 @@ impl Refusal {
         Self::WaitedTooLong,
         Self::NoRoom,
         Self::NotUnderstood,
+        Self::NotOwner,
     ];
 
     /// Its name between nodes, in logs and in metrics.
@@ -128,6 +132,7 @@ impl Refusal {
             Self::WaitedTooLong => "waited-too-long",
             Self::NoRoom => "no-room",
             Self::NotUnderstood => "not-understood",
+            Self::NotOwner => "not-owner",
         }
     }
 }
@@ -163,7 +168,8 @@ impl Fault {
                 Refusal::NotOffered
                 | Refusal::Starting
                 | Refusal::Leaving
-                | Refusal::NotUnderstood => true,
+                | Refusal::NotUnderstood
+                | Refusal::NotOwner => true,
                 Refusal::Overloaded
                 | Refusal::QueueFull
                 | Refusal::NoRoom

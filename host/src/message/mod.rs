@@ -4,6 +4,7 @@
 mod fault;
 mod limit;
 mod names;
+mod offer;
 mod problem_type;
 mod reply;
 mod request;
@@ -11,9 +12,10 @@ mod request;
 pub use fault::{Failure, FailureKind, Fault, ForeignFault, Refusal};
 pub use limit::{Limit, LimitKind};
 pub use names::{
-    Digest, NAME_BYTES_MAX, NameError, NodeId, Offer, PARTITION_KEY_BYTES_MAX, PartitionKey,
+    Digest, NAME_BYTES_MAX, NameError, NodeId, PARTITION_KEY_BYTES_MAX, PartitionKey,
     RESERVED_STREAM, StreamName,
 };
+pub use offer::{Offer, StreamTraits};
 pub use problem_type::ProblemType;
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method};

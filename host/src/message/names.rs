@@ -1,5 +1,4 @@
-//! Names of nodes, streams and entities, checked; and what a node offers under the name of a
-//! stream.
+//! Names of nodes, streams and entities, checked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -154,22 +153,6 @@ macro_rules! text_newtype {
 }
 
 text_newtype!(NodeId, StreamName, PartitionKey);
-
-/// What a node offers of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(into = "Digest")]
-pub struct Offer {
-    pub digest: Digest,
-    /// Its handler takes care of `Idempotency-Key` itself: a message that carries one may run
-    /// twice.
-    pub takes_idempotency_keys: bool,
-}
-
-impl From<Offer> for Digest {
-    fn from(offer: Offer) -> Self {
-        offer.digest
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -105,6 +105,11 @@ impl Fault {
                 "The versions of the nodes disagree",
                 StatusCode::SERVICE_UNAVAILABLE,
             ),
+            Self::Refused(Refusal::NotOwner) => ProblemType::new(
+                "not-owner",
+                "The views of the nodes disagree",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
             Self::Refused(Refusal::NotOffered) => ProblemType::new(
                 "not-offered",
                 "The views of the nodes disagree",

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, header};
 use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
+use super::offer::StreamTraits;
 
 /// Largest body that a node can be configured to take: it is held in memory, and sent in chunks
 /// between nodes.
@@ -91,9 +92,10 @@ pub struct Message {
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Message {
-    /// Whether doing it twice is as doing it once: by its method, or by the handler's care.
-    pub fn may_run_twice(&self, takes_idempotency_keys: bool) -> bool {
+    /// Whether running it twice has the same effect as running it once: because of its method, or
+    /// because the handler takes care of that.
+    pub fn may_run_twice(&self, stream: StreamTraits) -> bool {
         self.method.is_idempotent()
-            || takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
+            || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
     }
 }

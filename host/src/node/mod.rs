@@ -1,7 +1,6 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
 mod check;
-mod inbound;
 mod open_files;
 mod secrets;
 mod sockets;
@@ -23,6 +22,7 @@ use crate::bodies::Bodies;
 use crate::config::{Config, ConfigError, PluginTerms};
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
+use crate::local::Local;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState, View};
 use crate::message::{NameError, NodeId};
 use crate::peer::{Hello, Peers, Server};
@@ -30,7 +30,6 @@ use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
 use crate::runtime::{Engine, EngineError};
 use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError};
-use inbound::{Admission, Inbound};
 use sockets::Sockets;
 use vital::{Vital, vital};
 
@@ -137,8 +136,8 @@ struct Running {
     catalog: Arc<Catalog>,
     dispatcher: Arc<Dispatcher>,
     readiness: Arc<Readiness>,
-    admission: Arc<Admission>,
-    server: Arc<Server<Inbound>>,
+    local: Arc<Local>,
+    server: Arc<Server<Local>>,
     serving_peers: JoinHandle<()>,
     stop_public: CancellationToken,
     serving_clients: JoinHandle<()>,
@@ -180,10 +179,11 @@ impl Running {
         let tls = secrets::peer_tls(config, &node_id, keyring.clone(), vital)?;
         let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
         let bodies = Bodies::new(config.body_bytes_max);
-        let catalog = Arc::new(Catalog::new(bodies));
+        let catalog = Arc::new(Catalog::default());
+        let local = Arc::new(Local::new(catalog.clone(), bodies));
         let dispatcher = Arc::new(Dispatcher::new(
             node_id.clone(),
-            catalog.clone(),
+            local.clone(),
             Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone()),
         ));
         let readiness = Arc::new(Readiness::default());
@@ -200,9 +200,7 @@ impl Running {
             follow_view(gossip.view(), dispatcher.clone()),
         );
 
-        let admission = Arc::new(Admission::default());
-        let inbound = Inbound::new(catalog.clone(), admission.clone());
-        let server = Server::new(hello, tls, inbound, bodies, lanes.clone());
+        let server = Server::new(hello, tls, local.clone(), bodies, lanes.clone());
         let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
 
         let tokens = config
@@ -256,7 +254,7 @@ impl Running {
             catalog,
             dispatcher,
             readiness,
-            admission,
+            local,
             server,
             serving_peers,
             stop_public,
@@ -292,7 +290,7 @@ impl Running {
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
         // Before the others can hear that it is ready.
-        self.admission.begin();
+        self.local.open();
         let mut offers = self.catalog.offers();
         let streams = offers.borrow_and_update().clone();
         let offered = streams.len();
@@ -347,7 +345,7 @@ impl Running {
                 "refusing what is new"
             );
         }
-        self.admission.end();
+        self.local.close();
         self.stop_public.cancel();
         let drain_max = config.timeout + DRAIN_MARGIN;
         let drained = timeout(drain_max, async {

@@ -1,14 +1,13 @@
-//! Open files: each connection is one, and the system lets a process have so many.
+//! The limit on open files: each connection takes one, and the system limits them per process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-/// What is not for clients: 4,608 connections of peers, a third as many to them, plugins, what the
-/// node keeps.
+/// Open files that are not for clients: 4,608 connections from peers (`peer::server`), a third as
+/// many to peers, plugins, and the node's own files.
 const RESERVED: u64 = 7_500;
 
-/// Raises the limit as far as this process may, and returns how many of the wanted connections it
-/// leaves room for.
+/// Raises the soft limit to the hard one, and returns how many of the wanted connections fit.
 pub(super) fn room_for_clients(wanted: usize) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(
@@ -34,7 +33,7 @@ pub(super) fn room_for_clients(wanted: usize) -> usize {
     room
 }
 
-/// No limit is `None`. However low it is, half of it is for clients.
+/// `None` means no limit. However low the limit is, half of it is for clients.
 fn room(wanted: usize, limit: Option<u64>) -> usize {
     let Some(limit) = limit else { return wanted };
     let room = limit.saturating_sub(RESERVED).max(limit / 2);

@@ -1,5 +1,5 @@
-//! What the node's files of secrets have now: secrets of the mesh, certificates, tokens. It begins
-//! with what they had when the settings were checked.
+//! Follows the node's files of secrets: secrets of the mesh, certificates, tokens. The first values
+//! are those read when the settings were checked.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -18,7 +18,7 @@ use crate::message::NodeId;
 use crate::peer::TlsNow;
 use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, Tokens};
 
-/// How often files are read again. They are small.
+/// How often files are read again. They are small, so that polling is cheap.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The secrets now, and whenever they change.
@@ -41,7 +41,7 @@ pub(super) fn tokens(
     follow(vital, "the tokens", first, move || Tokens::read(&files))
 }
 
-/// The certificate that clients see now, and whenever it changes.
+/// The public API's certificate now, and whenever it changes.
 pub(super) fn server_tls(
     certificate: &FromFiles<ServerCertificate, ServerTls>,
     vital: &Vital,
@@ -55,11 +55,12 @@ pub(super) fn server_tls(
     )
 }
 
-/// What secures the connections between nodes, now and whenever it changes: what is made of the
-/// secrets, or the operator's own. Connections that there are stay as they are.
+/// The TLS configuration between nodes, now and whenever it changes: made from the secrets, or the
+/// operator's own certificates. Open connections keep the one that they were made with. `None` if
+/// the mesh has no secret.
 ///
 /// # Errors
-/// If nothing can be made of the secrets.
+/// If no certificate can be made from the secrets.
 pub(super) fn peer_tls(
     config: &Config,
     node_id: &NodeId,
@@ -89,8 +90,8 @@ pub(super) fn peer_tls(
     Ok(Some(receiver))
 }
 
-/// Makes what is made of the secrets whenever they are others; what fails is tried again, as a node
-/// whose gossip is sealed with one secret and whose connections have another is of no mesh.
+/// Makes a new value whenever the secrets change. Retries until it succeeds: a node that seals
+/// gossip with one secret and makes connections with another belongs to no mesh.
 async fn make_anew<T: Send + 'static, E: Display + 'static>(
     interval: Duration,
     mut keyring: watch::Receiver<Arc<Keyring>>,
@@ -122,8 +123,8 @@ async fn make_anew<T: Send + 'static, E: Display + 'static>(
     }
 }
 
-/// What files have now, and whenever that changes: when they were found so twice. Files that are
-/// wrong change nothing, and are told once.
+/// The content of files, now and whenever it changes: a change counts once two reads in a row have
+/// found it. Invalid files change nothing, and each error is logged once.
 fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
     vital: &Vital,
     what: &'static str,
@@ -174,7 +175,8 @@ async fn keep_reading<T: PartialEq + Send + Sync + 'static, E: Display + 'static
     }
 }
 
-/// What was found in files that is not used, or not yet.
+/// What was read but is not in use: a change found only once so far, and the last error that was
+/// logged.
 struct Found<T> {
     coming: Option<T>,
     told: Option<String>,
@@ -192,7 +194,7 @@ impl<T: PartialEq> Found<T> {
         match found {
             Ok(now) => {
                 self.told = None;
-                // Whoever writes it may be in the middle of it: it counts when it is found twice.
+                // The file may be half written: a change counts when two reads in a row find it.
                 let before = self.coming.take();
                 if now == *used {
                     return News::Nothing;
@@ -215,15 +217,15 @@ impl<T: PartialEq> Found<T> {
     }
 }
 
-/// Does what blocks, or takes long, where nobody waits for it. A crash is told as what is wrong
-/// with a file is: who follows files goes on.
+/// Runs slow or blocking work on a thread for it. A panic is returned as an error, like an invalid
+/// file, so that the calling task goes on.
 async fn attempt<T: Send + 'static, E: Display + 'static>(
     act: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
     match spawn_blocking(move || act().map_err(|error| error.to_string())).await {
         Ok(result) => result,
         Err(ended) if ended.is_panic() => Err("it crashed, which is a bug".into()),
-        // The process is about to end.
+        // The runtime is shutting down.
         Err(_) => pending().await,
     }
 }

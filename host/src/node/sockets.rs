@@ -1,5 +1,5 @@
-//! The sockets of a node, bound before anything else is done: a port that is taken ends the start
-//! before anything is promised.
+//! The sockets of a node. They are bound before anything else, so that a taken port ends the start
+//! before the node has announced anything.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,12 +8,12 @@ use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use crate::config::Config;
 
-/// Attempts to find a number that is free for UDP and TCP alike, when any will do.
+/// Attempts to find a port that is free for both UDP and TCP, when any port will do.
 const ANY_PORT_ATTEMPTS: usize = 20;
 
-/// Connections that wait to be taken; the system may allow fewer (`net.core.somaxconn` of Linux).
-/// With the usual 128, clients that come all at once would find no room, and some of them would not
-/// even learn of it.
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn` on
+/// Linux). With the usual 128 a burst of clients would overflow the queue, and some of them would
+/// not even get an error.
 const BACKLOG: u32 = 4_096;
 
 pub(super) struct Sockets {
@@ -82,20 +82,20 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     } else {
         TcpSocket::new_v6()
     }?;
-    // A node that comes back has its port again at once.
+    // A restarted node can bind its port again at once.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
 }
 
-/// Binds TCP and UDP on one number.
+/// Binds TCP and UDP to the same port.
 async fn bind_both(addr: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
     let mut attempt = 1;
     loop {
         let tcp = listen(addr)?;
         match UdpSocket::bind(tcp.local_addr()?).await {
             Ok(udp) => return Ok((tcp, udp)),
-            // The number was free for TCP only; the next one may be free for both.
+            // The port was free for TCP only; the next one may be free for both.
             Err(_) if addr.port() == 0 && attempt < ANY_PORT_ATTEMPTS => attempt += 1,
             Err(error) => return Err(error),
         }

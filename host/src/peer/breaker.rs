@@ -1,54 +1,56 @@
-//! The breaker of one peer: whether messages go to it. Pure: it is told what happens, and tells
-//! what follows.
+//! The circuit breaker of one link to a peer: whether messages may use it. Pure: events go in,
+//! state and back-off come out.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// Between the first failed attempt to connect and the next; each further one waits twice as long.
+/// Back-off after the first failed attempt to connect; it doubles with each further failure.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 
-/// The longest wait between two attempts: what a peer that is back waits at most for its messages.
+/// The longest back-off: a peer that is back waits at most this long for messages.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
-/// A connection that lasted less was no success: a peer that takes it and drops it is not asked at
-/// once again.
+/// A connection that lasted less counts as a failed attempt, so that a peer that accepts
+/// connections and drops them is not reconnected to at once.
 const LASTED_MIN: Duration = Duration::from_secs(1);
 
-/// From the best to the worst.
+/// Ordered from best to worst: the worst link counts for its peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerState {
     /// The peer answers: messages go to it.
     Closed,
-    /// It was well, or is new, and is being connected to: messages wait for that, for a moment.
+    /// The peer is new, or answered until its connection ended, and is being connected to: messages
+    /// wait a moment for that.
     HalfOpen,
-    /// It does not answer: messages go to the next in rank at once, while this node probes it.
+    /// The peer does not answer: messages go to the next in rank at once, while this node probes
+    /// it.
     Open,
 }
 
-/// What happens on the way to a peer.
+/// What happens to a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     Connected,
     AttemptFailed,
-    /// It has left pings unanswered.
+    /// The peer has left pings unanswered.
     Silent,
-    /// It has answered after all.
+    /// The peer is heard again after a silence.
     Heard,
-    /// The connection has ended, this long after it was made.
+    /// The connection has ended, having lasted this long.
     Lost(Duration),
 }
 
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: BreakerState,
-    /// Attempts that failed since the peer was last well.
+    /// Failures since the last connection that lasted for `LASTED_MIN`.
     failures: u32,
 }
 
 impl Breaker {
-    /// That of a peer that was just met.
+    /// The breaker of a link to a new peer.
     pub(super) fn new() -> Self {
         Self {
             state: BreakerState::HalfOpen,

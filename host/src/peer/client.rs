@@ -1,6 +1,6 @@
-//! The peers of a node: links to each, of up to four lanes while the mesh is small, which are
-//! connected for as long as the peer is in the view. Messages use the link as it is; none of them
-//! is spent on finding out whether a peer is there.
+//! The peers of a node, and the links to each: on up to four lanes while the mesh is small, and
+//! kept connected for as long as the peer is in the view. A message takes the links as they are;
+//! none is spent on finding out whether a peer is alive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -28,17 +28,17 @@ use crate::lanes::{self, Lanes};
 use crate::message::{Fault, Message, NodeId, Refusal};
 use crate::telemetry::names;
 
-/// How long a message waits for a connection, new or suspect. On one network it takes a
-/// millisecond; past this the next in rank answers sooner.
+/// How long a message waits for a connection to be made, or for a suspect one to answer its ping.
+/// On one network that takes a millisecond; beyond this limit the next in rank answers sooner.
 const CONNECT_WAIT_MAX: Duration = Duration::from_millis(300);
 
-/// Connections that a call tries when one closes just before it is sent.
+/// Connections that a call tries, as one may close just before the call is sent.
 const CONNECTIONS_TRIED_MAX: usize = 2;
 
 /// Links to one peer at most.
 const LINKS_MAX: usize = 4;
 
-/// Links to all peers together, unless there are more peers.
+/// Links to all peers together. With more peers than this, each still has one.
 const LINKS_USUAL: usize = 256;
 
 /// Every other node of the view.
@@ -53,17 +53,18 @@ pub struct Peers {
     departures: Arc<Notify>,
 }
 
-/// One other node, in one of its lives.
+/// Another node, from its start to its end: after a restart it is a new peer.
 pub struct Peer {
     life: Life,
-    /// At least one. Messages use that of the lane on which they are sent, as far as there is one.
+    /// At least one. A message uses the link of the lane that it is sent from, or, if that lane has
+    /// none, shares the link of another.
     links: Box<[KeptLink]>,
     spread: Spread,
     siblings: Arc<Siblings>,
 }
 
-/// On which lanes the links to one peer are: on one after the other, and where those of the peer
-/// before ended.
+/// The lanes that have a link to one peer: consecutive ones, starting after those of the previous
+/// peer, so that links are spread evenly.
 #[derive(Debug, Clone, Copy)]
 struct Spread {
     first: usize,
@@ -76,7 +77,7 @@ impl Spread {
         (self.first + link) % self.lanes
     }
 
-    /// The link of a lane, or, if it has none, one that it shares with others.
+    /// The link that a lane uses: its own, or one that it shares with other lanes.
     fn link_of(self, lane: usize) -> usize {
         (lane % self.lanes + self.lanes - self.first) % self.lanes % self.links
     }
@@ -87,7 +88,7 @@ struct KeptLink {
     keeping: AbortHandle,
 }
 
-/// The way to a peer, as its keeper last left it.
+/// One link to a peer: its connection, if it has one, and the state that its keeper published last.
 struct Link {
     node_id: NodeId,
     connection: ArcSwapOption<Connection>,
@@ -98,12 +99,13 @@ struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkState {
     Breaker(BreakerState),
-    /// The peer has said goodbye; its next life is another peer.
+    /// The peer has sent `leaving`, or the link was dropped. Final: after a restart the node is a
+    /// new peer.
     Left,
 }
 
 impl Peers {
-    /// `bodies` are those of the node: replies take their room among them.
+    /// `bodies` is the memory account of the node, in which replies are reserved.
     pub fn new(own: Hello, tls: TlsNow, bodies: &'static Bodies, lanes: Lanes) -> Self {
         let next_lane = AtomicUsize::new(0);
         Self {
@@ -117,8 +119,9 @@ impl Peers {
         }
     }
 
-    /// Takes on the nodes of a new view, and returns them. Those that stay keep their links; those
-    /// that are gone, or live anew, lose theirs once the calls on them have ended.
+    /// Replaces the peers by the other nodes of a new view, each as (id, generation, address), and
+    /// returns them. Peers that stay keep their links. The links to nodes that are gone or have
+    /// restarted are closed once the calls on them have ended.
     pub fn update(
         &self,
         nodes: impl IntoIterator<Item = (NodeId, u64, SocketAddr)>,
@@ -144,7 +147,7 @@ impl Peers {
         peers.clone()
     }
 
-    /// A new peer, to which connections are under way.
+    /// Makes a peer, and starts a keeper for each of its links, which connects it.
     fn meet(&self, life: Life, links_max: usize) -> Peer {
         let lanes = self.lanes.all();
         let links = links_max.min(lanes.len());
@@ -192,7 +195,7 @@ impl Peers {
         }
     }
 
-    /// Resolves when a peer has said goodbye, before gossip says so.
+    /// Resolves when a peer has sent `leaving`, which it does before gossip shows it.
     pub async fn departure(&self) {
         self.departures.notified().await;
     }
@@ -211,8 +214,8 @@ impl Peers {
 }
 
 impl Peer {
-    /// Runs a message on the peer. Dropping the call cancels it there. Room for a reply of so many
-    /// bytes is had before.
+    /// Runs a message on the peer. Dropping the future cancels the call there. Memory for a reply
+    /// of `reply_bytes_expected` bytes is reserved before anything is sent.
     pub async fn call(
         &self,
         message: &Message,
@@ -236,15 +239,15 @@ impl Peer {
         Fault::Unreachable.into()
     }
 
-    /// A connection that answers. If there is none, but there may be one in a moment, waits for
-    /// that until `give_up`, which is one for all that a message tries.
+    /// A connection that answers. If there is none, but may be one in a moment, waits for it until
+    /// `give_up`: one time limit for all attempts of a message.
     async fn connection(
         &self,
         deadline: Instant,
         give_up: &mut Option<Instant>,
     ) -> Result<(&Link, Arc<Connection>), Fault> {
         loop {
-            // Before the look, so that no change is missed in between.
+            // Created before `look`, so that no change is missed in between.
             let changed = self.siblings.changed();
             if let Some(found) = self.look()? {
                 return Ok(found);
@@ -264,8 +267,8 @@ impl Peer {
         }
     }
 
-    /// The connection of this lane, or else of another: what lives on one lane lives on all. `None`
-    /// if it is to be known in a moment.
+    /// The connection of this lane, or else of another, as any thread can use each of them. `None`
+    /// if none answers now, but one may in a moment.
     fn look(&self) -> Result<Option<(&Link, Arc<Connection>)>, Fault> {
         let (others, own) = self.links.split_at(self.spread.link_of(lanes::number()));
         let (mut is_leaving, mut is_silent, mut may_come) = (false, false, false);
@@ -282,7 +285,8 @@ impl Peer {
                 (Some(Health::Ended | Health::Answering) | None, _) => match *link.state.borrow() {
                     LinkState::Left => is_leaving = true,
                     LinkState::Breaker(BreakerState::Open) => {}
-                    // Or its keeper has not noticed yet that it has ended.
+                    // When it is `Closed`, the keeper has not noticed yet that the connection has
+                    // ended.
                     LinkState::Breaker(BreakerState::HalfOpen | BreakerState::Closed) => {
                         may_come = true
                     }
@@ -292,17 +296,18 @@ impl Peer {
         match (is_leaving, is_silent, may_come) {
             (true, ..) => Err(Fault::Refused(Refusal::Leaving)),
             (false, false, true) => Ok(None),
-            // Silence on one of them says that the peer hangs.
+            // No link can be used soon; or one is silent, which means that the peer hangs, so that
+            // waiting for the others is no use.
             _ => Err(Fault::Unreachable),
         }
     }
 
-    /// Whether it has said goodbye: it takes no new messages.
+    /// Whether the peer has sent `leaving`: it takes no new messages.
     pub fn has_left(&self) -> bool {
         self.links.iter().any(|kept| kept.link.has_left())
     }
 
-    /// Of its links, that which is worst off counts.
+    /// The state of its worst link.
     fn breaker(&self) -> BreakerState {
         let state = |kept: &KeptLink| match *kept.link.state.borrow() {
             LinkState::Breaker(state) => state,
@@ -319,7 +324,8 @@ impl Peer {
 impl Drop for KeptLink {
     fn drop(&mut self) {
         self.keeping.abort();
-        // In this order: a keeper that is just storing a connection sees that nobody wants it.
+        // First the state, then the connection: a keeper that stores a connection in this moment
+        // sees the state afterwards, and closes the connection itself.
         self.link.show(LinkState::Left);
         if let Some(connection) = self.link.connection.load_full() {
             connection.close();
@@ -328,8 +334,8 @@ impl Drop for KeptLink {
 }
 
 impl Link {
-    /// Stops using a closed connection, unless another has taken its place. Its keeper will say
-    /// what follows.
+    /// Stops using a closed connection, unless another has replaced it. Does not change the state:
+    /// that is left to the keeper.
     fn forget(&self, closed: &Arc<Connection>) {
         self.connection.rcu(|current| match current {
             Some(current) if Arc::ptr_eq(current, closed) => None,
@@ -337,7 +343,7 @@ impl Link {
         });
     }
 
-    /// Publishes a state. A peer that has left stays so.
+    /// Publishes a state. `Left` is final.
     fn show(&self, state: LinkState) {
         self.state.send_if_modified(|shown| {
             *shown != LinkState::Left && std::mem::replace(shown, state) != state
@@ -350,7 +356,8 @@ impl Link {
     }
 }
 
-/// Keeps one link: connects, watches, and connects again, for as long as the peer is in the view.
+/// Maintains one link: connects, watches the connection and reconnects, for as long as the peer is
+/// in the view.
 struct Keeper {
     own: Arc<Hello>,
     tls: TlsNow,
@@ -364,13 +371,14 @@ struct Keeper {
 /// How a connection ended.
 #[derive(PartialEq, Eq)]
 enum Parting {
-    /// The peer takes no new messages; it answers those that it has.
+    /// The peer is leaving: it takes no new messages, and answers those that it has.
     Goodbye,
     Lost,
 }
 
 impl Keeper {
-    /// Keeps the link whatever happens: a link that nobody keeps would be one to nowhere.
+    /// Runs [`Keeper::keep`], again after a panic: without a keeper, the link would never
+    /// reconnect.
     async fn keep_on(mut self) {
         while AssertUnwindSafe(self.keep()).catch_unwind().await.is_err() {
             error!(event = "peer-keeper-crashed", peer = %self.link.node_id, "what keeps the link to a peer crashed, which is a bug; it begins anew");
@@ -414,11 +422,11 @@ impl Keeper {
         self.note(Event::Connected, "connected");
         let mut health = connection.watch_health();
         loop {
-            // Looked at before it is waited for: a goodbye may have come with the hello.
+            // Read before waiting for a change: a `leaving` may have come right after the hello.
             let now = *health.borrow_and_update();
             match now {
                 Health::Answering => self.note(Event::Heard, "it answers again"),
-                // In a moment it will have answered, or have ended.
+                // Short-lived: the connection answers its ping, or ends.
                 Health::Suspect => {}
                 Health::Silent => self.note(Event::Silent, "it left pings unanswered"),
                 Health::Leaving => {
@@ -431,7 +439,7 @@ impl Keeper {
                     return Parting::Lost;
                 }
             }
-            // The connection holds the sender, and this function the connection.
+            // Cannot fail: the connection holds the sender, and this function holds the connection.
             let _ = health.changed().await;
         }
     }
@@ -447,7 +455,7 @@ impl Keeper {
         self.note(Event::AttemptFailed, "it cannot be connected to");
     }
 
-    /// Takes in what has happened; a change of the breaker is told.
+    /// Passes an event to the breaker and publishes its state. Changes are logged and counted.
     fn note(&mut self, event: Event, because: &'static str) {
         let before = self.breaker.state();
         self.breaker.note(event);
@@ -483,7 +491,7 @@ mod tests {
         Hello::new("c", NodeId::try_from(node_id).unwrap(), 1)
     }
 
-    /// A connection to a peer that is made by hand: the greetings are over.
+    /// The peer's end of a connection, written by hand: the handshake is done.
     async fn greeted(stream: TcpStream) -> FramedRead<TcpStream, LengthDelimitedCodec> {
         let mut frames = FramedRead::new(stream, wire::framing());
         frames.next().await.unwrap().unwrap();
@@ -540,14 +548,14 @@ mod tests {
                 .await
                 .unwrap();
         }
-        // On one core there is but one.
+        // On a machine with one core this was the only one.
         drop(connections.remove(0));
         for connection in peer
             .links
             .iter()
             .filter_map(|kept| kept.link.connection.load_full())
         {
-            // Silent it is after a second or more without an answer.
+            // `Silent` would come only after a second or more without a pong.
             let health = *connection
                 .watch_health()
                 .wait_for(|health| *health != Health::Answering)
@@ -577,7 +585,8 @@ mod tests {
         });
         let outcome = async {
             loop {
-                // Should this machine stand still for long, they are silent before they answer.
+                // If this machine stalls for long, the connections become silent first: then the
+                // call is repeated.
                 match peer
                     .call(&message, Instant::now() + Duration::from_secs(30), 0)
                     .await

@@ -1,4 +1,5 @@
-//! Whether the other side of a connection lives, as its caller sees it. Each message asks.
+//! Health of one connection, as seen from its calling end. Every message checks it, so it is kept
+//! in atomics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use tokio::sync::{Notify, watch};
 
 use super::wire;
 
-/// How a connection is.
+/// The health of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     /// New messages may go over it.
@@ -17,24 +18,24 @@ pub(super) enum Health {
     Suspect,
     /// The peer has left pings unanswered. It may be slow, or gone.
     Silent,
-    /// The peer has said goodbye: it answers what it has, and takes no more.
+    /// The peer has sent `leaving`: it answers the calls that it has, and must get no new ones.
     Leaving,
     Ended,
 }
 
 pub(super) struct Liveness {
-    /// Pings that are on their way or were, and pongs that came: answers come in the order of the
-    /// questions.
+    /// Pings and pongs so far. Pongs come in the order of the pings, so their number tells which
+    /// ping was answered last.
     pings: AtomicU64,
     pongs: AtomicU64,
-    /// It is suspect before so many pongs have come.
+    /// The connection is suspect until this many pongs have come.
     pongs_wanted: AtomicU64,
     is_silent: AtomicBool,
     is_leaving: AtomicBool,
     has_ended: AtomicBool,
-    /// The health, for its keeper.
+    /// The health as last published, for the keeper of the link.
     shown: watch::Sender<Health>,
-    /// Told of each change.
+    /// Notified of each change of the health.
     changed: Arc<Notify>,
 }
 
@@ -78,15 +79,15 @@ impl Liveness {
         self.has_ended.load(Ordering::Relaxed)
     }
 
-    /// Puts a ping into what will be written, in this order.
+    /// Encodes a ping into `buffer`, which must be that of the locked outbox: pings are counted in
+    /// the order in which they are written.
     pub(super) fn ping(&self, buffer: &mut BytesMut) {
         wire::put_ping(buffer);
         self.pings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts a ping as above, which must be answered before new messages go over the connection.
-    /// Other frames that come prove nothing: they may have been sent before whatever raised the
-    /// suspicion.
+    /// Sends a ping that must be answered before new messages go over the connection. Other frames
+    /// prove nothing: the peer may have sent them before whatever raised the suspicion.
     pub(super) fn suspect(&self, buffer: &mut BytesMut) {
         self.ping(buffer);
         self.pongs_wanted
@@ -94,7 +95,7 @@ impl Liveness {
         self.show();
     }
 
-    /// A pong has come.
+    /// Counts a pong; the one that was waited for ends the suspicion.
     pub(super) fn pong(&self) {
         if self.pongs.fetch_add(1, Ordering::AcqRel) + 1
             == self.pongs_wanted.load(Ordering::Acquire)
@@ -103,7 +104,7 @@ impl Liveness {
         }
     }
 
-    /// Something has come.
+    /// Records that a frame has come, which ends a silence.
     pub(super) fn heard(&self) {
         if self.is_silent.load(Ordering::Relaxed) {
             self.is_silent.store(false, Ordering::Relaxed);
@@ -111,7 +112,7 @@ impl Liveness {
         }
     }
 
-    /// Pings were left unanswered.
+    /// Records that pings were left unanswered.
     pub(super) fn missed(&self) {
         self.is_silent.store(true, Ordering::Relaxed);
         self.show();
@@ -129,7 +130,8 @@ impl Liveness {
 
     fn show(&self) {
         let is_news = self.shown.send_if_modified(|shown| {
-            // Looked at in here, so that who comes last has the last word.
+            // Read under the lock of the watch channel, so that of concurrent updates the last one
+            // publishes the latest health.
             let health = self.health();
             std::mem::replace(shown, health) != health
         });
@@ -158,7 +160,7 @@ mod tests {
         );
         liveness.pong();
         assert_eq!(liveness.health(), Health::Answering);
-        // Suspected anew before the answer has come.
+        // Suspected again before the pong has come.
         liveness.suspect(&mut buffer);
         liveness.suspect(&mut buffer);
         liveness.pong();

@@ -16,6 +16,6 @@ mod wire;
 pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
 pub use connection::Called;
-pub use server::{Serve, Server};
+pub use server::Server;
 pub use stream::TlsNow;
 pub use wire::Hello;

@@ -1,6 +1,6 @@
-//! What waits to be written to one connection. Frames are encoded where they arise, into one buffer
-//! that the writer takes as a whole: many messages, one write. Large bodies wait beside it and go
-//! out a chunk of each in turn.
+//! The write queue of one connection. Frames are encoded as they arise into one buffer, which the
+//! writer takes as a whole: many messages, one write. Bodies larger than a chunk are queued beside
+//! it and written round robin, a chunk at a time.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,51 +19,55 @@ use tokio::time::timeout;
 use super::wire::{self, CHUNK_BYTES_MAX, CallId};
 use crate::bodies::Room;
 
-/// Bytes of bodies longer than a chunk that one connection holds at once; later ones wait.
+/// Bytes of bodies longer than a chunk that one connection queues; further ones wait for permits.
 const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of frames that wait for the writer; what may wait, waits until there is room.
+/// Bytes of frames in the buffer. When it is full, calls and replies wait until the writer takes
+/// it.
 const BUFFER_BYTES_MAX: usize = 64 << 20;
 
-/// What must not wait (signs of life, cancels, refusals) may come on top of that: some bytes each.
-/// When it has grown to this, the writer has taken nothing for a long time, while the other side
-/// went on asking: the connection ends.
+/// Frames that must not wait (pings, pongs, cancels, refusals; all of them small) may exceed
+/// `BUFFER_BYTES_MAX` by this much. If they fill that too, the writer has not made progress for a
+/// long time while the peer went on asking: the connection is closed.
 const PROMPT_BYTES_MAX: usize = 16 << 20;
 
-/// How long a peer may take nothing. One that hangs is noticed sooner: it says nothing either.
+/// How long a write may make no progress. A peer that hangs altogether is noticed sooner, as it
+/// also sends nothing.
 const TAKES_NOTHING_MAX: Duration = Duration::from_secs(10);
 
-/// Chunks in one write: what a small frame can be held up by.
+/// Chunks of bodies in one write: bounds how long they can hold up a small frame.
 const CHUNKS_PER_WRITE: usize = 4;
 
-/// A buffer that has grown beyond this is given back after use.
+/// A buffer whose capacity has grown beyond this is freed after use.
 const BUFFER_BYTES_KEPT: usize = 512 * 1024;
 
-/// The connection is closed: what was to be sent was not, and will not be.
+/// The connection is closed: the frame was not sent, and will not be.
 #[derive(Debug)]
 pub(super) struct Closed;
 
 pub(super) struct Outbox {
     waiting: Mutex<Waiting>,
     wake: Notify,
-    /// The writer has taken what was in the buffer.
+    /// Notified when the writer takes a full buffer.
     emptied: Notify,
     given_up: AtomicBool,
+    /// One permit for each KiB of bodies longer than a chunk.
     body_kib: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct Waiting {
     buffer: BytesMut,
-    /// Bytes at its beginning in which there are no calls any more.
+    /// Length of the prefix of `buffer` that has no more calls, so that [`wire::void_call`] can
+    /// skip it.
     void: usize,
-    /// That of the bodies which are in the buffer as a whole.
+    /// Reservations of the bodies that are completely in the buffer.
     kept: Vec<Room>,
     bodies: VecDeque<WaitingBody>,
     closed: bool,
 }
 
-/// What became of an attempt to add; it is given back when there was no room.
+/// Result of an attempt to append. `Full` gives the closure back, so that it can be tried again.
 enum Added<F> {
     Done,
     Closed,
@@ -73,8 +77,9 @@ enum Added<F> {
 struct WaitingBody {
     id: CallId,
     rest: Bytes,
-    /// That of the body in the node's memory.
+    /// Its reservation in the memory account of the node.
     _kept: Room,
+    /// Its permits of `body_kib`.
     _room: OwnedSemaphorePermit,
 }
 
@@ -89,8 +94,8 @@ impl Outbox {
         }
     }
 
-    /// Appends what `encode` writes: frames that are small and must not wait. Closes the outbox if
-    /// too much waits already.
+    /// Appends the frames that `encode` writes: small ones that must not wait. Closes the outbox if
+    /// there is no room even for those.
     pub(super) fn push(&self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Closed> {
         match self.add(
             |waiting| encode(&mut waiting.buffer),
@@ -105,9 +110,10 @@ impl Outbox {
         }
     }
 
-    /// Appends a first frame with `encode`, which returns what it left of the body of `body_bytes`
-    /// bytes; that follows chunk by chunk. All of it has its room `kept` until it is written. Waits
-    /// while too much else does.
+    /// Appends the first frame of a call or reply with `encode`, which returns the part of the body
+    /// (of `body_bytes` bytes) that is not in the frame; that follows chunk by chunk. `kept` is
+    /// held until the body is written, or the writer has taken its last chunk. Waits while the
+    /// buffer is full, or too many bytes of large bodies are queued.
     pub(super) async fn push_with_body(
         &self,
         id: CallId,
@@ -141,19 +147,19 @@ impl Outbox {
             }
         };
         loop {
-            // Asked for before looking, so that no emptying is missed in between.
+            // Created before `add` looks at the buffer, so that no notification is lost in between.
             let emptied = self.emptied.notified();
             match self.add(add, BUFFER_BYTES_MAX) {
                 Added::Done => return Ok(()),
                 Added::Closed => return Err(Closed),
                 Added::Full(back) => add = back,
             }
-            // The other side takes less than it is sent.
+            // Backpressure: the peer reads less than it is sent.
             emptied.await;
         }
     }
 
-    /// Lets `add` add, unless so many bytes wait already.
+    /// Runs `add` on the queue, unless the buffer has `buffer_bytes_max` bytes already.
     fn add<F: FnOnce(&mut Waiting)>(&self, add: F, buffer_bytes_max: usize) -> Added<F> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -171,13 +177,13 @@ impl Outbox {
         Added::Done
     }
 
-    /// Drops what is left of a body whose call has ended.
+    /// Drops the rest of a body whose call has ended.
     pub(super) fn forget_body(&self, id: CallId) {
         self.lock().bodies.retain(|body| body.id != id);
     }
 
-    /// Takes back a call that has not gone out as a whole, so that the other side has not begun it.
-    /// Returns whether that is so.
+    /// Takes back a call that has not gone out completely, so that the peer cannot have begun to
+    /// run it. Returns whether it was taken back.
     pub(super) fn take_back(&self, id: CallId) -> bool {
         let waiting = &mut *self.lock();
         let before = waiting.bodies.len();
@@ -185,7 +191,7 @@ impl Outbox {
         waiting.bodies.len() < before || wire::void_call(&mut waiting.buffer, &mut waiting.void, id)
     }
 
-    /// Refuses everything from now on and ends the writer.
+    /// Refuses everything from now on, and ends the writer once it has written what is queued.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.body_kib.close();
@@ -193,8 +199,8 @@ impl Outbox {
         self.emptied.notify_waiters();
     }
 
-    /// Closes at once, and returns the calls that have not gone out as a whole: the other side
-    /// cannot have begun them.
+    /// Closes the outbox and drops what is queued. Returns the calls that have not gone out
+    /// completely: the peer cannot have begun to run them.
     pub(super) fn close_unsent(&self) -> Vec<CallId> {
         self.close();
         let mut waiting = self.lock();
@@ -228,7 +234,7 @@ impl Outbox {
                     written => rest = &rest[written..],
                 }
             }
-            // TLS may hold some of it back.
+            // TLS may buffer some of it.
             self.taken(socket.flush()).await?;
             batch.clear();
             kept.clear();
@@ -238,10 +244,11 @@ impl Outbox {
         }
     }
 
-    /// Gives up a peer that takes nothing: it would keep what waits for it for as long as it likes.
+    /// Waits for a write, and gives the peer up if it makes no progress: a peer that does not read
+    /// could otherwise hold the memory of its queue for ever.
     async fn taken<T>(&self, writing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
         let mut writing = pin!(writing);
-        // Mostly it is taken at once, and needs no timer.
+        // Most writes complete at once, and need no timer.
         if let Poll::Ready(written) = poll!(writing.as_mut()) {
             return written;
         }
@@ -255,12 +262,14 @@ impl Outbox {
         }
     }
 
-    /// Whether the writer has given up a peer that takes nothing. Other errors show at the reader.
+    /// Whether the writer has given up a peer that does not read. Other errors of the connection
+    /// are noticed by its reader.
     pub(super) fn has_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Moves what is to be written next into the empty `batch`, and its room into the empty `kept`.
+    /// Moves the next frames to write into the empty `batch`, and the reservations of their bodies
+    /// into the empty `kept`. Returns whether the outbox is closed.
     fn take(&self, batch: &mut BytesMut, kept: &mut Vec<Room>) -> bool {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.buffer, batch);
@@ -368,7 +377,7 @@ mod tests {
             pushing.as_mut().now_or_never().is_none(),
             "there is no room"
         );
-        // What must not wait goes on.
+        // Frames that must not wait are still accepted.
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
         pushing.await.unwrap();
@@ -410,7 +419,7 @@ mod tests {
         assert_eq!(outbox.lock().void, 0);
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
         assert!(!outbox.take_back(1), "it has gone out");
-        // Only its beginning has.
+        // Only the beginning of call 3 has gone out.
         assert!(outbox.take_back(3));
         let frames = written(&outbox).await;
         assert!(frames.is_empty(), "{frames:?}");
@@ -428,7 +437,7 @@ mod tests {
             .unwrap();
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
         outbox.push(|buffer| put_cancel(buffer, 3)).unwrap();
-        // The rest of the large one is still here.
+        // The rest of the large body is still queued.
         assert_eq!(outbox.close_unsent(), [1]);
         assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
     }

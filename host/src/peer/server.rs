@@ -22,12 +22,13 @@ use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Closed;
-use super::session::{Arriving, Calls, Ending, Running, Session};
+use super::session::{Arriving, Calls, Ending, RunningCall, Session};
 use super::stream::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, WireError};
 use crate::bodies::Bodies;
 use crate::lanes::Lanes;
-use crate::message::{Fault, Message, Outcome, Refusal};
+use crate::local::{LocalService, Origin};
+use crate::message::{Fault, Refusal};
 use crate::telemetry::Throttle;
 
 /// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may
@@ -50,15 +51,6 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a node does with the messages that its peers send. It cannot forward them.
-pub trait Serve: Send + Sync + 'static {
-    fn serve(
-        &self,
-        message: Arc<Message>,
-        deadline: Instant,
-    ) -> impl Future<Output = Outcome> + Send;
-}
-
 /// A connection of a peer, with its place among those that there may be.
 type Greeted = (OwnedSemaphorePermit, Frames, Writer);
 
@@ -76,7 +68,7 @@ enum Refused {
 pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
-    service: S,
+    local: Arc<S>,
     bodies: &'static Bodies,
     lanes: Lanes,
     /// Where calls go that are not done at once.
@@ -90,19 +82,19 @@ pub struct Server<S> {
     stopped: CancellationToken,
 }
 
-impl<S: Serve> Server<S> {
+impl<S: LocalService> Server<S> {
     /// `bodies` are those of the node: what peers send takes its room among them.
     pub fn new(
         own: Hello,
         tls: TlsNow,
-        service: S,
+        local: Arc<S>,
         bodies: &'static Bodies,
         lanes: Lanes,
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
             tls,
-            service,
+            local,
             bodies,
             lanes,
             runtime: Handle::current(),
@@ -405,17 +397,24 @@ impl<S: Serve> Server<S> {
                 return Ok(());
             }
         }
-        let (server, task_session) = (self.clone(), session.clone());
+        let admitted = match self.local.admit(message, deadline, Origin::Peer) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                session.answer_fault(id, &Fault::Refused(refusal));
+                return Ok(());
+            }
+        };
+        let (local, task_session) = (self.local.clone(), session.clone());
         let mut call = Box::pin(async move {
-            let running = Running {
+            let running = RunningCall {
                 session: task_session,
                 id,
             };
-            let outcome = server.service.serve(message, deadline).await;
+            let outcome = local.run(admitted).await;
             drop(room);
             running.session.answer(id, outcome).await;
         });
-        // Nobody takes this node for drained before the call is where it stays.
+        // Held so that `drain` cannot finish before the call is a task that it waits for.
         let _token = self.calls.token();
         // Most are done at once: a task of its own, on another core, would take longer than they
         // do.

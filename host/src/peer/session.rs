@@ -68,12 +68,12 @@ pub(super) struct Arriving {
 }
 
 /// A call that runs. However it ends, it is not running any more, and its caller is told.
-pub(super) struct Running {
+pub(super) struct RunningCall {
     pub(super) session: Arc<Session>,
     pub(super) id: CallId,
 }
 
-impl Drop for Running {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.session.running().remove(&self.id);
         if std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! The streams between nodes: TLS with a secret, plain TCP on loopback without one.
+//! Sockets between nodes: TLS if the mesh has a secret, plain TCP on loopback if it has none.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,17 +13,18 @@ use crate::message::NodeId;
 use crate::security::PeerTls;
 use crate::tcp;
 
-/// What secures the connections that are made from now on; `None` if nothing does.
+/// The TLS configuration for new connections, as last reloaded; `None` if the mesh has no secret.
 pub type TlsNow = Option<watch::Receiver<Arc<PeerTls>>>;
 
 pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// Who is at the other end of an accepted connection, as far as its certificate says.
+/// The identity of the node that opened a connection, as far as its certificate proves it; empty
+/// without TLS.
 pub(super) struct Caller(Option<(Arc<PeerTls>, CertificateDer<'static>)>);
 
 impl Caller {
-    /// Makes sure that it is that node.
+    /// Checks that the certificate is that of `node_id`. Without TLS there is nothing to check.
     pub(super) fn check(&self, node_id: &NodeId) -> Result<(), ConnectError> {
         let Some((tls, certificate)) = &self.0 else {
             return Ok(());
@@ -36,7 +37,7 @@ impl Caller {
     }
 }
 
-/// Connects to a node, and makes sure that it is the one.
+/// Connects to a node. With TLS, its certificate must be that of `node_id`.
 pub(super) async fn connect(
     addr: SocketAddr,
     tls: &TlsNow,
@@ -54,7 +55,8 @@ pub(super) async fn connect(
     }
 }
 
-/// Takes a connection that some node has made.
+/// Sets up an accepted connection. With TLS, the other end proves that it belongs to the mesh;
+/// whether it is the node that its hello names is left to [`Caller::check`].
 pub(super) async fn accept(
     stream: TcpStream,
     tls: &TlsNow,
@@ -82,7 +84,7 @@ fn halves(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> (Reader, Writ
     (Box::new(reader), Box::new(writer))
 }
 
-/// Without the lock that the halves of other streams share.
+/// `into_split` needs no lock, which the halves from [`split`] share.
 fn plain_halves(stream: TcpStream) -> (Reader, Writer) {
     let (reader, writer) = stream.into_split();
     (Box::new(reader), Box::new(writer))

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::admission::Admission;
 use super::withdrawals::{Withdrawal, Withdrawals};
-use crate::bodies::{Bodies, Expected, NoRoom};
-use crate::message::{Digest, Fault, Message, Offer, Outcome, Refusal, StreamName};
+use crate::message::{Digest, Offer, StreamName, StreamTraits};
 use crate::runtime::Handler;
 
 /// Every plugin of the node, and what failed to become one.
+#[derive(Default)]
 pub struct Catalog {
-    bodies: &'static Bodies,
     snapshot: ArcSwap<Snapshot>,
     offers: watch::Sender<Offers>,
     /// Held while the snapshot changes. In it, the replaced versions, some of which may still run.
@@ -44,16 +44,18 @@ pub struct Plugin {
     pub manifest: String,
     pub loaded_at: SystemTime,
     pub handler: Handler,
-    /// What its replies take.
-    pub reply_expected: Expected,
+    /// That of the stream, which all its versions share.
+    pub admission: Arc<Admission>,
 }
 
 impl Plugin {
     fn offer(&self) -> Offer {
-        let takes_idempotency_keys = self.handler.limits().takes_idempotency_keys;
+        let traits = StreamTraits {
+            takes_idempotency_keys: self.handler.limits().takes_idempotency_keys,
+        };
         Offer {
             digest: self.digest.clone(),
-            takes_idempotency_keys,
+            traits,
         }
     }
 }
@@ -83,20 +85,11 @@ pub enum PluginState {
 }
 
 impl Catalog {
-    /// An empty one. Replies take their room among `bodies`.
-    pub fn new(bodies: &'static Bodies) -> Self {
-        Self {
-            bodies,
-            snapshot: ArcSwap::default(),
-            offers: watch::Sender::new(Offers::new()),
-            replaced: Mutex::default(),
-        }
-    }
-
     /// Offers a plugin, instead of an older version if there is one. Messages that run on that one
     /// run to their end.
     pub fn offer(&self, plugin: Arc<Plugin>) {
         self.change(|snapshot| {
+            plugin.admission.resize(plugin.handler.limits());
             let stream = plugin.stream.clone();
             snapshot.failed.remove(stream.as_str());
             snapshot.withdrawn.cancel(&stream);
@@ -186,6 +179,17 @@ impl Catalog {
         self.snapshot.load().plugins.get(name).cloned()
     }
 
+    /// The admission of a stream, as long as any version of it is in memory.
+    pub(super) fn admission(&self, name: &str) -> Option<Arc<Admission>> {
+        let current = self.plugin(name);
+        let replaced = || {
+            let versions = self.lock();
+            let mut versions = versions.iter().filter_map(Weak::upgrade);
+            versions.find(|plugin| plugin.stream.as_str() == name)
+        };
+        Some(current.or_else(replaced)?.admission.clone())
+    }
+
     /// Every version that is in memory, by stream, the one that messages run on first.
     pub fn plugins(&self) -> Vec<(PluginState, Arc<Plugin>)> {
         // Together, so that no version is in both, or in neither.
@@ -223,21 +227,5 @@ impl Catalog {
     /// What could not be loaded, by name.
     pub fn failed(&self) -> Vec<Arc<Failed>> {
         self.snapshot.load().failed.values().cloned().collect()
-    }
-
-    /// Runs a message on this node's plugin, or refuses it if there is none.
-    pub async fn run(self: Arc<Self>, message: Arc<Message>, deadline: Instant) -> Outcome {
-        let plugin = self
-            .plugin(message.stream.as_str())
-            .ok_or(Fault::Refused(Refusal::NotOffered))?;
-        // Had before anything runs, but not while the message waits for that.
-        let set_aside = || {
-            self.bodies
-                .set_aside(plugin.reply_expected.bytes())
-                .map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))
-        };
-        let (aside, reply) = plugin.handler.invoke(&message, deadline, set_aside).await?;
-        plugin.reply_expected.note(reply.body.len());
-        reply.in_room(aside, self.bodies)
     }
 }

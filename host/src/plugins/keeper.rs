@@ -216,11 +216,12 @@ impl Keeper {
             Step::Load { name, file, stamp } => {
                 let (loader, loads) = (self.loader.clone(), self.loads.clone());
                 let current = self.catalog.plugin(&name);
+                let admission = self.catalog.admission(&name);
                 let (lost_name, lost_file) = (name.clone(), file.clone());
                 let load = async move {
                     // The semaphore is never closed.
                     let _place = loads.acquire_owned().await;
-                    let loaded = loader.reload(file, stamp, current).await;
+                    let loaded = loader.reload(file, stamp, current, admission).await;
                     Done::Load { name, loaded }
                 };
                 let panicked = |panic: String| Done::Load {

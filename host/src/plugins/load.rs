@@ -11,10 +11,10 @@ use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
+use super::admission::Admission;
 use super::catalog::{Failed, Plugin};
 use super::manifest::{ManifestError, is_credential, read_manifest};
 use super::scan::{Stamp, signature_of};
-use crate::bodies::Expected;
 use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
 use crate::security::{SignatureError, TrustedKeys};
@@ -96,16 +96,17 @@ impl Loader {
         let files = reading
             .await
             .unwrap_or_else(|error| Err(PluginError::Read(file.to_owned(), error.into())));
-        self.prepare(file.to_owned(), files).await
+        self.prepare(file.to_owned(), files, None).await
     }
 
     /// Loads what has changed: `stamp` is what the files were when they were seen, `current` the
-    /// version that runs.
+    /// version that runs, `admission` that of the stream, if any version of it is in memory.
     pub(super) async fn reload(
         &self,
         file: PathBuf,
         stamp: Stamp,
         current: Option<Arc<Plugin>>,
+        admission: Option<Arc<Admission>>,
     ) -> Loaded {
         let (path, trusted_keys) = (file.clone(), self.trusted_keys.clone());
         let reading = tokio::task::spawn_blocking(move || {
@@ -123,7 +124,7 @@ impl Loader {
         {
             return Loaded::Same(current);
         }
-        match self.prepare(file, files).await {
+        match self.prepare(file, files, admission).await {
             Ok(plugin) => Loaded::Plugin(Box::new(plugin)),
             Err(failed) => Loaded::Failed(failed),
         }
@@ -133,6 +134,7 @@ impl Loader {
         &self,
         file: PathBuf,
         files: Result<Files, PluginError>,
+        admission: Option<Arc<Admission>>,
     ) -> Result<Plugin, Failed> {
         let digest = match &files {
             Ok(files) => files.digest.clone(),
@@ -140,15 +142,16 @@ impl Loader {
         };
         match self.try_prepare(&file, files).await {
             Ok((stream, manifest, handler)) => {
-                let (loaded_at, reply_expected) = (SystemTime::now(), Expected::default());
+                let admission = admission
+                    .unwrap_or_else(|| Arc::new(Admission::new(&stream, handler.limits())));
                 Ok(Plugin {
                     stream,
                     file,
                     digest,
                     manifest,
-                    loaded_at,
+                    loaded_at: SystemTime::now(),
                     handler,
-                    reply_expected,
+                    admission,
                 })
             }
             Err(error) => Err(failed(file, digest, &error)),

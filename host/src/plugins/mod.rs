@@ -1,5 +1,6 @@
 //! Plugins: what is in the plugins directory, and what of it can run.
 
+mod admission;
 mod catalog;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -13,6 +14,7 @@ mod strays;
 mod watch;
 mod withdrawals;
 
+pub use admission::{Admission, Place};
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
 pub use load::Loader;

@@ -1,10 +1,8 @@
 //! A loaded handler: its compiled component, its warm instances, and the limits in front of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 use wasmtime::WasmBacktrace;
@@ -37,10 +35,21 @@ pub struct Handler {
     pre: HandlerPre<HostState>,
     grant: Arc<Grant>,
     pool: Arc<Pool>,
-    running: Semaphore,
-    waiting: AtomicUsize,
-    calls: AtomicU64,
     metrics: PluginMetrics,
+}
+
+/// By when a call must have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct CallDeadline {
+    at: Instant,
+    /// It is the plugin's own timeout, not the deadline of the message.
+    is_own: bool,
+}
+
+impl CallDeadline {
+    pub fn at(&self) -> Instant {
+        self.at
+    }
 }
 
 impl Handler {
@@ -66,9 +75,6 @@ impl Handler {
             stream,
             pre,
             pool: engine.pools.new_pool(),
-            running: Semaphore::new(limits.concurrency),
-            waiting: AtomicUsize::new(0),
-            calls: AtomicU64::new(0),
             limits,
         };
         let trial = handler.trial().await?;
@@ -85,53 +91,39 @@ impl Handler {
         self.pool.len()
     }
 
-    /// Messages that have begun to run, ever.
-    pub fn calls(&self) -> u64 {
-        self.calls.load(Ordering::Relaxed)
+    /// By when a call that begins now must have ended: at its message's deadline, or when the
+    /// plugin's own timeout is over, whichever is first.
+    pub fn call_deadline(&self, now: Instant, deadline: Instant) -> CallDeadline {
+        let own = now + self.limits.timeout;
+        CallDeadline {
+            at: own.min(deadline),
+            is_own: own < deadline,
+        }
     }
 
-    /// Messages that run now.
-    pub fn running(&self) -> usize {
-        self.limits.concurrency - self.running.available_permits()
-    }
-
-    /// Runs a message: on a warm instance if there is one, and until the deadline or the plugin's
-    /// own timeout, whichever is first. Dropping the call stops the guest. `before` is called when
-    /// it is the message's turn, may still refuse it, and what it takes is returned with the reply.
+    /// Runs a message, on a warm instance if there is one. Dropping the call stops the guest.
     ///
     /// # Errors
     /// Why there is no reply.
-    pub async fn invoke<T>(
-        &self,
-        message: &Message,
-        deadline: Instant,
-        before: impl FnOnce() -> Result<T, Fault>,
-    ) -> Result<(T, Reply), Fault> {
-        let now = Instant::now();
-        if deadline <= now {
-            // It has spent its time on its way.
-            return Err(Fault::Refused(Refusal::WaitedTooLong));
-        }
-        let own_deadline = now + self.limits.timeout;
-        let (deadline, late) = if own_deadline < deadline {
-            (own_deadline, Fault::LimitExceeded(self.time_limit()))
-        } else {
-            (deadline, Fault::DeadlineExceeded)
-        };
-        let _running = match self.running.try_acquire() {
-            Ok(place) => place,
-            Err(_) => Box::pin(self.wait_for_place(deadline)).await?,
-        };
-        let taken = before()?;
-        match timeout_at(deadline.into(), self.run(message, deadline)).await {
-            Ok(Err(Ended::Interrupted)) => Err(late),
+    pub async fn call(&self, message: &Message, deadline: CallDeadline) -> Outcome {
+        let called = timeout_at(deadline.at.into(), self.run(message, deadline.at)).await;
+        match called {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(Ended::Interrupted)) => Err(self.late(deadline)),
             Ok(Err(Ended::Fault(fault))) => Err(fault),
-            Ok(Ok(reply)) => Ok((taken, reply)),
             Err(_) => {
                 let (stream, message) = (&self.stream, message.id);
                 warn!(event = "handler-late", %stream, message_id = %message, "stopped a handler that waited, for the host or for its turn, past its deadline");
-                Err(late)
+                Err(self.late(deadline))
             }
+        }
+    }
+
+    fn late(&self, deadline: CallDeadline) -> Fault {
+        if deadline.is_own {
+            Fault::LimitExceeded(self.time_limit())
+        } else {
+            Fault::DeadlineExceeded
         }
     }
 
@@ -145,8 +137,6 @@ impl Handler {
                 text,
             }))
         })?;
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.metrics.calls.increment(1);
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
@@ -174,18 +164,6 @@ impl Handler {
                 BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
             }
         })
-    }
-
-    /// Waits for a place among the running calls, in a bounded, fair queue.
-    async fn wait_for_place(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Fault> {
-        let _waiting = Waiting::join(&self.waiting, self.limits.queue)
-            .ok_or(Fault::Refused(Refusal::QueueFull))?;
-        match timeout_at(deadline.into(), self.running.acquire()).await {
-            // A place that comes with the deadline of the one who had it comes too late.
-            Ok(Ok(place)) if Instant::now() < deadline => Ok(place),
-            // The semaphore is never closed.
-            _ => Err(Fault::Refused(Refusal::WaitedTooLong)),
-        }
     }
 
     /// Makes an instance. When the node has no more of them, those that wait in vain are given up
@@ -276,21 +254,4 @@ enum Ended {
     /// Its deadline passed while the guest ran.
     Interrupted,
     Fault(Fault),
-}
-
-/// A place in the queue, for as long as it is held.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn join(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(waiting);
-        // On refusal the place is given back by being dropped.
-        (waiting.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

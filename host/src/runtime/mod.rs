@@ -18,6 +18,6 @@ mod turns;
 
 pub use compile::{COMPONENT_BYTES_MAX, LoadError};
 pub use engine::{Engine, EngineError};
-pub use handler::Handler;
+pub use handler::{CallDeadline, Handler};
 pub use limits::{Instances, Limits};
 pub use outbound::AllowedHost;

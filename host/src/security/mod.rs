@@ -1,4 +1,5 @@
-//! Security of the mesh: one secret, from which everything that keeps strangers out is derived.
+//! Security: keys derived from the one cluster secret (gossip, TLS between nodes), TLS and tokens
+//! of the APIs, signatures of plugins, and protection against pages of other sites.
 
 mod peer_tls;
 mod pem;

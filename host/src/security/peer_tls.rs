@@ -1,4 +1,4 @@
-//! Mutual TLS between nodes: who a node is on its connections to peers, and how it knows theirs.
+//! Mutual TLS between nodes: how a node proves its id to peers, and verifies theirs.
 
 use std::fmt;
 use std::io;
@@ -24,13 +24,13 @@ use super::pem::{PemFile, TlsError, certified_key, provider};
 use super::secret::{Keyring, Secret};
 use crate::message::NodeId;
 
-/// What an Ed25519 key begins with in PKCS #8, version 1 (RFC 8410, section 7); the 32 bytes of its
-/// seed follow.
+/// Prefix of an Ed25519 key in PKCS #8, version 1 (RFC 8410, section 7); the 32 bytes of its seed
+/// follow.
 const ED25519_PKCS8_HEAD: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// Peers whose sessions are remembered, so that the next connection is made sooner.
+/// Most peers whose TLS sessions are cached, so that a reconnect is faster.
 const SESSIONS_MAX: usize = 2_048;
 
 /// Certificates, keys and trust of one node. Both sides must have a certificate, and speak TLS 1.3.
@@ -40,18 +40,19 @@ pub struct PeerTls {
     acceptor: TlsAcceptor,
     names: Names,
     certificate: CertificateDer<'static>,
-    /// The operator's files, as they were when they were read.
+    /// Snapshots of the operator's files; `None` if made from a secret.
     files: Option<Arc<[PemFile; 3]>>,
 }
 
-/// What is made of the same files is the same; what is made of a secret differs each time.
+/// Equal if made from equal files. One made from a secret equals no other, as its certificate is
+/// new each time.
 impl PartialEq for PeerTls {
     fn eq(&self, other: &Self) -> bool {
         self.files.is_some() && self.files == other.files
     }
 }
 
-/// Says nothing of keys.
+/// Does not print keys.
 impl fmt::Debug for PeerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerTls")
@@ -60,12 +61,12 @@ impl fmt::Debug for PeerTls {
     }
 }
 
-/// Under which name a node's certificate has its id.
+/// How a certificate names the id of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Names {
-    /// A hash, as an id may have letters that a name may not.
+    /// As a hash, since an id may have characters that a DNS name may not.
     Hashed,
-    /// The operator's own certificates have the id as it is.
+    /// As it is, in the operator's own certificates.
     Plain,
 }
 
@@ -78,8 +79,8 @@ pub struct PeerCertificates {
 }
 
 impl PeerTls {
-    /// A new certificate for this node, under an authority that all who have the secret can be. It
-    /// is trusted under any of the secrets.
+    /// Makes a new certificate for this node, signed by an authority whose key every node with the
+    /// first secret can derive. Trusts the authorities of all the secrets.
     ///
     /// # Errors
     /// If the system has no randomness.
@@ -123,7 +124,7 @@ impl PeerTls {
         Self::new(own, Trust::new(trusted)?, Names::Hashed)
     }
 
-    /// The operator's own certificates.
+    /// Uses the operator's own certificates.
     ///
     /// # Errors
     /// Which file is wrong, and how.
@@ -169,10 +170,10 @@ impl PeerTls {
         })
     }
 
-    /// Makes sure that this is the certificate of that node, as its peers will.
+    /// Checks that the certificate is that of this node, as its peers will.
     ///
     /// # Errors
-    /// If it is another's, or such a node can have none.
+    /// If it is another node's, or the id cannot be the name in a certificate.
     pub fn check_own(&self, node_id: &NodeId) -> Result<(), TlsError> {
         if self.name(node_id).is_err() {
             return Err(TlsError::NodeId(node_id.clone()));
@@ -184,10 +185,10 @@ impl PeerTls {
         self.check(&self.certificate, node_id).map_err(of_another)
     }
 
-    /// Makes a connection secure, if the other end is that node.
+    /// Does the TLS handshake as a client; succeeds only if the peer is the node `node_id`.
     ///
     /// # Errors
-    /// If the handshake fails: the other end is another node, or none of this mesh.
+    /// If the handshake fails: the peer is another node, or not of this mesh.
     pub async fn connect(
         &self,
         stream: TcpStream,
@@ -196,7 +197,8 @@ impl PeerTls {
         self.connector.connect(self.name(node_id)?, stream).await
     }
 
-    /// Makes a connection secure, if the other end is a node of this mesh.
+    /// Does the TLS handshake as a server; succeeds only if the peer is a node of this mesh. Which
+    /// one it is must be checked with `check`.
     ///
     /// # Errors
     /// If the handshake fails.
@@ -204,10 +206,10 @@ impl PeerTls {
         self.acceptor.accept(stream).await
     }
 
-    /// Makes sure that the other end of an accepted connection is that node.
+    /// Checks that the certificate of an accepted connection is that of the node `node_id`.
     ///
     /// # Errors
-    /// If its certificate is another's.
+    /// If it is another node's.
     pub fn check(&self, certificate: &CertificateDer<'_>, node_id: &NodeId) -> io::Result<()> {
         let parsed = ParsedCertificate::try_from(certificate).map_err(io::Error::other)?;
         verify_server_name(&parsed, &self.name(node_id)?).map_err(io::Error::other)
@@ -226,7 +228,7 @@ fn unusable(error: impl fmt::Display) -> TlsError {
     TlsError::Unusable(error.to_string())
 }
 
-/// Whom a node believes, at both ends of a connection.
+/// The authorities that a node trusts, and the verifier of client certificates built from them.
 struct Trust {
     authorities: Arc<RootCertStore>,
     callers: Arc<dyn ClientCertVerifier>,
@@ -243,8 +245,8 @@ impl Trust {
         })
     }
 
-    /// Makes sure that who trusts the same takes this certificate, from a node that calls and from
-    /// one that is called.
+    /// Checks that peers with the same authorities accept this certificate both from a client and
+    /// from a server.
     fn check(&self, own: &CertifiedKey) -> Result<(), Error> {
         let certificate = own.end_entity_cert()?;
         let (intermediates, now) = (&own.cert[1..], UnixTime::now());
@@ -263,14 +265,15 @@ impl Trust {
     }
 }
 
-/// Why peers would not take a certificate. The time is not in it: files are read again and again,
-/// and what is wrong with them is told when it is something else than before.
+/// Why peers would refuse a certificate. The text must not contain the time: files are read again
+/// and again, and an error is logged only if its text has changed.
 fn refusal(error: &Error) -> String {
     let Error::InvalidCertificate(cause) = error else {
         return error.to_string();
     };
     match cause {
-        // Another authority may have the same name, and even another kind of key.
+        // The errors for a certificate of an untrusted authority. The latter two occur if that has
+        // the name of a trusted one, and perhaps another kind of key.
         CertificateError::UnknownIssuer
         | CertificateError::BadSignature
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
@@ -287,7 +290,7 @@ fn refusal(error: &Error) -> String {
     }
 }
 
-/// A certificate authority: whoever has the secret can make its key.
+/// A certificate authority, the key of which every node with the secret can derive.
 struct Authority {
     params: CertificateParams,
     key: KeyPair,
@@ -309,7 +312,7 @@ fn authority(secret: &Secret, cluster_id: &str) -> Result<Authority, rcgen::Erro
     Ok(Authority { params, key })
 }
 
-/// The name in the certificate of a node: a node id may have letters that a DNS name may not.
+/// The DNS name in the certificate of a node, whose id may have characters that a DNS name may not.
 fn hashed(node_id: &NodeId) -> String {
     let hash = Sha256::digest(node_id.as_str());
     let hex: String = hash[..16]
@@ -339,7 +342,7 @@ mod tests {
         PeerTls::of_secret(&keyring(secrets), "mesh", &id(node_id)).unwrap()
     }
 
-    /// The outcome at the caller, which expects `n2`, and at the callee, which is told `n1`.
+    /// The outcomes at the caller, which expects `n2`, and at the callee, which expects `n1`.
     async fn meet(caller: PeerTls, callee: PeerTls) -> (io::Result<()>, io::Result<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -347,7 +350,8 @@ mod tests {
             let mut stream = caller
                 .connect(TcpStream::connect(addr).await?, &id("n2"))
                 .await?;
-            // What the callee thinks of the caller's certificate comes after the handshake.
+            // In TLS 1.3 the callee rejects the caller's certificate only after the caller's
+            // handshake is done.
             tokio::io::AsyncReadExt::read_u8(&mut stream)
                 .await
                 .map(|_| ())
@@ -400,7 +404,7 @@ mod tests {
         }
     }
 
-    /// Of an operator's own certificate for n1, which is changed before its authority signs it.
+    /// TLS with an operator's certificate for n1, to which `change` is applied before it is signed.
     fn of_files(change: impl FnOnce(&mut CertificateParams)) -> Result<PeerTls, TlsError> {
         let directory = tempfile::tempdir().unwrap();
         let put = |name: &str, kind: &str, der: &[u8]| {

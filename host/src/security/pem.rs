@@ -1,5 +1,5 @@
-//! Certificates and keys in PEM files, as they are at one moment, and what may be wrong with them:
-//! each error says of which file it is, so that the setting can be named.
+//! Snapshots of PEM files with certificates and keys, and their errors. Each error names its file,
+//! so that the caller can name the setting.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::private_file::{self, PrivateFileError};
 use crate::message::NodeId;
 use crate::setting_file;
 
-/// Why there can be no TLS.
+/// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error(transparent)]
@@ -51,23 +51,23 @@ pub enum PemError {
     Unfit { file: PathBuf, because: String },
 }
 
-/// The provider of cryptography of all TLS between nodes and with clients.
+/// The crypto provider of all TLS, between nodes and with clients.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// A PEM file, as it is at one moment.
+/// Snapshot of a PEM file.
 #[derive(PartialEq, Eq)]
 pub(super) struct PemFile {
     file: PathBuf,
     bytes: Vec<u8>,
 }
 
-/// A certificate (with those that lead to its authority) and its key, and the files that they are
-/// in.
+/// Reads a certificate, with the intermediates up to its authority, and its key. Also returns the
+/// snapshots of both files.
 ///
 /// # Errors
-/// Which file is wrong, and how; the key's, if the two do not fit each other.
+/// Which file is wrong, and how; the key's if it does not match the certificate.
 pub(super) fn certified_key(
     certificate: &Path,
     key: &Path,
@@ -95,7 +95,8 @@ pub(super) fn certified_key(
     Ok((certified_key, [certificate, key]))
 }
 
-/// Reads the certificates of a file as authorities that an operator trusts besides the public ones.
+/// Reads the certificates of a file as authorities that an operator trusts in addition to the
+/// public ones.
 ///
 /// # Errors
 /// What is wrong with the file.
@@ -132,7 +133,7 @@ impl PemFile {
         }
     }
 
-    /// The certificates as those of authorities that are trusted.
+    /// The certificates as trusted authorities.
     pub(super) fn authorities(&self) -> Result<RootCertStore, PemError> {
         let mut trusted = RootCertStore::empty();
         for certificate in self.certificates()? {

@@ -1,4 +1,4 @@
-//! Files that are none of others' business: secrets, tokens, keys of certificates.
+//! Reads files that other users must not have access to: secrets, tokens, keys of certificates.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::setting_file;
 
-/// A longer file is none of secrets.
+/// A longer file cannot be one of secrets.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// What others may do with such a file is nothing. Its group may read it: services share keys by
-/// that, and a node that is not root gets what is mounted for it so.
+/// Permissions of others, of which the file must grant none. Its group may read it: services share
+/// keys through a group, and a node that does not run as root gets mounted files through one.
 const OTHERS: u32 = 0o007;
 
 /// Why a file is not read.
@@ -34,8 +34,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// The lines of a file that have something to say, with their numbers: empty ones and those that
-/// begin with `#` do not.
+/// The lines of a file with their numbers, without empty lines and those that begin with `#`.
 pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFileError> {
     let text = String::from_utf8(read(file)?);
     let text =
@@ -43,7 +42,7 @@ pub(super) fn read_lines(file: &Path) -> Result<Vec<(usize, String)>, PrivateFil
     Ok(lines(&text))
 }
 
-/// What is in a file that others than its owner and group cannot reach.
+/// The content of a file. Fails if others than its owner and group have access to it.
 pub(super) fn read(file: &Path) -> Result<Vec<u8>, PrivateFileError> {
     let read_error = |error| PrivateFileError::Read(file.to_owned(), error);
     let opened = setting_file::open(file).map_err(read_error)?;

@@ -1,9 +1,9 @@
-//! Sealed datagrams: only who has the cluster secret can make one, and none is taken twice. Pure:
-//! the time is given.
+//! Sealed datagrams: only holders of the cluster secret can make them, and replays are rejected.
+//! Does no I/O; the time is an argument.
 //!
-//! A datagram is a version (1 byte), the id of the key (4), a random nonce (24), and what is sealed
-//! with XChaCha20-Poly1305: the time in ms since 1970 (8, big-endian), and the message. The key
-//! belongs to one cluster id.
+//! A datagram is a version (1 byte), the id of the key (4), a random nonce (24), then, encrypted
+//! with XChaCha20-Poly1305, the time in ms since 1970 (8, big-endian) and the message, and last the
+//! tag (16). The key is derived for one cluster id.
 
 use std::collections::HashSet;
 
@@ -19,17 +19,17 @@ const HEAD_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES;
 const TIME_BYTES: usize = 8;
 const TAG_BYTES: usize = 16;
 
-/// What sealing adds to a message.
+/// Bytes that sealing adds to a message.
 pub const SEAL_BYTES: usize = HEAD_BYTES + TIME_BYTES + TAG_BYTES;
 
-/// How old a datagram may be, and how far the clocks of two nodes may be apart.
+/// How old a datagram may be, and how far apart the clocks of two nodes may be.
 const AGE_MS_MAX: u64 = 30_000;
 
-/// Datagrams that are remembered, so that none is taken twice: those of the time for which they
-/// would be taken. A mesh of a thousand nodes brings 60 a second.
+/// Most nonces remembered in each generation of `Seen`, so that a datagram cannot be replayed while
+/// it would still be accepted. In a mesh of a thousand nodes 60 datagrams a second arrive.
 const REMEMBERED_MAX: usize = 100_000;
 
-/// Why a datagram is none of this mesh.
+/// Why a datagram is not accepted as gossip of this mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejected {
     #[error("it is not sealed, or by a version of meshage that this one does not know")]
@@ -51,7 +51,8 @@ pub enum Rejected {
 }
 
 impl Rejected {
-    /// What is wrong with a datagram that makes no sense as it is.
+    /// The reason for a datagram that cannot be decoded: sealed although this node has no secret,
+    /// or no gossip.
     pub fn senseless(datagram: &[u8], has_secret: bool) -> Self {
         if !has_secret && looks_sealed(datagram) {
             Self::Sealed
@@ -60,7 +61,7 @@ impl Rejected {
         }
     }
 
-    /// For metrics.
+    /// The reason as a label of metrics and logs.
     pub fn kind(self) -> &'static str {
         match self {
             Self::NotSealed => "not-sealed",
@@ -99,7 +100,7 @@ impl Sealer {
         Self(keys(keyring, cluster_id).swap_remove(0))
     }
 
-    /// Appends the sealed message.
+    /// Appends the sealed message to `datagram`.
     pub fn seal(&self, now_ms: u64, message: &[u8], datagram: &mut Vec<u8>) {
         let Key { id, cipher } = &self.0;
         let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
@@ -115,7 +116,7 @@ impl Sealer {
     }
 }
 
-/// Opens datagrams with any key, and each only once.
+/// Opens datagrams with any of the keys, and each datagram only once.
 pub struct Opener {
     keys: Vec<Key>,
     seen: Seen,
@@ -129,16 +130,16 @@ impl Opener {
         }
     }
 
-    /// Opens with other keys from now on; what was seen is not forgotten.
+    /// Replaces the keys. The nonces seen so far are kept, so that replays are still rejected.
     pub fn use_keys(&mut self, keyring: &Keyring, cluster_id: &str) {
         self.keys = keys(keyring, cluster_id);
     }
 
-    /// Opens a datagram in its place, and returns the message in it.
+    /// Decrypts a datagram in place, and returns its message.
     ///
     /// # Errors
-    /// Why it is none of this mesh. What is not sealed costs next to nothing, what is forged one
-    /// attempt to open it.
+    /// Why it is rejected. An unsealed datagram costs next to nothing, a forged one a single
+    /// attempt to decrypt it.
     pub fn open<'a>(&mut self, now_ms: u64, datagram: &'a mut [u8]) -> Result<&'a [u8], Rejected> {
         if !looks_sealed(datagram) {
             return Err(Rejected::NotSealed);
@@ -166,7 +167,7 @@ impl Opener {
         if now_ms.abs_diff(sent_ms) > AGE_MS_MAX {
             return Err(Rejected::NotNow);
         }
-        // Only what has the secret comes so far: strangers cannot fill the memory.
+        // Only datagrams sealed with a known secret get here: strangers cannot fill the memory.
         if !self.seen.is_new(now_ms, nonce) {
             return Err(Rejected::Replayed);
         }
@@ -174,8 +175,8 @@ impl Opener {
     }
 }
 
-/// The nonces of the datagrams that were opened lately, in two generations: the older one is
-/// forgotten when what is in it is too old to be taken anyway.
+/// The nonces of recently opened datagrams, in two generations. The older one is dropped when its
+/// datagrams are too old to be accepted anyway, or when the newer one is full.
 #[derive(Default)]
 struct Seen {
     current: HashSet<[u8; NONCE_BYTES]>,
@@ -185,7 +186,7 @@ struct Seen {
 
 impl Seen {
     fn is_new(&mut self, now_ms: u64, nonce: &[u8]) -> bool {
-        // A datagram may be taken from this long before its time to this long after.
+        // A datagram is accepted from `AGE_MS_MAX` before its timestamp to `AGE_MS_MAX` after it.
         let is_over = now_ms.saturating_sub(self.current_since_ms) > 2 * AGE_MS_MAX;
         if is_over || self.current.len() >= REMEMBERED_MAX {
             self.previous = std::mem::take(&mut self.current);
@@ -269,7 +270,7 @@ mod tests {
         let mut opener = Opener::new(&keyring(&[1]), "mesh");
         let datagram = sealed(1, "mesh", b"hello");
         assert!(open(&mut opener, NOW - AGE_MS_MAX, &datagram).is_ok());
-        // For as long as it is not too late it is remembered, whatever else comes.
+        // It is remembered for as long as it would be accepted, whatever else arrives.
         for now in (NOW - AGE_MS_MAX..=NOW + AGE_MS_MAX).step_by(1_000) {
             let mut other = Vec::new();
             Sealer::new(&keyring(&[1]), "mesh").seal(now, b"", &mut other);

@@ -1,4 +1,4 @@
-//! The cluster secret: a file with one or several, so that they can be changed while the mesh runs.
+//! The cluster secret. Its file may hold several, so that they can be rotated while the mesh runs.
 
 use std::path::{Path, PathBuf};
 
@@ -13,20 +13,20 @@ use super::private_file::{PrivateFileError, read_lines};
 
 const SECRET_BYTES: usize = 32;
 
-/// Secrets in one file: the one that is used, the one before, the one to come, and some.
+/// Most secrets in one file: the current one, the previous one, the next one, and a few to spare.
 const SECRETS_MAX: usize = 8;
 
-/// Sets these keys apart from whatever else may be derived from the same secret.
+/// Separates these keys from any others that may be derived from the same secret.
 const SALT: &[u8] = b"meshage 1";
 
-/// The secrets of a mesh, at least one: the first seals, all open.
+/// The secrets of a mesh, at least one. The first seals; all can open.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keyring(Vec<Secret>);
 
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Secret([u8; SECRET_BYTES]);
 
-/// Why a file has no secrets.
+/// Why the secrets of a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     #[error(transparent)]
@@ -41,7 +41,7 @@ pub enum SecretError {
     TooMany(PathBuf),
 }
 
-/// A new secret, as it is written in a file.
+/// A new random secret, in the form in which a file holds it.
 pub fn new_secret() -> String {
     let mut secret = [0; SECRET_BYTES];
     OsRng.fill_bytes(&mut secret);
@@ -53,7 +53,7 @@ impl Keyring {
     /// `#` are skipped.
     ///
     /// # Errors
-    /// What is wrong with the file, never what is in it.
+    /// What is wrong with the file, without any of its content.
     pub fn read(file: &Path) -> Result<Self, SecretError> {
         Self::parse(file, read_lines(file)?)
     }
@@ -79,13 +79,13 @@ impl Keyring {
         &self.0
     }
 
-    /// How many there are.
+    /// The number of secrets.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Says nothing of the secrets.
+/// Does not print the secrets.
 impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keyring of {}", self.0.len())
@@ -97,15 +97,15 @@ impl Secret {
         STANDARD.decode(line).ok()?.try_into().ok().map(Self)
     }
 
-    /// A key for one purpose in one mesh: who has it learns nothing of the secret, nor of other
-    /// keys.
+    /// Derives a key for one purpose in one mesh (HKDF). The key reveals nothing about the secret,
+    /// nor about other keys.
     pub(super) fn derive<const BYTES: usize>(
         &self,
         purpose: &str,
         cluster_id: &str,
     ) -> [u8; BYTES] {
         let mut key = [0; BYTES];
-        // The length stands between the two, so that no other pair makes the same bytes.
+        // The length of `purpose` goes first, so that no other pair gives the same bytes.
         let purpose_bytes = u8::try_from(purpose.len()).expect("purposes are short");
         Hkdf::<Sha256>::new(Some(SALT), &self.0)
             .expand_multi_info(
@@ -117,7 +117,7 @@ impl Secret {
     }
 }
 
-/// Secrets that are told apart by a byte.
+/// Distinct secrets, each made from one byte.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn keyring(secrets: &[u8]) -> Keyring {
     Keyring(

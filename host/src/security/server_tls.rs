@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::pem::{PemFile, TlsError, certified_key, provider};
 
-/// HTTP/2 and HTTP/1.1 (RFC 7301).
+/// ALPN protocols (RFC 7301): HTTP/2 and HTTP/1.1.
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The files of the certificate that clients see.
@@ -23,7 +23,7 @@ pub struct ServerCertificate {
     pub key: PathBuf,
 }
 
-/// A certificate that clients see, as its files were when they were read.
+/// The public API's certificate: a snapshot of its files.
 #[derive(Clone)]
 pub struct ServerTls {
     acceptor: TlsAcceptor,
@@ -36,7 +36,7 @@ impl PartialEq for ServerTls {
     }
 }
 
-/// Says nothing of the key.
+/// Does not print the key.
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTls").finish_non_exhaustive()
@@ -62,7 +62,7 @@ impl ServerTls {
         })
     }
 
-    /// Makes a client's connection secure.
+    /// Does the TLS handshake on a client's connection.
     ///
     /// # Errors
     /// If the handshake fails.

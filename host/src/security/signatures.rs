@@ -1,5 +1,4 @@
-//! Signatures of plugins, as minisign makes them: only what the owner of a trusted key has signed
-//! is loaded.
+//! Signatures of plugins in minisign's format: only plugins signed with a trusted key are loaded.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,18 +8,18 @@ use minisign_verify::{Error, PublicKey, Signature};
 
 use crate::setting_file;
 
-/// minisign's public key files begin with such a line.
+/// minisign's public key files begin with a line that starts like this.
 const COMMENT: &str = "untrusted comment:";
 
-/// Keys whose signatures are taken.
+/// Public keys whose signatures are accepted.
 #[derive(Clone)]
 pub struct TrustedKeys {
     keys: Arc<[PublicKey]>,
-    /// The same as text, for those who look for the right one.
+    /// The keys as text, which errors show to help find the right one.
     shown: Arc<str>,
 }
 
-/// Why a file has no keys.
+/// Why the keys of a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustedKeysError {
     #[error("{} cannot be read: {}", .0.display(), .1)]
@@ -31,7 +30,7 @@ pub enum TrustedKeysError {
     Empty(PathBuf),
 }
 
-/// Why a signature is not taken.
+/// Why a signature is not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     #[error("it is not a signature of minisign; make it with `minisign -S`")]
@@ -51,7 +50,7 @@ impl std::fmt::Debug for TrustedKeys {
 }
 
 impl TrustedKeys {
-    /// Reads the keys of a file: one a line, or what minisign writes.
+    /// Reads the keys of a file: one a line, or a public key file of minisign.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -88,7 +87,7 @@ impl TrustedKeys {
         })
     }
 
-    /// Makes sure that this is a signature of the content by a trusted key.
+    /// Checks that this is a signature of the content by a trusted key.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -96,7 +95,8 @@ impl TrustedKeys {
         let signature = Signature::decode(signature).map_err(|_| SignatureError::NoSignature)?;
         let mut why = SignatureError::UnknownKey(self.shown.clone());
         for key in &*self.keys {
-            // The older kind of signature, of the content and not of its hash, is as good.
+            // `true` accepts legacy signatures as well (of the content, not of its hash); they are
+            // as good.
             match key.verify(content, &signature, true) {
                 Ok(()) => return Ok(()),
                 Err(Error::UnexpectedKeyId) => {}

@@ -1,12 +1,9 @@
-//! Pages of other sites: what a browser sends for them is done only where an operator allows it.
-//! Pure.
+//! Requests that browsers send for pages of other sites: only an operator can allow them. Pure.
 //!
-//! A browser sends requests for whatever page it shows, to any address that its user can reach, a
-//! node on the same machine among them. It says so with `Origin` (RFC 6454) and `Sec-Fetch-Site`
-//! (W3C Fetch Metadata); tools send neither. A page may read the answer, and send more than a form
-//! could, only if the answer to its first question says so (CORS, of the Fetch standard). To an
-//! address that is neither loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no
-//! `Origin`: that cannot be told from what a tool sends.
+//! A browser sends requests for any page that it shows, to any address that its user can reach,
+//! such as a node on the same machine. A page may read an answer only if its headers allow it, and
+//! send more than a form could only if the answer to a preflight request does (CORS, Fetch
+//! standard).
 
 use std::net::IpAddr;
 
@@ -18,11 +15,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 pub const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// For so many seconds a browser need not ask again what it may send: browsers keep it for ten
-/// minutes to two hours at most.
+/// How long a browser may cache the answer to a preflight request; browsers cap it at ten minutes
+/// to two hours.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// Origins whose pages may ask.
+/// Origins whose pages may send requests and read the answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sites {
     any: bool,
@@ -34,7 +31,10 @@ pub struct Sites {
 #[error("not an origin")]
 pub struct NotAnOrigin;
 
-/// What a request says of where it comes from.
+/// Where a request comes from, according to its headers. Browsers send `Origin` (RFC 6454) and
+/// `Sec-Fetch-Site` (W3C Fetch Metadata); tools send neither. To an address that is neither
+/// loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no `Origin`: such a request
+/// cannot be told from a tool's.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asking<'a> {
     pub host: Option<&'a str>,
@@ -42,16 +42,18 @@ pub struct Asking<'a> {
     pub fetch_site: Option<&'a str>,
 }
 
-/// What the name is worth by which a server is called (`Host`). A page can make its own name lead
-/// to any address (DNS rebinding), and is then to the browser a page of that server.
+/// How far the host name in `Host` is trusted. A page can make its own name resolve to any address
+/// (DNS rebinding); the browser then takes the page for one of that server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
-    /// It proves nothing, and need not: no page has a token, and a certificate is for one name.
+    /// Any name is accepted. It proves nothing, but need not: a page of another site has no token,
+    /// or the certificate is not valid for its name.
     Safe,
-    /// A browser must have called an address, where it can be told from a tool.
+    /// Requests that are recognizably a page's must use an IP address, `localhost` or the host of
+    /// an allowed origin.
     OfBrowsers,
-    /// Whoever calls must have called an address: a server that only this machine can reach has no
-    /// other name.
+    /// All requests must use one of those: a server that only this machine can reach has no other
+    /// name.
     Checked,
 }
 
@@ -64,10 +66,10 @@ pub enum AllowedOrigin<'a> {
 
 impl Sites {
     /// Reads `*`, or origins as browsers write them: `https://app.example.com`, with a port if it
-    /// is not the usual one.
+    /// is not the default one.
     ///
     /// # Errors
-    /// If one of them is none.
+    /// If one of them is not an origin.
     pub fn parse<'a>(origins: impl IntoIterator<Item = &'a str>) -> Result<Self, NotAnOrigin> {
         let mut sites = Self::default();
         for origin in origins {
@@ -80,10 +82,11 @@ impl Sites {
         Ok(sites)
     }
 
-    /// Whether a request may be answered; then, whether its page may read the answer.
+    /// Whether a request may be answered. If so, returns the origin whose pages may read the
+    /// answer, if there is one.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for the refusal.
     pub fn check(
         &self,
         asking: Asking<'_>,
@@ -129,7 +132,7 @@ impl Sites {
         Ok(None)
     }
 
-    /// Whether answers differ by the origin that asks.
+    /// Whether answers differ by `Origin`, so that caches must be told (`Vary`).
     pub fn tells_origins_apart(&self) -> bool {
         !self.origins.is_empty()
     }
@@ -147,7 +150,7 @@ impl Sites {
 }
 
 impl AllowedOrigin<'_> {
-    /// Lets the page read an answer.
+    /// Adds the CORS headers that let the page read an answer.
     pub fn allow(self, headers: &mut HeaderMap) {
         match self {
             Self::Any => {
@@ -161,8 +164,8 @@ impl AllowedOrigin<'_> {
     }
 }
 
-/// Answers what a browser asks before it sends what no form could: all of these methods, and
-/// whatever headers it names.
+/// Adds the headers that answer a preflight request: allows these methods, and all headers that the
+/// request names.
 pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &mut HeaderMap) {
     headers.insert(
         ACCESS_CONTROL_ALLOW_METHODS,
@@ -178,17 +181,16 @@ pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &m
     }
 }
 
-/// Whether a request may be answered that only people, tools and the server's own pages send; if
-/// not, why. `host` is what must be an address, if anything must.
+/// Checks a request to the admin API, which only people, tools and the server's own pages may use.
+/// `host`, if given, must be an IP address or `localhost`.
 ///
 /// # Errors
-/// Why not.
+/// The reason for the refusal.
 pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static str> {
     if matches!(asking.fetch_site, Some("cross-site" | "same-site")) {
         return Err("the admin API does not answer requests of other sites (Sec-Fetch-Site)");
     }
-    // A page of another site that has made its own name lead here is one of the same origin to the
-    // browser.
+    // After DNS rebinding a page of another site is of the same origin to the browser.
     if !host.is_none_or(is_address) {
         return Err(
             "the admin API answers to an IP address or localhost, not to other names (Host)",
@@ -204,8 +206,7 @@ pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static 
     }
 }
 
-/// Whether an origin is this very server, by whichever scheme: what is in front of it may speak
-/// HTTPS.
+/// Whether an origin is this server, by either scheme: a proxy in front of it may speak HTTPS.
 fn is_of(host: Option<&str>, origin: &str) -> bool {
     host.is_some_and(|host| is_own(host, origin.as_bytes()))
 }
@@ -223,12 +224,12 @@ fn read_origin(text: &str) -> Option<HeaderValue> {
     let uri: Uri = text.parse().ok()?;
     let is_origin = matches!(uri.scheme_str(), Some("http" | "https"))
         && uri.authority().is_some_and(|authority| {
-            // A name of which a part is any is one that no browser sends.
+            // No browser sends a wildcard name, or a user in an origin.
             !authority.as_str().contains(['@', '*']) && !authority.host().is_empty()
         })
         && uri.path() == "/"
         && !text.ends_with('/')
-        // Browsers leave the usual ports out.
+        // Browsers omit the default ports.
         && !matches!((uri.scheme_str(), uri.port_u16()), (Some("http"), Some(80)) | (Some("https"), Some(443)))
         && uri.query().is_none();
     if is_origin {
@@ -293,7 +294,7 @@ mod tests {
             Some("https://evil.example"),
             Some("cross-site"),
         ),
-        // Their own names lead here.
+        // DNS rebinding: their own names resolve to this node.
         (
             "evil.example:1",
             Some("http://evil.example:1"),
@@ -316,8 +317,8 @@ mod tests {
             assert_eq!(check_own(Some(host), asking), Ok(()), "{asking:?}");
         }
         assert_eq!(check_own(None, Asking::default()), Ok(()));
-        // A tool may use any name, and a person may type it, where others than this machine may
-        // come.
+        // Where other machines can reach the server, a tool may use any name, and a person may type
+        // one.
         for fetch_site in [None, Some("none")] {
             let asking = asking("node.example:8080", None, fetch_site);
             assert_eq!(
@@ -349,7 +350,7 @@ mod tests {
             );
             assert!(check_own(Some(host), asking).is_err(), "{asking:?}");
         }
-        // Where no page could ask by its own name, a name is as good as an address.
+        // With `Safe` a name is as good as an address, as no page could use its own.
         let own = asking(
             "node.example",
             Some("https://node.example"),

@@ -1,4 +1,4 @@
-//! Bearer tokens (RFC 6750): who has one may use the APIs.
+//! Bearer tokens (RFC 6750): a client that presents one may use the APIs.
 
 use std::path::{Path, PathBuf};
 
@@ -15,11 +15,12 @@ const TOKEN_BYTES_MAX: usize = 1_024;
 
 const SCHEME: &[u8] = b"bearer ";
 
-/// The tokens that are good now, as hashes, which have all one length.
+/// The valid tokens as hashes, which all have the same length, so that they can be compared in
+/// constant time.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tokens(Vec<[u8; 32]>);
 
-/// Why a file has no tokens.
+/// Why the tokens of a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     #[error(transparent)]
@@ -33,7 +34,7 @@ pub enum TokenError {
     Empty(PathBuf),
 }
 
-/// Says nothing of the tokens.
+/// Does not print the tokens.
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} tokens", self.0.len())
@@ -45,7 +46,7 @@ impl Tokens {
     /// skipped.
     ///
     /// # Errors
-    /// What is wrong with the file, never what is in it.
+    /// What is wrong with the file, without any of its content.
     pub fn read(file: &Path) -> Result<Self, TokenError> {
         let lines = read_lines(file)?;
         let tokens = lines.into_iter().map(|(line, token)| {
@@ -67,8 +68,8 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whether the value of an `Authorization` header has one of these. How long that takes says
-    /// nothing of them.
+    /// Whether the value of an `Authorization` header has one of these tokens. The comparison takes
+    /// constant time, so that its duration reveals nothing about them.
     pub fn allow(&self, authorization: Option<&HeaderValue>) -> bool {
         let Some(value) = authorization.map(HeaderValue::as_bytes) else {
             return false;

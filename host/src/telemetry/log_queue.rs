@@ -1,5 +1,5 @@
-//! Lines on their way to stderr: a bounded queue with a thread of its own, so that nobody waits for
-//! who reads the log. Knows nothing of what a line says.
+//! Lines on their way to stderr: a bounded queue with its own writer thread, so that a reader of
+//! stderr that is slow or stuck blocks nothing. Knows nothing of the content of lines.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::names;
 use super::printable::Printable;
 
-/// Lines that wait, in bytes: some ten thousand, or what 64 calls of guests may log at most.
+/// Bytes of queued lines: some ten thousand lines, or all that 64 calls of guests may log.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 
-/// What is written at once: as much as a pipe holds, so that progress shows.
+/// Bytes per write: what a pipe holds, so that `flush` sees progress.
 const PIECE_BYTES_MAX: usize = 64 << 10;
 
-/// Before a stderr that somebody has made non-blocking is tried again.
+/// Pause before the next attempt when stderr is full and another process has made it non-blocking.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
-/// The queue. Clones are the same one.
+/// The queue. Clones share it.
 #[derive(Clone)]
 pub(super) struct LogQueue {
     shared: Arc<Shared>,
@@ -39,10 +39,10 @@ struct Shared {
 #[derive(Default)]
 struct Waiting {
     lines: Vec<u8>,
-    /// Lines for which there was no room, and those that could not be written, since it was last
-    /// told.
+    /// Lines lost since the last `log-dropped` line: the queue was full, or they could not be
+    /// written.
     dropped: u64,
-    /// Bytes that were put in, and that have left again, ever.
+    /// Bytes that were ever pushed, and bytes that were ever written or lost.
     pushed: u64,
     gone: u64,
 }
@@ -61,7 +61,8 @@ impl LogQueue {
         Ok(queue)
     }
 
-    /// Adds a line, or counts it as dropped if there is no room. Never waits for who reads.
+    /// Adds a line, or counts it as dropped if the queue is full. Never waits for the reader of
+    /// stderr.
     pub(super) fn push(&self, line: &str) {
         let line = self.printable.of(line);
         let mut waiting = self.shared.lock();
@@ -77,8 +78,8 @@ impl LogQueue {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of
-    /// it, and after `max` in any case.
+    /// Waits until everything pushed so far is written. Gives up after `stalled_max` without
+    /// progress, and after `max` in any case.
     pub(super) fn flush(&self, stalled_max: Duration, max: Duration) {
         let give_up = Instant::now() + max;
         let mut waiting = self.shared.lock();
@@ -112,8 +113,8 @@ impl Shared {
             let dropped = self.take(&mut batch);
             let (mut lost, mut has_failed) = (0, false);
             for piece in batch.chunks(PIECE_BYTES_MAX) {
-                // A line is written as a whole or not: what follows a part that was not written may
-                // be the rest of it.
+                // After a failed piece the rest of the batch is skipped: it may begin in the middle
+                // of a line whose beginning was not written.
                 let rest = if has_failed {
                     piece
                 } else {
@@ -127,8 +128,8 @@ impl Shared {
             batch.clear();
             if has_failed {
                 counter!(names::LOG_DROPPED).increment(lost);
-                // Said when somebody hears it: a line about what could not be written could not be
-                // written either.
+                // Reported once a batch can be written again: a warning could not be written now
+                // either.
                 self.lock().dropped += dropped + lost;
             } else if dropped > 0 {
                 let error = output.error.take().map(tracing::field::display);
@@ -154,23 +155,24 @@ impl Shared {
     }
 }
 
-/// What has been written to stderr.
+/// How far stderr has been written.
 #[derive(Default)]
 struct Output {
-    /// The last byte was not the end of a line.
+    /// The last byte written did not end a line.
     is_mid_line: bool,
-    /// What was to come after it did not.
+    /// What should have followed that byte was lost.
     has_gap: bool,
-    /// Why the last that was not written was not.
+    /// The error of the last write that failed.
     error: Option<Errno>,
 }
 
 impl Output {
-    /// Writes lines, without the lock of the standard library: who else writes there must not wait
-    /// either. Returns what could not be written.
+    /// Writes lines straight to the file descriptor: the lock of the standard library, held during
+    /// a write that blocks, would block all other writers to stderr. Returns what could not be
+    /// written.
     fn write<'a>(&mut self, mut lines: &'a [u8]) -> &'a [u8] {
         while !lines.is_empty() {
-            // What comes now is not glued to half a line.
+            // Ends a line that was cut off, so that the next one does not continue it.
             let ends_line = self.has_gap && self.is_mid_line;
             let next = if ends_line { b"\n" } else { lines };
             match rustix::io::write(rustix::stdio::stderr(), next) {
@@ -192,7 +194,7 @@ impl Output {
     }
 }
 
-/// One line of tracing's.
+/// The writer that `tracing` passes one line to.
 pub(super) struct Line<'a>(&'a LogQueue);
 
 impl Write for Line<'_> {
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     fn queue() -> LogQueue {
-        // Without a thread: nobody reads.
+        // Without the writer thread, so that lines stay in the queue.
         LogQueue {
             shared: Arc::default(),
             printable: Printable::Json,

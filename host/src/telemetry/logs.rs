@@ -1,4 +1,5 @@
-//! Logs: text for people, JSON for machines, on stderr. Nobody waits for who reads them.
+//! Logs on stderr: text for people, JSON for machines. Logging never waits for the reader of
+//! stderr.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
@@ -16,8 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::log_queue::LogQueue;
 use super::printable::Printable;
 
-/// Libraries that are only heard when something is wrong. What chitchat says, `membership` says
-/// better.
+/// Libraries of which only errors are logged. What chitchat would log, `membership` logs better.
 const QUIET: &str = "chitchat=error,wasmtime_wasi_http=error";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub enum LogFormat {
 #[error("not a log filter")]
 pub struct BadFilter;
 
-/// The log of this process. Clones are the same one.
+/// The log of this process. Clones share it.
 #[derive(Clone)]
 pub struct Logs {
     format: LogFormat,
@@ -40,10 +40,11 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Makes a log to which nothing but a last word is written yet.
+    /// Starts the writer thread. Until [`Logs::listen`], only [`Logs::last_word`] writes to the
+    /// log.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the thread cannot be started.
     pub fn start(format: LogFormat) -> io::Result<Self> {
         let has_colours = format == LogFormat::Text && io::stderr().is_terminal();
         let printable = match format {
@@ -58,11 +59,11 @@ impl Logs {
         })
     }
 
-    /// Starts logging, once for a process; what panics is logged too. `filter` is a level, or
-    /// directives such as `info,meshage_host::peer=debug`.
+    /// Starts logging, once per process, panics included. `filter` is a level, or directives such
+    /// as `info,meshage_host::peer=debug`.
     ///
     /// # Errors
-    /// What is wrong with the filter.
+    /// If the filter is neither.
     pub fn listen(&self, filter: &str) -> Result<(), BadFilter> {
         let registry = tracing_subscriber::registry().with(parse(filter)?);
         let layer = tracing_subscriber::fmt::layer().with_writer(self.queue.clone());
@@ -70,12 +71,12 @@ impl Logs {
             LogFormat::Text => registry.with(layer.with_ansi(self.has_colours)).init(),
             LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
         }
-        // The usual hook writes to stderr by itself, and waits for who reads it.
+        // The default hook writes to stderr directly, and so waits for its reader.
         panic::set_hook(Box::new(log_panic));
         Ok(())
     }
 
-    /// Says why the process ends, whatever the filter is.
+    /// Logs why the process ends, whatever the filter is.
     pub fn last_word(&self, text: impl Display) {
         self.queue.push(&match self.format {
             LogFormat::Text => format!("meshage-host: {text}\n"),
@@ -88,8 +89,8 @@ impl Logs {
         });
     }
 
-    /// Waits until everything is written; gives up when for `stalled_max` nobody has taken any of
-    /// it, and after `max` in any case.
+    /// Waits until everything logged so far is written. Gives up after `stalled_max` without
+    /// progress, and after `max` in any case.
     pub fn flush(&self, stalled_max: Duration, max: Duration) {
         self.queue.flush(stalled_max, max);
     }
@@ -97,7 +98,8 @@ impl Logs {
 
 fn parse(filter: &str) -> Result<EnvFilter, BadFilter> {
     let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
-    // A lone word that is no level would be taken for a target, and everything else be silent.
+    // A single word that is not a level would be parsed as a target, and everything else be
+    // silenced.
     let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
     let is_directive = |part: &str| part.contains(['=', '[']) || is_level(part);
     if !directives.iter().all(|part| is_directive(part)) {

@@ -32,11 +32,11 @@ pub struct MetricsError;
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Installs the recorder of this process. What is returned with it is to run for as long as
-    /// something is recorded.
+    /// Installs the recorder of this process. The future that is returned maintains it, and must
+    /// run for as long as metrics are recorded.
     ///
     /// # Errors
-    /// If one is installed already.
+    /// If a recorder is installed already.
     pub fn install() -> Result<(Self, impl Future<Output = ()> + Send + use<>), MetricsError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(
@@ -59,9 +59,9 @@ impl Metrics {
         Ok((Self(handle), upkeep))
     }
 
-    /// Everything in Prometheus' text format, but what is of streams that are not known any more.
-    /// The recorder keeps their series, some kilobytes for each name that there ever was, so that a
-    /// stream that comes back goes on counting.
+    /// All metrics in Prometheus' text format, except those of streams for which `is_known` is
+    /// false. The recorder keeps their series (some kilobytes for each name that ever existed), so
+    /// that the counters of a stream that comes back continue.
     pub fn render(&self, is_known: impl Fn(&str) -> bool) -> String {
         let all = self.0.render();
         let known = all
@@ -71,7 +71,8 @@ impl Metrics {
     }
 }
 
-/// The stream that a line is of; its name needs no escapes.
+/// The stream in the labels of a line, if it has one. Stream names contain nothing that is escaped
+/// in labels.
 fn stream_of(line: &str) -> Option<&str> {
     let labels = line.split_once('{')?.1;
     let (_, stream) = labels
@@ -162,7 +163,7 @@ pub enum Route {
     Forwarded,
 }
 
-/// Names of outcomes, as the metrics have them.
+/// Values of the label `outcome`, by `outcome_index`.
 const OUTCOMES: [&str; 14] = [
     "ok",
     "invalid",
@@ -202,9 +203,8 @@ fn outcome_index(outcome: &Outcome) -> usize {
     }
 }
 
-/// The metrics of one version of a plugin, which are those of its stream.
+/// The metrics of one version of a plugin. All versions of a stream share the series.
 pub struct PluginMetrics {
-    pub calls: Counter,
     pub instances_made: Counter,
     versions: Gauge,
 }
@@ -215,7 +215,6 @@ impl PluginMetrics {
         let versions = gauge!(names::PLUGIN_VERSIONS, "stream" => name());
         versions.increment(1);
         Self {
-            calls: counter!(names::CALLS, "stream" => name()),
             instances_made: counter!(names::INSTANCES_MADE, "stream" => name()),
             versions,
         }
@@ -228,13 +227,13 @@ impl Drop for PluginMetrics {
     }
 }
 
-/// How many instances there are, when somebody asks.
+/// Gauges of instances, set when metrics are read. Remembers which streams it has set.
 #[derive(Default)]
 pub struct InstanceGauges(Mutex<BTreeSet<StreamName>>);
 
 impl InstanceGauges {
-    /// Shows these instances of each stream, idle and running; of a stream that is not among them
-    /// any more there are none.
+    /// Sets the gauges to `[idle, running]` of each stream, and to 0 for streams that were set
+    /// before and are not in `counts`.
     pub fn show(&self, mut counts: BTreeMap<StreamName, [usize; 2]>) {
         let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now: BTreeSet<StreamName> = counts.keys().cloned().collect();
@@ -250,7 +249,7 @@ impl InstanceGauges {
     }
 }
 
-/// The metrics of one stream. Counters appear when they first count.
+/// The metrics of one stream. A series appears with its first value.
 pub struct StreamMetrics {
     stream: StreamName,
     local: RouteMetrics,
@@ -277,7 +276,7 @@ impl StreamMetrics {
         }
     }
 
-    /// Counts one message that took so long.
+    /// Counts one message, and records how long it took.
     pub fn record(&self, route: Route, outcome: &Outcome, took: Duration) {
         let route = match route {
             Route::Local => &self.local,

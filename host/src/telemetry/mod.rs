@@ -1,4 +1,4 @@
-//! Telemetry: logs and metrics. Every layer may use it; it knows none.
+//! Telemetry: logs and metrics. Every layer may use it; it uses none but the types of `message`.
 
 mod log_queue;
 mod logs;

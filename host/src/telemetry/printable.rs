@@ -1,21 +1,21 @@
-//! Lines of the log without what could deceive those who read them: some of it was chosen by
-//! strangers. Pure.
+//! Escapes characters of log lines that could deceive a reader, as strangers choose parts of some
+//! lines. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// How a line is written.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Printable {
-    /// For a terminal that shows colours, which are the log's own: what comes from others has lost
-    /// its escapes before.
+    /// For a terminal with colours. The escape characters are the log's own: `tracing-subscriber`
+    /// has already escaped those in text from others.
     ColouredText,
     Text,
     Json,
 }
 
 impl Printable {
-    /// The line with escapes for what steers a terminal or turns the direction of a text.
+    /// The line, with everything escaped that controls a terminal or changes the direction of text.
     pub(super) fn of(self, line: &str) -> Cow<'_, str> {
         if !line.chars().any(|letter| self.deceives(letter)) {
             return Cow::Borrowed(line);
@@ -25,7 +25,7 @@ impl Printable {
             if !self.deceives(letter) {
                 printable.push(letter);
             } else if self == Self::Json {
-                // All of them have four digits at most.
+                // All characters that match have four hexadecimal digits at most.
                 let _ = write!(printable, "\\u{:04x}", u32::from(letter));
             } else {
                 printable.extend(letter.escape_default());
@@ -34,8 +34,8 @@ impl Printable {
         Cow::Owned(printable)
     }
 
-    /// Control characters, and those of Unicode that order text anew (UTR 36, section 2.6) or begin
-    /// a line.
+    /// Control characters, and Unicode characters that change the direction of text (UTR 36,
+    /// section 2.6) or begin a new line.
     fn deceives(self, letter: char) -> bool {
         match letter {
             '\n' => false,

@@ -1,27 +1,27 @@
-//! Tells of what may happen many thousand times a second: at once, and then at intervals with how
-//! often it was. The intervals are a second, or grow for as long as it goes on.
+//! Limits how often an event that may happen many thousand times a second is logged: at once, and
+//! then at intervals, with the number of times. Intervals are a second, or grow for as long as it
+//! goes on.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two lines about the same; where intervals grow, the first.
+/// Interval between two lines about the same event; the first one, where intervals grow.
 const TELL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much longer than the one before each interval is that grows: what goes on for a day is told
-/// 30 times, seven of them in the first half an hour, while somebody may be looking.
+/// Factor by which intervals grow: what goes on for a day is logged 30 times, seven of them in the
+/// first half hour, while somebody may be looking.
 const GROWTH: u32 = 4;
 
-/// The longest interval: who looks at the last hour of a log finds what is wrong.
+/// The longest interval, so that the last hour of a log shows everything that is wrong.
 const TELL_INTERVAL_MAX: Duration = Duration::from_secs(3_600);
 
-/// Different things that are remembered one by one. What comes beyond them is told as one thing:
-/// strangers can make up as many as they like. Those are forgotten that have not happened for so
-/// long that they would begin anew.
+/// Events that are tracked separately. All others share one entry, as strangers can make up any
+/// number of them. When the limit is reached, events that would start over anyway are evicted.
 const REMEMBERED_MAX: usize = 256;
 
-/// What happens, by what it is; there should be few different ones at a time.
+/// Limits how often events are logged, each by its key `K`. Meant for few distinct keys at a time.
 pub struct Throttle<K> {
     pace: Pace,
     told: Mutex<All<K>>,
@@ -30,25 +30,25 @@ pub struct Throttle<K> {
 #[derive(Clone, Copy)]
 struct Pace {
     growth: u32,
-    /// What has not happened for so long is told as if for the first time.
+    /// An event that has not happened for this long starts over, as if it were new.
     anew_after: Duration,
 }
 
 struct All<K> {
     remembered: HashMap<K, Told>,
-    /// All others together.
+    /// One entry for all other events.
     others: Option<Told>,
 }
 
 struct Told {
     at: Instant,
-    /// Until it may be told again.
+    /// From `at` until it may be logged again.
     interval: Duration,
     happened_at: Instant,
     since: u64,
 }
 
-/// Tells once a second.
+/// Logs an event at most once a second.
 impl<K> Default for Throttle<K> {
     fn default() -> Self {
         Self::new(Pace {
@@ -69,8 +69,8 @@ impl<K> Throttle<K> {
         }
     }
 
-    /// Tells after a second, and then after four times as long each time, up to an hour; anew from
-    /// the beginning when it has not happened for so long.
+    /// Logs an event after a second, then after four times as long each time, up to an hour. Starts
+    /// over when it has not happened for `anew_after`.
     pub fn growing(anew_after: Duration) -> Self {
         Self::new(Pace {
             growth: GROWTH,
@@ -80,7 +80,8 @@ impl<K> Throttle<K> {
 }
 
 impl<K: Eq + Hash> Throttle<K> {
-    /// It has happened. Returns how often it has since it was last told, if it is time to tell it.
+    /// Counts an event. If it is time to log it, returns how often it has happened since it was
+    /// last logged.
     pub fn note(&self, what: K, now: Instant) -> Option<u64> {
         let pace = self.pace;
         let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(throttle.told.lock().unwrap().remembered.len(), 1);
     }
 
-    /// The seconds at which it is told, of those at which it happens.
+    /// The seconds at which the event is logged, of those at which it happens.
     fn told_at(
         throttle: &Throttle<&str>,
         start: Instant,
@@ -188,7 +189,8 @@ mod tests {
             told_at(&throttle, start, 0..20_000),
             [0, 1, 5, 21, 85, 341, 1365, 4965, 8565, 12165, 15765, 19365]
         );
-        // It was well for more than a minute: it begins anew, and what was not told yet is.
+        // It did not happen for more than a minute: it starts over, and the count includes what was
+        // not logged yet.
         assert_eq!(
             throttle.note("a", start + SECOND * 20_100),
             Some(20_000 - 19_365)
@@ -213,7 +215,7 @@ mod tests {
                 .filter(|what| throttle.note(*what, start + SECOND * second).is_some())
                 .collect()
         };
-        // One line for all that come beyond those that are remembered.
+        // One line for all events beyond those that are tracked.
         assert_eq!(
             told(0, 0..REMEMBERED_MAX * 100),
             (0..=REMEMBERED_MAX).collect::<Vec<_>>()
@@ -227,7 +229,7 @@ mod tests {
             throttle.told.lock().unwrap().remembered.len(),
             REMEMBERED_MAX
         );
-        // When it is over, there is room again.
+        // Once the events have stopped, there is room again.
         assert_eq!(told(90, 1_000_000..1_000_002), [1_000_000, 1_000_001]);
     }
 }

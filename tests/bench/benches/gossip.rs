@@ -1,6 +1,6 @@
 //! Gossip of many nodes in one process, over UDP on loopback: how long until all views show a
 //! change, and what it costs. `cargo bench --package meshage-bench --bench gossip -- 10 50 100`
-//! (numbers of nodes).
+//! (the arguments are numbers of nodes).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ const STREAMS: usize = 5;
 /// Nodes that every node names as seeds.
 const SEEDS: usize = 3;
 
-/// Times that a node joins, leaves and is killed.
+/// How often a node joins, leaves and is killed.
 const ROUNDS: usize = 5;
 
-/// How long the mesh is watched while nothing happens.
+/// How long the idle mesh is measured.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// No mesh takes so long to agree.
+/// Timeout: no mesh takes so long for its views to agree.
 const HANG: Duration = Duration::from_secs(120);
 
-/// One node's membership, and nothing else of it.
+/// The membership of one node, without the rest of the node.
 struct Member {
     gossip: Gossip,
     node_id: NodeId,
@@ -41,7 +41,7 @@ struct Member {
 
 struct Mesh {
     members: Vec<Member>,
-    /// Nodes that ever were.
+    /// Number of nodes started so far, for unique ids.
     started: usize,
 }
 
@@ -49,7 +49,7 @@ struct Mesh {
 async fn main() -> Result<()> {
     let (metrics, upkeep) = Metrics::install()?;
     tokio::spawn(upkeep);
-    // Cargo adds `--bench`.
+    // Skips `--bench`, which Cargo adds.
     let given: Vec<usize> = std::env::args()
         .skip(1)
         .filter_map(|argument| argument.parse().ok())
@@ -81,7 +81,7 @@ async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
     mesh.agree(|view| view.nodes.len() == size).await?;
     let all_join = began.elapsed();
 
-    // What the start has left behind passes.
+    // Lets the traffic of the start die down.
     sleep(Duration::from_secs(3)).await;
     let before = (
         counted(metrics, names::GOSSIP_BYTES, "sent"),
@@ -121,7 +121,7 @@ async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
         let victim = mesh.start().await?;
         mesh.agree(|view| view.nodes.contains_key(&victim)).await?;
         let began = Instant::now();
-        // Dropped, it says nothing.
+        // A dropped member does not announce that it leaves.
         mesh.members.pop();
         mesh.agree(|view| !view.nodes.contains_key(&victim)).await?;
         kills.push(began.elapsed());
@@ -146,7 +146,7 @@ impl Mesh {
         let node_id = NodeId::try_from(format!("node-{:06}", self.started))?;
         let offer = Offer {
             digest: Digest::from_text(&"0".repeat(64)),
-            takes_idempotency_keys: false,
+            traits: Default::default(),
         };
         let streams = (0..STREAMS)
             .map(|number| {
@@ -185,7 +185,7 @@ impl Mesh {
         Ok(node_id)
     }
 
-    /// Waits until the view of every member is so.
+    /// Waits until the view of every member meets the condition.
     async fn agree(&self, is_so: impl Fn(&View) -> bool) -> Result<()> {
         for member in &self.members {
             let mut view = member.gossip.view();
@@ -210,7 +210,7 @@ fn gone(metrics: &Metrics) -> f64 {
     counted(metrics, names::VIEW_CHANGES, "gone")
 }
 
-/// The value of a counter with this label's value.
+/// The value of the series of a counter that has this label value.
 fn counted(metrics: &Metrics, name: &str, label: &str) -> f64 {
     let text = metrics.render(|_| true);
     let line = text
@@ -220,7 +220,7 @@ fn counted(metrics: &Metrics, name: &str, label: &str) -> f64 {
         .unwrap_or(0.0)
 }
 
-/// What this process has used so far.
+/// CPU time of this process so far.
 fn cpu_seconds() -> f64 {
     let used = clock_gettime(ClockId::ProcessCPUTime);
     used.tv_sec as f64 + used.tv_nsec as f64 / 1e9

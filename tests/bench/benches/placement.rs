@@ -1,4 +1,4 @@
-//! What it costs to find the owner of a key, and the whole ranking, among 10, 100 and 1,000
+//! Cost of finding the owner of a key, and of the whole ranking, among 10, 100 and 1,000
 //! candidates: `cargo bench --package meshage-bench --bench placement`.
 
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use meshage_host::placement::{Seed, owner, ranking};
 
 const CANDIDATES: [usize; 3] = [10, 100, 1_000];
 
-/// Keys as they are: a number in a name.
+/// Number of keys, each a name with a number, as keys in practice are.
 const KEYS: usize = 1_024;
 
 fn main() -> Result<()> {

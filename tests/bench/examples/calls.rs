@@ -1,5 +1,6 @@
-//! So many calls of one component, and nothing else, to count instructions by: run it twice under
-//! `valgrind --tool=callgrind` with different numbers; the difference is what the calls cost.
+//! Makes NUMBER calls of one component and nothing else, to count their instructions: run it twice
+//! under `valgrind --tool=callgrind` with different numbers; the difference is the cost of the
+//! calls.
 //!
 //!     calls COMPONENT reused|fresh NUMBER
 
@@ -32,8 +33,9 @@ async fn main() -> Result<()> {
     .await?;
     let message = message()?;
     for _ in 0..number {
+        let now = Instant::now();
         handler
-            .invoke(&message, Instant::now() + TIMEOUT, || Ok(()))
+            .call(&message, handler.call_deadline(now, now + TIMEOUT))
             .await?;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! How many instructions a message takes, by callgrind: a number that hardly depends on what else
-//! the machine does.
+//! Counts the instructions of a message with callgrind: a figure that hardly depends on the load of
+//! the machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,16 +17,16 @@ use crate::suites::Bench;
 const WARM_UP: usize = 300;
 const COUNTED: usize = 1_000;
 
-/// Runs differ by a hundredth or two: in a forwarded message by how many go in one write.
+/// Runs differ by 1 to 2 %: for forwarded messages, by how many of them share a write.
 const GROWTH_MAX: f64 = 0.03;
 
-/// Smaller parts are left out of a baseline.
+/// Smaller parts are added up as `others`.
 const PART_MIN: u64 = 100;
 
-/// Instructions of one message, by whose code they are.
+/// Instructions of one message, by the crate or component that they belong to.
 type Parts = BTreeMap<String, u64>;
 
-/// Counts, and compares with a baseline; or writes it.
+/// Counts, and compares with a baseline; or writes that (`bless`).
 pub(crate) fn check(bench: &Bench, baseline: &Path, bless: bool) -> Result<()> {
     for tool in ["valgrind", "callgrind_annotate", "callgrind_control"] {
         ensure!(
@@ -79,7 +79,8 @@ pub(crate) fn check(bench: &Bench, baseline: &Path, bless: bool) -> Result<()> {
     Ok(())
 }
 
-/// Sends messages one after the other, and counts what all processes of the server did for each.
+/// Sends messages one after the other, and counts the instructions of all processes of the server
+/// per message.
 fn count(server: &Server) -> Result<Parts> {
     let requests = Traffic::default().requests(server);
     load::send_in_turn(server.addr, &requests, WARM_UP)?;
@@ -118,7 +119,7 @@ fn control(arguments: &[&str], process: u32) -> Result<()> {
     Ok(())
 }
 
-/// Adds what a process did, from what callgrind has written.
+/// Adds the instructions of a process, from the file that callgrind has written.
 fn add(parts: &mut Parts, file: &Path) -> Result<()> {
     let output = Command::new("callgrind_annotate")
         .arg("--threshold=100")
@@ -151,13 +152,13 @@ fn add(parts: &mut Parts, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whose code a function is.
+/// The part that a function belongs to.
 fn part(function: &str) -> &str {
     let name = function
         .trim_start_matches(['<', '&', '*', '(', '['])
         .trim_start_matches("mut ")
         .trim_start_matches("dyn ");
-    // What holds for any type is the code of its trait.
+    // A blanket implementation (`<T as Trait>`) counts as code of its trait.
     let name = name.strip_prefix("T as ").unwrap_or(name);
     let first = name
         .split([':', ' ', '<', '>', '[', '(', ','])

@@ -1,4 +1,4 @@
-//! Handlers in other languages than Rust, made with the tools that are installed.
+//! Handlers in other languages than Rust, built with the tools that are installed.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,10 +8,10 @@ use tempfile::TempDir;
 
 use crate::process::installed;
 
-/// What a component is called in its folder.
+/// File name of the component in its folder.
 pub(crate) const COMPONENT: &str = "echo.wasm";
 
-/// A tool that makes a component of another language, and the handler that it is given.
+/// A tool that builds components from another language, and the source of the handler.
 pub(crate) struct Language {
     pub(crate) name: &'static str,
     pub(crate) tool: &'static str,
@@ -19,7 +19,8 @@ pub(crate) struct Language {
     pub(crate) arguments: &'static [&'static str],
 }
 
-/// In the arguments the handler's source, the folder of the WIT, and the component are named so.
+/// The arguments name the handler's source, the folder `wit`, and the component, all relative to
+/// the build folder.
 pub(crate) const LANGUAGES: [Language; 3] = [
     Language {
         name: "JavaScript, by `componentize-qjs`",
@@ -75,7 +76,7 @@ pub(crate) const LANGUAGES: [Language; 3] = [
 ];
 
 impl Language {
-    /// Makes the component in a folder of its own; `None` if the tool is not installed.
+    /// Builds the component in a folder of its own; `None` if the tool is not installed.
     pub(crate) fn build(&self) -> Result<Option<TempDir>> {
         let Some(tool) = installed(self.tool) else {
             return Ok(None);

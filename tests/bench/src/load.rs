@@ -1,10 +1,10 @@
-//! A client that makes load: HTTP/1.1 on one thread, so that it takes little of the machine from
-//! what it measures.
+//! A load generator: HTTP/1.1 on one thread, so that it takes little of the machine from the
+//! server.
 //!
 //! In a closed loop each connection sends its next request when it has its answer. In an open loop
-//! requests are due at a fixed rate, whatever the answers do, and the time of each is counted from
-//! when it was due: a server that stalls is not spared the requests that would have come meanwhile
-//! (coordinated omission).
+//! requests are due at a fixed rate, whatever the answers do, and latency counts from when a
+//! request was due: a server that stalls is charged for the requests that it delays (no coordinated
+//! omission).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -27,11 +27,11 @@ use rustix::time::{
 #[derive(Clone)]
 pub(crate) struct Load {
     pub(crate) addr: SocketAddr,
-    /// Whole requests, sent in turns.
+    /// Complete requests, sent round robin.
     pub(crate) requests: Vec<Vec<u8>>,
     pub(crate) connections: usize,
     pub(crate) pace: Pace,
-    /// A connection for each request.
+    /// Opens a new connection for each request.
     pub(crate) connect_each: bool,
 }
 
@@ -42,15 +42,15 @@ pub(crate) enum Pace {
     Open(f64),
 }
 
-/// What came of it.
+/// Results of a run.
 pub(crate) struct Outcome {
     pub(crate) answered: u64,
     /// Answers other than 200, and connections that broke.
     pub(crate) failed: u64,
     pub(crate) elapsed: Duration,
-    /// The time that the client has run.
+    /// CPU time of the client.
     pub(crate) cpu: Duration,
-    /// In nanoseconds.
+    /// Latencies in nanoseconds.
     pub(crate) times: Histogram<u64>,
 }
 
@@ -66,10 +66,10 @@ impl Outcome {
 
 const TIMER: Token = Token(usize::MAX);
 
-/// Answers that are later than this are lost.
+/// Requests still unanswered this long after the end of an open loop count as failed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Sends for so long, after a warm-up that is not counted; tells when it is over.
+/// Sends for `duration`, after a warm-up that is not counted; calls `warm` when that is over.
 pub(crate) fn run(
     load: &Load,
     warm_up: Duration,
@@ -84,7 +84,7 @@ pub(crate) fn run(
     Ok(worker.finish())
 }
 
-/// Sends so many requests over one connection, each when the one before has its answer.
+/// Sends `count` requests over one connection, each after the answer to the one before.
 pub(crate) fn send_in_turn(addr: SocketAddr, requests: &[Vec<u8>], count: usize) -> Result<()> {
     let mut stream = std::net::TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
@@ -110,9 +110,9 @@ struct Worker<'a> {
     poll: Poll,
     connections: Vec<Connection>,
     next_request: usize,
-    /// Connections that wait for work, in an open loop.
+    /// Connections without a request in flight.
     idle: Vec<usize>,
-    /// When requests were due for which there was no connection.
+    /// When the requests were due that wait for an idle connection, in an open loop.
     waiting: VecDeque<Instant>,
     outcome: Outcome,
     began: Instant,
@@ -120,7 +120,7 @@ struct Worker<'a> {
 
 struct Connection {
     stream: TcpStream,
-    /// Of which request, and how much of it is sent.
+    /// Index of the request, and how many of its bytes are sent.
     sending: Option<(usize, usize)>,
     since: Instant,
     received: Vec<u8>,
@@ -272,7 +272,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Reads and writes what can be.
+    /// Writes and reads as much as possible without blocking.
     fn ready(&mut self, index: usize) -> Result<()> {
         self.write(index)?;
         let mut buffer = [0; 64 * 1024];
@@ -328,7 +328,7 @@ impl Connection {
         let mut stream =
             TcpStream::connect(addr).with_context(|| format!("cannot connect to {addr}"))?;
         stream.set_nodelay(true)?;
-        // Closed connections must not linger, or the ports run out.
+        // Closes by a reset: in TIME_WAIT, closed connections would use up the ports.
         set_socket_linger(stream.as_fd(), Some(Duration::ZERO))?;
         poll.registry().register(
             &mut stream,
@@ -350,7 +350,7 @@ fn thread_cpu() -> Duration {
 }
 
 fn set(timer: impl AsFd, after: Duration) -> Result<()> {
-    // Zero would stop it.
+    // Zero would disarm the timer.
     let after = after.max(Duration::from_nanos(1));
     let value = Timespec {
         tv_sec: after.as_secs() as i64,
@@ -367,7 +367,7 @@ fn set(timer: impl AsFd, after: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The status of an answer, once all of it is there.
+/// The status of an answer; `None` while it is incomplete.
 fn answer(received: &[u8]) -> Result<Option<u16>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,5 +1,5 @@
-//! Measures meshage beside what people would pick instead, and writes what it found. Started by
-//! `cargo xtask bench`.
+//! Measures meshage and the alternatives that people would pick instead, and writes a report.
+//! Started by `cargo xtask bench`.
 
 mod instructions;
 mod languages;
@@ -99,7 +99,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// How it was measured, so that others can.
+/// How it was measured, so that others can reproduce it.
 fn preface(bench: &Bench) -> String {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");

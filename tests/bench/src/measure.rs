@@ -1,4 +1,4 @@
-//! Measuring servers in turns (A B A B …), so that a machine that drifts does so for all of them.
+//! Measures servers in turns (A B A B …), so that drift of the machine affects all of them alike.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::load::{self, Load, Pace};
 use crate::servers::Server;
 
-/// How long everything is measured.
+/// Length of each run, and number of rounds.
 #[derive(Clone, Copy)]
 pub(crate) struct Effort {
     pub(crate) seconds: f64,
@@ -17,23 +17,22 @@ pub(crate) struct Effort {
 /// One run against one server.
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
-    /// For each request.
+    /// Per request.
     pub(crate) cpu: CpuUs,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) p999_ms: f64,
 }
 
-/// Time on cores, in microseconds.
+/// CPU time, in microseconds.
 pub(crate) struct CpuUs {
-    /// In the order in which a message meets them.
+    /// In the order in which a message passes through them.
     pub(crate) processes: Vec<f64>,
     pub(crate) client: f64,
 }
 
 impl CpuUs {
-    /// What each process of a server and the client have run since then, for each of so many
-    /// requests.
+    /// CPU time per request: of each process of the server since `before`, and of the client.
     pub(crate) fn since(
         before: &[Duration],
         server: &Server,
@@ -53,14 +52,14 @@ impl CpuUs {
         })
     }
 
-    /// Of the server.
+    /// Sum over all processes of the server.
     pub(crate) fn total(&self) -> f64 {
         self.processes.iter().sum()
     }
 }
 
 impl Sample {
-    /// For who waits.
+    /// Prints the sample, to show progress.
     pub(crate) fn tell(&self, server: &str) {
         let Self {
             per_second,
@@ -114,7 +113,7 @@ impl Samples {
         self.spread(value).median
     }
 
-    /// Requests a second beside those of a baseline, round by round.
+    /// Requests a second relative to a baseline, round by round.
     pub(crate) fn ratio(&self, baseline: &Self) -> Spread {
         Spread::of(
             self.0
@@ -125,7 +124,7 @@ impl Samples {
     }
 }
 
-/// What is sent.
+/// The shape of the load.
 #[derive(Clone, Copy)]
 pub(crate) struct Traffic {
     pub(crate) connections: usize,
@@ -144,9 +143,9 @@ impl Default for Traffic {
 }
 
 impl Traffic {
-    /// Whole requests, one for each of the server's paths.
+    /// Complete requests, one for each of the server's paths.
     pub(crate) fn requests(self, server: &Server) -> Vec<Vec<u8>> {
-        // JSON, as the echo handler wants it.
+        // JSON, as the handler `echo` expects it.
         let body = format!("\"{}\"", "x".repeat(self.body_bytes.saturating_sub(2)));
         let request = |path: &String| {
             let length = body.len();
@@ -188,7 +187,7 @@ pub(crate) fn in_turns(
     })
 }
 
-/// The same at a fixed rate for each.
+/// Like [`in_turns`], but in an open loop with a fixed rate for each.
 pub(crate) fn at_rates(
     servers: &[(&Server, f64)],
     traffic: Traffic,
@@ -207,7 +206,7 @@ fn each_in_turns<T>(
     let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples(Vec::new())).collect();
     for round in 0..effort.rounds {
         for turn in 0..subjects.len() {
-            // Who goes first takes turns, too.
+            // Each round starts with another server.
             let index = (turn + round) % subjects.len();
             samples[index].0.push(measure(&subjects[index])?);
         }

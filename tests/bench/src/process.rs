@@ -1,4 +1,4 @@
-//! What is measured runs in processes of its own; what they take is asked of Linux.
+//! Starts the measured programs as separate processes, and reads from `/proc` what they use.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// No server takes longer to start, and no node to do what it is asked.
+/// Timeout for a server to start, and for a node to reach an expected state.
 pub(crate) const START_MAX: Duration = Duration::from_secs(60);
 
-/// One that does not end by itself in so long is killed.
+/// A process that has not exited this long after SIGTERM is killed.
 const END_MAX: Duration = Duration::from_secs(3);
 
-/// Other people's processes tell of nothing: they are asked.
+/// Polling interval: third-party servers do not announce when they are ready.
 const ASK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A running process. It is killed when the value goes.
+/// A running process. Dropping it ends the process.
 pub(crate) struct Process {
     child: Child,
-    /// As one would type it.
+    /// The command line as one would type it.
     pub(crate) command: String,
 }
 
@@ -46,7 +46,7 @@ impl Process {
         })
     }
 
-    /// Starts one that says its address in the first line.
+    /// Starts a process that prints its address in the first line of its output.
     pub(crate) fn start_and_ask(command: &mut Command) -> Result<(Self, SocketAddr)> {
         let mut process = Self::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
         let mut line = String::new();
@@ -59,7 +59,7 @@ impl Process {
         self.child.id()
     }
 
-    /// The time that it and its children have run so far, on all cores.
+    /// CPU time of the process and its children so far, on all cores.
     pub(crate) fn cpu(&self) -> Result<Duration> {
         std::iter::once(self.id())
             .chain(self.children())
@@ -97,7 +97,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It leaves no children behind: those that have any end them.
+        // SIGTERM first: a server that has child processes then ends them.
         let _ = Command::new("kill").arg(self.id().to_string()).status();
         if wait_until(END_MAX, || Ok(!matches!(self.child.try_wait(), Ok(None)))).is_ok() {
             return;
@@ -107,17 +107,17 @@ impl Drop for Process {
     }
 }
 
-/// The time that processes have run which this one started, and which have ended.
+/// CPU time of the child processes of this one that have exited.
 pub(crate) fn cpu_of_ended() -> Result<Duration> {
     cpu_times("self", 2)
 }
 
-/// Two of the times that Linux tells of a process, together: its own in user mode and in the kernel
-/// (0), or those of its ended children (2).
+/// Sum of two times in `/proc/PID/stat`, in user mode and in the kernel: of the process itself
+/// (`first` is 0), or of its exited children (2).
 fn cpu_times(process: &str, first: usize) -> Result<Duration> {
     const USER_TIME: usize = 11;
     let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name, in parentheses, may have spaces.
+    // The name, in parentheses, may contain spaces.
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .context("no stat")?
@@ -130,7 +130,7 @@ fn cpu_times(process: &str, first: usize) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// A command as one would type it, with programs by their names.
+/// A command line as one would type it, with the program's name instead of its path.
 pub(crate) fn typed(command: &Command) -> String {
     let program = Path::new(command.get_program())
         .file_name()
@@ -149,13 +149,13 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// Waits until somebody listens.
+/// Waits until something listens on the address.
 pub(crate) fn wait_for(addr: SocketAddr) -> Result<()> {
     wait_until(START_MAX, || Ok(TcpStream::connect(addr).is_ok()))
         .with_context(|| format!("nothing listens on {addr}"))
 }
 
-/// Asks again and again until it is so.
+/// Polls until the condition holds; an error after `max`.
 pub(crate) fn wait_until(max: Duration, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + max;
     while !is_so()? {
@@ -165,7 +165,7 @@ pub(crate) fn wait_until(max: Duration, mut is_so: impl FnMut() -> Result<bool>)
     Ok(())
 }
 
-/// Where a program is, if it is installed.
+/// Path of a program, if it is installed.
 pub(crate) fn installed(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;
     let more = ["/usr/sbin", "/usr/local/sbin"].map(std::path::PathBuf::from);
@@ -175,7 +175,7 @@ pub(crate) fn installed(program: &str) -> Option<std::path::PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The first line in which a program says its version.
+/// The first line that a program prints about its version.
 pub(crate) fn version(program: &Path, flag: &str) -> String {
     let Ok(output) = Command::new(program).arg(flag).output() else {
         return "?".into();

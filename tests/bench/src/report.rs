@@ -1,4 +1,4 @@
-//! What was measured, as a document with plots.
+//! Writes the results as a document with plots.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,10 +9,10 @@ use plotters::prelude::*;
 
 use crate::measure::Spread;
 
-/// What one suite has found.
+/// The results of one suite.
 pub(crate) struct Section {
     pub(crate) title: &'static str,
-    /// What was done, and what is worth knowing of it.
+    /// What was measured, with notes on the results.
     pub(crate) text: String,
     pub(crate) tables: Vec<Table>,
     pub(crate) plots: Vec<Plot>,
@@ -23,9 +23,9 @@ pub(crate) struct Table {
     pub(crate) rows: Vec<Vec<String>>,
 }
 
-/// Lines over numbers.
+/// A line chart over numbers.
 pub(crate) struct Plot {
-    /// Of its file.
+    /// Name of its file.
     pub(crate) name: &'static str,
     pub(crate) x: &'static str,
     pub(crate) y: &'static str,
@@ -91,7 +91,7 @@ impl Plot {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(64);
-        // Numbers that double are drawn as steps of one width.
+        // A logarithmic axis: the numbers double from step to step.
         let mut chart = builder
             .build_cartesian_2d((x_min..x_max).log_scale(), 0.0..y_max)
             .map_err(|error| wrong(&error))?;
@@ -118,7 +118,7 @@ impl Plot {
     }
 }
 
-/// The median, and from where to where.
+/// The median, with minimum and maximum.
 pub(crate) fn spread(value: Spread, digits: usize) -> String {
     let Spread { median, min, max } = value;
     format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")

@@ -1,4 +1,4 @@
-//! What is measured: meshes of nodes, and what people would pick instead.
+//! The measured servers: meshes of nodes, and alternatives that people would pick instead.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,20 +12,20 @@ use tempfile::TempDir;
 
 use crate::process::{Process, START_MAX, free_port, installed, wait_for, wait_until};
 
-/// Keys of the owner that is asked for, in turns.
+/// Number of keys that requests cycle through, all of the same owner.
 const KEYS: usize = 64;
 
-/// Something that answers requests.
+/// A measured server.
 pub(crate) struct Server {
     pub(crate) name: String,
     pub(crate) addr: SocketAddr,
-    /// The paths of its requests, in turns.
+    /// Paths of the requests to it, used round robin.
     pub(crate) paths: Vec<String>,
-    /// In the order in which a message meets them.
+    /// In the order in which a message passes through them.
     pub(crate) processes: Vec<Process>,
-    /// What it is configured by, if that is a file.
+    /// Content of its configuration file, if it has one.
     config: Option<String>,
-    /// Goes with the server.
+    /// Deleted with the server.
     files: Option<TempDir>,
 }
 
@@ -38,11 +38,11 @@ pub(crate) struct MeshOptions {
     pub(crate) component: PathBuf,
     pub(crate) manifest: &'static str,
     pub(crate) copies: usize,
-    /// Under callgrind, which counts when it is told to.
+    /// Runs under callgrind, which counts only once it is switched on.
     pub(crate) counted: bool,
 }
 
-/// Nodes of a mesh, and where each is asked.
+/// The running nodes of a mesh, and their addresses.
 pub(crate) struct Mesh {
     pub(crate) processes: Vec<Process>,
     pub(crate) http: Vec<SocketAddr>,
@@ -71,12 +71,12 @@ impl Mesh {
         Self::start_in(files, host, options)
     }
 
-    /// Stops it, and keeps its files.
+    /// Stops the mesh and keeps its files.
     pub(crate) fn stop(self) -> (TempDir, MeshOptions) {
         (self.files, self.options)
     }
 
-    /// Starts it with the files of one that was stopped.
+    /// Starts a mesh with the files of a stopped one.
     pub(crate) fn start_in(files: TempDir, host: &Path, options: MeshOptions) -> Result<Self> {
         let (plugins, secret) = (files.path().join("plugins"), files.path().join("secret"));
         let cluster: Vec<SocketAddr> =
@@ -153,7 +153,7 @@ impl Mesh {
         Ok(true)
     }
 
-    /// Asks the admin API.
+    /// GETs a path of a node's admin API.
     pub(crate) fn get(&self, node: usize, path: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin[node])?;
         write!(
@@ -167,7 +167,7 @@ impl Mesh {
         Ok((status, body.to_owned()))
     }
 
-    /// Paths of keys that a node owns.
+    /// Paths of `KEYS` keys that a node owns.
     pub(crate) fn paths_of(&self, owner: usize) -> Result<Vec<String>> {
         let mut paths = Vec::new();
         for key in 0..100 * KEYS {
@@ -183,7 +183,7 @@ impl Mesh {
         bail!("n{} owns too few keys", owner + 1)
     }
 
-    /// As a server: asked on the first node, for keys of another.
+    /// The mesh as a server: requests go to the first node, for keys that node `owner` owns.
     pub(crate) fn into_server(self, name: &str, owner: usize) -> Result<Server> {
         let paths = self.paths_of(owner)?;
         Ok(self.with_paths(name, paths))
@@ -207,7 +207,7 @@ impl Mesh {
 }
 
 impl Server {
-    /// The time that each of its processes has run so far.
+    /// CPU time of each of its processes so far.
     pub(crate) fn cpu(&self) -> Result<Vec<Duration>> {
         self.processes.iter().map(Process::cpu).collect()
     }
@@ -216,8 +216,8 @@ impl Server {
         self.files.as_ref().map(TempDir::path)
     }
 
-    /// How it was started, as a block of a document. What differs from run to run has a name
-    /// instead.
+    /// How it was started, as a code block of a document. Paths that differ from run to run are
+    /// replaced by a name.
     pub(crate) fn commands(&self) -> String {
         let lines = self
             .processes
@@ -242,7 +242,7 @@ fn callgrind(files: &Path, host: &Path) -> Command {
     command
 }
 
-/// What callgrind calls its file of a process.
+/// Name of the file that callgrind writes for a process.
 pub(crate) fn callgrind_file(process: u32) -> String {
     format!("callgrind.{process}")
 }

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The suites: what each measures, and how its results are shown.
 
 use std::hint::black_box;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use crate::process::{START_MAX, cpu_of_ended, installed, wait_until};
 use crate::report::{Plot, Section, Table, spread, thousands};
 use crate::servers::{self, Mesh, MeshOptions, Server};
 
-/// Where what is measured was built, and how long to measure it.
+/// Where the host and the guests were built, and how long to measure.
 pub(crate) struct Bench {
     pub(crate) host: PathBuf,
     pub(crate) guests: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) const SUITES: [Suite; 13] = [
     ("commands", commands),
 ];
 
-/// The most that `wasmtime serve` offers.
+/// The fastest settings that `wasmtime serve` offers.
 const REUSED: [&str; 4] = [
     "-Scli",
     "-Opooling-allocator",
@@ -63,7 +63,8 @@ impl Bench {
         self.guests.join(format!("{name}.wasm"))
     }
 
-    /// A mesh that does what the servers beside it do: its handler answers with the body.
+    /// A mesh that does the same as the servers it is compared with: its handler answers with the
+    /// body.
     fn mesh(&self, nodes: usize) -> MeshOptions {
         let component = self.guest("body_echo");
         MeshOptions {
@@ -76,8 +77,8 @@ impl Bench {
         }
     }
 
-    /// One whose handler is the example `echo`: it reads JSON, and writes it with the address of
-    /// the message added.
+    /// A mesh whose handler is the example `echo`: it reads JSON, and writes it with the stream and
+    /// key of the message added.
     pub(crate) fn json_mesh(&self, nodes: usize) -> MeshOptions {
         MeshOptions {
             component: self.guest("echo"),
@@ -89,7 +90,7 @@ impl Bench {
         Mesh::start(&self.host, options)
     }
 
-    /// Asked on its first node, for keys of its last: with one node they are its own.
+    /// Requests go to the first node, for keys of the last one: with one node they run locally.
     pub(crate) fn server(&self, name: &str, options: MeshOptions) -> Result<Server> {
         let owner = options.nodes - 1;
         self.start(options)?.into_server(name, owner)
@@ -121,8 +122,8 @@ impl Bench {
         self.server("meshage, forwarded, `echo`", self.json_mesh(2))
     }
 
-    /// `wasmtime serve` with an HTTP component that answers with the body: as by default, and with
-    /// the most that it offers.
+    /// `wasmtime serve` with an HTTP component that answers with the body: with the default
+    /// settings, and with the fastest ones.
     fn wasmtime(&self) -> Result<[Option<Server>; 3]> {
         let (p2, p3) = (self.guest("http_echo"), self.guest("http_echo_p3"));
         Ok([
@@ -137,7 +138,7 @@ impl Bench {
     }
 }
 
-/// A row for each server, with its ratio to the baseline, which is the first.
+/// A row for each server, with its ratio to the first one, the baseline.
 fn table(servers: &[&Server], samples: &[Samples]) -> Table {
     let rows = servers.iter().zip(samples).map(|(server, own)| {
         vec![
@@ -165,7 +166,7 @@ fn table(servers: &[&Server], samples: &[Samples]) -> Table {
     }
 }
 
-/// That of the server, and that of each of its processes if they are several.
+/// CPU time of the server, and of each of its processes if there are several.
 fn cpu_of_each(samples: &Samples) -> String {
     let total = format!("{:.1}", samples.median(|sample| sample.cpu.total()));
     let processes = samples.0[0].cpu.processes.len();
@@ -541,7 +542,7 @@ fn placement(bench: &Bench) -> Result<Section> {
 
 fn memory(bench: &Bench) -> Result<Section> {
     let resident = |copies: usize| -> Result<(f64, f64)> {
-        // Started again: it does not count what compiling took.
+        // Restarted, so that the memory used by compilation does not count.
         let (files, options) = bench
             .start(MeshOptions {
                 copies,
@@ -651,7 +652,7 @@ fn http2(bench: &Bench) -> Result<Section> {
 
 const H2_CONNECTIONS: usize = 8;
 
-/// At these rates, or as fast as they can.
+/// Measures two servers in turns with h2load, each at its rate, or as fast as it can (`None`).
 fn h2load_in_turns(
     servers: &[Server; 2],
     rates: [Option<f64>; 2],
@@ -705,7 +706,7 @@ fn h2load(server: &Server, rate: Option<f64>, seconds: f64) -> Result<Sample> {
         .nth(1)
         .and_then(|rate| rate.split(' ').next())
         .context("h2load tells no rate")?;
-    // Of each request: when it was sent, its status, and how long it took in microseconds.
+    // A line for each request: when it was sent, its status, and how long it took in microseconds.
     let mut took = Histogram::<u64>::new(3)?;
     for line in std::fs::read_to_string(log.path())?.lines() {
         took.record(
@@ -776,7 +777,7 @@ fn start(bench: &Bench) -> Result<Section> {
     Ok(section)
 }
 
-/// How everything was started, so that others can do it again.
+/// How everything was started, so that others can reproduce it.
 fn commands(bench: &Bench) -> Result<Section> {
     let [p2, p2_reused, p3] = bench.wasmtime()?;
     let servers = [
@@ -808,7 +809,7 @@ fn commands(bench: &Bench) -> Result<Section> {
     Ok(Section::new("Commands", text))
 }
 
-/// When the version that is in use was loaded.
+/// When the running version was loaded.
 fn loaded_at(mesh: &Mesh) -> Result<String> {
     let plugins: serde_json::Value = serde_json::from_str(&mesh.get(0, "/plugins")?.1)?;
     let plugins = plugins["plugins"].as_array().context("no plugins")?;

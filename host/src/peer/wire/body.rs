@@ -1,4 +1,4 @@
-//! Bodies, which arrive in chunks.
+//! Reassembles bodies from their chunks.
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,7 +35,7 @@ impl Body {
         Ok(Self { expected, chunks })
     }
 
-    /// What it is to have as a whole.
+    /// The announced length of the whole body.
     pub(in crate::peer) fn bytes(&self) -> usize {
         self.expected
     }

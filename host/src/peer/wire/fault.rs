@@ -1,4 +1,5 @@
-//! Faults between nodes: by name, and with what a node tells a client that does not know the name.
+//! Faults between nodes: by name, and with what a node needs to answer a client if it does not know
+//! the name.
 
 use std::borrow::Cow;
 
@@ -11,7 +12,7 @@ use crate::message::{
     Failure, FailureKind, Fault, ForeignFault, Limit, LimitKind, Refusal, truncate,
 };
 
-/// Longest name of a fault that another version may have, and longest text.
+/// Longest name that is kept of a fault of another version, and longest text of any fault.
 const KIND_BYTES_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
@@ -25,7 +26,7 @@ const LIMIT_EXCEEDED: &str = "limit-exceeded";
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
     kind: &'a str,
-    /// For those who do not know the kind, as the three that follow.
+    /// This field and the next three are for versions that do not know the kind.
     status: u16,
     nothing_ran: bool,
     /// Whether another node may take the message.
@@ -82,7 +83,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     let refusal = Refusal::ALL
         .into_iter()
         .find(|refusal| refusal.name() == head.kind);
-    // Otherwise the name means something else by now.
+    // If something ran, the peer's version means something else by that name.
     if let Some(refusal) = refusal.filter(|_| head.nothing_ran) {
         return Ok(Fault::Refused(refusal));
     }
@@ -95,14 +96,15 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
         (CRASHED, _) => Fault::Crashed,
         (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
-        // What the other node knows of third ones is not what this one knows of it.
         (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
+        // `unreachable`, `lost` and `no-candidate` are foreign too: the peer reports them about
+        // other nodes, but as faults of this node they would be about the peer.
         _ => Fault::Foreign(Box::new(foreign(&head))),
     })
 }
 
-/// A fault by a name that is not known here, or for a limit that is not. It goes on to clients, so
-/// it must be a name.
+/// A fault whose name, or whose limit, this version does not know. The name goes on to clients, so
+/// anything but lower-case letters, digits and `-` is replaced.
 fn foreign(head: &Head<'_>) -> ForeignFault {
     let is_name = head
         .kind

@@ -1,5 +1,5 @@
-//! Headers as the peer protocol writes them: a sequence of (name, value), without those of a
-//! connection. For serde's `with`.
+//! Headers as the peer protocol encodes them: a sequence of (name, value), without hop-by-hop
+//! headers (`CONNECTION_HEADERS`). For serde's `with`.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     deserializer.deserialize_seq(Headers).map(Cow::Owned)
 }
 
-/// Written in one piece, not byte by byte as slices are.
+/// Serialized as one run of bytes; serde would serialize a slice element by element.
 struct Octets<'a>(&'a [u8]);
 
 impl Serialize for Octets<'_> {

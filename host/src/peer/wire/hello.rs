@@ -1,4 +1,4 @@
-//! The handshake: who speaks, and what both sides can.
+//! The handshake: the identity of each node, and the version and features that both support.
 
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,14 @@ use crate::message::{NAME_BYTES_MAX, NodeId};
 const LOWEST: u16 = 2;
 const HIGHEST: u16 = 2;
 
-/// What a hello begins with: who sends something else is no node.
+/// The first bytes of a hello. Anything else was not sent by a node.
 const MAGIC: &[u8] = b"meshage\n";
 
-/// What this node can beyond its version, by name. Both sides use what both can.
+/// Optional features that this node supports, by name. A connection uses those that both sides
+/// support.
 const FEATURES: [&str; 0] = [];
 
-/// Who speaks: the first frame in each direction.
+/// The first frame in each direction: identifies the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
     lowest: u16,
@@ -24,7 +25,7 @@ pub struct Hello {
     pub(in crate::peer) cluster_id: String,
     pub(in crate::peer) node_id: NodeId,
     pub(in crate::peer) generation: u64,
-    /// The life of the other node that is meant; `None` if any will do.
+    /// The generation that the receiver must have; `None` if any will do.
     to_generation: Option<u64>,
     features: Vec<String>,
 }
@@ -43,7 +44,7 @@ struct Head<'a> {
     extensions: Extensions<'a>,
 }
 
-/// What two nodes do with each other.
+/// The version and features that a connection uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::peer) struct Agreed {
     pub(in crate::peer) version: u16,
@@ -53,12 +54,12 @@ pub(in crate::peer) struct Agreed {
 /// The versions that a node speaks: the lowest and the highest.
 pub(in crate::peer) type Versions = (u16, u16);
 
-/// Why two nodes do not talk. The text is read on both sides, so it names them.
+/// Why two nodes do not connect. The text is read on both sides, so it names both nodes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::peer) enum Mismatch {
     #[error("versions of the protocol: {} speaks {}, node {own_id:?} {}", named(.its_id), range(.its), range(.own))]
     Versions {
-        /// `None` if nothing else of its hello could be read.
+        /// `None` if only the versions of its hello could be read.
         its_id: Option<NodeId>,
         its: Versions,
         own_id: NodeId,
@@ -98,7 +99,7 @@ fn range((lowest, highest): &Versions) -> String {
 }
 
 impl Hello {
-    /// What a node of this version says.
+    /// The hello of a node of this version, to a receiver of any generation.
     pub fn new(cluster_id: &str, node_id: NodeId, generation: u64) -> Self {
         let features = FEATURES.map(str::to_owned).to_vec();
         let cluster_id = cluster_id.to_owned();
@@ -113,7 +114,7 @@ impl Hello {
         }
     }
 
-    /// The same, said to one life of another node.
+    /// The same hello, to a receiver of this generation only.
     pub(in crate::peer) fn to(&self, generation: u64) -> Self {
         Self {
             to_generation: Some(generation),
@@ -121,7 +122,7 @@ impl Hello {
         }
     }
 
-    /// The version that both speak.
+    /// The highest version that both nodes speak.
     pub(in crate::peer) fn common_version(
         &self,
         its_id: Option<&NodeId>,
@@ -139,7 +140,8 @@ impl Hello {
         })
     }
 
-    /// What this node does with who says `other`.
+    /// The version and features for a connection with the node that sent `other`, or why there can
+    /// be none.
     pub(in crate::peer) fn agree(&self, other: &Self) -> Result<Agreed, Mismatch> {
         let versions = (other.lowest, other.highest);
         let version = self.common_version(Some(&other.node_id), versions)?;
@@ -190,8 +192,8 @@ impl Hello {
         put_head(buffer, &head);
     }
 
-    /// The error comes with the versions, if at least those can be read: they are where they are in
-    /// the hello of every version.
+    /// The error comes with the versions that the sender speaks, if those can be read: they are at
+    /// the same place in the hello of every version.
     pub(super) fn read(frame: &[u8]) -> Result<Self, (Option<Versions>, WireError)> {
         let rest = frame.strip_prefix(MAGIC).ok_or((None, WireError::NoNode))?;
         let (versions, _) =
@@ -321,7 +323,7 @@ mod tests {
         assert_eq!(Hello::read(&buffer).unwrap(), sent);
         let stranger = Hello::read(b"GET / HTTP/1.1");
         assert!(matches!(stranger, Err((None, WireError::NoNode))));
-        // Of a version that has another head: what it speaks is known all the same.
+        // A version whose head is different: the versions that it speaks can still be read.
         let later = [MAGIC, &[7, 9], b"\xff\xff\xff"].concat();
         assert!(matches!(Hello::read(&later), Err((Some((7, 9)), _))));
     }

@@ -2,7 +2,7 @@
 //! byte for its kind, and for most a 32-bit call id; then a head in postcard's format, then the
 //! bytes of a body. No I/O here.
 //!
-//! What a later version adds is skipped, or ends the one call that it is about: never the
+//! What a later version adds is skipped, or ends only the call that it belongs to, never the
 //! connection.
 
 use std::borrow::Cow;
@@ -34,13 +34,13 @@ use crate::message::{
 /// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
 pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// A chunk, and the head in front of it: 64 KiB of headers, as much of query, and what is small.
+/// A chunk and the head before it: 64 KiB of headers, 64 KiB of query, and small fields.
 const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 256 * 1024;
 
 /// A message is forwarded once.
 const HOPS_MAX: u8 = 1;
 
-/// Why a hello was not good enough, in words of the other side.
+/// Longest text of a reject that is kept. The peer chooses it.
 const REASON_BYTES_MAX: usize = 1024;
 
 /// Identifies a call on its connection. The caller chooses it.
@@ -50,7 +50,7 @@ pub(super) type CallId = u32;
 #[derive(Debug)]
 pub(super) enum Frame {
     Hello(Hello),
-    /// The hello was not good enough; the text says why.
+    /// The peer rejects the hello; the text says why.
     Reject(String),
     /// A message to run, with the first chunk of its body.
     Call {
@@ -65,7 +65,7 @@ pub(super) enum Frame {
         reply: Box<Reply>,
         body: Body,
     },
-    /// There is no reply.
+    /// Why there is no reply.
     Fault {
         id: CallId,
         fault: Fault,
@@ -81,9 +81,11 @@ pub(super) enum Frame {
     },
     Ping,
     Pong,
-    /// The node that says this refuses calls from now on.
+    /// The sender wants no more calls. It runs those that still come for a while, then refuses
+    /// them.
     Leaving,
-    /// What the other speaks, if that can be read.
+    /// A hello that this version cannot read; `versions` is what the peer speaks, if that could be
+    /// read.
     UnreadableHello {
         versions: Option<Versions>,
         error: WireError,
@@ -98,12 +100,12 @@ pub(super) enum Frame {
         id: CallId,
         error: WireError,
     },
-    /// Of a kind that this version does not know.
+    /// A frame of a kind that this version does not know.
     Unknown,
 }
 
-/// What later versions may add to a head, by number. None is known yet; those that are not known
-/// are skipped.
+/// Fields that later versions may add to a head, by number. This version knows none, and skips all
+/// of them.
 type Extensions<'a> = Vec<(u32, &'a [u8])>;
 
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +129,7 @@ pub(super) enum WireError {
 }
 
 mod kind {
-    /// Of a call that was taken back before it went out. Whoever gets it skips it.
+    /// A call that was taken back before it was written; the receiver skips it.
     pub(super) const VOID: u8 = 0;
     pub(super) const HELLO: u8 = 1;
     pub(super) const REJECT: u8 = 2;
@@ -141,7 +143,7 @@ mod kind {
     pub(super) const LEAVING: u8 = 10;
 }
 
-/// How frames are told apart on the wire.
+/// The codec that cuts a byte stream into frames.
 pub(super) fn framing() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder()
         .length_field_type::<u32>()
@@ -179,7 +181,7 @@ struct ReplyHead<'a> {
     extensions: Extensions<'a>,
 }
 
-/// Appends a call's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
+/// Appends the first frame of a call to `buffer`; returns the rest of its body, for [`put_chunk`].
 pub(super) fn put_call(
     buffer: &mut BytesMut,
     id: CallId,
@@ -201,7 +203,7 @@ pub(super) fn put_call(
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
 
-/// Appends a reply's first frame to `buffer`; the rest of the body is left for [`put_chunk`].
+/// Appends the first frame of a reply to `buffer`; returns the rest of its body, for [`put_chunk`].
 pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Bytes {
     let head = ReplyHead {
         status: reply.status.as_u16(),
@@ -228,7 +230,7 @@ fn put_with_body(
     body.slice(first.len()..)
 }
 
-/// Appends the next chunk of `rest` and takes it off.
+/// Appends the next chunk of `rest`, and removes it from `rest`.
 pub(super) fn put_chunk(buffer: &mut BytesMut, id: CallId, rest: &mut Bytes) {
     let chunk = rest.split_to(rest.len().min(CHUNK_BYTES_MAX));
     put(buffer, kind::CHUNK, |buffer| {
@@ -268,7 +270,7 @@ pub(super) fn put_leaving(buffer: &mut BytesMut) {
     put(buffer, kind::LEAVING, |_| {});
 }
 
-/// Appends one frame: its length is known only at the end, and put where it belongs.
+/// Appends one frame. Its length is known only at the end, and filled in then.
 fn put(buffer: &mut BytesMut, kind: u8, content: impl FnOnce(&mut BytesMut)) {
     let start = buffer.len();
     buffer.put_u32(0);
@@ -566,7 +568,7 @@ pub(super) mod tests {
         let mut buffer = BytesMut::new();
         let _ = put_call(&mut buffer, 1, &message(100), Duration::from_secs(1));
         let frame = buffer.freeze().slice(4..);
-        // The head, cut anywhere, is an error; so is a body longer than it was announced.
+        // A head truncated anywhere is an error; so is a body longer than announced.
         let head_bytes = frame.len() - 100;
         for length in 0..head_bytes {
             let found = decode(frame.slice(..length));

@@ -17,9 +17,10 @@ pub(in crate::peer) fn calls_in(mut buffer: &[u8]) -> Vec<CallId> {
     calls
 }
 
-/// Makes a call of a buffer of whole frames void, if it is there: the other side skips it. In the
-/// first `void` bytes of the buffer there are no calls any more. Mostly they end in the order in
-/// which they came.
+/// Turns a call in a buffer of whole frames into a void frame, which the peer skips. Returns
+/// whether the call was there. `void` is the length of the prefix without calls: the search begins
+/// behind it, and extends it. Most calls end in the order in which they came, and so are found at
+/// once.
 pub(in crate::peer) fn void_call(buffer: &mut [u8], void: &mut usize, id: CallId) -> bool {
     let mut start = *void;
     while let Some((length, frame)) = buffer[start..].split_first_chunk_mut::<4>() {

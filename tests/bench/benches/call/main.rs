@@ -1,9 +1,8 @@
-//! What one call costs inside the process, without any network:
-//! `cargo bench --package meshage-bench`.
+//! Cost of one call inside the process, without any network: `cargo bench --package meshage-bench`.
 //!
-//! `nothing` is a guest that does nothing, so what it costs is the host's part; what `echo` costs
-//! beyond that is the guest's (and the copying of its larger reply). `reused` calls one warm
-//! instance again and again, `fresh` makes an instance for every call.
+//! `nothing` is a guest that does nothing, so its cost is the host's share; the extra cost of
+//! `echo` is the guest's share (and the copying of its larger reply). `reused` calls one warm
+//! instance repeatedly, `fresh` makes an instance for every call.
 
 mod setup;
 
@@ -33,10 +32,9 @@ fn main() -> Result<()> {
                 bencher.iter_custom(|times| {
                     runtime.block_on(async {
                         let began = Instant::now();
-                        let deadline = began + TIMEOUT;
+                        let deadline = handler.call_deadline(began, began + TIMEOUT);
                         for _ in 0..times {
-                            black_box(handler.invoke(&message, deadline, || Ok(())).await)
-                                .expect("it answers");
+                            black_box(handler.call(&message, deadline).await).expect("it answers");
                         }
                         began.elapsed()
                     })

@@ -1,4 +1,4 @@
-//! What is called in benchmarks: a handler, and the message of the README.
+//! The handler that the benchmarks call, and the message: that of the README.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use meshage_host::runtime::{Engine, Handler, Instances, Limits};
 use mimalloc::MiMalloc;
 use uuid::Uuid;
 
-/// As in the host.
+/// The same allocator as in the host.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// No call ends by this.
+/// So long that no call reaches it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(3_600);
 
 pub(crate) const REUSED: Instances = Instances::Reuse {

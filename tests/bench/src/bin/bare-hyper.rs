@@ -1,4 +1,4 @@
-//! The yardstick: an echo by hyper and nothing else, as its guide has it. `bare-hyper PORT`
+//! The baseline: an echo server of hyper and nothing else, as in hyper's guide. `bare-hyper PORT`
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,0 +1,256 @@
+//! Admission: how many messages of one stream run and wait at once on this node. It outlives the
+//! versions of the plugin: while one replaces another they share its permits, and counts go on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use metrics::{Counter, counter};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout_at;
+
+use crate::bodies::Expected;
+use crate::message::{Refusal, StreamName};
+use crate::runtime::Limits;
+use crate::telemetry::names;
+
+/// The admission of one stream's messages.
+pub struct Admission {
+    /// One for each message that may run now. Never closed.
+    permits: Semaphore,
+    /// Permits that a smaller `concurrency` has too many of. Messages that end give these up.
+    surplus: AtomicUsize,
+    concurrency: AtomicUsize,
+    queue: AtomicUsize,
+    waiting: AtomicUsize,
+    calls: AtomicU64,
+    calls_total: Counter,
+    /// How large the next reply is expected to be.
+    pub reply_expected: Expected,
+}
+
+/// The place of one message: it runs or waits. Given back when dropped.
+pub struct Place {
+    admission: Arc<Admission>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+}
+
+impl Admission {
+    pub(super) fn new(stream: &StreamName, limits: &Limits) -> Self {
+        Self {
+            permits: Semaphore::new(limits.concurrency),
+            surplus: AtomicUsize::new(0),
+            concurrency: AtomicUsize::new(limits.concurrency),
+            queue: AtomicUsize::new(limits.queue),
+            waiting: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            calls_total: counter!(names::CALLS, "stream" => stream.to_string()),
+            reply_expected: Expected::default(),
+        }
+    }
+
+    /// Takes the limits of the version that messages run on from now on. Callers must not run at
+    /// the same time.
+    pub(super) fn resize(&self, limits: &Limits) {
+        self.queue.store(limits.queue, Ordering::Relaxed);
+        let before = self.concurrency.swap(limits.concurrency, Ordering::Relaxed);
+        if limits.concurrency < before {
+            let fewer = before - limits.concurrency;
+            let forgotten = self.permits.forget_permits(fewer);
+            // The others are held by messages that run.
+            self.surplus.fetch_add(fewer - forgotten, Ordering::Relaxed);
+        }
+        for _ in before..limits.concurrency {
+            self.give_back();
+        }
+    }
+
+    /// Messages that have begun to run, on whichever version.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Messages that run now, on whichever version.
+    pub fn running(&self) -> usize {
+        let permits =
+            self.concurrency.load(Ordering::Relaxed) + self.surplus.load(Ordering::Relaxed);
+        permits.saturating_sub(self.permits.available_permits())
+    }
+
+    fn give_back(&self) {
+        let is_surplus = self.surplus.load(Ordering::Relaxed) > 0
+            && self
+                .surplus
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |surplus| {
+                    surplus.checked_sub(1)
+                })
+                .is_ok();
+        if !is_surplus {
+            self.permits.add_permits(1);
+        }
+    }
+}
+
+impl Place {
+    /// Takes a permit if one is free, and else joins the queue.
+    ///
+    /// # Errors
+    /// If as many messages wait as may.
+    pub fn new(admission: Arc<Admission>) -> Result<Self, Refusal> {
+        let has_permit = admission
+            .permits
+            .try_acquire()
+            .map(SemaphorePermit::forget)
+            .is_ok();
+        if has_permit {
+            let state = State::Running;
+            return Ok(Self { admission, state });
+        }
+        let before = admission.waiting.fetch_add(1, Ordering::Relaxed);
+        // If the queue is full, dropping the place takes it off the count.
+        let state = State::Waiting;
+        let place = Self { admission, state };
+        if before < place.admission.queue.load(Ordering::Relaxed) {
+            Ok(place)
+        } else {
+            Err(Refusal::QueueFull)
+        }
+    }
+
+    /// Whether it has a permit.
+    pub fn is_running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// Waits for a permit. Permits go to those who wait in the order in which they began to.
+    ///
+    /// # Errors
+    /// If none came before the deadline.
+    pub async fn wait(&mut self, deadline: Instant) -> Result<(), Refusal> {
+        let permit = timeout_at(deadline.into(), self.admission.permits.acquire()).await;
+        match permit {
+            // A permit that was given back at the very deadline comes too late.
+            Ok(Ok(permit)) if Instant::now() < deadline => permit.forget(),
+            Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return Err(Refusal::WaitedTooLong),
+        }
+        self.admission.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.state = State::Running;
+        Ok(())
+    }
+
+    /// Counts the message as one that begins to run.
+    pub fn begin(&self) -> &Admission {
+        self.admission.calls.fetch_add(1, Ordering::Relaxed);
+        self.admission.calls_total.increment(1);
+        &self.admission
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        match self.state {
+            State::Waiting => {
+                self.admission.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+            State::Running => self.admission.give_back(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits(concurrency: usize, queue: usize) -> Limits {
+        Limits {
+            concurrency,
+            queue,
+            ..Limits::with_timeout(Duration::from_secs(1))
+        }
+    }
+
+    fn admission(concurrency: usize, queue: usize) -> Arc<Admission> {
+        let stream = StreamName::try_from("echo").unwrap();
+        Arc::new(Admission::new(&stream, &limits(concurrency, queue)))
+    }
+
+    /// As many places as there are permits for.
+    fn fill(admission: &Arc<Admission>) -> Vec<Place> {
+        let place = || Place::new(admission.clone()).ok();
+        std::iter::from_fn(place)
+            .take_while(Place::is_running)
+            .collect()
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let admission = admission(1, 1);
+        let running = Place::new(admission.clone()).unwrap();
+        let waiting = Place::new(admission.clone()).unwrap();
+        assert!(running.is_running() && !waiting.is_running());
+        assert_eq!(
+            Place::new(admission.clone()).err(),
+            Some(Refusal::QueueFull)
+        );
+        drop(waiting);
+        Place::new(admission.clone()).unwrap();
+        drop(running);
+        assert!(Place::new(admission).unwrap().is_running());
+    }
+
+    #[test]
+    fn a_new_version_shares_the_permits_of_the_one_before() {
+        let admission = admission(2, 0);
+        let mut places = fill(&admission);
+        assert_eq!(places.len(), 2);
+        admission.resize(&limits(3, 0));
+        places.extend(fill(&admission));
+        assert_eq!((places.len(), admission.running()), (3, 3));
+        // Those that run are more than may now: the next two that end leave no room.
+        admission.resize(&limits(1, 0));
+        for running in [2, 1] {
+            places.pop();
+            assert_eq!(admission.running(), running);
+            assert_eq!(fill(&admission).len(), 0);
+        }
+        places.pop();
+        assert_eq!(fill(&admission).len(), 1);
+    }
+
+    #[test]
+    fn permits_that_are_wanted_again_are_no_surplus() {
+        let admission = admission(4, 0);
+        let mut places = fill(&admission);
+        admission.resize(&limits(1, 0));
+        places.truncate(3);
+        admission.resize(&limits(3, 0));
+        assert_eq!(fill(&admission).len(), 0);
+        places.clear();
+        assert_eq!(fill(&admission).len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_permit_or_is_refused_at_its_deadline() {
+        let admission = admission(1, 2);
+        let running = Place::new(admission.clone()).unwrap();
+        let mut late = Place::new(admission.clone()).unwrap();
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert_eq!(late.wait(soon).await, Err(Refusal::WaitedTooLong));
+        let mut waiting = Place::new(admission.clone()).unwrap();
+        drop(running);
+        let later = Instant::now() + Duration::from_secs(60);
+        waiting.wait(later).await.unwrap();
+        assert!(waiting.is_running());
+        drop((late, waiting));
+        assert_eq!(admission.running(), 0);
+        assert_eq!(fill(&admission).len(), 1);
+    }
+}
