@@ -25,7 +25,7 @@ use crate::harness::{HANG, Http2, Node, Plugins, Setup, binary, new_secret, skip
 const FIRST: &str = "first-token-0123456789";
 const SECOND: &str = "second-token-0123456789";
 
-/// Writes a file that only its owner can read, in one step.
+/// Writes a file atomically, readable only by its owner.
 fn put(file: &Path, text: &str) {
     let beside = file.with_extension("new");
     fs::write(&beside, text).unwrap();
@@ -56,14 +56,14 @@ async fn with_a_token_file_a_token_is_needed() {
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));
     assert_eq!(status_with(&node, SECOND).await, 401);
     assert_eq!(status_with(&node, FIRST).await, 200);
-    // It is for the node alone: a handler that may see the header does not get it.
+    // The token is for the node alone: a handler does not get it even if it declares the header.
     let seen = node
         .post("/api/fickle/1?headers")
         .header("authorization", &format!("Bearer {FIRST}"))
         .send()
         .await;
     assert!(!seen.ok().contains("authorization"), "{}", seen.text());
-    // Nobody learns without a token whether there is such a stream.
+    // Without a token a client does not learn whether a stream exists.
     node.post("/api/none/1")
         .send()
         .await
@@ -139,7 +139,7 @@ async fn a_setting_that_names_what_has_no_end_is_wrong() {
     }
 }
 
-/// A user and a group that have nothing on any host, as containers run with.
+/// A user and a group that own nothing on any host, as containers run with.
 const NOBODY: u32 = 65_534;
 const GROUP: u32 = 2_000;
 
@@ -237,7 +237,7 @@ async fn the_admin_api_is_not_for_pages_of_other_sites() {
     for (name, value) in [
         ("origin", "http://evil.example"),
         ("sec-fetch-site", "cross-site"),
-        // A page whose own name has been made to lead here.
+        // DNS rebinding: a page whose own domain name resolves to this node.
         ("host", "evil.example:9080"),
     ] {
         for path in ["/metrics", "/cluster", "/plugins"] {
@@ -252,7 +252,7 @@ async fn the_admin_api_is_not_for_pages_of_other_sites() {
         .ok();
 }
 
-/// Makes a certificate for `localhost`, and puts it and its key into their files.
+/// Writes a new self-signed certificate for `localhost` and its key.
 fn new_certificate(certificate: &Path, key: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -317,14 +317,15 @@ async fn the_public_api_speaks_https_with_the_certificate_that_is_there_now() {
             format!(r#"{{"echoed":{{"stream":"echo","partitionKey":"{key}","a":1}}}}"#)
         );
     }
-    // Who speaks plain HTTP gets nothing of it.
+    // Plain HTTP gets no answer.
     assert!(node.post("/api/echo/1").try_send().await.is_err());
 
     let second = new_certificate(&certificate, &key);
     until(|| async { connect(&node, &second, b"http/1.1").await.is_ok() }).await;
     assert!(connect(&node, &first, b"http/1.1").await.is_err());
     put(&certificate, "no certificate");
-    // Between its two files, the second certificate may have been found wrong for a moment as well.
+    // Waits for this very error: the node may have logged another one before, when it read the
+    // second key beside the first certificate.
     let told = node
         .log_line("cert.pem has no certificate in PEM form")
         .await;

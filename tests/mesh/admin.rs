@@ -126,7 +126,7 @@ async fn metrics_count_messages_by_stream_outcome_and_route() {
             metrics.text()
         );
     }
-    // One for each link.
+    // One for each link, so the number depends on the cores of the machine.
     assert!(nodes[0].metric("meshage_peer_connections").await > 0);
     assert!(
         !metrics.text().contains("made-up"),
@@ -149,9 +149,9 @@ async fn a_node_lives_before_it_is_ready() {
     );
     let node = || Setup::new(plugins.clone()).flag("--data-dir", data.path().to_str().unwrap());
     node().ready().await.kill().await;
-    // Of those that share a data directory one compiles, and the others wait for it, for 30 s: here
-    // it is the test that has the turns which the first node had, and with them keeps the second
-    // from being ready.
+    // Of the nodes that share a data directory, one compiles a component under a file lock, and the
+    // others wait for it, up to 30 s. Here the test holds the locks that the first node left
+    // behind, which keeps the second node from becoming ready.
     let turns: Vec<File> = fs::read_dir(data.path().join("compiling"))
         .unwrap()
         .map(|turn| File::open(turn.unwrap().path()).unwrap())

@@ -83,7 +83,7 @@ async fn keys_are_decoded_once_and_checked() {
         }
         let longest = "k".repeat(1024);
         node.post(&format!("/api/echo/{longest}")).send().await.ok();
-        // 1024 characters, but of three bytes each when encoded, and two when decoded.
+        // 513 characters of two bytes each: the limit counts bytes, after decoding.
         let problem = node
             .post(&format!("/api/echo/{}", "%C3%BC".repeat(513)))
             .send()
@@ -103,7 +103,7 @@ async fn keys_are_decoded_once_and_checked() {
         node.post("/api/echo/1/").send().await.ok();
         sent += 2;
     }
-    // Nothing has run but what was answered.
+    // Only the requests that succeeded have run.
     let mut ran = 0;
     for node in &nodes {
         let plugins = node.admin("/plugins").await.json();
@@ -139,7 +139,7 @@ async fn a_body_that_is_too_large_is_413_and_the_limit_itself_is_not() {
         .send()
         .await
         .problem(413, "body-too-large");
-    // Without a length, it shows only as it arrives.
+    // Without a Content-Length the size is known only as the body arrives.
     let chunk = "x".repeat(1001);
     let request = format!(
         "POST /api/fickle/1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n{chunk}\r\n0\r\n\r\n"
@@ -246,15 +246,15 @@ async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\ncontent-length:4\r\n",
     ] {
-        // Whatever follows it is not taken for a request.
+        // What follows the refused request is not parsed as another one.
         assert_eq!(
             all_answers(&node, &format!("{}{good}", request(head, chunks))).await,
             [400],
             "{head:?}"
         );
     }
-    // Requests that were all sent at once are not seen one by one: a chunked one among them is
-    // answered, and is the last.
+    // Of pipelined requests the node cannot check the bytes of each: it answers a chunked one that
+    // has a Content-Length, too, and then closes the connection.
     let both = request(
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         chunks,
@@ -263,7 +263,7 @@ async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
         all_answers(&node, &format!("{good}{both}{good}")).await,
         [200, 200]
     );
-    // One alone may be followed by others.
+    // A chunked request without a Content-Length keeps the connection open.
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     for _ in 0..2 {
         stream
@@ -288,7 +288,7 @@ async fn a_request_with_both_lengths_is_refused_and_is_the_last() {
 #[tokio::test]
 async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
     need_open_files(1_000);
-    // However slow they are, they stay.
+    // A timeout so long that slow clients are not disconnected.
     let node = Setup::new(Plugins::usual())
         .flag("--request-timeout", "1h")
         .ready()
@@ -313,7 +313,7 @@ async fn hundreds_of_slow_clients_do_not_keep_a_good_one_waiting() {
             .await
             .ok();
     }
-    // They are all still there: none of them was in the way.
+    // All slow connections are still open, and did not delay the good client.
     node.wait_for_metric("meshage_client_connections 301").await;
 }
 
@@ -335,7 +335,8 @@ async fn a_request_that_does_not_arrive_in_time_is_408() {
         .await,
         408
     );
-    // One that says nothing, or never gets to say which HTTP it speaks, is closed without a word.
+    // A connection on which nothing arrives, or too little to tell the version of HTTP, is closed
+    // without an answer.
     for opening in ["", "P", "PRI * HTTP/2"] {
         let mut silent = TcpStream::connect(&node.http).await.unwrap();
         silent.write_all(opening.as_bytes()).await.unwrap();
@@ -387,7 +388,7 @@ async fn what_a_handler_calls_invalid_is_400_wherever_it_runs() {
     }
 }
 
-/// The status of the answer to bytes that are sent as they are.
+/// Sends these bytes and returns the status of the answer.
 async fn raw(node: &Node, request: &str) -> u16 {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -396,7 +397,7 @@ async fn raw(node: &Node, request: &str) -> u16 {
         .await
         .expect("no answer")
         .unwrap();
-    // What else is sent would only reset the connection.
+    // The rest of the answer is not read, so closing resets the connection in any case.
     stream.set_zero_linger().unwrap();
     std::str::from_utf8(&head[9..]).unwrap().parse().unwrap()
 }

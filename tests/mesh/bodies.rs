@@ -1,4 +1,4 @@
-//! Bodies pass through the mesh as bytes; the SDK makes sense of them.
+//! Bodies pass through the mesh as opaque bytes; only the SDK interprets them.
 
 #[cfg(target_os = "linux")]
 use bytes::Bytes;
@@ -9,7 +9,8 @@ use crate::harness::{Node, mesh};
 #[cfg(target_os = "linux")]
 use crate::harness::{Plugins, Setup, wait_for_mesh};
 
-/// A key on each node: what is asked of `n1` runs there, or is forwarded.
+/// A key of each node: sent to `n1`, a message for the first runs locally, one for the second is
+/// forwarded.
 async fn keys(nodes: &[Node], stream: &str) -> [String; 2] {
     [
         nodes[0].key_owned_by(stream, "n1").await,
@@ -51,7 +52,7 @@ async fn bytes_of_any_type_and_size_arrive_as_they_were_sent() {
     let nodes = mesh(2).await;
     let every_byte: Vec<u8> = (0..=255).collect();
     for key in keys(&nodes, "fickle").await {
-        // Around a chunk of the peer path, and the default limit.
+        // Sizes around a chunk of the peer protocol (64 KiB), and up to the default limit (1 MiB).
         for size in [0, 1, 256, 65_535, 65_536, 65_537, 300_000, 1 << 20] {
             let body: Vec<u8> = every_byte.iter().copied().cycle().take(size).collect();
             let request = nodes[0]
@@ -77,7 +78,7 @@ async fn bytes_of_any_type_and_size_arrive_as_they_were_sent() {
     }
 }
 
-/// What the guest `fickle` makes of a body.
+/// The checksum that the guest `fickle` computes.
 #[cfg(target_os = "linux")]
 fn checksum(body: &[u8]) -> u64 {
     body.iter().fold(1, |sum: u64, byte| {
@@ -94,18 +95,19 @@ async fn bodies_as_large_as_may_be_go_side_by_side() {
         let setup = Setup::new(plugins)
             .id(id)
             .flag("--max-body", &LARGEST.to_string());
-        // However long it takes.
+        // So long that no timeout interferes.
         setup
             .flag("--timeout", "1h")
             .flag("--request-timeout", "1h")
     };
-    // With one core it has one connection to the other: two of these bodies have room on it, and
-    // the third waits for it.
+    // With one core the first node has one connection to the second. Two of these bodies fit on it
+    // at once (128 MiB), and the third waits.
     let first = start("n1").one_core().start().await;
     let second = start("n2").seeds(&[&first]).start().await;
     wait_for_mesh(&[&first, &second]).await;
     let key = first.key_owned_by("fickle", "n2").await;
-    // Its pattern fits into no chunk, so that it shows if one takes the place of another.
+    // The period of the pattern (251 bytes) does not divide the chunk size, so that the checksum
+    // shows swapped chunks.
     let body: Bytes = (0..=250).cycle().take(LARGEST).collect();
     let expected = checksum(&body).to_string();
     let path = format!("/api/fickle/{key}?checksum");
@@ -124,7 +126,7 @@ async fn bodies_as_large_as_may_be_go_side_by_side() {
     for answer in answers {
         assert_eq!((answer.ok(), answer.node()), (expected.as_str(), "n2"));
     }
-    // A reply has a limit of its own.
+    // Replies have a limit of their own: 16 MiB.
     let reply = first
         .post(&format!("/api/fickle/{key}?bytes={}", 16 << 20))
         .send()
@@ -160,7 +162,7 @@ async fn a_handlers_status_and_headers_reach_the_caller() {
             .send()
             .await;
         assert_eq!(answer.header("x-made-up"), Some("by+me"));
-        // Those that are the host's to say are left out.
+        // Headers that only the host may set are left out.
         let answer = nodes[0]
             .post(&format!("{path}?header=meshage-made-up:x"))
             .send()

@@ -1,4 +1,5 @@
-//! A broadcast runs on every candidate and answers an array, one element each, by node id.
+//! A broadcast runs on every candidate and answers with an array of one element per candidate,
+//! ordered by node id.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,8 +31,7 @@ async fn one_two_and_three_nodes_answer_arrays() {
 
 #[tokio::test]
 async fn a_candidate_that_fails_contributes_its_problem() {
-    // On the second of three nodes the stream is another handler, one that does not take JSON
-    // orders.
+    // On the second of three nodes the handler of the stream is `orders`, which refuses this body.
     let first = Setup::new(Plugins::empty().with("s", "fickle"))
         .id("n1")
         .start()
@@ -107,7 +107,7 @@ async fn replies_that_are_no_json_come_in_base64() {
     let element =
         json!({ "status": 200, "contentType": "text/plain", "base64": STANDARD.encode("hé") });
     assert_eq!(answer.json(), json!([element, element]));
-    // Nor is what only calls itself so.
+    // So does a body that claims to be JSON and is not.
     let answer = nodes[0]
         .post("/api/broadcast/fickle/1")
         .json("{oops")

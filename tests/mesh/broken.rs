@@ -1,10 +1,10 @@
-//! A plugin that cannot run says what is wrong, what was expected and what to do: in the words of
-//! `tests/broken/*/error.txt`, from `meshage-host check` as from a node.
+//! A plugin that cannot run gets an error that says what is wrong, what was expected and what to
+//! do: the text of `tests/broken/*/error.txt`, both by `meshage-host check` and by a node.
 //!
-//! Each of those folders is one broken plugin: `plugin.wat` (text format; cut off at
-//! `plugin.length`, if there is one), `plugin.txt` (as it is), `plugin.guest` (the name of a guest)
-//! or `plugin.size` (a file of so many bytes), and perhaps its manifest. When words change on
-//! purpose: `BLESS=1 cargo xtask test broken`, and read the difference.
+//! Each of those folders is one broken plugin: `plugin.wat` (truncated to `plugin.length` if that
+//! exists), `plugin.txt` (copied), `plugin.guest` (name of a guest) or `plugin.size` (a file of
+//! that many bytes), perhaps with a manifest. After an intended change of a text: `BLESS=1 cargo
+//! xtask test broken`, then review the diff.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("broken")
 }
 
-/// Every broken plugin by its name, and what is expected to be said of it.
+/// Writes all broken plugins into the directory, and returns the expected error of each by name.
 fn write_all(plugins: &Plugins) -> BTreeMap<String, String> {
     let cases = fs::read_dir(folder())
         .unwrap()
@@ -62,7 +62,7 @@ fn write(case: &Path, to: &Path) {
     }
 }
 
-/// What was said, without what differs from run to run, one sentence a line.
+/// The output, with the directory that differs from run to run replaced by `PLUGINS`.
 fn shown(said: &str, plugins: &Plugins) -> String {
     let said = said.replace(plugins.path().to_str().unwrap(), "PLUGINS");
     format!("{}\n", said.trim())
@@ -114,7 +114,7 @@ async fn a_node_says_the_same_and_runs_the_others() {
             "{name}"
         );
     }
-    // The others run, and only they are offered.
+    // The good plugins run, and only they are offered.
     node.post("/api/echo/1").send().await.ok();
     assert_eq!(node.view().await[&node.id].streams(), ["echo", "fickle"]);
     node.post("/api/core-module/1")
@@ -141,7 +141,7 @@ async fn check_is_content_with_what_is_good() {
         )),
         "{said}"
     );
-    // Who has seen enough takes no more.
+    // A reader may close the pipe early.
     let mut child = Command::new(binary())
         .arg("check")
         .arg(&good)
@@ -150,7 +150,7 @@ async fn check_is_content_with_what_is_good() {
         .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().await.unwrap().code(), Some(0));
-    // One that is bad is enough.
+    // A single bad component makes `check` fail.
     let output = Command::new(binary())
         .arg("check")
         .args([&good, &guest("alien")])
@@ -160,7 +160,7 @@ async fn check_is_content_with_what_is_good() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
-/// What `check` says of something in the directory, and its exit code.
+/// Exit code and output of `check` for an entry of the directory.
 async fn check(plugins: &Plugins, name: &str) -> (Option<i32>, String) {
     let output = Command::new(binary())
         .arg("check")
@@ -216,7 +216,8 @@ async fn check_warns_of_a_manifest_that_is_not_read() {
         .with_file("other.toml", "");
     let good = |name: &str| format!("PLUGINS/{name}.wasm: good; it is the stream {name}\n");
     let misnamed = "warning: PLUGINS/echo.wasm.toml: it is not read, as a manifest is a file <stream>.toml; name it echo.toml\n";
-    // A component is good, whatever lies beside it; what is another's is not mentioned.
+    // A misnamed manifest is a warning, and only for the component beside it; those of other
+    // components are not mentioned.
     assert_eq!(
         check(&plugins, "echo.wasm").await,
         (Some(0), good("echo") + misnamed)
@@ -240,7 +241,7 @@ async fn check_looks_at_everything_in_a_directory() {
         check(&plugins, &directory).await,
         (Some(0), format!("{good}{unused}"))
     );
-    // One that is bad is enough, be it for its content or for its name.
+    // A single bad file makes `check` fail, whether its content or its name is bad.
     let plugins = plugins
         .with_file("bad.wasm", "hello")
         .with_file("upper.WASM", "");
@@ -252,7 +253,7 @@ async fn check_looks_at_everything_in_a_directory() {
         "{said}"
     );
     assert!(said.contains(good.lines().next().unwrap()), "{said}");
-    // Whoever checks a directory expects something in it.
+    // An empty directory is an error.
     let empty = Plugins::empty();
     let expected = (
         Some(1),

@@ -1,5 +1,5 @@
-//! Handlers that keep a core busy: they take turns, on every core, and keep nobody else waiting.
-//! What is looked at is the time that the system gave to each thread of the node.
+//! Handlers that keep a core busy take turns, on every core, and delay nobody else. The tests look
+//! at the CPU time of each thread of a node.
 
 use std::collections::BTreeMap;
 use std::thread::available_parallelism;
@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Node, Plugins, Setup, skipped, threads, until};
 
-/// Of the system's clock ticks, of which there are a hundred in a second.
+/// In clock ticks of the system, 100 a second.
 const HALF_A_SECOND: u64 = 50;
 
-/// What each thread whose name is so, or is not, has had since then, the busiest first.
+/// CPU time of each lane, or of each other thread, since `before`; the busiest first.
 fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: bool) -> Vec<u64> {
     let now = threads(node);
     let had = now
@@ -25,7 +25,7 @@ fn had_since(node: &Node, before: &BTreeMap<String, (String, u64)>, is_lane: boo
     had
 }
 
-/// Opens a connection, and has a handler on it that never ends.
+/// Opens a connection and starts a handler on it that never ends.
 async fn spin(node: &Node) -> TcpStream {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     stream
@@ -48,7 +48,7 @@ async fn two_busy_clients_use_two_cores_wherever_their_connections_are() {
         .flag("--timeout", "1h")
         .ready()
         .await;
-    // Connections take lanes in turn: these two get the same one.
+    // Connections are spread over the lanes round robin, so these two share a lane.
     let first = spin(&node).await;
     let mut others = Vec::new();
     for number in 1..cores {

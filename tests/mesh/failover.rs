@@ -1,5 +1,5 @@
-//! What happens to a mesh under load when its nodes go: only what was in flight on a node that is
-//! lost is lost.
+//! A mesh under load whose nodes are killed, hang, restart and join: only messages in flight on a
+//! lost node are lost.
 
 use std::time::Instant;
 
@@ -18,8 +18,8 @@ async fn wait_until_gone(nodes: &[Node]) {
     println!("views agree after {:?}", began.elapsed());
 }
 
-/// A broadcast to three nodes, one of which is lost: the two others answer, and the lost one has
-/// its problem, unless it is known to be gone.
+/// Sends a broadcast to three nodes of which `n3` is lost: the other two answer, and `n3`
+/// contributes a problem unless the view no longer has it.
 async fn broadcasts(node: &Node) {
     let answer = node.post("/api/broadcast/echo/1").json("{}").send().await;
     let elements = answer.json();
@@ -36,7 +36,7 @@ async fn broadcasts(node: &Node) {
     );
 }
 
-/// Starts a node, and waits until it serves its share of what the others are asked.
+/// Starts a node, and waits until it serves some of the messages sent to the others.
 async fn start_and_serve(setup: Setup, id: &str, others: &[Node]) -> Node {
     let began = Instant::now();
     let node = setup.id(id).seeds(&refs(others)).start().await;
@@ -49,7 +49,7 @@ async fn start_and_serve(setup: Setup, id: &str, others: &[Node]) -> Node {
 async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let mut nodes = mesh(3).await;
     let mut victim = nodes.pop().unwrap();
-    // Clients of the survivors: a third of their keys is the victim's.
+    // The clients send to the survivors; the victim owns a third of their keys.
     let traffic = Traffic::start("echo", &refs(&nodes));
     traffic.wait_for(500).await;
     victim.kill().await;
@@ -58,8 +58,8 @@ async fn a_kill_costs_what_was_in_flight_on_the_victim_and_nothing_else() {
     let Sent {
         requests, failed, ..
     } = traffic.stop().await;
-    // Each survivor hears of it by itself: a client that has lost a request by the one may yet lose
-    // another by the other.
+    // Each survivor detects the loss by itself, so a client may lose one request through each of
+    // them.
     let in_flight_max = nodes.len() * IN_FLIGHT_MAX;
     assert!(
         failed.len() <= in_flight_max,
@@ -117,7 +117,7 @@ async fn restart_each(setup: impl Fn() -> Setup) {
     }
     wait_for_mesh(&refs(&nodes)).await;
     for number in 1..=3 {
-        // The oldest leaves; the clients are those of the others.
+        // The oldest node leaves; the clients send to the others.
         let mut leaver = nodes.remove(0);
         let traffic = Traffic::start("echo", &refs(&nodes));
         traffic.wait_for(200).await;
@@ -146,7 +146,7 @@ async fn every_node_of_a_mesh_with_a_secret_is_restarted_in_turn_and_no_request_
 async fn nodes_that_join_get_their_share_and_no_request_fails() {
     let mut nodes = mesh(2).await;
     for number in 3..=4 {
-        // The clients are those of the nodes that are there.
+        // The clients send to the nodes that are there already.
         let traffic = Traffic::start("echo", &refs(&nodes));
         traffic.wait_for(200).await;
         let joiner =
@@ -163,7 +163,7 @@ async fn a_node_that_was_killed_gets_its_share_back_at_once() {
     let mut nodes = mesh(3).await;
     let mut victim = nodes.pop().unwrap();
     victim.kill().await;
-    // The others may still believe in its earlier life.
+    // The others may still have its earlier incarnation in their views.
     let traffic = Traffic::start("echo", &refs(&nodes));
     let back = start_and_serve(Setup::new(Plugins::usual()), "n3", &nodes).await;
     nodes.push(back);
@@ -181,7 +181,8 @@ async fn a_second_node_that_claims_an_id_costs_no_request() {
         .seeds(&[&nodes[0]])
         .start()
         .await;
-    // Its last word; when the system is done with what it had open is not waited for under load.
+    // Waits for its last log line, not for the exit of the process, which may take the system long
+    // under load.
     late.log_line("another live node has the id n2 already")
         .await;
     traffic.wait_for(200).await;

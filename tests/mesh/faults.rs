@@ -1,4 +1,4 @@
-//! What goes wrong is told as it is, the same wherever it happened, and hurts nothing else.
+//! Failures are reported accurately, the same whether local or forwarded, and affect nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::{Gate, Plugins, Setup, mesh, mesh_of, until, wait_for_mesh};
 
-/// A problem without what must differ: the key, the node and the id of the message.
+/// A problem without the members that must differ: key, node and message id.
 fn without_place(mut problem: Value) -> Value {
     for member in ["partitionKey", "node", "instance"] {
         assert!(problem.as_object_mut().unwrap().remove(member).is_some());
@@ -101,7 +101,7 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
                 .await
                 .ok();
         }
-        // What the guest said of its panic, and where it was, by the names of its functions.
+        // The log has the guest's panic message, and a backtrace with the names of its functions.
         let said = node.log_line("told to panic: the-reason").await;
         assert!(
             said.contains(r#""stream":"fickle""#) && said.contains("message_id"),
@@ -132,7 +132,7 @@ async fn a_failure_tells_its_beginning_however_long_it_is() {
 
 #[tokio::test]
 async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
-    // The deadline is that of the node that is asked, wherever the handler runs.
+    // The node that receives the request sets the deadline, wherever the handler runs.
     let start = |id: &'static str, timeout| {
         Setup::new(Plugins::usual())
             .id(id)
@@ -143,7 +143,7 @@ async fn a_handler_that_takes_too_long_is_stopped_at_the_deadline() {
     wait_for_mesh(&[&first, &second]).await;
     for owner in [&first, &second] {
         let key = first.key_owned_by("fickle", &owner.id).await;
-        // A busy loop, and a call of the host that blocks.
+        // A busy loop, and a blocking call of the host.
         for act in ["spin", "sleep_ms=20000"] {
             let began = Instant::now();
             let problem = first
@@ -188,7 +188,7 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
     let running = first.post(&path).send();
     let refused = async {
         gate.wait_for(1).await;
-        // One runs and one waits; of five more none finds room, local or forwarded.
+        // One message runs, one of these six is queued, and five are refused, local or forwarded.
         let late = (0..6).map(|number| if number % 2 == 0 { &first } else { &second });
         let mut late: FuturesUnordered<_> =
             late.map(|node| node.post("/api/fickle/1").send()).collect();
@@ -198,7 +198,7 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
         }
         let count = r#"meshage_messages_total{stream="fickle",outcome="overloaded",route="local"}"#;
         assert!(first.metric(count).await >= 2);
-        // The neighbour is not touched.
+        // The other plugin is not affected.
         first.post("/api/echo/1").send().await.ok();
         gate.open();
         late.next().await.unwrap().ok();
@@ -209,7 +209,7 @@ async fn a_plugin_beyond_its_limits_refuses_early() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
-    // No deadline may end it instead.
+    // So long that no deadline ends the call instead.
     let start = |id: &'static str| Setup::new(Plugins::usual()).id(id).flag("--timeout", "1h");
     let first = start("n1").start().await;
     let second = start("n2").seeds(&[&first]).start().await;
@@ -221,7 +221,7 @@ async fn a_client_that_goes_away_stops_its_work_where_it_runs() {
             answer = first.post(&path).send() => panic!("it should spin: {answer:?}"),
             () = owner.wait_until_running("fickle", 1) => {}
         }
-        // The request was dropped, and its connection with it.
+        // `select!` has dropped the request, and its connection with it.
         owner.wait_until_running("fickle", 0).await;
     }
 }
@@ -242,8 +242,8 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
     let survivor = &nodes[0];
     let path = |stream: &str| format!("/api/{stream}/{key}?{}", gate.act());
     let running = survivor.post(&path("fickle")).send();
-    // The same, but by a method of which twice is as once; and with a key, of which somebody takes
-    // care or nobody.
+    // The same by an idempotent method, and with an idempotency key: to a plugin that ignores such
+    // keys, and to one that honours them.
     let put = survivor.put(&path("fickle")).send();
     let with_key = survivor
         .post(&path("fickle"))
@@ -273,7 +273,8 @@ async fn when_a_node_dies_what_it_ran_is_lost_and_the_rest_goes_to_the_next_in_r
         .send()
         .await;
     assert_eq!(seen.ok(), "idempotency-key: a1");
-    // Nobody waits for gossip: the port refuses, and the next in rank answers.
+    // Failover does not wait for gossip: the port refuses the connection, and the next in rank
+    // answers.
     for _ in 0..20 {
         let answer = survivor.post(&format!("/api/fickle/{key}")).send().await;
         answer.ok();
@@ -289,8 +290,8 @@ async fn a_message_that_two_nodes_were_lost_with_is_not_given_to_a_third() {
     let plugins = [(); 3].map(|()| Plugins::usual().with_file("fickle.toml", gate.manifest()));
     let mut nodes = mesh_of(&plugins).await;
     let asked = nodes.remove(0);
-    // The third is the node that is asked: nothing keeps it from running the message but that it
-    // must not.
+    // The third in rank is the node that received the request: it could run the message itself, and
+    // only the limit of two lost nodes keeps it from doing so.
     let key = asked.key_ranked("fickle", 2, "n1").await;
     let ranking = asked.ranking("fickle", &key).await;
     let path = format!("/api/fickle/{key}?{}", gate.act());
@@ -310,17 +311,17 @@ async fn a_message_that_two_nodes_were_lost_with_is_not_given_to_a_third() {
         (answer, ()) = async { tokio::join!(put, killing) } => answer,
         () = gate.wait_for(3) => panic!("it runs on a third node"),
     };
-    // Whether it ran nobody knows, but a PUT may run again.
+    // Whether the message ran is unknown, but a PUT may be retried.
     assert_eq!(answer.problem(502, "lost")["retryable"], true);
     assert_eq!(asked.served("fickle").await, 0);
-    // From the first node it went on, from the second it did not.
+    // The message failed over from the first node, and not from the second.
     assert_eq!(
         asked
             .metric(r#"meshage_failovers_total{stream="fickle",because="lost"}"#)
             .await,
         1
     );
-    // Sent again, it runs on the one that is left.
+    // Sent again by the client, it runs on the remaining node.
     gate.open();
     let again = asked.put(&path).send().await;
     again.ok();

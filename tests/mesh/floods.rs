@@ -1,5 +1,5 @@
-//! Clients that want more than their share, or take nothing of what they asked for: they are ended,
-//! and others are served.
+//! Clients that flood a node, or do not read the answers that they asked for, are disconnected, and
+//! others are served.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::time::timeout;
 
 use crate::harness::{Client, HANG, Node, Plugins, Setup, need_open_files, taken};
 
-/// What a flood may add to the memory of a node.
+/// Growth of a node's memory that a flood may cause.
 const GROWTH_MB_MAX: u64 = 64;
 
 /// Frames of a flood, more than any client has a reason to send at once.
 const FRAMES: usize = 100_000;
 
-/// Makes a part of a flood, with a stream that is new.
+/// Makes a part of a flood, given a new id of an HTTP/2 stream.
 type Part = fn(u32) -> Vec<u8>;
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn floods_of_http2_frames_end_by_themselves() {
                 let parts = (0..1_000)
                     .flat_map(|index| part((chunk * 1_000 + index) as u32 * 2 + 1))
                     .collect::<Vec<u8>>();
-                // The node may have closed the connection, which is its right.
+                // The node may have closed the connection, as it is free to.
                 if writer.write_all(&parts).await.is_err() {
                     return;
                 }
@@ -69,8 +69,8 @@ async fn floods_of_http2_frames_end_by_themselves() {
         };
         let others = async {
             for key in 0..50 {
-                // Each has a connection of its own: one that is kept may be ended as idle just when
-                // it is used again.
+                // Each request gets its own connection: the node may close a reused one as idle
+                // just when it is used again.
                 let url = format!("http://{}/api/echo/{key}", node.http);
                 Client::new()
                     .request(Method::POST, &url)
@@ -104,7 +104,7 @@ async fn a_client_that_takes_no_answers_is_ended() {
         .flag("--timeout", "500ms")
         .ready()
         .await;
-    // More than sockets hold, in requests that need no answer in between.
+    // Pipelined requests for more than the socket buffers hold.
     let mut stalled = TcpStream::connect(&node.http).await.unwrap();
     let requests =
         "GET /api/fickle/1?bytes=1000000 HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
@@ -114,8 +114,8 @@ async fn a_client_that_takes_no_answers_is_ended() {
         .expect("the connection stays open");
     node.wait_for_metric("meshage_client_connections 0").await;
 
-    // In HTTP/2 an answer waits for the window that the client does not open, while it goes on to
-    // answer pings: a large one, and with a window of one byte the smallest.
+    // In HTTP/2 an answer waits for flow control: the client never opens the window, but does
+    // answer pings. Tried with a large answer, and with smaller ones and a window of one byte.
     for (bytes, window) in [(200_000, 65_535_u32), (5_000, 1), (50, 1)] {
         let mut stalled = http2(&node).await;
         let settings = frame(
@@ -138,7 +138,7 @@ async fn a_client_that_takes_no_answers_is_ended() {
 #[tokio::test]
 async fn a_client_that_takes_little_at_a_time_gets_all() {
     const BYTES: usize = 6_000_000;
-    // Together that is a second.
+    // The two timeouts add up to a second.
     let node = Setup::new(Plugins::usual())
         .flag("--request-timeout", "300ms")
         .flag("--timeout", "700ms")
@@ -151,7 +151,8 @@ async fn a_client_that_takes_little_at_a_time_gets_all() {
         "GET /api/fickle/1?bytes={BYTES} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     );
     slow.write_all(request.as_bytes()).await.unwrap();
-    // Which is far less than all of it takes, and far more than a little of it does.
+    // At this pace the whole answer takes ten seconds, far longer than the timeouts, and each piece
+    // far less.
     let mut pace = tokio::time::interval(Duration::from_millis(20));
     let (mut taken, mut piece) = (0, vec![0; 12 << 10]);
     loop {
@@ -178,7 +179,7 @@ async fn an_idle_http2_connection_is_ended() {
 #[tokio::test]
 async fn all_bodies_together_take_so_much_memory() {
     need_open_files(1_000);
-    // However slow they are, they stay.
+    // A timeout so long that slow clients are not disconnected.
     let node = Setup::new(Plugins::usual())
         .flag("--request-timeout", "1h")
         .ready()
@@ -195,7 +196,7 @@ async fn all_bodies_together_take_so_much_memory() {
         stream.write_all(&most_of_a_body).await.unwrap();
         slow.push(stream);
     }
-    // 256 MiB are room for 256 of them.
+    // The memory for bodies, 256 MiB, has room for 256 of them: 44 are refused.
     node.wait_for_metric(r#"meshage_problems_total{type="overloaded"} 44"#)
         .await;
     let after = taken(&node).resident_mb;
@@ -214,7 +215,7 @@ async fn all_bodies_together_take_so_much_memory() {
         problem["detail"].as_str().unwrap().contains("memory"),
         "{problem}"
     );
-    // Small ones need no room.
+    // Small bodies (below 1 KiB) are not counted.
     node.post("/api/echo/1").json("{}").send().await.ok();
     drop(slow);
     node.wait_for_metric("meshage_client_connections 1").await;
@@ -255,9 +256,9 @@ async fn all_answers_together_take_so_much_memory() {
         after < before + 400,
         "memory grows from {before} to {after} MB: {answers:?}"
     );
-    // What the sockets have taken of an answer takes no room any more.
+    // What the sockets have accepted of an answer is no longer counted.
     assert!(answers[0] >= 10 && answers[1] >= 10, "{answers:?}");
-    // A broadcast puts together what there is room for.
+    // A broadcast combines only the replies for which there is memory.
     let broadcast = node
         .get("/api/broadcast/fickle/1?bytes=16000000")
         .send()
@@ -291,7 +292,7 @@ const ACK: u8 = 0x1;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
-/// A connection on which the client has said that it speaks HTTP/2.
+/// A connection on which the client has sent the preface of HTTP/2.
 async fn http2(node: &Node) -> TcpStream {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     stream
@@ -302,14 +303,14 @@ async fn http2(node: &Node) -> TcpStream {
     stream
 }
 
-/// A frame (RFC 9113, section 4.1).
+/// An HTTP/2 frame (RFC 9113, section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The head of a request for an answer that is larger than what HTTP/2 sends unasked (HPACK,
-/// without a table).
+/// The HEADERS of a request whose answer exceeds the initial flow-control window (HPACK, without
+/// the dynamic table).
 fn request(stream: u32, flags: u8) -> Vec<u8> {
     request_for(200_000, stream, flags)
 }
@@ -326,7 +327,8 @@ fn request_for(bytes: usize, stream: u32, flags: u8) -> Vec<u8> {
     frame(HEADERS, flags, stream, &head)
 }
 
-/// Waits until the node ends an HTTP/2 connection on which the client does no more than it has to.
+/// Waits until the node closes an HTTP/2 connection on which the client only acknowledges PING and
+/// SETTINGS.
 async fn ends_while_pings_are_answered(mut stream: TcpStream) {
     let reading = async {
         let mut head = [0; 9];

@@ -1,5 +1,5 @@
-//! Peers that want more than their share: what they ask for and do not take, or announce and do not
-//! send, is bounded.
+//! Peers that ask for more than they read, or announce more than they send: the memory that they
+//! can take is bounded.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use tokio::time::timeout;
 use crate::harness::frames::{Call, FAULT, HELLO, Hello, PING, frame, next_frame, say_hello};
 use crate::harness::{HANG, Node, Plugins, Setup, mesh, taken};
 
-/// What a node holds for a peer that takes nothing, and what a test's own connection adds.
+/// Growth of a node's memory: what it buffers for a peer that reads nothing, and the test's own
+/// connection.
 const GROWTH_MB_MAX: u64 = 200;
 
-/// A connection of a peer that has said hello, and has been greeted.
+/// A connection after the exchange of hellos.
 async fn greeted(node: &Node) -> TcpStream {
     let (stream, (kind, _)) = say_hello(&node.cluster, &Hello::of("p1", 1)).await;
     assert_eq!(kind, HELLO, "it is not welcome");
@@ -43,7 +44,7 @@ async fn a_peer_that_asks_and_takes_nothing_is_ended() {
 async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let (_reader, mut writer) = greeted(&node).await.into_split();
-    // GETs of 16 MB each from `fickle`: more than sockets hold.
+    // GETs of 16 MB each from `fickle`: more than the socket buffers hold.
     for id in 1..=4_u32 {
         let call = Call {
             query: "bytes=16000000",
@@ -68,8 +69,8 @@ async fn a_peer_that_shows_signs_of_life_and_takes_nothing_is_ended() {
 async fn what_peers_announce_takes_its_room() {
     let node = Setup::new(Plugins::usual()).ready().await;
     let mut stream = greeted(&node).await;
-    // A POST of 64 MiB to `echo`, of which one byte is there: of such bodies there is room for
-    // four.
+    // A POST to `echo` that announces 64 MiB and sends one byte: there is memory for four such
+    // bodies.
     for id in 1..=5_u32 {
         let call = Call {
             body_bytes: 64 << 20,
@@ -90,7 +91,7 @@ async fn what_peers_announce_takes_its_room() {
         problem["detail"].as_str().unwrap().contains("memory"),
         "{problem}"
     );
-    // They end with their connection.
+    // The calls end with their connection and free their memory.
     drop(stream);
     crate::harness::until(|| async {
         node.post("/api/fickle/1")
@@ -154,14 +155,14 @@ async fn a_message_that_did_not_leave_the_node_may_be_sent_again() {
     crate::harness::wait_for_mesh(&[&first, &second]).await;
     let key = first.key_owned_by("fickle", "n2").await;
     second.hang().await;
-    // More than the system takes for a peer that reads nothing.
+    // More than the kernel buffers for a peer that reads nothing.
     let answer = first
         .post(&format!("/api/fickle/{key}?describe"))
         .body(vec![b'x'; 48 << 20])
         .send()
         .await;
     second.signal(rustix::process::Signal::CONT);
-    // Or its breaker has opened already, and the next in rank has answered.
+    // Status 200 if the breaker has opened already: then the next in rank has answered.
     if answer.status != 200 {
         let problem = answer.problem(504, "deadline-exceeded");
         assert_eq!(problem["retryable"], true, "{problem}");

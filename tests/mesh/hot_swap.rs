@@ -32,8 +32,8 @@ async fn versions(node: &Node, stream: &str) -> Vec<(String, String, String)> {
         .collect()
 }
 
-/// Waits until the nodes run this component for the stream, without an error for its file, and each
-/// has that in its view of all.
+/// Waits until each node runs this component for the stream, without an error for its file, and
+/// sees that all others do.
 async fn wait_until_serving(nodes: &[&Node], stream: &str, component: &[u8]) {
     let digest = digest(component);
     for node in nodes {

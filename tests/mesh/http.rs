@@ -1,5 +1,5 @@
-//! What HTTP promises to clients: heads without bodies, methods that say what there is, and answers
-//! that arrive.
+//! What HTTP promises to clients: HEAD without a body, OPTIONS that lists the methods, and refusals
+//! that reach a client that is still sending.
 
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::harness::{Answer, Client, HANG, Node, Plugins, Setup, mesh};
 
-/// Asks the same over HTTP/1.1 and over HTTP/2.
+/// Sends the same request over HTTP/1.1 and over HTTP/2.
 async fn both(node: &Node, method: Method, path: &str) -> [Answer; 2] {
     let url = format!("http://{}{path}", node.http);
     [
@@ -31,7 +31,7 @@ async fn a_head_is_that_of_a_get_and_has_no_body() {
             for (get, head) in gets.iter().zip(both(&nodes[0], Method::HEAD, &path).await) {
                 assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
                 assert_eq!(head.header("content-type"), get.header("content-type"));
-                // Problems carry the id of their message.
+                // Not compared for problems, which carry the id of their message.
                 if get.status == 200 {
                     assert_eq!(
                         head.header("content-length"),
@@ -99,7 +99,7 @@ async fn options_tells_the_methods() {
             Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
         );
     }
-    // About the node, not about one of its targets.
+    // `OPTIONS *` is about the node, not about a resource.
     let said = send_then_read(
         &nodes[0],
         "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
@@ -147,7 +147,8 @@ async fn a_status_without_a_name_has_none() {
     assert_eq!(std::str::from_utf8(&line), Ok("HTTP/1.1 599 \r\n"));
 }
 
-/// Sends all of a request before it reads anything, as many clients do; then all that is answered.
+/// Sends a whole request before it reads anything, as many clients do, and returns all that is
+/// answered.
 async fn send_then_read(node: &Node, head: &str, body_bytes: usize) -> String {
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     let sending = async {
@@ -242,7 +243,8 @@ async fn a_connection_is_kept_after_a_refusal_or_says_that_it_is_not() {
         .map(|answer| &answer[..3])
         .collect();
     assert_eq!(statuses, ["404", "404", "200"], "{said}");
-    // Who waits for a word before he sends the body gets another one; his connection ends.
+    // A client that waits for `100 Continue` gets the refusal instead, and its connection is
+    // closed.
     let mut stream = TcpStream::connect(&node.http).await.unwrap();
     let expecting = "POST /nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(expecting.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Instances are reused as long as they are good, and no longer; and there are so many of them.
+//! Instances are reused only while they are good, and their number is bounded.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -7,16 +7,17 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Answer, Crowd, Gate, Node, Plugins, Setup, need_open_files};
 
-/// Instances that a node has for all plugins.
+/// Limit of a node's instances, for all plugins together.
 const INSTANCES: usize = 1_000;
 
-/// Of each plugin so many messages wait at a gate at most: it may have 64 requests under way.
+/// Messages of one plugin that wait at a gate, at most: it may have 64 outgoing requests in flight.
 const AT_A_GATE: usize = 60;
 
-/// Plugins whose messages together can take every instance.
+/// Number of plugins whose waiting messages together can take every instance.
 const HOLDERS: usize = INSTANCES.div_ceil(AT_A_GATE);
 
-/// Far too little for the pool, which reserves terabytes, and more than enough for all else.
+/// Far too little for the instance pool, which reserves terabytes, and more than enough for all
+/// else.
 #[cfg(target_os = "linux")]
 const ADDRESS_SPACE_KB: u64 = 16 << 20;
 
@@ -35,7 +36,7 @@ async fn node(manifest: &str) -> Node {
         .await
 }
 
-/// Runs so many messages of a stream at the same time, so that each has an instance of its own, and
+/// Runs this many messages of a stream concurrently, so that each has an instance of its own, and
 /// leaves the gate open.
 async fn run_at_once(node: &Node, stream: &str, gate: &Gate, count: usize) {
     let path = format!("/api/{stream}/1?{}", gate.act());
@@ -72,12 +73,13 @@ async fn fresh_instances_see_one_message_each() {
 async fn an_instance_that_has_grown_or_leaks_is_not_used_again() {
     let node = node("memory_mb = 64\n").await;
     assert_eq!([calls(&node).await, calls(&node).await], [1, 2]);
-    // More than half of what it may grow to, and less than that.
+    // An instance that has grown beyond half of its memory limit is dropped; one that has grown
+    // less is kept.
     node.post("/api/fickle/1?memory_mb=40").send().await.ok();
     assert_eq!(calls(&node).await, 1);
     node.post("/api/fickle/1?memory_mb=10").send().await.ok();
     assert_eq!(calls(&node).await, 3);
-    // Handles that it does not give back.
+    // The same for handles that it does not give back: many, and few.
     node.post("/api/fickle/1?leak=130").send().await.ok();
     assert_eq!(calls(&node).await, 1);
     node.post("/api/fickle/1?leak=10").send().await.ok();
@@ -99,12 +101,12 @@ async fn instances_that_are_not_needed_any_more_go() {
             .text()
             .contains(&format!("{}\n", idle(1)))
     );
-    // One stays, for the next message.
+    // One idle instance stays, for the next message.
     node.wait_for_metric(&idle(1)).await;
     assert!(calls(&node).await > 1);
 }
 
-/// Has so many more messages wait at the gate, of each holder in turn.
+/// Makes this many more messages wait at the gate, round robin over the holders.
 async fn hold(held: &mut JoinSet<Answer>, count: usize, node: &Node, crowd: &Crowd, gate: &Gate) {
     let all = held.len() + count;
     for number in held.len()..all {
@@ -125,7 +127,7 @@ async fn hold(held: &mut JoinSet<Answer>, count: usize, node: &Node, crowd: &Cro
 
 #[tokio::test]
 async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refused() {
-    // A thousand messages are as many connections to the gate, at both ends.
+    // A thousand messages need a thousand connections to the gate, which is in this process.
     need_open_files(4_096);
     let (warming, gate) = (Gate::new().await, Gate::new().await);
     let plugins = Plugins::empty()
@@ -144,12 +146,12 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
     let node = Setup::new(plugins).flag("--timeout", "1h").ready().await;
     run_at_once(&node, "warm", &warming, AT_A_GATE).await;
     let fresh = async || node.post("/api/fresh/1").send().await;
-    // One that waited was made when the plugin was loaded. From now on each message needs a place
-    // for its own.
+    // Uses up the idle instance that was made when the plugin was loaded. From now on each message
+    // needs a new one.
     fresh().await.ok();
 
     let (crowd, mut held) = (Crowd::of(INSTANCES), JoinSet::new());
-    // That of `echo` waits, those of `warm` do, and one place is left.
+    // The instance of `echo` and those of `warm` are idle, and there is room for one more.
     hold(
         &mut held,
         INSTANCES - 1 - AT_A_GATE - 1,
@@ -160,14 +162,14 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
     .await;
     fresh().await.ok();
     hold(&mut held, 1, &node, &crowd, &gate).await;
-    // All are taken: those that wait in vain make room, but for one of each plugin.
+    // The limit is reached: idle instances are dropped to make room, but for one of each plugin.
     fresh().await.ok();
     node.wait_for_metric(r#"meshage_instances{stream="warm",state="idle"} 1"#)
         .await;
     hold(&mut held, AT_A_GATE - 1, &node, &crowd, &gate).await;
     let refused = fresh().await.problem(503, "overloaded");
     assert_eq!(refused["retryable"], true);
-    // Who has one that waits needs no room.
+    // A plugin with an idle instance needs no room.
     for stream in ["echo", "warm"] {
         node.post(&format!("/api/{stream}/1")).send().await.ok();
     }
@@ -177,7 +179,7 @@ async fn when_instances_run_out_waiting_ones_go_first_and_then_messages_are_refu
     for answer in answers {
         answer.ok();
     }
-    // Now they all wait, and there is room again.
+    // All instances are idle now, so there is room again.
     fresh().await.ok();
 }
 
@@ -190,7 +192,7 @@ async fn without_address_space_for_a_pool_a_node_warns_and_serves_all_the_same()
         .await;
     node.event("no-instance-pool").await;
     node.post("/api/echo/1").json("{}").send().await.ok();
-    // An instance is reused, and is not when it has crashed or was stopped at a limit.
+    // An instance is reused, unless it has crashed or was stopped at a limit.
     assert_eq!([calls(&node).await, calls(&node).await], [1, 2]);
     for (act, kind) in [
         ("panic=now", "crashed"),

@@ -80,7 +80,7 @@ async fn a_node_that_is_killed_and_comes_back_at_once_is_taken_for_itself() {
 #[tokio::test]
 async fn of_two_live_nodes_with_one_id_the_later_ends_and_says_why() {
     let nodes = mesh(2).await;
-    // It does not even have to meet its elder itself.
+    // The late node need not be in contact with its elder: only the other node is its seed.
     let mut late = Setup::new(Plugins::usual())
         .id("n1")
         .seeds(&[&nodes[1]])
@@ -92,6 +92,6 @@ async fn of_two_live_nodes_with_one_id_the_later_ends_and_says_why() {
         said.contains(&nodes[0].cluster) && said.contains("--node-id"),
         "{said}"
     );
-    // The elder goes on, and is seen again.
+    // The elder keeps running and is back in the views.
     wait_for_mesh(&[&nodes[0], &nodes[1]]).await;
 }

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP: a node stops accepting, finishes what it has, and goes.
+//! SIGTERM, SIGINT and SIGHUP: a node stops accepting, finishes its work in progress, and exits.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ use crate::harness::{Client, Gate, Http2, Node, Plugins, Setup, mesh, mesh_of, u
 
 const RUNNING: &str = r#"meshage_instances{stream="fickle",state="running"} 1"#;
 
-/// A signal that comes sooner after the first than this is a part of it: who stops a process group
-/// and then the process means it once.
+/// A signal sooner after the first than this counts as the same one: tools such as GNU `timeout`
+/// signal a process and then its group.
 const IMPATIENT_AFTER: Duration = Duration::from_millis(500);
 
-/// HTTP/2 connections to a node that leaves, and requests under way on each.
+/// HTTP/2 connections to a leaving node, and concurrent requests on each.
 const CONNECTIONS: usize = 4;
 const STREAMS: usize = 4;
 
-/// What a plugin needs whose handlers wait at the gate.
+/// Plugins of which `fickle` may wait at the gate.
 fn plugins(gate: &Gate) -> Plugins {
     Plugins::usual().with_file("fickle.toml", gate.manifest())
 }
@@ -28,17 +28,17 @@ async fn listens_no_more(node: &Node) {
     until(|| async { TcpStream::connect(&node.http).await.is_err() }).await;
 }
 
-/// A node that has something to finish takes these signals, all at the same time, and then finishes
-/// it.
+/// Sends all these signals at once to a node that runs a call, and checks that the call finishes
+/// before the node exits.
 async fn finishes_what_it_has(signals: &[Signal]) {
     let gate = Gate::new().await;
     let mut node = Setup::new(plugins(&gate)).ready().await;
     let path = format!("/api/fickle/1?{}", gate.act());
     let request = node.post(&path).body("done");
     let leaving = async {
-        // Only once it runs is it something to finish.
+        // The call must be running before the signals arrive.
         gate.wait_for(1).await;
-        // Signals gather while a process stands still, and come together when it goes on.
+        // Signals to a stopped process stay pending, and are delivered together when it continues.
         node.hang().await;
         for signal in signals {
             node.signal(*signal);
@@ -46,7 +46,7 @@ async fn finishes_what_it_has(signals: &[Signal]) {
         node.signal(Signal::CONT);
         until(|| async { node.admin("/readyz").await.status == 503 }).await;
         listens_no_more(&node).await;
-        // And it still runs.
+        // The call still runs.
         node.wait_for_metric(RUNNING).await;
         gate.open();
     };
@@ -69,7 +69,7 @@ async fn a_hangup_is_no_reason_to_drop_anything() {
 
 #[tokio::test]
 async fn signals_that_come_together_are_one() {
-    // The system keeps one of each kind for a process that stands still.
+    // Of each kind the system keeps only one pending signal, so these are of different kinds.
     for signals in [[Signal::TERM, Signal::INT], [Signal::INT, Signal::HUP]] {
         finishes_what_it_has(&signals).await;
     }
@@ -102,13 +102,13 @@ async fn what_peers_have_sent_is_finished_too() {
     let key = nodes[0].key_owned_by("fickle", "n2").await;
     let mut leaver = nodes.pop().unwrap();
     let path = format!("/api/fickle/{key}?{}", gate.act());
-    // Large enough to be on its way for more than one write.
+    // Large enough to take more than one write.
     let body = vec![b'x'; 1 << 20];
     let request = nodes[0].post(&path).body(body.clone());
     let leaving = async {
         gate.wait_for(1).await;
         leaver.signal(Signal::TERM);
-        // It has waited for its peers to part as long as it does.
+        // The node no longer waits for its peers to close their connections.
         leaver.event("refusing").await;
         gate.open();
     };
@@ -148,8 +148,7 @@ async fn the_others_take_over_and_no_request_fails() {
     assert_eq!(answer.node(), "n1");
 }
 
-/// Sends one request after the other until the connection takes no more, and returns how many it
-/// took.
+/// Sends one request after the other until GOAWAY, and returns how many were answered.
 async fn send_until_goodbye(client: Http2, node: &Node) -> usize {
     let mut sent = 0;
     while let Some(answer) = client
@@ -175,7 +174,7 @@ async fn what_http2_clients_have_sent_is_answered_before_their_connections_end()
     for _ in 0..CONNECTIONS {
         clients.push(Http2::over(TcpStream::connect(&leaver.http).await.unwrap()).await);
     }
-    // Begun before the goodbye, and done after it: on the node that leaves, and on the other.
+    // Requests begun before GOAWAY and finished after it, one on each node.
     let held = join_all(keys.iter().map(|key| {
         let url = format!("http://{}/api/fickle/{key}?{}", leaver.http, gate.act());
         let client = &clients[0];
@@ -191,7 +190,7 @@ async fn what_http2_clients_have_sent_is_answered_before_their_connections_end()
     };
     let goodbye = async {
         let (sent, ()) = tokio::join!(busy, leaving);
-        // Who has been told and comes anew is not let in.
+        // A client that reconnects after GOAWAY is not let in.
         listens_no_more(&leaver).await;
         gate.open();
         sent

@@ -1,5 +1,5 @@
-//! A hostile guest takes no more than its limits: its caller learns which one it ran into, in time,
-//! and nobody else notices.
+//! A hostile guest cannot exceed its limits: its caller learns in time which one it hit, and nobody
+//! else is affected.
 
 use std::time::Instant;
 
@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::harness::{HANG, Node, Plugins, Setup, Traffic, mesh};
 
-/// What a guest does, and what its caller is told: status, problem, and a part of the detail.
+/// What the guest does, and what its caller gets: status, type of problem, and a part of the
+/// detail.
 type Case = (&'static str, u16, &'static str, &'static str);
 
 const TOO_SLOW: [Case; 2] = [
@@ -59,7 +60,8 @@ const TOO_LARGE: [Case; 3] = [
     ),
 ];
 
-/// A node with the guest that does it, with a neighbour, and with one that bombs its table.
+/// A node with the hostile guest under two manifests, a neighbour, and a guest that grows its table
+/// without end.
 async fn start(id: &str, seeds: &[&Node]) -> Node {
     let plugins = Plugins::usual()
         .with_file("fickle.toml", "memory_mb = 300\n")
@@ -101,7 +103,8 @@ async fn each_limit_is_named_and_hurts_nobody_else() {
                     "{act} took {:?}",
                     began.elapsed()
                 );
-                // What was stopped is not used again; what only asked for too much may be.
+                // An instance that was stopped is not reused; one that only asked for too much may
+                // be.
                 let calls = first.post(&format!("/api/fickle/{key}?calls")).send().await;
                 if stream == "fickle" && cases.len() == FATAL.len() {
                     assert_eq!(calls.ok(), "1", "after {act}");
@@ -144,7 +147,7 @@ async fn what_it_was_doing_is_in_the_log_by_the_names_of_its_functions() {
             backtrace.contains(function),
             "{function} is not in the backtrace: {backtrace}"
         );
-        // What the caller has leads to it.
+        // The id in the caller's problem leads to this log entry.
         assert_eq!(logged["stream"], "slow");
         let message_id = logged["message_id"].as_str().unwrap();
         assert_eq!(answer.json()["instance"], format!("urn:uuid:{message_id}"));
@@ -155,7 +158,7 @@ async fn what_it_was_doing_is_in_the_log_by_the_names_of_its_functions() {
 async fn a_message_whose_turn_does_not_come_did_not_run() {
     let plugins = Plugins::usual().with_file("fickle.toml", "concurrency = 1\n");
     let node = Setup::new(plugins).flag("--timeout", "1s").ready().await;
-    // Each in turn holds the only place; the last of them wait until their time is over.
+    // One at a time holds the only permit; the last ones wait until their deadline.
     let calls = futures_util::future::join_all(
         (0..8).map(|_| node.post("/api/fickle/1?sleep_ms=400").send()),
     );
@@ -165,7 +168,7 @@ async fn a_message_whose_turn_does_not_come_did_not_run() {
         .filter(|answer| answer.status == 504 && answer.json()["retryable"] == true)
         .count();
     assert!(waited >= 1, "{answers:?}");
-    // Every other one ran, and no more.
+    // All the others ran, and nothing else did.
     node.wait_for_metric(&format!(
         "meshage_calls_total{{stream=\"fickle\"}} {}",
         answers.len() - waited
@@ -211,7 +214,7 @@ async fn what_is_not_granted_is_denied() {
             answer.text()
         );
     }
-    // Time and randomness are there for all.
+    // Clocks and randomness need no grant.
     let get = async |act: &str| {
         nodes[0]
             .post(&format!("/api/fickle/1?{act}"))
@@ -230,7 +233,7 @@ async fn one_plugins_flood_leaves_room_for_the_others() {
         .flag("--timeout", "1h")
         .ready()
         .await;
-    // As many endless loops as may run at once, and as many again that wait.
+    // 64 endless loops, as many as may run at once, and another 64 in the queue.
     let flood =
         futures_util::future::join_all((0..128).map(|_| node.post("/api/fickle/1?spin").send()));
     let neighbours = async {
@@ -243,6 +246,6 @@ async fn one_plugins_flood_leaves_room_for_the_others() {
         _ = flood => panic!("the flood should go on"),
         () = neighbours => {}
     }
-    // The clients of the flood are gone, and so is it.
+    // `select!` has dropped the clients of the flood, which stops the loops.
     node.wait_until_running("fickle", 0).await;
 }

@@ -1,10 +1,10 @@
-//! The log: who reads it stops nobody, and what it says can be relied upon.
+//! The log: a reader that is slow or gone blocks nobody, and what the log says can be relied upon.
 
 use rustix::process::Signal;
 
 use crate::harness::{Node, Plugins, Reader, Setup, threads, until};
 
-/// A node whose log nobody takes, so that lines are dropped.
+/// A node whose log nobody reads, and which has begun to drop lines.
 async fn node_that_nobody_reads() -> Node {
     let node = Setup::new(Plugins::usual().with("orders", "orders"))
         .ready()
@@ -33,7 +33,7 @@ async fn who_does_not_read_the_log_stops_nobody() {
     node.log_reader(Reader::Reads);
     let told = node.event("log-dropped").await;
     assert!(told.contains("nobody took them"), "{told}");
-    // There is room again, and a graceful end loses nothing.
+    // The queue has room again, and a graceful shutdown loses nothing.
     node.post("/api/fickle/1?log=the-last-call")
         .send()
         .await
@@ -48,7 +48,7 @@ async fn who_does_not_read_the_log_stops_nobody() {
 async fn a_reader_who_is_gone_costs_nothing() {
     let node = Setup::new(Plugins::usual()).ready().await;
     node.log_reader(Reader::Gone);
-    // What it is given now cannot be written, and is counted.
+    // Log lines can no longer be written, and count as dropped.
     until(|| async {
         node.post("/api/fickle/1?log=nobody-hears-it")
             .send()
@@ -93,7 +93,7 @@ async fn a_stranger_who_makes_the_node_log_stops_nobody() {
         .await;
     node.log_reader(Reader::Pauses);
     until(|| async {
-        // No hello: each is refused, and debug and trace tell of much more.
+        // Connections without a hello are refused, and debug and trace log much more about them.
         let _ = tokio::net::TcpStream::connect(&node.cluster).await;
         node.post("/api/fickle/1?log_lines=2000").send().await.ok();
         node.metric("meshage_log_lines_dropped_total").await > 0
@@ -136,7 +136,7 @@ async fn what_a_filter_hides_takes_nothing_from_what_a_handler_may_log() {
         .flag("--log", "info,guest=warn")
         .ready()
         .await;
-    // Thousands of lines at info, which nobody sees, and then one that somebody should.
+    // Thousands of lines at level info, which the filter hides, and then one that must appear.
     node.post("/api/fickle/1?log_lines_then_warn=2000")
         .send()
         .await
@@ -144,7 +144,8 @@ async fn what_a_filter_hides_takes_nothing_from_what_a_handler_may_log() {
     node.log_line("told to warn").await;
     assert_eq!(node.log_lines("told to log line"), 0);
     assert_eq!(node.events("guest-log-cut-off"), 0);
-    // How a handler crashed belongs to the entry that says that it did.
+    // The panic message is part of the host's entry about the crash, which the filter does not
+    // hide.
     node.post("/api/fickle/1?panic=the-reason")
         .send()
         .await

@@ -1,5 +1,5 @@
 //! The promises of meshage, each proven through real nodes: processes, sockets, components,
-//! signals. One file a promise. Tests bind port 0 and wait for what nodes say of themselves.
+//! signals. One file a promise. Tests bind port 0 and wait for what nodes report.
 #![allow(
     clippy::unwrap_used,
     reason = "a test ends at the first thing that is not as it should be"

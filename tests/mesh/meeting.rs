@@ -1,11 +1,11 @@
-//! Two nodes that do not meet: each says why, and of whom. Seeds that are of no use hold up none
-//! that are.
+//! Nodes that cannot join each other log why, and with whom. Seeds that are of no use do not delay
+//! good ones.
 
 use tokio::net::UdpSocket;
 
 use crate::harness::{Node, Plugins, Secret, Setup, until, wait_for_mesh};
 
-/// The line that tells of this event, which must have all of these in it.
+/// Waits for the log line of this event, which must contain all these parts.
 async fn told(node: &Node, event: &str, parts: &[&str]) {
     let line = node.event(event).await;
     for part in parts {
@@ -13,12 +13,12 @@ async fn told(node: &Node, event: &str, parts: &[&str]) {
     }
 }
 
-/// The metric of seeds that are wrong for this reason.
+/// The metric that counts problems of this kind with seeds.
 fn problems(because: &str) -> String {
     format!(r#"meshage_seed_problems_total{{because="{because}"}}"#)
 }
 
-/// Waits until a look at the seeds has found one wrong for this reason.
+/// Waits until a problem of this kind with a seed has been counted.
 async fn counted(node: &Node, because: &str) {
     until(|| async { node.metric(&problems(because)).await > 0 }).await;
 }
@@ -105,7 +105,7 @@ async fn a_seed_that_is_no_cluster_port_is_told() {
 
 #[tokio::test]
 async fn a_seed_of_the_other_family_is_told() {
-    // A node of IPv4, which every host has.
+    // The node is bound to IPv4, which every host has.
     let node = Setup::new(Plugins::usual())
         .flag("--seeds", "[::1]:9742")
         .ready()
@@ -154,6 +154,6 @@ async fn a_seed_that_is_well_is_no_problem_and_one_that_is_not_is_told_ever_less
     for because in ["silent", "not-sent"] {
         assert_eq!(looks(because).await, 0, "{because}");
     }
-    // The fifth line comes after more than a minute.
+    // The intervals between the lines grow: the fifth comes after more than a minute.
     assert!(second.events("seed-not-resolved") < 5, "each look is told");
 }

@@ -1,5 +1,5 @@
-//! Each metric of the documents moves when what it counts happens, and there is none that no test
-//! has seen to move.
+//! Each documented metric moves when what it counts happens, and none is documented that this test
+//! has not seen move.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +14,10 @@ use crate::harness::{
 
 const DOCUMENT: &str = include_str!("../../docs/http-api.md");
 
-/// What stands above the metrics there.
+/// Header of the table of metrics in that document.
 const TABLE: &str = "| metric | is |\n|---|---|\n";
 
-/// The metrics that are documented, as they are written there: `meshage_calls_total{stream}`.
+/// The documented metrics as they are written there, such as `meshage_calls_total{stream}`.
 fn documented() -> BTreeSet<String> {
     let (_, table) = DOCUMENT
         .split_once(TABLE)
@@ -34,10 +34,11 @@ fn documented() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// The metric of which a node shows this series, as it would be documented.
+/// The metric of this series as the document writes it: with the names of its labels, without their
+/// values.
 fn metric_of(series: &str) -> String {
     let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    // One of a histogram's.
+    // A series of a histogram.
     let name = name.strip_suffix("_count").unwrap_or(name);
     let labels: Vec<&str> = labels
         .split(',')
@@ -55,8 +56,7 @@ fn metric_of(series: &str) -> String {
 struct Moved(BTreeSet<String>);
 
 impl Moved {
-    /// Does something that these series of a node count, and waits until they show more than
-    /// before.
+    /// Runs `act`, and waits until it has made each of these series of the node grow.
     async fn by<T>(&mut self, act: impl Future<Output = T>, node: &Node, series: &[&str]) -> T {
         let mut before = Vec::new();
         for series in series {
@@ -64,7 +64,7 @@ impl Moved {
         }
         let done = act.await;
         for (series, before) in series.iter().zip(before) {
-            // Shown if it is waited for in vain.
+            // Shown if the wait times out.
             println!("{series} is more than {before}");
             until(|| async { node.metric(series).await > before }).await;
             self.0.insert(metric_of(series));
@@ -73,7 +73,7 @@ impl Moved {
     }
 }
 
-/// A POST of a client that has a connection of its own for as long as it is kept.
+/// POSTs over a new connection, which stays open until the returned client is dropped.
 async fn post(node: &Node, path: &str) -> Client {
     let client = Client::new();
     client
@@ -150,7 +150,7 @@ async fn each_moves_when_what_it_counts_happens() {
             &[r#"meshage_seed_problems_total{because="not-resolved"}"#],
         )
         .await;
-    // Nobody takes what it logs.
+    // Nobody reads its log.
     lost.wait_until_ready().await;
     lost.log_reader(Reader::Pauses);
     let flooding = until(|| async {
@@ -162,7 +162,7 @@ async fn each_moves_when_what_it_counts_happens() {
         .await;
     drop(lost);
 
-    // Messages run here and there, and some come to nothing.
+    // Messages run locally and on the other node, and one has no candidate.
     for (owner, route) in [("n1", "local"), ("n2", "forwarded")] {
         let key = first.key_owned_by("echo", owner).await;
         let series = [
@@ -202,7 +202,7 @@ async fn each_moves_when_what_it_counts_happens() {
     ];
     moved.by(adding, &first, &series).await;
 
-    // An instance is dropped, another one made; it runs, and then it waits.
+    // An instance crashes and is dropped, another one is made, runs a message, and is then idle.
     let local = format!("/api/fickle/{}", first.key_owned_by("fickle", "n1").await);
     first
         .post(&format!("{local}?panic=now"))
@@ -245,7 +245,8 @@ async fn each_moves_when_what_it_counts_happens() {
         )
         .await;
 
-    // What the other node has no room for it refuses; what it is lost with goes on to this one.
+    // The other node refuses a message when its queue is full. When it is killed, the message that
+    // it runs fails over to this node.
     let remote = format!("/api/fickle/{}", first.key_owned_by("fickle", "n2").await);
     let (client, url) = (
         Client::new(),

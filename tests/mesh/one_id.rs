@@ -1,10 +1,10 @@
-//! Of two nodes with one id the one that came later ends, whatever their clocks say.
+//! Of two nodes with the same id the later one exits, whatever their clocks say.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{HandMade, Plugins, Setup};
 
-/// What a clock that is ahead by so much shows, as nodes make their generation of it.
+/// The generation of a node whose clock is ahead by this much: nanoseconds since 1970.
 fn generation_ahead(ahead: Duration) -> u64 {
     let shows = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + ahead;
     u64::try_from(shows.as_nanos()).unwrap()
@@ -31,7 +31,7 @@ async fn the_later_ends_though_the_clock_of_the_elder_is_ahead() {
 #[tokio::test]
 async fn a_node_that_is_ready_yields_to_none_that_starts_or_leaves() {
     let node = Setup::new(Plugins::usual()).id("n1").ready().await;
-    // Clocks far behind: they seem to have started first.
+    // Generations of clocks that are far behind, so that the claimants seem to have started first.
     let mut claimants = Vec::new();
     for (generation, state) in [(1, "starting"), (2, "leaving")] {
         let (claimant, _) = HandMade::start("n1", generation, state, &[], &[&node]).await;
@@ -44,8 +44,8 @@ async fn a_node_that_is_ready_yields_to_none_that_starts_or_leaves() {
         );
         claimants.push(claimant);
     }
-    // By the time that this one has heard of it for so long that it ends, it has heard of the
-    // claimants for longer.
+    // The late node exits once it has seen its elder alive for some seconds. By then it has seen
+    // the claimants for even longer, and must still yield to the elder.
     let mut late = Setup::new(Plugins::usual())
         .id("n1")
         .seeds(&[&node])

@@ -1,5 +1,5 @@
-//! A handler reaches the hosts that its manifest allows by `wasi:http`, within limits, and has the
-//! environment that it gives.
+//! A handler reaches only the hosts that its manifest allows, by `wasi:http` and within limits, and
+//! sees the environment variables that the manifest sets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{Node, Plugins, Setup, until};
 
-/// A server that answers every request with so many bytes, or never.
+/// A server that answers every request with this many bytes, or never (`None`).
 async fn server(body_bytes: Option<usize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -29,7 +29,7 @@ async fn server(body_bytes: Option<usize>) -> String {
                 match body_bytes {
                     Some(bytes) => {
                         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
-                        // A client that has had enough closes the connection.
+                        // A client that has reached its limit closes the connection.
                         let _ = stream.write_all(head.as_bytes()).await;
                         let _ = stream.write_all(&vec![b'x'; bytes]).await;
                     }
@@ -41,8 +41,8 @@ async fn server(body_bytes: Option<usize>) -> String {
     addr
 }
 
-/// A server that answers with five bytes over HTTPS, under an authority of its own, whose
-/// certificate is in the file.
+/// An HTTPS server that answers with five bytes. Its certificate is signed by an authority of its
+/// own, whose certificate is written to the file.
 async fn https_server(authority_file: &Path) -> String {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -65,7 +65,7 @@ async fn https_server(authority_file: &Path) -> String {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Who does not trust it ends the handshake.
+            // A client that does not trust the authority aborts the handshake.
             let Ok(mut stream) = acceptor.accept(stream).await else {
                 continue;
             };
@@ -75,8 +75,7 @@ async fn https_server(authority_file: &Path) -> String {
                 let _ = stream
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nxxxxx")
                     .await;
-                // What comes after the head is taken, too: a connection closed before that is a
-                // broken one.
+                // Reads to the end: closing a connection with unread data would reset it.
                 let _ = stream.shutdown().await;
                 let _ = stream.read_to_end(&mut Vec::new()).await;
             }
@@ -145,7 +144,8 @@ async fn a_host_under_an_operators_authority_is_trusted_if_the_operator_says_so(
         told.contains(&host.to_string()) && told.contains("--outbound-ca"),
         "{told}"
     );
-    // The other scheme is another port, and an allowed host is allowed by its port alone.
+    // Hosts are allowed by name and port, whatever the scheme. Plain HTTP fails here because this
+    // port speaks only TLS.
     let plain = trusting
         .post(&format!("/api/fickle/1?fetch={host}/path"))
         .send()
@@ -212,7 +212,7 @@ async fn a_host_that_never_answers_holds_nobody_past_the_deadline() {
         .await
         .problem(504, "deadline-exceeded");
     node.wait_until_running("fickle", 0).await;
-    // Those that were given up hold no place either.
+    // Requests that were given up free their places, too: 70 are more than the limit of 64.
     futures_util::future::join_all((0..70).map(|_| node.post(&path).send())).await;
     let answer = node.post(&path).send().await;
     answer.problem(504, "deadline-exceeded");
@@ -227,7 +227,7 @@ async fn a_plugin_has_so_many_requests_under_way_and_no_more() {
         .send()
         .await;
     assert_eq!(refused.ok(), "36");
-    // The handler let go of the others, and so, a moment later, are their places.
+    // The handler has dropped the other requests, and a moment later their places are free.
     until(|| async {
         node.post(&format!("/api/fickle/1?fetch={open}/path"))
             .send()

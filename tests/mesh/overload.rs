@@ -1,6 +1,6 @@
-//! More than a plugin can do: what it can do it does, the rest is refused early and truthfully, and
-//! nothing is left over; for as long as `MESHAGE_OVERLOAD_SECONDS` says (a few seconds by default)
-//! ten times as much.
+//! A plugin under overload serves what it can, refuses the rest early and accurately, and leaves
+//! nothing behind. The flood is ten times what the mesh can do, for `MESHAGE_OVERLOAD_SECONDS` (a
+//! few seconds by default).
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use tokio::time::MissedTickBehavior;
 
 use crate::harness::{Answer, Client, Gate, Node, Plugins, Setup, mesh_of, need_open_files, taken};
 
-/// Messages that run at once on each node, and that wait for that, as the plugin's manifest says.
+/// Messages that run at once on each node, and that may be queued, as set in the plugin's manifest.
 const CONCURRENCY: usize = 4;
 const QUEUE: usize = 64;
 
-/// What two nodes can do in a second with messages that take 20 ms.
+/// Messages a second that two nodes can serve when each takes 20 ms.
 const CAPACITY: u64 = 2 * CONCURRENCY as u64 * 50;
 
-/// Requests of a flood that have no answer yet, at most: each of them is a connection.
+/// Unanswered requests of a flood, at most: each holds a connection.
 const UNANSWERED_MAX: usize = 2_000;
 
-/// Requests of each client that sends one after the other.
+/// Requests that each client of `calm` sends, one after the other.
 const CALM_REQUESTS: usize = 10;
 
-/// What a client's connection may take.
+/// Memory that a client's connection may take.
 const CONNECTION_KB_MAX: u64 = 32;
 
 const TICK: Duration = Duration::from_millis(10);
@@ -43,7 +43,7 @@ impl Answers {
             self.good += 1;
             self.slowest_good = self.slowest_good.max(took);
         } else {
-            // Says when to come back, and that nothing has happened.
+            // A refusal says when to retry (Retry-After), and that nothing has run.
             assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
             self.refused += 1;
             self.slowest_refusal = self.slowest_refusal.max(took);
@@ -64,7 +64,8 @@ fn manifest() -> String {
     format!("concurrency = {CONCURRENCY}\nqueue = {QUEUE}\n")
 }
 
-/// As many clients as there is room for on one node, whichever it is that they all come to.
+/// As many clients as a single node has room for, so that none is refused even if one node owns all
+/// their keys.
 async fn calm(nodes: &[&Node]) -> Answers {
     let clients = join_all((0..CONCURRENCY + QUEUE).map(|client| async move {
         let mut answers = Answers::default();
@@ -85,12 +86,12 @@ async fn calm(nodes: &[&Node]) -> Answers {
         .fold(Answers::default(), Answers::and)
 }
 
-/// Sends so many requests a second, whether or not the earlier ones have been answered.
+/// Sends at a fixed rate, whether or not the earlier requests have been answered.
 async fn flood(nodes: &[&Node], per_second: u64, seconds: u64) -> Answers {
     let client = Client::new();
     let (mut requests, mut answers) = (JoinSet::new(), Answers::default());
     let mut ticks = tokio::time::interval(TICK);
-    // What was missed is sent at once: the rate is kept.
+    // Missed ticks are caught up at once, which keeps the rate.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let per_tick = per_second * TICK.as_millis() as u64 / 1_000;
     for number in 0..per_second * seconds {
@@ -124,7 +125,7 @@ async fn connections_beyond_the_limit_wait_for_room() {
         .flag("--max-connections", "2")
         .ready()
         .await;
-    // Each keeps its connection.
+    // Each client keeps its connection open.
     let clients = [(); 3].map(|()| Client::new());
     let request = |client: &Client| {
         let url = format!("http://{}/api/echo/1", node.http);
@@ -157,7 +158,8 @@ async fn what_finds_no_room_is_refused_whoever_is_asked_and_the_rest_is_done() {
         nodes[0].key_owned_by("fickle", "n1").await,
         nodes[0].key_owned_by("fickle", "n2").await,
     ];
-    // For each owner more than it has room for, by way of itself and of the other.
+    // For each owner four times as many messages as it has room for, sent to itself and to the
+    // other node.
     let room = keys.len() * (CONCURRENCY + QUEUE);
     let client = Client::new();
     let mut requests = JoinSet::new();
@@ -169,7 +171,7 @@ async fn what_finds_no_room_is_refused_whoever_is_asked_and_the_rest_is_done() {
         );
         requests.spawn(async move { client.request(http::Method::POST, &url).send().await });
     }
-    // Nobody is done before the gate is open, so that it is certain how many are too many.
+    // No message finishes before the gate is open, so the number of refusals is exact.
     while requests.len() > room {
         let answer = requests.join_next().await.unwrap().unwrap();
         assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
@@ -193,7 +195,7 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
     let flooded = flood(&nodes, CAPACITY * 10, seconds).await;
     let flood_seconds = began.elapsed().as_secs_f64();
     let after = nodes.map(taken);
-    // All that was asked has been answered: there is room again.
+    // All requests have been answered, so there is room again.
     let began = Instant::now();
     for answer in join_all(nodes.map(|node| node.post("/api/fickle/1?sleep_ms=20").send())).await {
         answer.ok();
@@ -208,10 +210,10 @@ async fn what_is_too_much_is_refused_and_the_rest_is_done() {
         began.elapsed()
     );
     assert_eq!(calm.refused, 0, "{calm:?}");
-    // What was refused, and how much, depends on the speed of the machine.
+    // How many were refused depends on the speed of the machine.
     assert!(flooded.good > 0, "{flooded:?}");
     for (before, after) in before.iter().zip(&after) {
-        // What is refused holds nothing but its connection.
+        // A refused request holds nothing but its connection.
         let connections_mb = after.files as u64 * CONNECTION_KB_MAX / 1024;
         let bound_mb = before.resident_mb + 64 + connections_mb;
         assert!(

@@ -1,5 +1,5 @@
-//! What happens to a mesh when its network fails: each side serves with the nodes that it sees, and
-//! when the network is well again, so is the mesh, by itself.
+//! A mesh whose network fails: each side serves with the nodes that it sees, and the mesh recovers
+//! by itself when the network does.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::harness::{
     IN_FLIGHT_MAX, Node, Path, Plugins, Setup, Traffic, Wire, refs, until, wait_for_mesh,
 };
 
-/// The kinds of failure that a network may cause: what is under way on it is lost, or late.
+/// Problems that a failing network may cause: messages in flight are lost or late.
 const LOST_OR_LATE: [&str; 2] = ["urn:meshage:lost", "urn:meshage:deadline-exceeded"];
 
 async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
@@ -25,7 +25,7 @@ async fn mesh_on(wire: &Wire, size: usize) -> Vec<Node> {
     nodes
 }
 
-/// A mesh whose clients ask every node.
+/// A mesh with clients that send to every node.
 async fn mesh_under_load(size: usize) -> (Wire, Vec<Node>, Traffic) {
     let wire = Wire::lay(size);
     let nodes = mesh_on(&wire, size).await;
@@ -38,8 +38,8 @@ async fn wait_until_seen(by: &Node, count: usize) {
     until(|| async { by.view().await.len() == count }).await;
 }
 
-/// Each of these nodes answers whatever it is asked: messages of many keys, and a broadcast, of as
-/// many elements as there are nodes in its view.
+/// Checks that the node answers messages of many keys, and a broadcast with as many elements as
+/// there are candidates in its view.
 async fn serves(node: &Node, candidates: usize) {
     for key in 0..30 {
         node.post(&format!("/api/echo/key-{key}"))
@@ -61,7 +61,7 @@ async fn serves(node: &Node, candidates: usize) {
     );
 }
 
-/// Nothing failed but what was lost or late on its way. Returns how many did.
+/// Checks that requests failed only because they were lost or late, and returns how many did.
 async fn failed_on_the_way(traffic: Traffic) -> usize {
     let failed = traffic.stop().await.failed;
     let is_excused = |failure: &String| LOST_OR_LATE.iter().any(|kind| failure.contains(kind));
@@ -69,7 +69,8 @@ async fn failed_on_the_way(traffic: Traffic) -> usize {
     failed.len()
 }
 
-/// Opens all ways, and waits until every node sees every other as before.
+/// Opens all paths, waits until all nodes see each other and no breaker is open, and checks that
+/// they serve.
 async fn heals(wire: &Wire, nodes: &[Node]) {
     wire.heal();
     let healed = Instant::now();
@@ -116,7 +117,7 @@ async fn both_sides_of_a_split_serve_and_agree_again() {
     }
     heals(&wire, &nodes).await;
     traffic.wait_for(200).await;
-    // What was under way when the ways were cut, and nothing else.
+    // Only requests in flight when the paths were cut may have failed.
     assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
@@ -129,21 +130,21 @@ async fn a_node_that_is_alone_serves_and_finds_back() {
         serves(node, seen).await;
     }
     heals(&wire, &nodes).await;
-    // What was under way when the ways were cut, and nothing else.
+    // Only requests in flight when the paths were cut may have failed.
     assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
 #[tokio::test]
 async fn a_node_that_is_not_heard_is_served_around() {
     let (wire, nodes, traffic) = mesh_under_load(3).await;
-    // It hears the others, but they do not hear it.
+    // Node 3 hears the others, but they do not hear it.
     wire.one_way(3, 1, Path::Cut);
     wire.one_way(3, 2, Path::Cut);
     for node in &nodes[..2] {
         wait_until_seen(node, 2).await;
         serves(node, 2).await;
     }
-    // What it believes of them changes with what it hears; its messages find someone all the same.
+    // Its view of the others keeps changing; its messages are answered all the same.
     for key in 0..30 {
         nodes[2]
             .put(&format!("/api/echo/key-{key}"))
@@ -153,7 +154,7 @@ async fn a_node_that_is_not_heard_is_served_around() {
             .ok();
     }
     heals(&wire, &nodes).await;
-    // What was under way when the ways were cut, and nothing else.
+    // Only requests in flight when the paths were cut may have failed.
     assert!(failed_on_the_way(traffic).await <= IN_FLIGHT_MAX);
 }
 
@@ -176,7 +177,7 @@ async fn a_bad_network_makes_answers_late_but_every_request_gets_one() {
                 .json("{}")
                 .send()
                 .await;
-            // Every candidate has its element: its answer, or its problem.
+            // Every candidate contributes an element: its answer, or its problem.
             for element in answer.json().as_array().unwrap() {
                 let kind = element["type"].as_str().unwrap_or_default();
                 let is_known = LOST_OR_LATE.contains(&kind) || kind == "urn:meshage:unreachable";
@@ -195,7 +196,7 @@ async fn a_peer_that_gossips_but_takes_no_messages_is_served_around() {
     let nodes = mesh_on(&wire, 2).await;
     let key = nodes[0].key_owned_by("echo", "n2").await;
     wire.between(&[1], &[2], Path::CutForTcp);
-    // What goes now is lost; an idempotent message goes on to the next in rank.
+    // A message sent now is lost; an idempotent one fails over to the next in rank.
     let put = nodes[0]
         .put(&format!("/api/echo/{key}"))
         .json("{}")

@@ -1,4 +1,4 @@
-//! The path between nodes: many messages at once, and nobody on it who does not belong.
+//! Connections between nodes: many concurrent messages, and no strangers.
 
 use futures_util::future::join_all;
 #[cfg(target_os = "linux")]
@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use crate::harness::{Crowd, Gate};
 use crate::harness::{HANG, Plugins, Setup, mesh, need_open_files, wait_for_mesh};
 
-/// Calls that wait for their replies on one connection at once.
+/// Calls that may wait for their replies on one connection.
 #[cfg(target_os = "linux")]
 const CALLS_MAX: usize = 8_192;
 
-/// Calls that are too many.
+/// Calls sent beyond that limit.
 #[cfg(target_os = "linux")]
 const CALLS_BEYOND: usize = 100;
 
@@ -44,7 +44,8 @@ async fn large_and_small_messages_share_the_connection_and_none_is_mixed_up() {
 #[tokio::test]
 async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
     let gate = Gate::new().await;
-    // One runs, and all others wait for it. Of the plugin there is room for more.
+    // One call runs, and all others wait for it. The queue of the plugin has room for more than the
+    // connection.
     let manifest = format!(
         "concurrency = 1\nqueue = {}\n{}",
         2 * CALLS_MAX,
@@ -81,7 +82,7 @@ async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
         let answer = calls.join_next().await.unwrap().unwrap();
         assert_eq!(answer.problem(503, "overloaded")["retryable"], true);
     }
-    // What needs no connection is served as ever.
+    // A local message needs no connection, and is served as before.
     first.post("/api/echo/1").json("{}").send().await.ok();
     gate.open();
     let answers = calls.join_all().await;
@@ -95,8 +96,8 @@ async fn a_connection_takes_so_many_calls_and_each_one_more_is_refused() {
 async fn a_connection_on_which_only_replies_come_stays() {
     let nodes = mesh(2).await;
     let key = nodes[0].key_owned_by("fickle", "n2").await;
-    // All sent at once; from then on the caller has nothing to say for longer than a silence may
-    // be.
+    // All are sent at once. From then on the caller has no more calls to send, for longer (12 s)
+    // than a connection may be silent (10 s).
     let calls = (1..=30).map(|number| {
         let path = format!("/api/fickle/{key}?sleep_ms={}", number * 400);
         let node = &nodes[0];
@@ -116,7 +117,8 @@ async fn nodes_of_another_cluster_are_ignored() {
         .seeds(&[&first])
         .ready()
         .await;
-    // The other has been through its first round with us by now, and has given up.
+    // By now the other node has finished its first gossip round with `first` as its seed, and has
+    // given up on it.
     assert_eq!(first.view().await.len(), 1);
     assert_eq!(other.view().await.len(), 1);
 }
@@ -137,7 +139,7 @@ async fn junk_on_the_cluster_port_harms_nothing() {
     ] {
         let mut stream = TcpStream::connect(&nodes[0].cluster).await.unwrap();
         stream.write_all(junk).await.unwrap();
-        // The node closes the connection, and says nothing but perhaps why.
+        // The node closes the connection, and at most says why.
         let mut said = Vec::new();
         let _ = timeout(HANG, stream.read_to_end(&mut said))
             .await

@@ -1,4 +1,4 @@
-//! What the README shows is what a mesh answers.
+//! The commands of the README work, and a mesh gives the answers that it shows.
 
 use serde_json::Value;
 
@@ -72,8 +72,8 @@ async fn the_example_answers_the_same_for_hundreds_of_keys_wherever_it_is_asked(
     );
 }
 
-/// The variables of the README's start commands, with free ports instead of its own, as tests run
-/// side by side.
+/// The start commands of the README, with free ports instead of its own, because tests run
+/// concurrently.
 fn shown_starts() -> Vec<Setup> {
     let cluster_port = port_known_beforehand();
     README
@@ -87,7 +87,7 @@ fn shown_starts() -> Vec<Setup> {
                     let value = match (name, value) {
                         ("CLUSTER_PORT", "9742") => cluster_port.to_string(),
                         ("SEEDS", "127.0.0.1:9742") => format!("127.0.0.1:{cluster_port}"),
-                        // Not 0: the admin API's port is to follow from it.
+                        // Not 0: the port of the admin API is derived from it.
                         ("HTTP_PORT", _) => port_with_room_above().to_string(),
                         _ => "0".to_owned(),
                     };
@@ -98,7 +98,7 @@ fn shown_starts() -> Vec<Setup> {
         .collect()
 }
 
-/// A port that is free, and the one a thousand above too.
+/// A free port for which the one 1,000 above is free, too.
 fn port_with_room_above() -> u16 {
     loop {
         let port = port_known_beforehand();
@@ -118,7 +118,7 @@ async fn the_two_start_commands_work_as_written() {
     let port = |addr: &str| addr.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     assert_eq!(port(&first.admin), port(&first.http) + 1_000);
     wait_for_mesh(&[&first, &second]).await;
-    // Without a name of its own, a node is called by its host and its cluster port.
+    // The default id of a node is made of its host name and its cluster port.
     assert!(
         first.id.ends_with(&format!("-{}", port(&first.cluster))),
         "{}",

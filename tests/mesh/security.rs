@@ -1,5 +1,5 @@
-//! Who does not have the secret of a mesh is not let in, does no harm, and learns nothing; and the
-//! secret can be changed while the mesh works.
+//! A stranger without the secret of a mesh is not let in, does no harm, and learns nothing; and the
+//! secret can be rotated while the mesh runs.
 
 use std::fs::{self, Permissions};
 use std::net::UdpSocket;
@@ -26,7 +26,7 @@ use crate::harness::{
     wait_for_mesh,
 };
 
-/// Datagrams of a stranger that a node has to bear.
+/// Datagrams of a stranger that a node must drop.
 const JUNK: u64 = 100_000;
 
 async fn mesh_with(secrets: &[&Secret]) -> Vec<Node> {
@@ -70,7 +70,7 @@ async fn strangers_never_appear_in_a_view() {
     for (stranger, because) in strangers {
         let before = rejected(&nodes[0], because).await;
         let stranger = stranger.seeds(&[&nodes[0], &nodes[1]]).start().await;
-        // It has called more than once.
+        // The stranger has tried several times.
         until(|| async { rejected(&nodes[0], because).await >= before + 5 }).await;
         stranger.wait_until_ready().await;
         assert_eq!(stranger.view().await.len(), 1, "{because}");
@@ -92,10 +92,10 @@ async fn strangers_never_appear_in_a_view() {
 #[tokio::test]
 async fn junk_and_recorded_datagrams_change_nothing() {
     let secret = Secret::of(&[new_secret()]);
-    // A place that the node takes for another's, so that it tells it what it would tell a node.
+    // A socket that is a seed of the node, so that the node sends it real gossip to record.
     let ear = UdpSocket::bind("127.0.0.1:0").unwrap();
     ear.set_nonblocking(true).unwrap();
-    // So long that chance does not write it.
+    // An id so long that it does not occur in a sealed datagram by chance.
     let first = Setup::new(Plugins::usual())
         .id("first-node")
         .secret(&secret);
@@ -136,9 +136,9 @@ async fn junk_and_recorded_datagrams_change_nothing() {
         for _ in 0..500 {
             let mut datagram = recorded[sent % recorded.len()].clone();
             match sent % 4 {
-                // Recorded, as it is.
+                // Replayed unchanged.
                 0 => {}
-                // With a change somewhere, cut off, or all random.
+                // With a flipped bit, truncated, or all random.
                 1 => {
                     let index = fastrand::usize(..datagram.len());
                     datagram[index] ^= 1 << fastrand::u8(..8);
@@ -146,7 +146,7 @@ async fn junk_and_recorded_datagrams_change_nothing() {
                 2 => datagram.truncate(fastrand::usize(..datagram.len())),
                 _ => datagram.fill_with(|| fastrand::u8(..)),
             }
-            // What the system does not take is sent again later.
+            // If a send fails, the loop sends more later.
             let _ = stranger.send_to(&datagram, &second.cluster);
             sent += 1;
         }
@@ -166,7 +166,7 @@ async fn junk_and_recorded_datagrams_change_nothing() {
     for node in [&first, &second] {
         assert_eq!(node.view().await.len(), 2);
     }
-    // Who is asked for what it is not lets others in all the same.
+    // After this flood the node still lets another one join.
     let third = Setup::new(Plugins::usual())
         .id("n3")
         .secret(&secret)
@@ -176,9 +176,9 @@ async fn junk_and_recorded_datagrams_change_nothing() {
     wait_for_mesh(&[&first, &second, &third]).await;
 }
 
-/// The end of a connection on which a stranger has said something: nothing was answered.
+/// Sends this as a stranger, and checks that the node closes the connection and reveals nothing.
 async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, said: &[u8]) {
-    // Where it is closed already, there is nothing to be said.
+    // The node may have closed the connection already.
     let _ = stream.write_all(said).await;
     let mut answer = Vec::new();
     let _ = timeout(HANG, stream.read_to_end(&mut answer))
@@ -191,7 +191,8 @@ async fn nothing_is_answered(mut stream: impl AsyncReadExt + AsyncWriteExt + Unp
     );
 }
 
-/// Strangers that come together and say nothing; more than may be unknown at once.
+/// Silent strangers that connect at once: more than the 512 connections that may be unidentified at
+/// a time.
 const CROWD: usize = 700;
 
 /// Waits until the node has closed the connections of all of them.
@@ -223,8 +224,9 @@ async fn a_crowd_of_strangers_does_not_shut_out_peers() {
         .await;
     wait_for_mesh(&[&first, &second]).await;
     let traffic = Traffic::start("echo", &[&first, &second]);
-    // Some are closed at once, the others when they have said nothing for long enough. On a machine
-    // that is busy the first may be gone before the last are there: then they come anew.
+    // The node closes some connections at once, and the others when they have been silent for too
+    // long. On a busy machine the first may time out before the last have connected: then all
+    // connect again.
     let mut crowd = loop {
         let mut crowd = try_join_all((0..CROWD).map(|_| TcpStream::connect(&first.cluster)))
             .await
@@ -251,7 +253,7 @@ async fn a_crowd_of_strangers_does_not_shut_out_peers() {
 async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
     let secret = Secret::of(&[new_secret()]);
     let node = mesh_with(&[&secret]).await.remove(0);
-    // A node of no secret would begin so, a browser so.
+    // What a node without a secret sends first, and what a browser does.
     let hello = Hello::of("n2", 1).frame();
     for said in [&hello[..], b"GET / HTTP/1.1\r\n\r\n"] {
         nothing_is_answered(TcpStream::connect(&node.cluster).await.unwrap(), said).await;
@@ -260,7 +262,7 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
         let connected = TcpStream::connect(&node.cluster).await.unwrap();
         let name = ServerName::try_from("n1.meshage").unwrap();
         match self_made(version).connect(name, connected).await {
-            // In TLS 1.3 a client hears only afterwards that it is refused.
+            // In TLS 1.3 a client completes its handshake before it learns that it is refused.
             Ok(stream) => nothing_is_answered(stream, &hello).await,
             Err(error) => println!("{version:?}: {error}"),
         }
@@ -269,14 +271,14 @@ async fn the_cluster_port_serves_nobody_without_the_right_certificate() {
     assert_eq!(node.view().await.len(), 1);
 }
 
-/// A client with a certificate of its own making, that takes any.
+/// A TLS client with a self-signed certificate, which accepts any certificate of the server.
 fn self_made(version: &'static SupportedProtocolVersion) -> TlsConnector {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["n2.meshage".to_owned()]).unwrap();
     client(version, &cert, &signing_key)
 }
 
-/// A client with this certificate, that takes any.
+/// A TLS client with this certificate, which accepts any certificate of the server.
 fn client(
     version: &'static SupportedProtocolVersion,
     certificate: &Certificate,
@@ -336,7 +338,7 @@ impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// An operator's own authority, and certificates under it.
+/// An operator's own certificate authority, and certificates that it signs.
 struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -359,7 +361,7 @@ impl Authority {
         }
     }
 
-    /// A certificate of this name, and its key.
+    /// A certificate for this name, and its key.
     fn certificate(&self, name: &str) -> (Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         (
@@ -371,7 +373,7 @@ impl Authority {
         )
     }
 
-    /// Starts a node with a certificate of its name.
+    /// Starts a node with a certificate for its id.
     async fn start(&self, id: &str, secret: &Secret, seeds: &[&Node]) -> Node {
         let (certificate, key) = self.certificate(id);
         let file = |file: String, content: String| {
@@ -412,7 +414,7 @@ async fn an_operators_own_certificates_count_and_name_the_node() {
         .send()
         .await;
     assert_eq!((answer.status, answer.node()), (200, "n2"));
-    // Who has a certificate is the node that it names, and no other.
+    // The holder of a certificate is accepted only as the node that the certificate names.
     let (certificate, key) = authority.certificate("n9");
     let stranger = client(&TLS13, &certificate, &key);
     let connected = TcpStream::connect(&first.cluster).await.unwrap();
@@ -424,7 +426,8 @@ async fn an_operators_own_certificates_count_and_name_the_node() {
     first
         .log_line("its certificate is not that of node n3")
         .await;
-    // One that has the secret, but a certificate that is made of it.
+    // A node that has the secret, but a certificate derived from it instead of one of the
+    // authority.
     let own = Setup::new(Plugins::usual())
         .id("n4")
         .secret(&secret)
@@ -455,7 +458,7 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     let secrets = [(); 3].map(|()| Secret::of(std::slice::from_ref(&old)));
     let nodes = mesh_with(&secrets.each_ref()).await;
     let traffic = Traffic::start("echo", &refs(&nodes));
-    // All learn to open with the new one; then all seal with it; then nobody needs the old one.
+    // First all nodes accept the new secret, then all seal with it, then the old one is removed.
     let steps = [
         vec![old.clone(), new.clone()],
         vec![new.clone(), old.clone()],
@@ -468,7 +471,7 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
             traffic.wait_for(100).await;
         }
     }
-    // Who has only the old one is a stranger now; who has the new one is not.
+    // A node that has only the old secret is a stranger now; one that has the new secret is not.
     let late = Secret::of(&[old]);
     let late = Setup::new(Plugins::usual())
         .id("late")
@@ -487,7 +490,7 @@ async fn the_secret_is_changed_under_load_and_no_request_fails() {
     assert_eq!(late.view().await.len(), 1);
     traffic.wait_for(100).await;
     traffic.none_failed().await;
-    // No connection was lost on the way.
+    // No connection was lost during the rotation.
     for node in &nodes {
         assert_eq!(node.events("peer-connection-lost"), 0);
     }

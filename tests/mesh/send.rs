@@ -1,4 +1,4 @@
-//! A message runs on the owner of its key, whoever is asked, and once.
+//! A message runs once, on the owner of its key, whichever node receives it.
 
 use http::Method;
 

@@ -1,5 +1,5 @@
-//! With trusted keys, only what one of them has signed is loaded; what runs stays when what
-//! replaces it is not signed.
+//! With trusted keys, only plugins that one of them has signed are loaded. A replacement that is
+//! not signed leaves the running version in place.
 
 use std::io::Cursor;
 use std::process::Command;
@@ -70,7 +70,7 @@ async fn only_what_a_trusted_key_has_signed_is_loaded() {
     )
     .await;
 
-    // A key that is not trusted, and then one that is.
+    // Signed by a key that is not trusted, and then by one that is.
     let fickle = std::fs::read(guest("fickle")).unwrap();
     sign(&plugins, "fickle.wasm", &fickle, &others);
     wait_for_error(
@@ -81,14 +81,14 @@ async fn only_what_a_trusted_key_has_signed_is_loaded() {
     sign(&plugins, "fickle.wasm", &fickle, &keys);
     until(|| async { node.post("/api/fickle/1").send().await.status == 200 }).await;
 
-    // What is not what was signed does not replace what runs.
+    // A component that differs from the signed one does not replace the running version.
     plugins.put("echo.wasm", &stamped("echo", 1));
     wait_for_error(&node, &["echo.wasm.minisig", "changed after it was signed"]).await;
     node.post("/api/echo/1").json("{}").send().await.ok();
     sign(&plugins, "echo.wasm", &stamped("echo", 1), &keys);
     until(|| async { errors(&node).await.is_empty() }).await;
 
-    // A manifest gives a plugin what it may do: it is signed, too.
+    // A manifest grants permissions to a plugin, so it must be signed, too.
     let manifest = b"timeout_ms = 1000\n";
     plugins.put("echo.toml", manifest);
     wait_for_error(&node, &["echo.toml is not signed", "echo.toml.minisig"]).await;

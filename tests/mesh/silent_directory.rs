@@ -1,5 +1,5 @@
-//! A plugins directory that does not answer, as those of network file systems do at times, holds up
-//! nothing but what is on it.
+//! A plugins directory whose file system hangs, as network file systems do at times, blocks nothing
+//! but changes of its own plugins.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,17 +12,17 @@ use rustix::process::Signal;
 
 use crate::harness::{Plugins, Setup, skipped, stamped, until, wait_for_mesh};
 
-/// A file system over a directory whose server (FUSE) never says anything: whoever asks waits until
-/// the value goes.
+/// A FUSE file system over a directory, whose server never answers: any access blocks until this
+/// value is dropped.
 struct Silence {
     directory: PathBuf,
-    /// What the server would answer by. The file system ends with it.
+    /// The server's end of the connection to the kernel. Closing it aborts the file system.
     server: Option<File>,
 }
 
 impl Silence {
-    /// Has this thread, and the processes that it starts from here on, see mounts of their own.
-    /// Returns whether it may.
+    /// Moves this thread, and the processes that it starts from now on, to a mount namespace of
+    /// their own. Returns whether that is permitted.
     fn prepare() -> bool {
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         unshare(CloneFlags::CLONE_NEWNS).is_ok()
@@ -58,7 +58,7 @@ impl Silence {
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // First, or unmounting would wait for an answer, too.
+        // Closed first: otherwise unmounting would block, too.
         self.server = None;
         umount2(&self.directory, MntFlags::MNT_DETACH).unwrap();
     }
@@ -73,7 +73,7 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     let plugins = Plugins::empty()
         .with_file("echo.wasm", stamped("echo", 0))
         .with("other", "echo");
-    // One thread for everything: if it waited for the directory, so would the node.
+    // One worker thread: if it blocked on the directory, so would the whole node.
     let first = Setup::new(plugins.clone())
         .id("n1")
         .variable("TOKIO_WORKER_THREADS", "1")
@@ -83,9 +83,9 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
     first.event("plugin-removed").await;
     let silence = Silence::over(plugins.path());
     first.event("plugins-directory-silent").await;
-    // What had begun comes to its end: the others know, and the plugin goes.
+    // The removal that has begun completes: it has been announced, and the plugin is dropped.
     until(|| async { !first.admin("/plugins").await.text().contains("other.wasm") }).await;
-    // It takes messages, and another node into its mesh.
+    // The node serves messages, and another node can join.
     assert_eq!(first.post("/api/echo/1").send().await.status, 200);
     let second = Setup::new(Plugins::empty())
         .id("n2")
@@ -94,7 +94,7 @@ async fn a_directory_that_does_not_answer_holds_up_nobody() {
         .await;
     wait_for_mesh(&[&first, &second]).await;
     assert_eq!(second.post("/api/echo/1").send().await.node(), "n1");
-    // One that finds its directory so at its start can leave.
+    // A node whose directory hangs at its start can be shut down.
     let mut third = Setup::new(plugins.clone())
         .id("n3")
         .seeds(&[&first])

@@ -1,5 +1,4 @@
-//! Pages in browsers: those of other sites cannot make a node work, unless its operator allows
-//! them.
+//! Web pages of other sites cannot use a node through a browser, unless its operator allows them.
 
 use http::Method;
 
@@ -32,7 +31,7 @@ async fn pages_of_other_sites_make_nothing_run() {
         &[("origin", EVIL), ("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "cross-site")],
         &[("sec-fetch-site", "same-site")],
-        // Their own name leads here.
+        // DNS rebinding: the name of their own site resolves to this node.
         &[
             ("host", "evil.example:8080"),
             ("origin", "http://evil.example:8080"),
@@ -42,7 +41,8 @@ async fn pages_of_other_sites_make_nothing_run() {
             ("host", "evil.example:8080"),
             ("sec-fetch-site", "same-origin"),
         ],
-        // To what is not loopback by its name a browser says no more than this.
+        // Over plain HTTP to a name other than that of loopback, a browser sends no
+        // `Sec-Fetch-Site`, and with some requests no Origin either.
         &[("host", "evil.example:8080")],
     ] {
         assert_eq!(status(&node, headers).await, 403, "{headers:?}");
@@ -69,7 +69,8 @@ async fn pages_of_other_sites_make_nothing_run() {
         .send()
         .await
         .problem(403, "other-site");
-    // Tools, people, and pages that the node itself has answered with.
+    // Requests of tools, of users who type the address, and of pages that the node itself has
+    // served.
     let own = format!("http://{}", node.http);
     for headers in [
         &[][..],
@@ -124,7 +125,8 @@ async fn pages_of_allowed_origins_may_ask_and_read() {
         assert_eq!(answer.header("vary"), Some("origin"));
     }
     assert_eq!(status(&node, &[("origin", EVIL)]).await, 403);
-    // A name that leads to the node, such as that of what stands in front of it, is one of these.
+    // The name in an allowed origin may also be the Host, such as that of a proxy in front of the
+    // node.
     assert_eq!(status(&node, &[("host", "app.example")]).await, 200);
     assert_eq!(status(&node, &[("host", "evil.example")]).await, 403);
     let any = Setup::new(Plugins::usual())

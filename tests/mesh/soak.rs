@@ -1,12 +1,11 @@
-//! A mixture of everything that wears a node out, for as long as `MESHAGE_SOAK_SECONDS` says (a few
-//! seconds by default): nothing grows, nothing is left over, and every error is one that was asked
-//! for.
+//! A mixture of everything that strains a node, for `MESHAGE_SOAK_SECONDS` (a few seconds by
+//! default): nothing grows, nothing leaks, and every error is one that was asked for.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Plugins, Setup, Traffic, stamped, taken, wait_for_mesh};
 
-/// What the mixture asks for, again and again, and the status that each must have.
+/// The requests of the mixture, sent in a loop, and the status that each must get.
 const MIXTURE: [(&str, u16); 8] = [
     ("fickle?calls", 200),
     ("fickle?panic", 500),
@@ -58,7 +57,7 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
         let mut ticks = tokio::time::interval(Duration::from_millis(250));
         while Instant::now() < end {
             ticks.tick().await;
-            // A few versions, again and again: what they are compiled to is kept.
+            // Cycles through a few versions, whose compiled code is cached.
             let guest = ["echo", "fickle"][reloaded % 2];
             let component = stamped(guest, (reloaded / 2 % 4) as u8);
             plugins.put(&format!("{guest}.wasm"), &component);
@@ -91,7 +90,8 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
             .await;
         }
     }
-    // The first quarter warms everything up; in a short run, everything is still warming up.
+    // The first quarter is the warm-up. A short run is still warming up at its end, and gets more
+    // slack.
     let slack_mb = if seconds < 300 { 64 } else { 8 };
     for node in 0..2 {
         let (warm, last) = (

@@ -1,4 +1,4 @@
-//! Starting: what may be missing, and what must be said when a setting is wrong.
+//! Starting a node: which settings may be missing, and what the error says when one is wrong.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -162,7 +162,7 @@ async fn the_configuration_file_may_be_a_pipe() {
     let pipe = directory.path().join("pipe");
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let setup = Setup::new(Plugins::usual()).flag("--config", pipe.to_str().unwrap());
-    // As a shell does for `<(command)`: somebody writes it, once.
+    // As a shell does for `<(command)`: the content is written once.
     let writing = spawn_blocking(move || fs::write(pipe, "node_id = \"of-the-pipe\"\n"));
     assert_eq!(
         setup.ready().await.admin("/cluster").await.json()["self"],
@@ -171,7 +171,8 @@ async fn the_configuration_file_may_be_a_pipe() {
     writing.await.unwrap().unwrap();
 }
 
-/// Of a node with these flags: the setting that is named, its value, and what would be right.
+/// Checks that a node with these flags does not start, with an error that names the setting, its
+/// file, and what was expected.
 async fn check_wrong_file(flags: &[(&str, &str)], name: &str, file: &str, expected: &str) {
     let setup = flags
         .iter()
@@ -297,7 +298,8 @@ async fn a_wrong_certificate_or_key_ends_the_start_with_the_setting_that_names_i
         "no authority in peer_ca has signed it",
     )
     .await;
-    // The name is that of another node: the one that was set, and one that is made of the port.
+    // The certificate is for another node than the id, whether that was set or derived from the
+    // port.
     let named = [&of_peers(ca)[..], &[("--node-id", "n2")]].concat();
     check_wrong_file(&named, "peer_cert", cert, "is not that of node n2").await;
     check_wrong_file(
@@ -373,7 +375,7 @@ async fn a_port_that_is_taken_is_named() {
         );
     }
     drop(listener);
-    // Free for TCP is not enough for the cluster port.
+    // The cluster port must be free for UDP, too.
     let taken = UdpSocket::bind(("127.0.0.1", port_known_beforehand()))
         .await
         .unwrap();

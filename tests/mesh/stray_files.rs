@@ -1,4 +1,4 @@
-//! What lies in the plugins directory, was meant for a plugin and is not used, is told.
+//! A file in the plugins directory that was meant for a plugin and is not used is reported.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Plugins, Setup, guest, until};
 
-/// What a node logs of each.
+/// Event that a node logs for each such file.
 const EVENT: &str = "plugin-file-unused";
 
 #[tokio::test]
@@ -58,14 +58,14 @@ async fn what_is_meant_and_not_used_is_told_once() {
         assert_eq!(line["event"], EVENT);
         assert_eq!(line["file"], at(name).to_str().unwrap());
     }
-    // Another one comes, and is told: in the meantime each of those might have been told again.
+    // A new file is reported. In the scans until then, none of the earlier ones was reported again.
     fs::write(at("late.toml"), "").unwrap();
     node.log_line("there is no late.wasm").await;
     assert_eq!(node.log_lines(EVENT), 6);
-    // One that changes is told again.
+    // A file that changes is reported again.
     fs::write(at("tpyo.toml"), "timeout_ms = 1").unwrap();
     until(|| async { node.log_lines("there is no tpyo.wasm") == 2 }).await;
-    // One that is put right is used.
+    // A file whose name is corrected is used.
     fs::rename(at("upper.WASM"), at("upper.wasm")).unwrap();
     until(|| async { node.post("/api/upper/1").send().await.status == 200 }).await;
 }

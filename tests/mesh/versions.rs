@@ -1,5 +1,5 @@
-//! Nodes of adjacent versions work together: what one does not know of the other's protocol ends no
-//! connection.
+//! Nodes of adjacent versions work together: frames, features and faults that one does not know end
+//! no connection.
 
 #[cfg(target_os = "linux")]
 use rustix::process::Signal;
@@ -136,8 +136,9 @@ async fn who_is_no_peer_is_told_why() {
     ));
 }
 
-/// A node, and a fake one that is ready and alone offers the stream `later`. It answers each call
-/// with what `answers` makes of the call's id. Waits until the node has logged the event `told`.
+/// A node, and a fake one that is ready and offers the streams `echo` and `later`, the latter
+/// alone. It answers each call with what `answers` makes of the call's id. Waits until the node has
+/// logged the event `told`.
 async fn with_peer(hello: Hello, answers: fn(&[u8]) -> Vec<u8>, told: &str) -> (Node, HandMade) {
     let node = Setup::new(Plugins::usual()).id("n1").ready().await;
     let (peer, connections) =

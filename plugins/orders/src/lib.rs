@@ -4,7 +4,7 @@
 use meshage_sdk::{Failure, Json, PartitionKey, log};
 use serde::{Deserialize, Serialize};
 
-/// What one customer may order at once.
+/// The quantity that one customer may order at once.
 const QUANTITY_MAX: u32 = 1_000;
 
 #[derive(Debug, Deserialize)]
@@ -51,7 +51,7 @@ fn price_cents(article: &str) -> Result<u32, Failure> {
     match article {
         "tea" => Ok(450),
         "coffee" => Ok(620),
-        // A price list that is being changed, and one with an error in it.
+        // As if the price list were being updated, and as if it had an error.
         "cocoa" => Err(Failure::unavailable(
             "cocoa is being repriced; ask again in a moment",
         )),

@@ -1,5 +1,4 @@
-//! A load generator: HTTP/1.1 on one thread, so that it takes little of the machine from the
-//! server.
+//! A load generator: HTTP/1.1 on one thread, to take little of the machine from the server.
 //!
 //! In a closed loop each connection sends its next request when it has its answer. In an open loop
 //! requests are due at a fixed rate, whatever the answers do, and latency counts from when a

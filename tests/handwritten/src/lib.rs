@@ -1,11 +1,11 @@
-//! Handlers written in WebAssembly's text format: the least that a guest can be, and what no
-//! compiler makes.
+//! Handlers written in WebAssembly's text format: the smallest possible guest, and code that no
+//! compiler generates.
 
 use anyhow::Result;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// Answers nothing but the status 200: what a call costs beside its guest.
+/// Answers nothing but the status 200, to measure what a call costs without its guest.
 pub const NOTHING: &str = r#"
     ;; the reply: ok, status 200, no headers, an empty body
     (data (i32.const 0) "\00\00\00\00\c8\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00\00")
@@ -25,19 +25,20 @@ pub const TABLE_BOMB: &str = r#"
         unreachable)
 "#;
 
-/// The component of a handler whose core module has these fields. It has a memory of one page, from
-/// whose address 1024 on the host's data is put, until `$next` is set back.
+/// The component of a handler whose core module has these fields. The module has a memory of one
+/// page. Data from the host is allocated from address 1024 upwards, and freed only by setting
+/// `$next` back.
 ///
 /// # Errors
-/// What is wrong with the fields.
+/// The fields are not a valid module, or do not match the contract.
 pub fn handler(fields: &str) -> Result<Vec<u8>> {
     handler_against("0.1.0", fields)
 }
 
-/// The same, built against another version of the contract.
+/// Like [`handler`], but built against another version of the contract.
 ///
 /// # Errors
-/// What is wrong with the fields.
+/// The fields are not a valid module, or do not match the contract.
 pub fn handler_against(version: &str, fields: &str) -> Result<Vec<u8>> {
     let fields = fields.replace("VERSION", version);
     let contract = include_str!("../../../wit/mesh.wit")

@@ -1,4 +1,4 @@
-//! A plain HTTP client that sends what it is told, right or wrong.
+//! An HTTP client that sends any request as given, valid or not.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response};
@@ -14,11 +14,12 @@ use super::HANG;
 #[derive(Clone)]
 pub(crate) struct Client(hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>);
 
-/// Requests of a crowd that go over one connection: a node takes 256 of a client at once.
+/// Requests in flight on one connection of a `Crowd`, below the 256 that a node allows per HTTP/2
+/// connection.
 const CROWD_REQUESTS_MAX: usize = 200;
 
-/// Clients that ask for many things at once, over so few connections that nobody runs out of open
-/// files.
+/// HTTP/2 clients for many concurrent requests, over few enough connections that no process runs
+/// out of file descriptors.
 pub(crate) struct Crowd(Vec<Client>);
 
 #[must_use]
@@ -27,7 +28,7 @@ pub(crate) struct Request<'a> {
     request: http::Request<Full<Bytes>>,
 }
 
-/// A whole response.
+/// A response, read to the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -40,7 +41,7 @@ impl Client {
         Self(hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http())
     }
 
-    /// Speaks HTTP/2 from the first byte, as clients do that know the server.
+    /// Speaks HTTP/2 with prior knowledge (RFC 9113, section 3.3).
     pub(crate) fn http2() -> Self {
         Self(
             hyper_util::client::legacy::Client::builder(TokioExecutor::new())
@@ -63,7 +64,7 @@ impl Client {
 }
 
 impl Crowd {
-    /// A crowd that has at most so many requests under way.
+    /// A crowd for at most this many requests in flight.
     pub(crate) fn of(requests: usize) -> Self {
         Self(
             (0..requests.div_ceil(CROWD_REQUESTS_MAX))
@@ -72,7 +73,7 @@ impl Crowd {
         )
     }
 
-    /// Who asks for the next thing, by its number.
+    /// The client for the request of this number, round robin.
     pub(crate) fn client(&self, number: usize) -> Client {
         self.0[number % self.0.len()].clone()
     }
@@ -86,7 +87,7 @@ impl Request<'_> {
         self
     }
 
-    /// Adds a header whose value need not be text.
+    /// Sets a header whose value need not be text.
     pub(crate) fn set_header(&mut self, name: &'static str, value: &[u8]) {
         self.request
             .headers_mut()
@@ -108,7 +109,7 @@ impl Request<'_> {
         self.try_send().await.unwrap()
     }
 
-    /// The answer, or why there is none.
+    /// The answer, or the error if the connection failed. Panics after `HANG`.
     pub(crate) async fn try_send(self) -> Result<Answer, String> {
         let exchange = async {
             let response = self
@@ -126,7 +127,7 @@ impl Request<'_> {
 }
 
 impl Answer {
-    /// Takes in what is still to come of a response.
+    /// Reads the body of a response to the end.
     pub(super) async fn of(response: Response<Incoming>) -> hyper::Result<Self> {
         let (head, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -141,7 +142,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The node that the answer names.
+    /// The node that answered, as named in `meshage-node`.
     pub(crate) fn node(&self) -> &str {
         self.header("meshage-node")
             .expect("every answer names a node")
@@ -156,7 +157,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
-    /// The text of a good answer.
+    /// The body of an answer whose status must be 200.
     #[track_caller]
     pub(crate) fn ok(&self) -> &str {
         assert_eq!(self.status, 200, "{}", self.text());

@@ -1,5 +1,5 @@
-//! The peer protocol by hand (`docs/peer-protocol.md`), so that a test can say what no node of this
-//! version says.
+//! Frames of the peer protocol, built by hand (`docs/peer-protocol.md`), so that a test can send
+//! what no node of this version sends.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ pub(crate) const CHUNK: u8 = 6;
 pub(crate) const PING: u8 = 8;
 pub(crate) const PONG: u8 = 9;
 
-/// What a head of this version ends with: no extensions.
+/// The end of every head of this version: an empty list of extensions.
 pub(crate) const NO_EXTENSIONS: &[u8] = &[0];
 
-/// An extension of number 7 that nobody knows.
+/// A list of one extension, number 7, which no node knows.
 pub(crate) const AN_EXTENSION: &[u8] = b"\x01\x07\x05later";
 
 /// A frame: its length, its kind, and the rest.
@@ -30,7 +30,7 @@ pub(crate) fn frame(kind: u8, rest: &[u8]) -> Vec<u8> {
     [&length[..], &[kind], rest].concat()
 }
 
-/// A number as heads have it.
+/// A number as heads encode it (LEB128).
 pub(crate) fn varint(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
@@ -41,12 +41,12 @@ pub(crate) fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A text as heads have it.
+/// A text as heads encode it: its length, then its bytes.
 pub(crate) fn text(text: &str) -> Vec<u8> {
     [&varint(text.len() as u64)[..], text.as_bytes()].concat()
 }
 
-/// What a node says first.
+/// The first frame that a node sends on a connection.
 #[derive(Clone)]
 pub(crate) struct Hello {
     pub(crate) versions: (u16, u16),
@@ -58,7 +58,7 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    /// One of this version.
+    /// A hello of this version.
     pub(crate) fn of(node_id: &'static str, generation: u64) -> Self {
         let (versions, extensions) = ((2, 2), NO_EXTENSIONS);
         Self {
@@ -93,7 +93,7 @@ impl Hello {
     }
 }
 
-/// A call without headers, and with as much of a body as is given here.
+/// A call without headers. `body` may be shorter than the `body_bytes` that the head announces.
 pub(crate) struct Call<'a> {
     pub(crate) id: u32,
     pub(crate) remaining: Duration,
@@ -153,7 +153,7 @@ pub(crate) async fn next_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> 
         .expect("no frame comes, nor an end")
 }
 
-/// Connects to a node's cluster port, says hello, and returns what it answers.
+/// Connects to a node's cluster port, sends a hello, and returns the first frame that comes back.
 pub(crate) async fn say_hello(cluster: &str, hello: &Hello) -> (TcpStream, (u8, Vec<u8>)) {
     let mut stream = TcpStream::connect(cluster).await.unwrap();
     stream.write_all(&hello.frame()).await.unwrap();

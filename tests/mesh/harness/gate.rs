@@ -1,5 +1,5 @@
-//! A server whose answers wait until the test lets them go: a handler that fetches from it runs for
-//! just as long as the test wants.
+//! An HTTP server that holds back its answers until the test opens it, so that a handler that
+//! fetches from it runs for exactly as long as the test wants.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -11,7 +11,7 @@ use super::HANG;
 pub(crate) struct Gate {
     pub(crate) addr: String,
     is_open: watch::Sender<bool>,
-    /// Requests that have come, ever.
+    /// Requests that have arrived since the start.
     arrived: watch::Sender<usize>,
 }
 
@@ -28,7 +28,7 @@ impl Gate {
                 let (mut opened, arrivals) = (opened.clone(), arrivals.clone());
                 tokio::spawn(async move {
                     let mut head = [0; 1024];
-                    // Whose handler is stopped has gone before it has said anything.
+                    // The handler may be stopped before it has sent its request.
                     if !stream.read(&mut head).await.is_ok_and(|bytes| bytes > 0) {
                         return;
                     }
@@ -48,17 +48,18 @@ impl Gate {
         }
     }
 
-    /// Answers all who wait, and all who come.
+    /// Answers all waiting requests, and later ones at once.
     pub(crate) fn open(&self) {
         self.is_open.send_replace(true);
     }
 
-    /// Has all wait who come from now on.
+    /// Holds back the answers to requests that arrive from now on.
     pub(crate) fn close(&self) {
         self.is_open.send_replace(false);
     }
 
-    /// Waits until so many have come, ever: each is a handler that runs.
+    /// Waits until this many requests have arrived since the start: each belongs to a running
+    /// handler.
     pub(crate) async fn wait_for(&self, count: usize) {
         let mut arrived = self.arrived.subscribe();
         let have_come = timeout(HANG, arrived.wait_for(|arrived| *arrived >= count))
@@ -71,12 +72,12 @@ impl Gate {
         );
     }
 
-    /// The manifest of a plugin that may wait here.
+    /// The manifest of a plugin that may fetch from this gate.
     pub(crate) fn manifest(&self) -> String {
         format!("allowed_hosts = [\"{}\"]\n", self.addr)
     }
 
-    /// What has the guest `fickle` wait here, and then send back what it was sent.
+    /// The query that makes the guest `fickle` wait at this gate and then echo its body.
     pub(crate) fn act(&self) -> String {
         format!("wait_for={}/", self.addr)
     }

@@ -1,4 +1,4 @@
-//! A node made by hand, as others see it: gossip that says what the test wants.
+//! A fake node that only gossips, with the id, generation, state and streams that a test chooses.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -15,22 +15,22 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::Node;
 
-/// What a message begins with that goes in one datagram: its number, the index of the part, and how
-/// many there are.
+/// Header of a gossip message that fits in one datagram: its number (4 bytes), the index of the
+/// part (1), and the number of parts (1).
 const ONLY_PART: [u8; 6] = [0, 0, 0, 1, 0, 1];
 
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// A node of which there is only the gossip.
+/// A node that gossips and does nothing else.
 pub(crate) struct HandMade {
     pub(crate) cluster: String,
-    /// Gossips for as long as it is there.
+    /// Gossips until it is dropped.
     _chitchat: ChitchatHandle,
 }
 
 impl HandMade {
-    /// Has an id in a state, in the life of this generation, and offers these streams. Whoever
-    /// connects to its cluster port comes to the listener.
+    /// Gossips under this id, generation and state, and offers these streams. Connections to its
+    /// cluster port arrive at the returned listener.
     pub(crate) async fn start(
         id: &str,
         generation: u64,
@@ -40,7 +40,7 @@ impl HandMade {
     ) -> (Self, TcpListener) {
         let (peers, socket) = loop {
             let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            // The port may be another's for UDP.
+            // The same port may be taken for UDP.
             if let Ok(socket) = UdpSocket::bind(peers.local_addr().unwrap()).await {
                 break (peers, socket);
             }
@@ -105,7 +105,7 @@ impl Socket for OnlyParts {
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             let (bytes, from) = self.0.recv_from(&mut datagram).await?;
-            // What is meant for who had this port before is none of it.
+            // Skips datagrams that were meant for a previous owner of this port.
             let Some(mut message) = datagram.get(ONLY_PART.len()..bytes) else {
                 continue;
             };

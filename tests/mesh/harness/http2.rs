@@ -1,5 +1,5 @@
-//! One HTTP/2 connection of a client, which is not made anew when it ends: what becomes of its
-//! requests is what becomes of the connection.
+//! A client with a single HTTP/2 connection. It never reconnects, so that what happens to its
+//! requests shows what happened to the connection.
 
 use bytes::Bytes;
 use http::Method;
@@ -15,18 +15,17 @@ use super::{Answer, HANG};
 pub(crate) struct Http2(SendRequest<Full<Bytes>>);
 
 impl Http2 {
-    /// Speaks HTTP/2 over a stream to who is known to do so, too.
+    /// Speaks HTTP/2 with prior knowledge over an open connection, plain or TLS.
     pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
-        // How it ends, its requests tell.
+        // An error of the connection shows in its requests.
         tokio::spawn(connection);
         Self(requests)
     }
 
-    /// The answer to a POST. `None`: the other side has said that it takes no more, and has not
-    /// taken this one.
+    /// The answer to a POST. `None`: the server has sent GOAWAY and has not processed this request.
     pub(crate) async fn post(&self, url: &str, body: &'static str) -> Option<Answer> {
         let request = http::Request::builder()
             .method(Method::POST)
@@ -45,10 +44,10 @@ impl Http2 {
     }
 }
 
-/// Whether the request was on its way when the other side said which is the last that it takes
-/// (GOAWAY), and came behind it.
+/// Whether the request crossed with a GOAWAY that names an earlier request as the last one that the
+/// server processes.
 fn is_behind_goodbye(error: &hyper::Error) -> bool {
-    // The error beneath is of a crate that the tests do not use themselves.
+    // Matches the text: the source is an error of `h2`, which the tests do not depend on.
     let text = format!("{error:?}");
     text.contains("GoAway") && text.contains("NO_ERROR")
 }

@@ -1,6 +1,6 @@
-//! A mesh of which some nodes speak a later version. There is no such program yet: between the
-//! nodes, what those say that count as later is rewritten so that it is what a later version may
-//! say. Gossip goes through here, too, as it is.
+//! A mesh in which some nodes speak a later version of the peer protocol. No such program exists
+//! yet, so a proxy between the nodes rewrites the frames of upgraded nodes into what a later
+//! version might send. Gossip passes through the proxy unchanged.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,12 +14,13 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use super::frames::{AN_EXTENSION, CALL, HELLO, REPLY, frame, text, varint};
 use super::{Plugins, Setup, port_known_beforehand};
 
-/// Of a frame that later versions have.
+/// Kind of a frame that only later versions know.
 const LATER_KIND: u8 = 200;
 
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// Nodes count from 1. Each is bound to one address, and advertises another, which is here.
+/// The proxy between the nodes, which count from 1. Each node binds one loopback address and
+/// advertises another, on which the proxy listens.
 pub(crate) struct LaterVersions {
     port: u16,
     nodes: u8,
@@ -29,7 +30,7 @@ pub(crate) struct LaterVersions {
 #[derive(Default)]
 struct Later {
     nodes: Mutex<BTreeSet<String>>,
-    /// Calls and replies that were made those of a later version.
+    /// Numbers of rewritten calls and of rewritten replies.
     rewritten: [AtomicUsize; 2],
 }
 
@@ -46,7 +47,7 @@ fn node_id(number: u8) -> String {
 }
 
 impl LaterVersions {
-    /// Between so many nodes, of which none is a later one yet.
+    /// A proxy between this many nodes, none of them upgraded yet.
     pub(crate) async fn between(nodes: u8) -> Self {
         let (port, later) = (port_known_beforehand(), Arc::<Later>::default());
         let mut sockets = Vec::new();
@@ -63,7 +64,7 @@ impl LaterVersions {
         Self { port, nodes, later }
     }
 
-    /// How a node is started that others reach through here.
+    /// Setup of a node that the others reach through the proxy.
     pub(crate) fn setup(&self, number: u8) -> Setup {
         let seeds: Vec<String> = (1..=self.nodes)
             .map(|number| format!("{}:{}", advertised(number), self.port))
@@ -81,14 +82,15 @@ impl LaterVersions {
             .flag("--cluster-port", &self.port.to_string())
     }
 
-    /// From its next start on it is a later one.
+    /// From its next start on the node counts as one of a later version. Call it while the node is
+    /// down: open connections stay as they are.
     pub(crate) fn upgrade(&self, number: u8) {
         self.later.nodes.lock().unwrap().insert(node_id(number));
     }
 }
 
 impl LaterVersions {
-    /// How many calls, and how many replies, were made those of a later version.
+    /// Numbers of rewritten calls and of rewritten replies so far.
     pub(crate) fn rewritten(&self) -> [usize; 2] {
         self.later
             .rewritten
@@ -97,7 +99,8 @@ impl LaterVersions {
     }
 }
 
-/// Gossip for one node goes on to it, as from where its sender can be answered.
+/// Forwards gossip to one node, from the advertised address of its sender, so that the answers come
+/// back through the proxy.
 async fn carry_gossip(number: u8, port: u16, sockets: Vec<Arc<UdpSocket>>) {
     let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
     let socket = sockets[usize::from(number) - 1].clone();
@@ -106,7 +109,7 @@ async fn carry_gossip(number: u8, port: u16, sockets: Vec<Arc<UdpSocket>>) {
             .zip(&sockets)
             .find(|(number, _)| bound(*number) == from.ip());
         if let Some((_, sender)) = sender {
-            // Who is not there now misses it.
+            // A node that is down misses the datagram.
             let _ = sender
                 .send_to(&datagram[..bytes], (bound(number), port))
                 .await;
@@ -119,7 +122,7 @@ async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Later>)
     while let Ok((caller, _)) = listener.accept().await {
         let (callee, later) = (SocketAddr::new(bound(number), port), later.clone());
         tokio::spawn(async move {
-            // Dropped at once, the caller sees that there is nobody.
+            // Drops the caller's connection, which tells it that the node is down.
             let Ok(callee) = TcpStream::connect(callee).await else {
                 return;
             };
@@ -133,7 +136,7 @@ async fn carry_connections(listener: TcpListener, number: u8, later: Arc<Later>)
     }
 }
 
-/// Carries frames one way, for as long as both sides are there.
+/// Forwards frames in one direction until either side closes.
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Later) {
     let mut is_later = false;
     while let Ok(length) = from.read_u32().await {
@@ -167,7 +170,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, later: &Later) {
     }
 }
 
-/// What a later version says instead.
+/// Rewrites what follows the kind of a frame into what a later version might send.
 fn as_later(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut head = Head(rest);
     match kind {
@@ -219,7 +222,7 @@ fn as_later(kind: u8, rest: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What is left of a head to be read.
+/// The unread part of a head.
 struct Head<'a>(&'a [u8]);
 
 impl<'a> Head<'a> {
@@ -237,13 +240,13 @@ impl<'a> Head<'a> {
             .fold(0, |number, byte| number << 7 | u64::from(byte & 0x7f))
     }
 
-    /// Or bytes: both begin with their length.
+    /// Also reads bytes: both have a length prefix.
     fn text(&mut self) -> &'a [u8] {
         let bytes = self.number();
         self.skip(usize::try_from(bytes).unwrap())
     }
 
-    /// The bytes over which something reads.
+    /// The bytes that `read` consumes.
     fn taken<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> &'a [u8] {
         let before = self.0;
         read(self);

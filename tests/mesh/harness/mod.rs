@@ -1,4 +1,5 @@
-//! What the tests start and ask: nodes as processes of their own, and an HTTP client.
+//! What the tests run against: nodes as separate processes, HTTP clients, fake peers and servers,
+//! and networks that fail.
 
 mod client;
 pub(crate) mod frames;
@@ -37,11 +38,11 @@ pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
 
-/// Says on the terminal that a test is left out, though tests that pass say nothing: it needs
-/// something that is not here.
+/// Reports on the terminal that a test is skipped because the machine lacks something. Written
+/// straight to stderr: the test runner captures what passing tests print.
 pub(crate) fn skipped(test: &str, needs: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: it needs {needs}");
 }
 
-/// What hangs for this long will not end by itself. Generous: the machine may be busy with a build.
+/// Timeout for anything that might hang. Generous, because the machine may be busy with a build.
 pub(crate) const HANG: std::time::Duration = std::time::Duration::from_secs(60);

@@ -22,7 +22,7 @@ use super::{Answer, Client, HANG, Plugins, Request, Secret};
 #[cfg(target_os = "linux")]
 use super::{Place, Wire};
 
-/// How often a node is asked whether it is where a test waits for it to be.
+/// Polling interval while a test waits for a node to reach a state.
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How a node is started.
@@ -39,20 +39,20 @@ pub(crate) struct Setup {
     place: Option<Arc<Place>>,
 }
 
-/// A running node. It is killed when the value goes.
+/// A running node. Dropping it kills the process.
 pub(crate) struct Node {
     pub(crate) id: String,
     pub(crate) http: String,
     pub(crate) cluster: String,
     pub(crate) admin: String,
-    /// Goes with the node.
+    /// Deleted with the node, unless others share it.
     _plugins: Plugins,
     client: Client,
     child: Child,
     log: Arc<Log>,
 }
 
-/// What `/cluster` says of a node.
+/// A node as `/cluster` lists it.
 pub(crate) struct Seen {
     pub(crate) state: String,
     pub(crate) http: String,
@@ -64,18 +64,18 @@ pub(crate) struct Seen {
 pub(super) struct Log {
     lines: Mutex<Vec<String>>,
     grown: Notify,
-    /// Whether somebody reads what the node writes.
+    /// What the task that reads the node's stderr shall do.
     reader: watch::Sender<Reader>,
 }
 
-/// Who reads a node's log.
+/// What the reader of a node's log does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Reader {
     #[default]
     Reads,
-    /// What is between the two fills up.
+    /// The pipe fills up.
     Pauses,
-    /// There is nobody to whom it could be written.
+    /// The pipe is closed, so that writes fail.
     Gone,
 }
 
@@ -114,27 +114,27 @@ impl Setup {
         self.flag("--seeds", &seeds.join(","))
     }
 
-    /// Leaves the ports to the flags and variables of the test.
+    /// Does not set the ports to 0: the test sets them by flags or variables.
     pub(crate) fn own_ports(mut self) -> Self {
         self.ports_are_any = false;
         self
     }
 
-    /// Gives the node no more address space than this.
+    /// Limits the address space of the node.
     #[cfg(target_os = "linux")]
     pub(crate) fn address_space_kb_max(mut self, max: u64) -> Self {
         self.address_space_kb_max = Some(max);
         self
     }
 
-    /// Starts it on one core, so that it has one link to each peer.
+    /// Pins the node to one core, so that it has one link to each peer.
     #[cfg(target_os = "linux")]
     pub(crate) fn one_core(mut self) -> Self {
         self.has_one_core = true;
         self
     }
 
-    /// Starts it on a wire, as the node of this number.
+    /// Starts the node on the simulated network, as the one of this number.
     #[cfg(target_os = "linux")]
     pub(crate) fn on(mut self, wire: &Wire, number: usize) -> Self {
         let place = wire.place(number);
@@ -144,11 +144,11 @@ impl Setup {
             .id(&format!("n{number}"))
             .flag("--bind", &addr)
             .secret(&Secret::shared());
-        // Nobody but the test is on the wire.
+        // Only the test can reach this network.
         setup.flag("--admin-bind", &addr).flag("--insecure", "true")
     }
 
-    /// Gives the node the secrets of a file.
+    /// Gives the node this secret file.
     pub(crate) fn secret(self, secret: &Secret) -> Self {
         self.flag("--secret-file", secret.file())
     }
@@ -204,7 +204,8 @@ impl Setup {
     fn program(&self) -> Command {
         #[cfg(target_os = "linux")]
         if let Some(max) = self.address_space_kb_max {
-            // It limits itself, which takes no unsafe code, and becomes the node.
+            // The shell limits itself and then execs the node: a `pre_exec` hook would need unsafe
+            // code.
             let mut shell = Command::new("/bin/sh");
             shell
                 .args(["-c", &format!("ulimit -v {max} && exec \"$0\" \"$@\"")])
@@ -214,7 +215,7 @@ impl Setup {
         Command::new(binary())
     }
 
-    /// Starts the node and waits until it says which ports it has.
+    /// Starts the node and waits until it logs its ports.
     pub(crate) async fn start(self) -> Node {
         let mut child = self.spawn();
         let log = Arc::new(Log::default());
@@ -261,7 +262,7 @@ impl Setup {
         node
     }
 
-    /// Starts a node that is expected to end by itself: its exit code, and what it wrote.
+    /// Starts a node that is expected to exit by itself. Returns its exit code and its stderr.
     pub(crate) async fn fail(self) -> (i32, String) {
         let output = timeout(HANG, self.command().output())
             .await
@@ -322,7 +323,7 @@ impl Node {
         .await;
     }
 
-    /// What this node believes of each live node, by node id.
+    /// This node's view: each live node by its id.
     pub(crate) async fn view(&self) -> BTreeMap<String, Seen> {
         let cluster = self.admin("/cluster").await.json();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -339,7 +340,7 @@ impl Node {
             .collect()
     }
 
-    /// The owner of a key, and who comes behind it.
+    /// The ranking of a key: its owner, then the nodes to fail over to.
     pub(crate) async fn ranking(&self, stream: &str, key: &str) -> Vec<String> {
         let answer = self.admin(&format!("/cluster/owner/{stream}/{key}")).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -366,7 +367,7 @@ impl Node {
         .await;
     }
 
-    /// What `/metrics` says of a metric, its labels included; zero if it does not have it.
+    /// The value of a series in `/metrics`, named with its labels; 0 if it is missing.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await;
         let text = metrics.text();
@@ -382,7 +383,7 @@ impl Node {
             .await
     }
 
-    /// Waits until so many messages of a stream run here.
+    /// Waits until exactly this many messages of a stream run here.
     pub(crate) async fn wait_until_running(&self, stream: &str, count: usize) {
         self.wait_for_metric(&format!(
             r#"meshage_instances{{stream="{stream}",state="running"}} {count}"#
@@ -390,12 +391,12 @@ impl Node {
         .await;
     }
 
-    /// A key that this node believes that one to own.
+    /// A key that node `owner` owns in this node's view.
     pub(crate) async fn key_owned_by(&self, stream: &str, owner: &str) -> String {
         self.key_ranked(stream, 0, owner).await
     }
 
-    /// A key in whose ranking that one has this place, by the belief of this node.
+    /// A key in whose ranking node `id` has this place (the owner has 0), in this node's view.
     pub(crate) async fn key_ranked(&self, stream: &str, place: usize, id: &str) -> String {
         for key in 0..1_000 {
             let key = format!("key-{key}");
@@ -446,8 +447,7 @@ impl Node {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Stops the process where it is, and waits until all its threads stand still: the system tells
-    /// them one by one.
+    /// Sends SIGSTOP, and waits until all threads are stopped: the kernel stops them one by one.
     pub(crate) async fn hang(&self) {
         self.signal(Signal::STOP);
         let threads = format!("/proc/{}/task", self.process_id());
@@ -464,7 +464,7 @@ impl Node {
         .await;
     }
 
-    /// Sends a signal again and again, until the process has ended.
+    /// Sends a signal repeatedly until the process has exited.
     pub(crate) async fn signal_until_ended(&mut self, signal: Signal) -> ExitStatus {
         let deadline = Instant::now() + HANG;
         let mut ticks = tokio::time::interval(ASK_INTERVAL);
@@ -482,7 +482,7 @@ impl Node {
         }
     }
 
-    /// Waits until the process has ended.
+    /// Waits until the process has exited.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         match timeout(HANG, self.child.wait()).await {
             Ok(status) => status.unwrap(),
@@ -494,13 +494,13 @@ impl Node {
         self.child.kill().await.unwrap();
     }
 
-    /// What it logs, for when it is not at hand.
+    /// The log of the node, for code that does not hold the node.
     pub(super) fn log(&self) -> Arc<Log> {
         self.log.clone()
     }
 }
 
-/// What a line about this event has in it.
+/// The text in each log line about this event.
 fn event(name: &str) -> String {
     format!(r#""event":"{name}""#)
 }
@@ -535,7 +535,7 @@ impl Log {
     }
 }
 
-/// Asks again and again until it is so.
+/// Polls until the condition holds. Panics after `HANG`.
 pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
     let deadline = Instant::now() + HANG;
     let mut ticks = tokio::time::interval(ASK_INTERVAL);
@@ -549,14 +549,14 @@ pub(crate) fn refs(nodes: &[Node]) -> Vec<&Node> {
     nodes.iter().collect()
 }
 
-/// Waits until each of these nodes is ready and sees exactly these, all ready.
+/// Waits until each of these nodes is ready and has exactly these in its view, all ready.
 pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
     for node in nodes {
         node.wait_until_ready().await;
         until(|| async {
             let view = node.view().await;
-            // The port tells a node that has come back from what it was before; it may be reached
-            // at another address.
+            // The port tells a restarted node from its earlier incarnation. The address is ignored:
+            // a node may advertise another one than it is bound to.
             let port = |addr: &str| addr.rsplit(':').next().map(str::to_owned);
             let is_seen = |other: &&Node| {
                 view.get(&other.id).is_some_and(|seen| {
@@ -569,13 +569,13 @@ pub(crate) async fn wait_for_mesh(nodes: &[&Node]) {
     }
 }
 
-/// A mesh of nodes `n1`, `n2`, … with the usual plugins, each in the view of each.
+/// A mesh of nodes `n1`, `n2`, … with the usual plugins, each in the view of all.
 pub(crate) async fn mesh(size: usize) -> Vec<Node> {
     let plugins: Vec<Plugins> = (0..size).map(|_| Plugins::usual()).collect();
     mesh_of(&plugins).await
 }
 
-/// The same, with a node for each of these plugins directories.
+/// Like [`mesh`], with one node for each of these plugins directories.
 pub(crate) async fn mesh_of(plugins: &[Plugins]) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for (number, plugins) in (1..).zip(plugins) {
@@ -588,8 +588,8 @@ pub(crate) async fn mesh_of(plugins: &[Plugins]) -> Vec<Node> {
     nodes
 }
 
-/// A port for a node that others must know before it starts. It is free, and stays so: it is
-/// outside the range of which the system chooses for port 0, and no test gets it twice.
+/// A free port (TCP and UDP) for a node whose port must be known before it starts. It stays free:
+/// it is outside the range from which the system picks for port 0, and each is handed out once.
 pub(crate) fn port_known_beforehand() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     loop {

@@ -1,13 +1,11 @@
-//! A single core for a node, however many the machine has: then it has one lane, and one link to
-//! each peer.
+//! Pins a node to a single core of the machine, so that it has one lane, and one link to each peer.
 
 use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::Handle;
 
-/// Does something on a thread that may use one core alone, such as starting a process, which
-/// inherits that.
+/// Runs `act` on a thread pinned to one core. A process that it starts inherits the affinity.
 pub(super) fn on_one_core<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let runtime = Handle::current();
     let inside = || {

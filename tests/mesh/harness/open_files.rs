@@ -1,12 +1,11 @@
-//! The open files of the tests' own process: each connection of a client in it is one.
+//! The limit of open files of the test process: each client connection in it counts as one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For a test that has so many files open: raises the limit, which systems set at 256 to 1,024.
-/// Nodes raise theirs.
+/// Raises the soft limit, by default 256 to 1,024, for a test that needs `count` open files. Nodes
+/// raise their own.
 pub(crate) fn need_open_files(count: u64) {
-    // Tests run side by side, so that no one of them knows how many there are: all that this
-    // process may have.
+    // Up to the hard limit: tests run concurrently in this process, and none knows the total.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(
         Resource::Nofile,

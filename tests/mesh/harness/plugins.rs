@@ -1,11 +1,12 @@
-//! A plugins directory for a node or several, made of the guests that were built for the tests.
+//! Plugins directories, for one node or several, filled with the guests that were built for the
+//! tests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
-/// A directory that goes with the last clone of the value.
+/// A temporary directory, deleted with the last clone.
 #[derive(Clone)]
 pub(crate) struct Plugins {
     directory: Arc<TempDir>,
@@ -26,7 +27,7 @@ impl Plugins {
         Self::empty().with("echo", "echo").with("fickle", "fickle")
     }
 
-    /// Offers the stream by that guest.
+    /// Adds this guest as the plugin of the stream.
     pub(crate) fn with(self, stream: &str, guest_name: &str) -> Self {
         std::fs::copy(
             guest(guest_name),
@@ -42,7 +43,7 @@ impl Plugins {
         self
     }
 
-    /// Puts a file in its place in one step, as careful tools do.
+    /// Adds or replaces a file atomically (by rename), as careful tools do.
     pub(crate) fn put(&self, name: &str, content: &[u8]) {
         let beside = self.path.join(format!("{name}.new"));
         std::fs::write(&beside, content).unwrap();
@@ -53,7 +54,7 @@ impl Plugins {
         &self.path
     }
 
-    /// A place within it, for a test that does things to the directory itself.
+    /// A path within it, for a test that moves or replaces the plugins directory itself.
     pub(crate) fn subdirectory(&self, name: &str) -> Self {
         Self {
             directory: self.directory.clone(),
@@ -62,7 +63,7 @@ impl Plugins {
     }
 }
 
-/// A version of its own of a guest: the same code, with a custom section that says which it is.
+/// A distinct version of a guest: the same code, with a custom section that holds the version.
 pub(crate) fn stamped(guest_name: &str, version: u8) -> Vec<u8> {
     let mut component = std::fs::read(guest(guest_name)).unwrap();
     component.extend([0, 9, 7]);

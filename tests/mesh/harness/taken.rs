@@ -1,11 +1,11 @@
-//! What a running node takes of the system, by what Linux says of its process.
+//! Resource usage of a running node, read from `/proc`.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use super::Node;
 
-/// What a node takes of the system.
+/// Resource usage of a node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Taken {
     pub(crate) resident_mb: u64,
@@ -29,12 +29,12 @@ pub(crate) fn taken(node: &Node) -> Taken {
     }
 }
 
-/// The time that each thread of a node has had, in clock ticks, by its id, with its name.
+/// Name and CPU time (in clock ticks) of each thread of a node, by thread id.
 pub(crate) fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
     let mut threads = BTreeMap::new();
     for thread in fs::read_dir(format!("/proc/{}/task", node.process_id())).unwrap() {
         let thread = thread.unwrap();
-        // One that has ended meanwhile says nothing.
+        // The thread may have exited meanwhile.
         let Ok(stat) = fs::read_to_string(thread.path().join("stat")) else {
             continue;
         };

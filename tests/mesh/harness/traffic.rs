@@ -1,5 +1,5 @@
-//! Busy clients: they send one request after the other, to one node and the next, until they are
-//! told to stop.
+//! Background load: each client sends one request after the other, round robin over the nodes,
+//! until it is stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,29 +13,29 @@ use super::{Client, Node, until};
 
 const CLIENTS: u64 = 8;
 
-/// Requests under way at one moment: each client has one.
+/// Requests in flight at any moment: one for each client.
 pub(crate) const IN_FLIGHT_MAX: usize = CLIENTS as usize;
 
 pub(crate) struct Traffic {
     is_over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     clients: JoinSet<Sent>,
-    /// Of the nodes, to see why requests failed.
+    /// Logs of the nodes, shown when requests have failed.
     logs: Vec<Arc<Log>>,
 }
 
-/// What became of the requests.
+/// Outcome of the requests.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) requests: u64,
-    /// What was wrong with those that failed.
+    /// Status and body of each failed answer, or the error of its connection.
     pub(crate) failed: Vec<String>,
-    /// How long the slowest took that did not fail.
+    /// Duration of the slowest successful request.
     pub(crate) slowest: Duration,
 }
 
 impl Traffic {
-    /// Starts to send to a stream, with ever new keys.
+    /// Starts sending to a stream, with a new key for each request.
     pub(crate) fn start(stream: &str, nodes: &[&Node]) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
@@ -56,13 +56,13 @@ impl Traffic {
         }
     }
 
-    /// Waits for so many more answers, good or bad.
+    /// Waits until this many more requests have completed, successfully or not.
     pub(crate) async fn wait_for(&self, answers: u64) {
         let enough = self.answered.load(Ordering::Relaxed) + answers;
         until(|| async { self.answered.load(Ordering::Relaxed) >= enough }).await;
     }
 
-    /// Stops, and returns how many requests there were. None of them may have failed.
+    /// Stops, checks that no request has failed, and returns their number.
     pub(crate) async fn none_failed(self) -> u64 {
         let logs = self.logs.clone();
         let Sent {
@@ -82,7 +82,7 @@ impl Traffic {
         requests
     }
 
-    /// Stops, and returns what became of the requests; tells it, too.
+    /// Stops, then prints and returns the outcome of the requests.
     pub(crate) async fn stop(self) -> Sent {
         self.is_over.store(true, Ordering::Relaxed);
         let sent = self

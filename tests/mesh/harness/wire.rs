@@ -1,6 +1,6 @@
-//! A network that fails as a test says. Each node lives in a network namespace of its own with one
-//! device (TUN), and what the nodes send each other goes from device to device through this
-//! process, which may lose and delay it.
+//! A simulated network whose failures a test controls. Each node runs in its own network namespace
+//! with one TUN device. This process forwards the packets from device to device, and can drop and
+//! delay them.
 
 use std::fs::File;
 use std::net::Ipv4Addr;
@@ -16,22 +16,23 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 
 const PACKET_BYTES_MAX: usize = 1_500;
 
-/// Where IPv4 packets have these (RFC 791, section 3.1).
+/// Byte offsets in an IPv4 header (RFC 791, section 3.1).
 const PROTOCOL: usize = 9;
 const DESTINATION_END: usize = 19;
 
 const TCP: u8 = 6;
 
-/// Nodes and the wire between them. Nodes count from 1; 0 is the test itself, for which all ways
-/// stay open.
+/// The network between the nodes. Nodes count from 1; 0 is the test itself, whose paths always stay
+/// open.
 pub(crate) struct Wire {
     places: Vec<Arc<Place>>,
     paths: Paths,
-    /// Carries the packets, whatever the test is doing. Always there until the end.
+    /// Forwards the packets on a runtime of its own, so that they flow whatever the test is doing.
+    /// `Some` until the drop.
     carrier: Option<Runtime>,
 }
 
-/// A network namespace. It lasts as long as the value or a process in it.
+/// A network namespace. It exists as long as this value or a process in it.
 pub(crate) struct Place {
     pub(crate) addr: Ipv4Addr,
     namespace: File,
@@ -43,7 +44,7 @@ pub(crate) enum Path {
     #[default]
     Open,
     Cut,
-    /// TCP's packets are lost, those of others are not.
+    /// Drops TCP and lets everything else through: gossip uses UDP.
     CutForTcp,
     Bad {
         percent_lost: u8,
@@ -51,14 +52,14 @@ pub(crate) enum Path {
     },
 }
 
-/// By sender and receiver.
+/// Indexed by sender, then by receiver.
 type Paths = Arc<Mutex<Vec<Vec<Path>>>>;
 
 type Queue = UnboundedSender<(Instant, Vec<u8>)>;
 
 impl Wire {
-    /// Lays a wire between so many nodes and this test, whose thread lives in a namespace of its
-    /// own from now on: all it connects to must be on the wire.
+    /// Connects this many nodes and the test. Moves the calling thread to a network namespace of
+    /// its own, from which only this network can be reached.
     pub(crate) fn lay(nodes: usize) -> Self {
         let carrier = Builder::new_multi_thread()
             .worker_threads(1)
@@ -102,17 +103,17 @@ impl Wire {
         }
     }
 
-    /// Where a node lives.
+    /// The network namespace of a node.
     pub(crate) fn place(&self, number: usize) -> Arc<Place> {
         self.places[number - 1].clone()
     }
 
-    /// Changes the way from one node to another, but not the way back.
+    /// Sets the path from one node to another, but not the path back.
     pub(crate) fn one_way(&self, from: usize, to: usize, path: Path) {
         self.paths.lock().unwrap()[from][to] = path;
     }
 
-    /// Changes the ways between each of these and each of those, both there and back.
+    /// Sets the paths between each of `some` and each of `others`, in both directions.
     pub(crate) fn between(&self, some: &[usize], others: &[usize], path: Path) {
         for (one, other) in some
             .iter()
@@ -123,7 +124,7 @@ impl Wire {
         }
     }
 
-    /// Opens all ways.
+    /// Opens all paths.
     pub(crate) fn heal(&self) {
         self.paths
             .lock()
@@ -143,7 +144,7 @@ impl Drop for Wire {
 }
 
 impl Place {
-    /// Does something there, such as starting a process.
+    /// Runs `act` on a thread in this namespace. A process that it starts stays in it.
     pub(crate) fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         let runtime = tokio::runtime::Handle::current();
         let inside = || {
@@ -155,8 +156,8 @@ impl Place {
     }
 }
 
-/// Moves this thread to a new network namespace that has one device with this address, which all
-/// others of the wire are beyond.
+/// Moves this thread to a new network namespace. Its only device has this address, and leads to all
+/// others of the network.
 fn new_device(addr: Ipv4Addr) -> Arc<AsyncDevice> {
     let needs = "networks that fail need Linux, with root or as root of a user namespace (`unshare --user --map-root-user`), \
                  and /dev/net/tun";
@@ -169,10 +170,10 @@ fn new_device(addr: Ipv4Addr) -> Arc<AsyncDevice> {
     Arc::new(device.unwrap_or_else(|error| panic!("no TUN device: {error}; {needs}")))
 }
 
-/// Reads what a node sends, and queues it for those that it is to, or loses it.
+/// Reads the packets that a node sends, and queues each for its receiver or drops it.
 async fn carry(from: usize, device: Arc<AsyncDevice>, queues: Vec<Queue>, paths: Paths) {
     let mut buffer = [0; PACKET_BYTES_MAX];
-    // It ends with its device.
+    // Fails once the device is closed.
     while let Ok(bytes) = device.recv(&mut buffer).await {
         let packet = &buffer[..bytes];
         let is_ipv4 = packet.first().is_some_and(|first| first >> 4 == 4);
@@ -193,7 +194,7 @@ async fn carry(from: usize, device: Arc<AsyncDevice>, queues: Vec<Queue>, paths:
             } => (fastrand::u8(..100) < percent_lost, delay),
         };
         if !is_lost {
-            // The receiver has ended: so has the wire.
+            // Fails only if the receiver has ended, and with it the whole network.
             let _ = queue.send((Instant::now() + delay, packet.to_owned()));
         }
     }
@@ -209,7 +210,7 @@ fn start_queue(device: Arc<AsyncDevice>) -> Queue {
 async fn deliver(device: Arc<AsyncDevice>, mut packets: UnboundedReceiver<(Instant, Vec<u8>)>) {
     while let Some((due, packet)) = packets.recv().await {
         sleep_until(due).await;
-        // The network loses what a device does not take.
+        // A packet that the device rejects counts as lost.
         let _ = device.send(&packet).await;
     }
 }

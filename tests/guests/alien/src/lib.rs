@@ -1,4 +1,4 @@
-//! A guest for tests: a handler that imports what no host has.
+//! A guest for tests: a handler that imports an interface that the host does not provide.
 #![allow(unsafe_code, reason = "of the generated bindings")]
 
 wit_bindgen::generate!({

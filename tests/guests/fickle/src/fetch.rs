@@ -1,4 +1,4 @@
-//! A request of the guest's own, by `wasi:http`.
+//! HTTP requests that the guest makes, by `wasi:http`.
 
 use meshage_sdk::Reply;
 use wasip2::http::outgoing_handler;
@@ -7,11 +7,11 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::StreamError;
 
-/// Requests that a plugin may have under way.
+/// Outgoing requests that a plugin may have in flight.
 const REQUESTS_MAX: usize = 64;
 
-/// What came of a GET of `host:port/path`, or of the same behind `https://`: status and body as
-/// they came, or 599 and the error.
+/// GETs `host:port/path`, or the same behind `https://`. Replies with status and body as they came,
+/// or with 599 and the error.
 pub(crate) fn get(target: &str) -> Reply {
     match try_get(target) {
         Ok((status, body)) => Reply::new(status).with_body("application/octet-stream", body),
@@ -19,18 +19,19 @@ pub(crate) fn get(target: &str) -> Reply {
     }
 }
 
-/// Waits until a GET of `host:port/path` is answered, or has failed.
+/// GETs `host:port/path`, and waits until that is answered or has failed.
 pub(crate) fn wait_for(target: &str) -> Result<(), String> {
     try_get(target).map(drop)
 }
 
-/// Begins a hundred requests to who never answers, and returns how many were refused as too many.
+/// Begins a hundred requests to a server that never answers, and returns how many were refused as
+/// too many.
 pub(crate) fn begin_many(target: &str) -> usize {
     let begun: Vec<_> = (0..100)
         .map(|_| begin(target).expect("it is a target"))
         .collect();
     let refused = begun[REQUESTS_MAX..].iter().filter(|coming| {
-        // Those that are too many say so at once.
+        // Requests beyond the limit fail at once.
         coming.subscribe().block();
         let answer = coming
             .get()
@@ -40,7 +41,7 @@ pub(crate) fn begin_many(target: &str) -> usize {
     refused.count()
 }
 
-/// Whether an address of so many bytes is taken.
+/// Whether the host accepts an authority of this many bytes.
 pub(crate) fn takes_authority(bytes: usize) -> bool {
     OutgoingRequest::new(Fields::new())
         .set_authority(Some(&"a".repeat(bytes)))

@@ -1,6 +1,6 @@
-//! A guest for tests: does what the query tells it to, and goes wrong in the ways real ones do.
+//! A guest for tests: does what the query tells it to, and fails in the ways real ones do.
 
-// Handlers may forbid what the bindings need: it is not theirs.
+// Handlers can forbid unsafe code, although the generated bindings need it.
 #![forbid(unsafe_code)]
 
 mod fetch;
@@ -122,7 +122,7 @@ fn fickle(message: Message) -> Result<Reply, Failure> {
         }
         _ => {}
     }
-    // What came in goes out, as bytes.
+    // By default, echoes the body as bytes.
     let content_type = message
         .header("content-type")
         .unwrap_or("application/octet-stream")
@@ -134,7 +134,7 @@ fn text(text: &str) -> Result<Reply, Failure> {
     Ok(Reply::new(200).with_body("text/plain", text))
 }
 
-/// One number for a body, that its length, its bytes and their order have a part in.
+/// A checksum that depends on the length of a body, its bytes, and their order.
 fn checksum(body: &[u8]) -> u64 {
     body.iter().fold(1, |sum: u64, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(*byte))

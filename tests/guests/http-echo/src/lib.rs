@@ -7,7 +7,7 @@ use wasip2::http::types::{
 };
 use wasip2::io::streams::StreamError;
 
-/// What WASI lets a guest write at once.
+/// The most that WASI lets a guest write in one call.
 const WRITE_BYTES_MAX: usize = 4096;
 
 const READ_BYTES_MAX: u64 = 64 * 1024;
