@@ -5,7 +5,7 @@ pub use crate::api::fuzz::request;
 pub use crate::config::fuzz::config;
 pub use crate::membership::fuzz::gossip;
 pub use crate::peer::fuzz::peer;
-pub use crate::plugins::fuzz::manifest;
+pub use crate::runtime::fuzz::manifest;
 
 #[cfg(test)]
 mod tests {

@@ -40,7 +40,7 @@ use crate::message::{PartitionKey, StreamName};
 use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
-use crate::runtime::{Instances, Limits};
+use crate::runtime::{Grants, Handler, Instances};
 use crate::security::{Asking, SEC_FETCH_SITE, Tokens, check_own};
 use crate::telemetry::{InstanceGauges, Metrics, names};
 
@@ -307,7 +307,7 @@ fn describe(state: PluginState, plugin: &Plugin) -> Value {
         "error": null,
         "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
         "calls": plugin.admission.calls(),
-        "limits": describe_limits(plugin.handler.limits()),
+        "limits": describe_terms(&plugin.handler),
     })
 }
 
@@ -324,22 +324,37 @@ fn describe_failed(failed: &Failed) -> Value {
     })
 }
 
-fn describe_limits(limits: &Limits) -> Value {
-    let (instances, calls_max) = match limits.instances {
+/// The limits of a version, and what its manifest grants.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Terms<'a> {
+    headers: Vec<&'a str>,
+    idempotency_keys: bool,
+    timeout_ms: u64,
+    memory_mb: usize,
+    concurrency: usize,
+    queue: usize,
+    instances: &'static str,
+    max_calls_per_instance: u64,
+    #[serde(flatten)]
+    grants: &'a Grants,
+}
+
+fn describe_terms(handler: &Handler) -> Terms<'_> {
+    let limits = handler.limits();
+    let (instances, max_calls_per_instance) = match limits.instances {
         Instances::Fresh => ("fresh", 1),
         Instances::Reuse { calls_max } => ("reuse", calls_max),
     };
-    json!({
-        "headers": limits.headers.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
-        "idempotencyKeys": limits.takes_idempotency_keys,
-        "timeoutMs": limits.timeout.as_millis() as u64,
-        "memoryMb": limits.memory_bytes_max >> 20,
-        "concurrency": limits.concurrency,
-        "queue": limits.queue,
-        "instances": instances,
-        "maxCallsPerInstance": calls_max,
-        // Names only: values may be secrets.
-        "env": limits.env.iter().map(|(name, _)| name).collect::<Vec<_>>(),
-        "allowedHosts": limits.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
+    Terms {
+        headers: limits.headers.iter().map(HeaderName::as_str).collect(),
+        idempotency_keys: limits.takes_idempotency_keys,
+        timeout_ms: limits.timeout.as_millis() as u64,
+        memory_mb: limits.memory_bytes_max >> 20,
+        concurrency: limits.concurrency,
+        queue: limits.queue,
+        instances,
+        max_calls_per_instance,
+        grants: handler.grants(),
+    }
 }

@@ -27,7 +27,7 @@ use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState, View
 use crate::message::{NameError, NodeId};
 use crate::peer::{Hello, Peers, Server};
 use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
-use crate::runtime::{Engine, EngineError};
+use crate::runtime::{Engine, EngineError, HostSettings};
 use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError};
 use sockets::Sockets;
@@ -273,9 +273,10 @@ impl Running {
         leave: &CancellationToken,
     ) -> Result<Option<&'static str>, NodeError> {
         let data_dir = config.data_dir.clone();
-        let authorities = config.outbound_authorities.clone();
-        let engine =
-            spawn_blocking(move || Engine::new(data_dir.as_deref(), &authorities)).await??;
+        let settings = HostSettings {
+            outbound_authorities: config.outbound_authorities.clone(),
+        };
+        let engine = spawn_blocking(move || Engine::new(data_dir.as_deref(), &settings)).await??;
         let PluginTerms {
             timeout_max,
             trusted_keys,

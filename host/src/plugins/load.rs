@@ -13,10 +13,11 @@ use tracing::info;
 
 use super::admission::Admission;
 use super::catalog::{Failed, Plugin};
-use super::manifest::{ManifestError, is_credential, read_manifest};
 use super::scan::{Stamp, signature_of};
 use crate::message::{Digest, NameError, StreamName, truncate};
-use crate::runtime::{COMPONENT_BYTES_MAX, Engine, Handler, Limits, LoadError};
+use crate::runtime::{
+    COMPONENT_BYTES_MAX, Engine, Handler, LoadError, Manifest, ManifestError, is_credential,
+};
 use crate::security::{SignatureError, TrustedKeys};
 
 /// The largest manifest. A longer file is none.
@@ -174,12 +175,12 @@ impl Loader {
             manifest,
             ..
         } = files?;
-        let limits: Limits = read_manifest(&manifest, self.timeout_max)
+        let terms = Manifest::read(&manifest, self.timeout_max)
             .map_err(|error| PluginError::Manifest(file.with_extension("toml"), error))?;
-        if let Some(header) = limits.headers.iter().find(|name| is_credential(name)) {
+        if let Some(header) = terms.limits.headers.iter().find(|name| is_credential(name)) {
             info!(event = "plugin-sees-credentials", %stream, %header, "the plugin's manifest lets it see credentials");
         }
-        let handler = Handler::load(&self.engine, stream.clone(), component, limits)
+        let handler = Handler::load(&self.engine, stream.clone(), component, terms)
             .await
             .map_err(|error| PluginError::Component(file.to_owned(), error))?;
         Ok((stream, manifest, handler))

@@ -2,12 +2,9 @@
 
 mod admission;
 mod catalog;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
 mod jobs;
 mod keeper;
 mod load;
-mod manifest;
 mod scan;
 mod settle;
 mod strays;
@@ -18,6 +15,5 @@ pub use admission::{Admission, Place};
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use keeper::{DirectoryError, Keeper};
 pub use load::Loader;
-pub use manifest::{ManifestError, read_manifest};
 pub use scan::Scan;
 pub use strays::{Stray, Unused};

@@ -5,24 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metrics::counter;
-use rustls::pki_types::TrustAnchor;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use uuid::Uuid;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{
     Cache, CacheConfig, Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig,
     WasmBacktraceDetails,
 };
 
-use super::bindings::logging;
 use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
 use super::compile_turns::CompileTurns;
-use super::instance::HostState;
+use super::host::{self, HostSettings, HostState};
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
-use super::outbound;
-use super::outbound_tls::OutboundTls;
 use super::pool::Pools;
 use super::turns::Turns;
 use crate::telemetry::names;
@@ -51,7 +47,8 @@ pub struct Engine {
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
-    pub(super) outbound_tls: OutboundTls,
+    /// What it has for each capability.
+    pub(super) host: host::Node,
     /// One of its threads has ended.
     ended: CancellationToken,
 }
@@ -65,19 +62,15 @@ pub enum EngineError {
 impl Engine {
     /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may
     /// share it. If it cannot be there, the log says so, and the engine compiles everything anew.
-    /// Guests trust `authorities`, besides those that browsers trust.
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
-    pub fn new(
-        data_dir: Option<&Path>,
-        authorities: &[TrustAnchor<'static>],
-    ) -> Result<Self, EngineError> {
+    pub fn new(data_dir: Option<&Path>, settings: &HostSettings) -> Result<Self, EngineError> {
         let opened = data_dir
             .ok_or_else(|| "there is no home directory, and so no default".to_owned())
             .and_then(open_cache);
         match opened {
-            Ok((cache, turns)) => Self::start(Some(cache), turns, authorities),
+            Ok((cache, turns)) => Self::start(Some(cache), turns, settings),
             Err(error) => {
                 let directory = data_dir.map(|directory| directory.display().to_string());
                 warn!(
@@ -86,7 +79,7 @@ impl Engine {
                     error,
                     "there is no compile cache: each start compiles every plugin; set --data-dir to a directory that can be written"
                 );
-                Self::start(None, CompileTurns::default(), authorities)
+                Self::start(None, CompileTurns::default(), settings)
             }
         }
     }
@@ -96,13 +89,13 @@ impl Engine {
     /// # Errors
     /// If the machine cannot run compiled code.
     pub fn without_cache() -> Result<Self, EngineError> {
-        Self::start(None, CompileTurns::default(), &[])
+        Self::start(None, CompileTurns::default(), &HostSettings::default())
     }
 
     fn start(
         cache: Option<Cache>,
         compile_turns: CompileTurns,
-        authorities: &[TrustAnchor<'static>],
+        settings: &HostSettings,
     ) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
 
@@ -121,12 +114,9 @@ impl Engine {
             }
         };
         let mut linker = Linker::new(&wasmtime);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(start_error)?;
-        outbound::add_to_linker(&mut linker).map_err(start_error)?;
-        logging::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut HostState| state)
-            .map_err(start_error)?;
+        host::link(&mut linker).map_err(start_error)?;
+        let host = host::Node::start(settings).map_err(start_error)?;
         let other_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
-        let outbound_tls = OutboundTls::new(authorities).map_err(|error| other_error(&error))?;
         let ended = CancellationToken::new();
         let clock =
             Clock::start(wasmtime.weak(), ended.clone()).map_err(|error| other_error(&error))?;
@@ -139,7 +129,7 @@ impl Engine {
             pools,
             clock,
             turns: Turns::new(),
-            outbound_tls,
+            host,
             ended,
         })
     }

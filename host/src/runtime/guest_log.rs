@@ -7,12 +7,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use tracing::{debug, error, info, trace, warn};
+use tracing::{Level, debug, error, info, trace, warn};
 use uuid::Uuid;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::bindings::logging::Level;
 use crate::message::{StreamName, truncate};
 
 /// What one call may log, all together. The rest is dropped, and the log says so.
@@ -102,13 +101,13 @@ impl GuestLog {
     }
 
     pub(super) fn entry(&self, level: Level, text: String) {
-        // What nobody will see takes nothing from what the call may log.
+        // An entry that is filtered out takes nothing from what the call may log.
         let is_seen = match level {
-            Level::Trace => tracing::enabled!(target: "guest", tracing::Level::TRACE),
-            Level::Debug => tracing::enabled!(target: "guest", tracing::Level::DEBUG),
-            Level::Info => tracing::enabled!(target: "guest", tracing::Level::INFO),
-            Level::Warn => tracing::enabled!(target: "guest", tracing::Level::WARN),
-            Level::Error => tracing::enabled!(target: "guest", tracing::Level::ERROR),
+            Level::TRACE => tracing::enabled!(target: "guest", Level::TRACE),
+            Level::DEBUG => tracing::enabled!(target: "guest", Level::DEBUG),
+            Level::INFO => tracing::enabled!(target: "guest", Level::INFO),
+            Level::WARN => tracing::enabled!(target: "guest", Level::WARN),
+            Level::ERROR => tracing::enabled!(target: "guest", Level::ERROR),
         };
         if !is_seen {
             return;
@@ -120,11 +119,11 @@ impl GuestLog {
         }
         let (stream, message) = (&entries.stream, entries.message);
         match level {
-            Level::Trace => trace!(target: "guest", %stream, message_id = %message, "{text}"),
-            Level::Debug => debug!(target: "guest", %stream, message_id = %message, "{text}"),
-            Level::Info => info!(target: "guest", %stream, message_id = %message, "{text}"),
-            Level::Warn => warn!(target: "guest", %stream, message_id = %message, "{text}"),
-            Level::Error => error!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::TRACE => trace!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::DEBUG => debug!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::INFO => info!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::WARN => warn!(target: "guest", %stream, message_id = %message, "{text}"),
+            Level::ERROR => error!(target: "guest", %stream, message_id = %message, "{text}"),
         }
     }
 
@@ -169,7 +168,7 @@ impl Entries {
         if line.is_empty() {
             return;
         }
-        if !tracing::enabled!(target: "guest", tracing::Level::INFO) || !self.admits(line.len()) {
+        if !tracing::enabled!(target: "guest", Level::INFO) || !self.admits(line.len()) {
             return;
         }
         let text = String::from_utf8_lossy(&line);

@@ -7,16 +7,17 @@ use tokio::time::timeout_at;
 use tracing::{error, warn};
 use wasmtime::WasmBacktrace;
 
-use super::bindings::{self, BadReply, HandlerPre, wit};
-use super::compile::{LoadError, compile, mismatch, one_line};
+use super::compile::{compile, mismatch};
+use super::contract::{BadReply, NoReply, Prepared};
 use super::engine::Engine;
-use super::instance::{HostState, Instance, Interrupted, Stopped};
+use super::host::{self, Grants};
+use super::instance::{Instance, Interrupted, Stopped};
 use super::limits::Limits;
-use super::outbound::Grant;
+use super::load_error::{LoadError, one_line};
+use super::manifest::Manifest;
 use super::pool::Pool;
 use crate::message::{
-    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName,
-    truncate,
+    Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, truncate,
 };
 use crate::telemetry::PluginMetrics;
 
@@ -32,8 +33,10 @@ pub struct Handler {
     engine: Engine,
     stream: StreamName,
     limits: Limits,
-    pre: HandlerPre<HostState>,
-    grant: Arc<Grant>,
+    component: Prepared,
+    grants: Grants,
+    /// What its instances share.
+    host: host::Plugin,
     pool: Arc<Pool>,
     metrics: PluginMetrics,
 }
@@ -61,19 +64,16 @@ impl Handler {
         engine: &Engine,
         stream: StreamName,
         component: Vec<u8>,
-        limits: Limits,
+        Manifest { limits, grants }: Manifest,
     ) -> Result<Self, LoadError> {
-        let pre = compile(engine.clone(), component).await?;
+        let component = compile(engine.clone(), component).await?;
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
-            grant: Arc::new(Grant::new(
-                stream.clone(),
-                limits.allowed_hosts.clone(),
-                engine.outbound_tls.clone(),
-            )),
+            host: engine.host.plugin(&stream, &grants),
+            grants,
             stream,
-            pre,
+            component,
             pool: engine.pools.new_pool(),
             limits,
         };
@@ -84,6 +84,11 @@ impl Handler {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What its manifest grants.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
     }
 
     /// Warm instances that wait for a message.
@@ -128,15 +133,6 @@ impl Handler {
     }
 
     async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
-        let headers = bindings::visible_headers(message, &self.limits.headers).map_err(|name| {
-            let text = format!(
-                "the header {name:?} is not UTF-8 text, which is what handlers are given; encode it"
-            );
-            Ended::Fault(Fault::Failure(Failure {
-                kind: FailureKind::Invalid,
-                text,
-            }))
-        })?;
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
@@ -146,24 +142,26 @@ impl Handler {
                 .map_err(|stopped| self.ended(message, &stopped))?,
         };
         let result = instance
-            .call(&self.engine, message, &headers, deadline)
+            .call(&self.engine, message, &self.limits.headers, deadline)
             .await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.is_worn(&self.limits) {
             self.pool.put(instance);
         }
-        self.reply(message, result).map_err(Ended::Fault)
+        result.map_err(|no_reply| Ended::Fault(self.no_reply(message, no_reply)))
     }
 
-    fn reply(&self, message: &Message, result: Result<wit::Reply, wit::Failure>) -> Outcome {
-        let reply = result.map_err(|failure| Fault::Failure(failure.into()))?;
-        bindings::check_reply(reply).map_err(|error| {
-            error!(event = "bad-reply", stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
-            match error {
-                BadReply::Limit(limit) => Fault::LimitExceeded(limit),
-                BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
-            }
-        })
+    /// What it means to the caller that a handler returned no reply.
+    fn no_reply(&self, message: &Message, no_reply: NoReply) -> Fault {
+        let error = match no_reply {
+            NoReply::Failure(failure) => return Fault::Failure(failure),
+            NoReply::Bad(error) => error,
+        };
+        error!(event = "bad-reply", stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
+        match error {
+            BadReply::Limit(limit) => Fault::LimitExceeded(limit),
+            BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
+        }
     }
 
     /// Makes an instance. When the node has no more of them, those that wait in vain are given up
@@ -187,13 +185,12 @@ impl Handler {
 
     async fn make_instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         self.metrics.instances_made.increment(1);
-        let grant = self.grant.clone();
         Instance::new(
             &self.engine,
-            &self.pre,
+            &self.component,
             &self.stream,
+            &self.host,
             &self.limits,
-            grant,
             deadline,
         )
         .await
@@ -212,7 +209,7 @@ impl Handler {
                 // Nothing has run yet: it is what is exported that is wrong.
                 None if !stopped.error.is::<WasmBacktrace>() => mismatch(
                     &self.engine,
-                    self.pre.instance_pre().component(),
+                    self.component.component().component(),
                     &stopped.error,
                 ),
                 None => LoadError::Trial(one_line(&stopped.error)),

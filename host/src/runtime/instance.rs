@@ -2,51 +2,27 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Instant;
 
-use uuid::Uuid;
-use wasmtime::component::{ResourceTable, ResourceTableError};
+use http::HeaderName;
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::bindings::{self, HandlerPre, logging, wit};
-use super::budget::Budget;
+use super::contract::{Exports, NoReply, Prepared};
 use super::engine::Engine;
-use super::guest_log::{GuestLog, Stdio};
+use super::host::{self, HostState, RESOURCES_MAX};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
-use super::outbound::{self, Grant, Outbound};
 use super::turns::Turn;
-use crate::message::{Limit, LimitKind, Message, StreamName};
-
-/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests
-/// with headers and a body under way, are some 128 KiB.
-const RESOURCES_MAX: usize = 500;
-
-/// Random bytes that a guest may ask for at once.
-const RANDOM_BYTES_MAX: u64 = 1 << 20;
+use crate::message::{Limit, LimitKind, Message, Reply, StreamName};
 
 /// How wasmtime says that a guest handed over more than [`TRANSFER_BYTES_MAX`]; its error has no
 /// public type.
 const TRANSFER_ERROR: &str = "too much data is being copied between the host and the guest";
 
-/// What the host keeps for one instance.
-pub(super) struct HostState {
-    wasi: WasiCtx,
-    http: WasiHttpCtx,
-    outbound: Outbound,
-    resources: ResourceTable,
-    budget: Budget,
-    log: GuestLog,
-    deadline: Instant,
-    turn: Turn,
-}
-
 /// An instance, ready for the next message.
 pub(super) struct Instance {
     store: Store<HostState>,
-    exports: bindings::Handler,
+    exports: Exports,
     turn: Turn,
     calls: u64,
     memory_bytes_at_first: usize,
@@ -81,16 +57,14 @@ pub(super) struct Interrupted;
 impl Instance {
     pub(super) async fn new(
         engine: &Engine,
-        pre: &HandlerPre<HostState>,
+        prepared: &Prepared,
         stream: &StreamName,
+        plugin: &host::Plugin,
         limits: &Limits,
-        grant: Arc<Grant>,
         deadline: Instant,
     ) -> Result<Self, Stopped> {
-        let mut store = Store::new(
-            &engine.wasmtime,
-            HostState::new(stream.clone(), limits, grant, deadline),
-        );
+        let state = HostState::new(stream.clone(), plugin, limits.memory_bytes_max, deadline);
+        let mut store = Store::new(&engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
         // At every tick a busy guest's turn is over, until its time is.
@@ -109,7 +83,7 @@ impl Instance {
         });
         let turn = store.data().turn.clone();
         let made = {
-            let guest = pin!(pre.instantiate_async(&mut store));
+            let guest = pin!(prepared.instantiate(&mut store));
             engine.turns.run(guest, &turn).await
         };
         match made {
@@ -133,33 +107,17 @@ impl Instance {
         &mut self,
         engine: &Engine,
         message: &Message,
-        headers: &[(&str, &str)],
+        visible: &[HeaderName],
         deadline: Instant,
-    ) -> Result<Result<wit::Reply, wit::Failure>, Stopped> {
+    ) -> Result<Result<Reply, NoReply>, Stopped> {
         self.calls += 1;
-        let state = self.store.data_mut();
-        state.begin(message.id, deadline);
+        self.store.data_mut().begin(message.id, deadline);
         self.store.set_epoch_deadline(1);
-
-        let mut id = Uuid::encode_buffer();
-        let argument = wit::Message {
-            id: message.id.as_hyphenated().encode_lower(&mut id),
-            stream: message.stream.as_str(),
-            partition_key: message.partition_key.as_str(),
-            method: message.method.as_str(),
-            query: &message.query,
-            headers,
-            body: &message.body,
-        };
         let result = {
-            let guest = pin!(
-                self.exports
-                    .meshage_mesh_message_handler()
-                    .call_handle(&mut self.store, argument)
-            );
+            let guest = pin!(self.exports.call(&mut self.store, message, visible));
             engine.turns.run(guest, &self.turn).await
         };
-        self.store.data().log.end();
+        self.store.data().end();
         result.map_err(|error| stopped(&self.store, error))
     }
 
@@ -172,7 +130,7 @@ impl Instance {
             .saturating_sub(self.memory_bytes_at_first);
         self.calls >= limits.instances.calls_max()
             || state.budget.memory_bytes() > self.memory_bytes_at_first + room / 2
-            || state.resources.iter_mut().count() > RESOURCES_MAX / 2
+            || state.resources_held() > RESOURCES_MAX / 2
     }
 }
 
@@ -194,67 +152,6 @@ fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
     Stopped {
         limit,
         error,
-        stderr: store.data().log.last_words(),
-    }
-}
-
-impl HostState {
-    fn new(stream: StreamName, limits: &Limits, grant: Arc<Grant>, deadline: Instant) -> Self {
-        let log = GuestLog::new(stream);
-        let mut resources = ResourceTable::new();
-        resources.set_max_capacity(RESOURCES_MAX);
-        // Deny by default: no files, no sockets, no name look-ups, and only the environment of the
-        // manifest.
-        let mut wasi = WasiCtx::builder();
-        wasi.stdout(log.output(Stdio::Out))
-            .stderr(log.output(Stdio::Err))
-            .allow_tcp(false)
-            .allow_udp(false)
-            .max_random_size(RANDOM_BYTES_MAX);
-        for (name, value) in &limits.env {
-            wasi.env(name, value);
-        }
-        Self {
-            wasi: wasi.build(),
-            http: outbound::context(),
-            outbound: Outbound::new(grant, deadline),
-            resources,
-            budget: Budget::new(limits.memory_bytes_max),
-            log,
-            deadline,
-            turn: Turn::default(),
-        }
-    }
-
-    fn begin(&mut self, message: Uuid, deadline: Instant) {
-        self.deadline = deadline;
-        self.outbound.deadline = deadline;
-        self.budget.begin();
-        self.log.begin(message);
-    }
-}
-
-impl WasiView for HostState {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.resources,
-        }
-    }
-}
-
-impl WasiHttpView for HostState {
-    fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView {
-            hooks: &mut self.outbound,
-            table: &mut self.resources,
-            ctx: &mut self.http,
-        }
-    }
-}
-
-impl logging::Host for HostState {
-    fn log(&mut self, level: logging::Level, text: String) {
-        self.log.entry(level, text);
+        stderr: store.data().last_words(),
     }
 }

@@ -1,10 +1,9 @@
-//! What one plugin may take and what it is granted.
+//! What one plugin may take.
 
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::outbound::AllowedHost;
 use crate::message::REPLY_BODY_BYTES_MAX;
 
 /// Elements of all tables of one instance: large interpreters have some ten thousand functions.
@@ -18,7 +17,7 @@ pub(super) const STACK_BYTES_MAX: usize = 512 << 10;
 /// the host makes of it.
 pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 
-/// Limits and grants of one plugin.
+/// The limits of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Request headers that the handler may see, besides `content-type`.
@@ -34,10 +33,6 @@ pub struct Limits {
     /// Calls that wait for one of those; the next one is refused as overloaded.
     pub queue: usize,
     pub instances: Instances,
-    /// The environment of the handler: names and values.
-    pub env: Vec<(String, String)>,
-    /// Where the handler may send HTTP requests to.
-    pub allowed_hosts: Vec<AllowedHost>,
 }
 
 /// How long an instance lives.
@@ -72,8 +67,6 @@ impl Limits {
             instances: Instances::Reuse {
                 calls_max: Self::CALLS_PER_INSTANCE_MAX,
             },
-            env: Vec::new(),
-            allowed_hosts: Vec::new(),
         }
     }
 }

@@ -1,23 +1,28 @@
 //! The runtime: compiles components, keeps instances, runs messages through them within limits.
 //! The only user of wasmtime; knows nothing of HTTP, peers or placement.
 
-mod bindings;
 mod budget;
 mod clock;
 mod compile;
 mod compile_turns;
+mod contract;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod guest_log;
 mod handler;
+mod host;
 mod instance;
+mod interfaces;
 mod limits;
-mod outbound;
-mod outbound_tls;
+mod load_error;
+mod manifest;
 mod pool;
 mod turns;
 
-pub use compile::{COMPONENT_BYTES_MAX, LoadError};
 pub use engine::{Engine, EngineError};
 pub use handler::{CallDeadline, Handler};
+pub use host::{Grants, HostSettings};
 pub use limits::{Instances, Limits};
-pub use outbound::AllowedHost;
+pub use load_error::{COMPONENT_BYTES_MAX, LoadError};
+pub use manifest::{Manifest, ManifestError, is_credential};

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use meshage_host::message::{Message, Method, PartitionKey, StreamName};
-use meshage_host::runtime::{Engine, Handler, Instances, Limits};
+use meshage_host::runtime::{Engine, Handler, Instances, Manifest};
 use mimalloc::MiMalloc;
 use uuid::Uuid;
 
@@ -41,9 +41,7 @@ pub(crate) async fn handler(
     component: Vec<u8>,
     instances: Instances,
 ) -> Result<Handler> {
-    let limits = Limits {
-        instances,
-        ..Limits::with_timeout(TIMEOUT)
-    };
-    Ok(Handler::load(engine, StreamName::try_from("echo")?, component, limits).await?)
+    let mut manifest = Manifest::with_timeout(TIMEOUT);
+    manifest.limits.instances = instances;
+    Ok(Handler::load(engine, StreamName::try_from("echo")?, component, manifest).await?)
 }

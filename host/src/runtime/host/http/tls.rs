@@ -1,5 +1,5 @@
-//! HTTPS of guests: as wasmtime's own way to send requests, but that an operator's authorities are
-//! trusted, too.
+//! HTTPS of guests: like wasmtime's own way to send requests, but it also trusts the authorities
+//! that the operator names.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,14 +19,14 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-/// What is waited for if the guest does not say, and its deadline is not sooner.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Timeouts where the guest sets none; its deadline may be sooner.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
 
 const HTTPS_PORT: u16 = 443;
 
-/// Whom guests trust: made once, as browsers' authorities are many.
+/// The authorities that guests trust: built once, as browsers have many.
 #[derive(Clone)]
-pub(super) struct OutboundTls(TlsConnector);
+pub(in crate::runtime) struct OutboundTls(TlsConnector);
 
 /// A connection that is to be driven until it ends.
 pub(super) type Driven = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -51,7 +51,7 @@ impl OutboundTls {
         mut request: Request<WasiBody>,
         options: RequestOptions,
     ) -> Result<(Response<Paced>, Driven), Error> {
-        let connect_max = options.connect_timeout.unwrap_or(PATIENCE);
+        let connect_max = options.connect_timeout.unwrap_or(TIMEOUT_DEFAULT);
         let stream = timeout(connect_max, self.connect(request.uri()))
             .await
             .map_err(|_| Error::ConnectionTimeout)??;
@@ -65,7 +65,7 @@ impl OutboundTls {
         let mut driven: Pin<Driven> =
             Box::pin(async move { connection.await.map_err(Error::from) });
         let response = {
-            let first_byte_max = options.first_byte_timeout.unwrap_or(PATIENCE);
+            let first_byte_max = options.first_byte_timeout.unwrap_or(TIMEOUT_DEFAULT);
             let sending = timeout(first_byte_max, sender.send_request(request));
             tokio::pin!(sending);
             tokio::select! {
@@ -79,7 +79,7 @@ impl OutboundTls {
             }
         };
         let response = response.map_err(|_| Error::ConnectionReadTimeout)??;
-        let pause_max = options.between_bytes_timeout.unwrap_or(PATIENCE);
+        let pause_max = options.between_bytes_timeout.unwrap_or(TIMEOUT_DEFAULT);
         Ok((
             response.map(|body| Paced::new(body, pause_max)),
             Box::new(driven),

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::manifest::read_manifest;
+use super::manifest::Manifest;
 
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
@@ -9,8 +9,8 @@ pub fn manifest(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    match read_manifest(text, TIMEOUT_MAX) {
-        Ok(limits) => {
+    match Manifest::read(text, TIMEOUT_MAX) {
+        Ok(Manifest { limits, .. }) => {
             assert!(!limits.timeout.is_zero() && limits.timeout <= TIMEOUT_MAX);
             assert!((1 << 20..=4 << 30).contains(&limits.memory_bytes_max));
             assert!((1..=500).contains(&limits.concurrency));

@@ -1,36 +1,111 @@
-//! What wasmtime makes of `wit/`, and the way between it and the mesh's own types.
+//! The mesh's own contract, `wit/mesh.wit`: a component that exports `message-handler`.
 
 use bytes::Bytes;
 use http::header::InvalidHeaderName;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use uuid::Uuid;
+use wasmtime::Store;
+use wasmtime::component::InstancePre;
 
+use super::{BadReply, Call, NoReply};
 use crate::bodies::Room;
 use crate::message::{
     CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
     Reply, truncate,
 };
+use crate::runtime::host::HostState;
+use crate::runtime::interfaces::Package;
 
 wasmtime::component::bindgen!({
     path: "../wit",
-    world: "handler",
+    inline: "package meshage:host; world handler { export meshage:mesh/message-handler@0.1.0; }",
+    world: "meshage:host/handler",
     ownership: Borrowing { duplicate_if_necessary: true },
     exports: { default: async },
 });
 
-pub(super) use exports::meshage::mesh::message_handler as wit;
-pub(super) use meshage::mesh::logging;
-
-/// What a component of this contract exports.
-pub(super) const EXPORT: &str = "meshage:mesh/message-handler@0.1.0";
+use exports::meshage::mesh::message_handler as wit;
 
 /// The largest set of reply headers, names and values together: what common clients accept at most.
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Headers of one reply; clients accept about a hundred.
+const REPLY_HEADERS_MAX: usize = 256;
+
+/// Room for the headers that HTTP adds: the node, the date, the length.
+const HEADERS_OF_HTTP: usize = 3;
+
+/// The text of a failure is for people to read. The rest is cut off.
+const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
+
+/// A component that exports `message-handler`.
+pub(in crate::runtime) struct MessageHandler(HandlerPre<HostState>);
+
+impl Call for MessageHandler {
+    const EXPORT: &'static str = "meshage:mesh/message-handler@0.1.0";
+    const EXPECTED: &'static str = "`meshage:mesh/message-handler@0.1.0`; write it with `#[meshage_sdk::handler]`, or \
+        against the world `handler` of wit/mesh.wit";
+    const PACKAGES: &'static [Package] = &[Package::mesh(&["types", "message-handler"])];
+    type Exports = Handler;
+
+    fn prepare(component: InstancePre<HostState>) -> wasmtime::Result<Self> {
+        HandlerPre::new(component).map(Self)
+    }
+
+    fn component(&self) -> &InstancePre<HostState> {
+        self.0.instance_pre()
+    }
+
+    async fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Handler> {
+        self.0.instantiate_async(store).await
+    }
+
+    async fn call(
+        exports: &Handler,
+        store: &mut Store<HostState>,
+        message: &Message,
+        visible: &[HeaderName],
+    ) -> wasmtime::Result<Result<Reply, NoReply>> {
+        let headers = match visible_headers(message, visible) {
+            Ok(headers) => headers,
+            Err(name) => return Ok(Err(NoReply::Failure(not_utf8(name)))),
+        };
+        let mut id = Uuid::encode_buffer();
+        let argument = wit::Message {
+            id: message.id.as_hyphenated().encode_lower(&mut id),
+            stream: message.stream.as_str(),
+            partition_key: message.partition_key.as_str(),
+            method: message.method.as_str(),
+            query: &message.query,
+            headers: &headers,
+            body: &message.body,
+        };
+        let result = exports
+            .meshage_mesh_message_handler()
+            .call_handle(store, argument)
+            .await?;
+        Ok(match result {
+            Ok(reply) => check_reply(reply).map_err(NoReply::Bad),
+            Err(failure) => Err(NoReply::Failure(failure.into())),
+        })
+    }
+}
+
+fn not_utf8(name: &HeaderName) -> Failure {
+    let text = format!(
+        "the header {name:?} is not UTF-8 text, which is what handlers are given; encode it"
+    );
+    Failure {
+        kind: FailureKind::Invalid,
+        text,
+    }
+}
 
 /// The headers that a handler may see: `content-type`, and those that its manifest names.
 ///
 /// # Errors
 /// The name of one whose value is not UTF-8: a handler cannot be shown it, and must not miss it.
-pub(super) fn visible_headers<'a>(
+fn visible_headers<'a>(
     message: &'a Message,
     declared: &[HeaderName],
 ) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
@@ -50,28 +125,7 @@ pub(super) fn visible_headers<'a>(
         .collect()
 }
 
-/// Headers of one reply; clients accept about a hundred.
-const REPLY_HEADERS_MAX: usize = 256;
-
-/// Of the node, the date, the length.
-const HEADERS_OF_HTTP: usize = 3;
-
-/// The text of a failure: it is for a person to read. The rest is cut off.
-const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
-
-/// Why what a handler returned is no HTTP reply. For the log; the caller learns of a limit, or only
-/// that it failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadReply {
-    #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
-    Status(u16),
-    #[error("the handler replied with the header {0:?}, which is no header name with a value")]
-    Header(String),
-    #[error("the handler exceeded its limit of {0}")]
-    Limit(Limit),
-}
-
-pub(super) fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
+fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     let status = match StatusCode::from_u16(reply.status) {
         Ok(status) if (200..600).contains(&reply.status) => status,
         _ => return Err(BadReply::Status(reply.status)),

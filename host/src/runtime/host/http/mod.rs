@@ -1,0 +1,87 @@
+//! `wasi:http`, outgoing: requests of guests to the hosts that the manifest allows.
+
+mod access;
+mod link;
+mod send;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::component::Linker;
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use super::{Capability, HostSettings, HostState};
+use crate::message::StreamName;
+use crate::runtime::guest_log::GuestLog;
+use crate::runtime::interfaces::Package;
+use crate::runtime::manifest::{Entry, ManifestError};
+use access::{Access, AllowedHosts};
+use send::Sender;
+use tls::OutboundTls;
+
+/// The headers of one request or response.
+const FIELDS_BYTES_MAX: usize = 64 << 10;
+
+/// What one instance holds.
+pub(in crate::runtime) struct Http {
+    context: WasiHttpCtx,
+    sender: Sender,
+}
+
+impl Capability for Http {
+    const PACKAGES: &'static [Package] = &[Package::wasi(
+        "wasi:http",
+        "http (outgoing)",
+        &["types", "outgoing-handler"],
+    )];
+    const KEYS: &'static [&'static str] = &["allowed_hosts"];
+    type Node = OutboundTls;
+    type Grant = AllowedHosts;
+    type Plugin = Access;
+
+    fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+        link::add_to_linker(linker)
+    }
+
+    fn start(settings: &HostSettings) -> wasmtime::Result<OutboundTls> {
+        Ok(OutboundTls::new(&settings.outbound_authorities)?)
+    }
+
+    fn read(allowed: &mut AllowedHosts, entry: Entry<'_>) -> Result<(), ManifestError> {
+        let expected = "a list of hosts with their ports, such as [\"api.example.com:443\"]";
+        let read = |host: &str| host.parse().map_err(|_| expected.to_owned());
+        allowed.0 = entry.list(expected, read)?;
+        Ok(())
+    }
+
+    fn plugin(tls: &OutboundTls, stream: &StreamName, allowed: &AllowedHosts) -> Access {
+        Access::new(stream.clone(), allowed.0.clone(), tls.clone())
+    }
+
+    fn instance(access: &Arc<Access>, _: &GuestLog) -> Self {
+        let mut context = WasiHttpCtx::new();
+        context.set_field_size_limit(FIELDS_BYTES_MAX);
+        let sender = Sender {
+            access: access.clone(),
+            // Set when the instance starts.
+            deadline: Instant::now(),
+        };
+        Self { context, sender }
+    }
+
+    fn begin(&mut self, deadline: Instant) {
+        self.sender.deadline = deadline;
+    }
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let Http { context, sender } = &mut self.held.http;
+        WasiHttpCtxView {
+            hooks: sender,
+            table: &mut self.resources,
+            ctx: context,
+        }
+    }
+}

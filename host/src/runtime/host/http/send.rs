@@ -1,0 +1,117 @@
+//! How requests of guests are sent: to allowed hosts only, and within limits of time, size and
+//! number.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::uri;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
+use tokio::time::timeout_at;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
+
+use super::access::Access;
+
+/// The body of a request, and that of its response.
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// What is in memory of the body of a request or response.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+
+/// How long a connection may take to be made. No guest needs to learn later that a host is down.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Sends the requests of one instance.
+pub(super) struct Sender {
+    pub(super) access: Arc<Access>,
+    /// That of the running call: requests end by then.
+    pub(super) deadline: Instant,
+}
+
+type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Sender {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK_BYTES_MAX
+    }
+
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Connection,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send>
+    {
+        let deadline = self.deadline.into();
+        if !self.access.allows(request.uri()) {
+            self.access.log_denied(request.uri());
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        }
+        let Ok(permit) = self.access.permits.clone().try_acquire_owned() else {
+            return Box::new(async { Err(Error::ConnectionLimitReached) });
+        };
+        let mut options = options.unwrap_or_default();
+        options.connect_timeout = Some(
+            options
+                .connect_timeout
+                .unwrap_or(CONNECT_MAX)
+                .min(CONNECT_MAX),
+        );
+        let request = request.map(|body| {
+            bounded(body, || {
+                Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))
+            })
+        });
+        let is_https = request.uri().scheme() == Some(&uri::Scheme::HTTPS);
+        let access = self.access.clone();
+        Box::new(async move {
+            let sending = async {
+                if is_https {
+                    let uri = request.uri().clone();
+                    let sent = access.tls.send(request, options).await;
+                    if let Err(Error::Tls(error)) = &sent {
+                        access.log_tls_failed(&uri, error);
+                    }
+                    let (response, connection) = sent?;
+                    return Ok((response.map(bounded_response), connection));
+                }
+                let (response, connection) = default_send_request(request, Some(options)).await?;
+                Ok((
+                    response.map(bounded_response),
+                    Box::new(connection) as Connection,
+                ))
+            };
+            let sent: Result<_, Error> = timeout_at(deadline, sending)
+                .await
+                .unwrap_or(Err(Error::HttpResponseTimeout));
+            let (response, connection) = sent?;
+            let connection: Connection = Box::new(async move {
+                let _permit = permit;
+                let driven = timeout_at(deadline, Box::into_pin(connection)).await;
+                driven.unwrap_or(Err(Error::HttpResponseTimeout))
+            });
+            Ok((response, connection))
+        })
+    }
+}
+
+fn bounded_response<B: Body<Data = Bytes, Error = Error> + Send + 'static>(body: B) -> WasiBody {
+    bounded(body, || {
+        Error::HttpResponseBodySize(Some(BODY_BYTES_MAX as u64))
+    })
+}
+
+/// A body that ends with an error past its limit.
+fn bounded<B>(body: B, too_large: impl Fn() -> Error + Send + 'static) -> WasiBody
+where
+    B: Body<Data = Bytes, Error = Error> + Send + 'static,
+{
+    Limited::new(body, BODY_BYTES_MAX)
+        .map_err(move |error| {
+            error
+                .downcast::<Error>()
+                .map_or_else(|_| too_large(), |error| *error)
+        })
+        .boxed_unsync()
+}

@@ -1,0 +1,73 @@
+//! What the host keeps for one instance: the capabilities, and what they all need.
+
+use std::time::Instant;
+
+use uuid::Uuid;
+use wasmtime::component::ResourceTable;
+
+use super::{Held, Plugin};
+use crate::message::StreamName;
+use crate::runtime::budget::Budget;
+use crate::runtime::guest_log::GuestLog;
+use crate::runtime::turns::Turn;
+
+/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests
+/// with headers and a body under way, are some 128 KiB.
+pub(in crate::runtime) const RESOURCES_MAX: usize = 500;
+
+/// What the host keeps for one instance.
+pub(in crate::runtime) struct HostState {
+    pub(super) held: Held,
+    /// Handles of all capabilities.
+    pub(super) resources: ResourceTable,
+    pub(super) log: GuestLog,
+    pub(in crate::runtime) budget: Budget,
+    pub(in crate::runtime) deadline: Instant,
+    pub(in crate::runtime) turn: Turn,
+}
+
+impl HostState {
+    pub(in crate::runtime) fn new(
+        stream: StreamName,
+        plugin: &Plugin,
+        memory_bytes_max: usize,
+        deadline: Instant,
+    ) -> Self {
+        let log = GuestLog::new(stream);
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(RESOURCES_MAX);
+        let mut held = Held::new(plugin, &log);
+        held.begin(deadline);
+        Self {
+            held,
+            resources,
+            log,
+            budget: Budget::new(memory_bytes_max),
+            deadline,
+            turn: Turn::default(),
+        }
+    }
+
+    /// A call begins.
+    pub(in crate::runtime) fn begin(&mut self, message: Uuid, deadline: Instant) {
+        self.deadline = deadline;
+        self.held.begin(deadline);
+        self.budget.begin();
+        self.log.begin(message);
+    }
+
+    /// The call has ended.
+    pub(in crate::runtime) fn end(&self) {
+        self.log.end();
+    }
+
+    /// The last lines that the guest wrote to stderr.
+    pub(in crate::runtime) fn last_words(&self) -> Option<String> {
+        self.log.last_words()
+    }
+
+    /// How many handles it holds.
+    pub(in crate::runtime) fn resources_held(&mut self) -> usize {
+        self.resources.iter_mut().count()
+    }
+}
