@@ -301,7 +301,7 @@ async fn plugins(State(admin): State<Admin>) -> Json<Value> {
 fn describe(state: PluginState, plugin: &Plugin) -> Value {
     json!({
         "stream": plugin.stream,
-        "file": plugin.file.display().to_string(),
+        "file": plugin.origin,
         "digest": plugin.digest,
         "state": state,
         "error": null,
@@ -314,7 +314,7 @@ fn describe(state: PluginState, plugin: &Plugin) -> Value {
 fn describe_failed(failed: &Failed) -> Value {
     json!({
         "stream": failed.name,
-        "file": failed.file.display().to_string(),
+        "file": failed.origin,
         "digest": failed.digest,
         "state": PluginState::Failed,
         "error": failed.error,

@@ -9,7 +9,7 @@ use metrics::counter;
 use tracing::info;
 
 use super::{LocalService, Origin};
-use crate::bodies::{Bodies, NoRoom};
+use crate::bodies::{Bodies, NoRoom, SetAside};
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::plugins::{Catalog, Place, Plugin};
 use crate::runtime::CallDeadline;
@@ -98,33 +98,22 @@ impl Local {
         Ok((plugin, place, deadline))
     }
 
-    async fn try_run(&self, admitted: &mut Admitted) -> Outcome {
+    /// Waits for a permit if the message has none, and reserves memory for the reply: before the
+    /// handler runs, but not while the message waits.
+    async fn begin(&self, admitted: &mut Admitted) -> Result<SetAside, Refusal> {
         let Admitted {
-            message,
-            deadline,
-            plugin,
-            place,
-            ..
+            place, deadline, ..
         } = admitted;
         if !place.is_running() {
-            // In a box, as all that is rare: it takes no room in the future of every message.
-            Box::pin(place.wait(deadline.at()))
-                .await
-                .map_err(Fault::Refused)?;
+            // Boxed because it is rare: it takes no room in the future of every message.
+            Box::pin(place.wait(deadline.at())).await?;
         }
-        // Memory for the reply is reserved before the handler runs, but not while the message
-        // waits for a permit.
-        let admission = place.begin();
-        let reserved = self
-            .bodies
-            .set_aside(admission.reply_expected.bytes())
-            .map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))?;
-        let reply = plugin.handler.call(message, *deadline).await?;
-        admission.reply_expected.note(reply.body.len());
-        reply.in_room(reserved, self.bodies)
+        let expected = place.begin().reply_expected.bytes();
+        let reserved = self.bodies.set_aside(expected);
+        reserved.map_err(|NoRoom| Refusal::NoRoom)
     }
 
-    fn tell_refused(&self, message: &Message, because: Refusal) {
+    fn log_refused(&self, message: &Message, because: Refusal) {
         counter!(names::FORWARDS_REFUSED, "because" => because.name()).increment(1);
         if let Some(messages) = self.refused.note(because, Instant::now()) {
             info!(event = "forwards-refused", stream = %message.stream, because = because.name(), messages, "refused messages of peers");
@@ -151,7 +140,7 @@ impl LocalService for Local {
             }),
             Err(refusal) => {
                 if origin == Origin::Peer {
-                    self.tell_refused(&message, refusal);
+                    self.log_refused(&message, refusal);
                 }
                 Err(refusal)
             }
@@ -159,9 +148,26 @@ impl LocalService for Local {
     }
 
     async fn run(self: Arc<Self>, mut admitted: Admitted) -> Outcome {
-        let outcome = self.try_run(&mut admitted).await;
+        let outcome = match self.begin(&mut admitted).await {
+            Ok(reserved) => {
+                let Admitted {
+                    message,
+                    deadline,
+                    plugin,
+                    ..
+                } = &admitted;
+                match plugin.handler.call(message, *deadline).await {
+                    Ok(reply) => {
+                        plugin.admission.reply_expected.note(reply.body.len());
+                        reply.in_room(reserved, self.bodies)
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            Err(refusal) => Err(Fault::Refused(refusal)),
+        };
         if let (Err(Fault::Refused(refusal)), Origin::Peer) = (&outcome, admitted.origin) {
-            self.tell_refused(&admitted.message, *refusal);
+            self.log_refused(&admitted.message, *refusal);
         }
         outcome
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::config::PluginTerms;
-use crate::plugins::{Loader, Scan, Stray};
+use crate::plugins::{Loader, Scan, Stray, read};
 use crate::runtime::{Engine, EngineError};
 
 /// A line that is said: of something good, or nothing worse than a warning; or of what a node would
@@ -73,8 +73,8 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
         }
     };
     let mut verdicts = Vec::new();
-    for component in scan.components() {
-        verdicts.push(load(loader, component).await);
+    for name in scan.plugins() {
+        verdicts.push(load(loader, &directory.join(format!("{name}.wasm"))).await);
     }
     verdicts.extend(scan.strays.iter().map(|stray| {
         let file = directory.join(&stray.name);
@@ -85,7 +85,7 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
         }
     }));
     // A node would start with it; but whoever checks it takes it for another.
-    if scan.components().next().is_none() {
+    if scan.plugins().next().is_none() {
         verdicts.push(Err(format!(
             "{}: expected components, <stream>.wasm, and found none",
             directory.display()
@@ -95,7 +95,10 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
 }
 
 async fn load(loader: &Loader, file: &Path) -> Verdict {
-    match loader.load_file(file).await {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    let files = read(file, loader.needs_signatures());
+    let origin = file.display().to_string();
+    match loader.load(&name, &origin, files).await {
         Ok(plugin) => Ok(format!(
             "{}: good; it is the stream {}",
             file.display(),

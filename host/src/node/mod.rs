@@ -26,7 +26,7 @@ use crate::local::Local;
 use crate::membership::{Gossip, GossipConfig, GossipError, Node, NodeState, View};
 use crate::message::{NameError, NodeId};
 use crate::peer::{Hello, Peers, Server};
-use crate::plugins::{Catalog, DirectoryError, Keeper, Loader, Offers};
+use crate::plugins::{Catalog, Directory, Loader, Offers, Reconciler, SourceError};
 use crate::runtime::{Engine, EngineError, HostSettings};
 use crate::security::TlsError;
 use crate::telemetry::{Metrics, MetricsError};
@@ -78,7 +78,7 @@ pub enum NodeError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    Plugins(#[from] DirectoryError),
+    Plugins(#[from] SourceError),
     #[error(transparent)]
     Gossip(#[from] GossipError),
     #[error(transparent)]
@@ -286,8 +286,9 @@ impl Running {
             timeout_max,
             trusted_keys,
         };
-        let mut keeper = Keeper::new(config.plugins.clone(), loader, self.catalog.clone());
-        keeper.load_all().await?;
+        let directory = Directory::new(config.plugins.clone());
+        let mut reconciler = Reconciler::new(directory, loader, self.catalog.clone());
+        reconciler.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
         // Before the others can hear that it is ready.
@@ -308,7 +309,7 @@ impl Running {
         // Nothing but the first comes to an end, unless by a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(None),
-            () = keeper.keep() => Ok(Some("what keeps the plugins")),
+            () = reconciler.run() => Ok(Some("what keeps the plugins")),
             () = self.say_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
             () = engine.ended() => Ok(Some("a thread of the engine")),
         }

@@ -1,7 +1,6 @@
 //! The catalog: the plugins of this node, as an immutable snapshot that is swapped atomically.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -38,7 +37,8 @@ struct Snapshot {
 /// One version of a plugin, ready to run.
 pub struct Plugin {
     pub stream: StreamName,
-    pub file: PathBuf,
+    /// What it was made of, for people.
+    pub origin: String,
     pub digest: Digest,
     /// The text of its manifest; empty if it has none.
     pub manifest: String,
@@ -60,11 +60,12 @@ impl Plugin {
     }
 }
 
-/// A file that did not become a plugin. An older version of it may run on.
+/// What did not become a plugin. An older version of it may run on.
 pub struct Failed {
-    /// The file's name without `.wasm`: the stream, unless it cannot be one.
+    /// The stream, unless it cannot be one.
     pub name: String,
-    pub file: PathBuf,
+    /// What it would have been made of, for people.
+    pub origin: String,
     pub digest: Digest,
     pub failed_at: SystemTime,
     /// Whether it stays so as long as the file is what it is.

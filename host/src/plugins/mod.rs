@@ -1,19 +1,18 @@
-//! Plugins: what is in the plugins directory, and what of it can run.
+//! Plugins: keeps what this node offers as the source of its plugins is.
 
 mod admission;
 mod catalog;
+mod debounce;
+mod directory;
 mod jobs;
-mod keeper;
 mod load;
-mod scan;
-mod settle;
-mod strays;
-mod watch;
+mod reconciler;
+mod source;
 mod withdrawals;
 
 pub use admission::{Admission, Place};
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
-pub use keeper::{DirectoryError, Keeper};
+pub use directory::{Directory, Scan, Stray, Unused, read};
 pub use load::Loader;
-pub use scan::Scan;
-pub use strays::{Stray, Unused};
+pub use reconciler::{Reconciler, SourceError};
+pub use source::{Event, File, Files, Found, ReadError, Signature, Source, Version};

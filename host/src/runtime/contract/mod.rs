@@ -145,16 +145,14 @@ impl Prepared {
 
 impl Exports {
     /// Calls an instance with a message, of which the handler may see the `visible` headers.
-    pub(super) async fn call(
-        &self,
-        store: &mut Store<HostState>,
-        message: &Message,
-        visible: &[HeaderName],
-    ) -> wasmtime::Result<Result<Reply, NoReply>> {
+    pub(super) fn call<'a>(
+        &'a self,
+        store: &'a mut Store<HostState>,
+        message: &'a Message,
+        visible: &'a [HeaderName],
+    ) -> impl Future<Output = wasmtime::Result<Result<Reply, NoReply>>> + Send + 'a {
         match self {
-            Self::MessageHandler(exports) => {
-                MessageHandler::call(exports, store, message, visible).await
-            }
+            Self::MessageHandler(exports) => MessageHandler::call(exports, store, message, visible),
         }
     }
 }

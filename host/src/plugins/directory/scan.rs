@@ -11,17 +11,15 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::strays::{self, Entries, Stray, Target};
+use crate::plugins::source::Version;
 
 /// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and
 /// tools what they have not finished.
 pub struct Scan {
-    pub(super) plugins: Found,
+    pub(super) plugins: BTreeMap<String, Stamp>,
     /// By name.
     pub strays: Vec<Stray>,
 }
-
-/// The file of each plugin by its name without `.wasm`, with its stamp.
-pub(super) type Found = BTreeMap<String, (PathBuf, Stamp)>;
 
 /// The state of a plugin's two files, and of their signatures. When a file is written or replaced,
 /// however, its stamp differs.
@@ -42,7 +40,7 @@ impl Scan {
     /// # Errors
     /// If it cannot be read.
     pub fn of(directory: &Path) -> io::Result<Self> {
-        let (mut plugins, mut entries) = (Found::new(), Entries::new());
+        let (mut plugins, mut entries) = (BTreeMap::new(), Entries::new());
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -54,7 +52,7 @@ impl Scan {
                 && let Some(stem) = name.strip_suffix(".wasm")
                 && let Some(stamp) = Stamp::of(&entry.path())
             {
-                plugins.insert(stem.to_owned(), (entry.path(), stamp));
+                plugins.insert(stem.to_owned(), stamp);
             }
             entries.insert(name, target);
         }
@@ -74,9 +72,9 @@ impl Scan {
         })
     }
 
-    /// The files of the plugins, by name.
-    pub fn components(&self) -> impl Iterator<Item = &Path> {
-        self.plugins.values().map(|(file, _)| file.as_path())
+    /// The names of the plugins.
+    pub fn plugins(&self) -> impl Iterator<Item = &str> {
+        self.plugins.keys().map(String::as_str)
     }
 }
 
@@ -94,8 +92,22 @@ impl Stamp {
         })
     }
 
-    pub(super) fn has_manifest(&self) -> bool {
-        self.manifest.is_some()
+    /// What it is outside of the directory.
+    pub(super) fn version(&self) -> Version {
+        let stamp =
+            |stamp: Option<FileStamp>| [u64::from(stamp.is_some()), stamp.map_or(0, |it| it.0)];
+        let [of_component, of_manifest] = self.signatures.map(stamp);
+        let component = [1, self.component.0];
+        let parts = [component, stamp(self.manifest), of_component, of_manifest];
+        let bytes: Vec<u8> = parts
+            .into_iter()
+            .flatten()
+            .flat_map(u64::to_ne_bytes)
+            .collect();
+        Version {
+            id: xxh3_64(&bytes),
+            has_manifest: self.manifest.is_some(),
+        }
     }
 }
 
@@ -185,16 +197,5 @@ pub(super) fn identity(directory: &Path) -> Option<(u64, u64)> {
 impl FileStamp {
     pub(super) fn test(bytes: u64) -> Self {
         Self(bytes)
-    }
-}
-
-#[cfg(test)]
-impl Stamp {
-    pub(super) fn test(bytes: u64) -> Self {
-        Self {
-            component: FileStamp(bytes),
-            manifest: None,
-            signatures: [None; 2],
-        }
     }
 }

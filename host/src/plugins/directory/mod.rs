@@ -1,0 +1,125 @@
+//! The plugins directory: the plugin of a stream is `<stream>.wasm`, with its manifest
+//! `<stream>.toml` beside it if it has one.
+
+mod read;
+mod scan;
+mod strays;
+mod watch;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use super::source::{Event, Files, Found, ReadError, Source, Version};
+use strays::Strays;
+use watch::Watch;
+
+pub use read::read;
+pub use scan::Scan;
+pub use strays::{Stray, Unused};
+
+/// The directory as a source.
+pub struct Directory {
+    path: PathBuf,
+    changed: Arc<Notify>,
+    seen: Mutex<Seen>,
+}
+
+/// What lasts from one look to the next.
+struct Seen {
+    watch: Watch,
+    strays: Strays,
+}
+
+impl Directory {
+    pub fn new(path: PathBuf) -> Self {
+        let changed = Arc::new(Notify::new());
+        let seen = Seen {
+            watch: Watch::new(changed.clone()),
+            strays: Strays::default(),
+        };
+        Self {
+            path,
+            changed,
+            seen: Mutex::new(seen),
+        }
+    }
+
+    fn component(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.wasm"))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
+impl Source for Directory {
+    fn look(&self) -> io::Result<Found> {
+        let mut seen = self.seen();
+        // Watched first: what changes from here on is seen.
+        seen.watch.follow(&self.path);
+        let scan = Scan::of(&self.path)?;
+        for stray in seen.strays.observe(Instant::now(), scan.strays) {
+            let file = self.path.join(&stray.name);
+            let (file, because) = (file.display(), stray.unused);
+            warn!(event = "plugin-file-unused", %file, %because, "a file in the plugins directory is not used");
+        }
+        Ok(scan
+            .plugins
+            .into_iter()
+            .map(|(name, stamp)| (name, stamp.version()))
+            .collect())
+    }
+
+    fn read(&self, name: &str, signed: bool) -> (Option<Version>, Result<Files, ReadError>) {
+        let component = self.component(name);
+        let files = read(&component, signed);
+        // Looked at afterwards: files that changed while they were read have another stamp.
+        let version = scan::Stamp::of(&component).map(|stamp| stamp.version());
+        (version, files)
+    }
+
+    fn origin(&self, name: &str) -> String {
+        self.component(name).display().to_string()
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        self.changed.clone()
+    }
+
+    fn log(&self, event: Event<'_>) {
+        let directory = self.path.display();
+        match event {
+            Event::Changed => {
+                debug!(
+                    event = "plugins-directory-changed",
+                    "the plugins directory has changed"
+                );
+            }
+            Event::Silent => {
+                warn!(event = "plugins-directory-silent", %directory, "the plugins directory does not answer; its plugins stay");
+            }
+            Event::Unreadable(error) => {
+                warn!(event = "plugins-directory-unreadable", %directory, %error, "the plugins directory cannot be read; its plugins stay");
+            }
+            Event::StillUnreadable(error) => {
+                debug!(event = "plugins-directory-still-unreadable", %error, "the plugins directory still cannot be read");
+            }
+            Event::Readable => {
+                info!(event = "plugins-directory-readable", %directory, "the plugins directory can be read again");
+            }
+        }
+    }
+}

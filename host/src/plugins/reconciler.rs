@@ -1,0 +1,336 @@
+//! The reconciler: keeps the catalog as the source is, whatever happens to the source. What cannot
+//! be loaded leaves what ran before. It asks the source only on threads that may block.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, error, info};
+
+use super::catalog::Catalog;
+use super::debounce::{Debounce, Ended, Step};
+use super::jobs::Jobs;
+use super::load::{Loaded, Loader};
+use super::source::{self, Found, ReadError, Source, Version};
+use super::withdrawals::Withdrawal;
+
+/// How often the source is looked at without any event: network and container file systems lose
+/// them, and where a link leads changes elsewhere.
+const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// When an operator is told that a look at the source hangs: no healthy file system takes so long.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long a removed plugin still runs messages that arrive: five rounds of gossip, in which the
+/// other nodes learn of it.
+const REMOVAL_NOTICE: Duration = Duration::from_secs(1);
+
+/// When a load is tried again that lacked something (room, time, a file system that answers).
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Plugins that are read and compiled at once; each may take up the largest component's size. The
+/// compiler has its own bound.
+const LOADS_MAX: usize = 4;
+
+/// The source cannot be read at the start.
+#[derive(Debug, thiserror::Error)]
+#[error("the plugins directory {directory} cannot be read")]
+pub struct SourceError {
+    directory: String,
+    source: io::Error,
+}
+
+pub struct Reconciler<S> {
+    source: Arc<S>,
+    loader: Loader,
+    catalog: Arc<Catalog>,
+    debounce: Debounce,
+    jobs: Jobs<Done>,
+    loads: Arc<Semaphore>,
+    changed: Arc<Notify>,
+    /// Since when the look has run that runs now. There is one at a time.
+    looking_since: Option<Instant>,
+    /// The last look was answered, and well.
+    is_readable: bool,
+}
+
+/// What wakes the reconciler.
+enum Wake {
+    /// It is time to look at the source.
+    Look,
+    /// The source has notified of a change.
+    Changed,
+    /// A look hangs.
+    Unanswered,
+    Done(Done),
+}
+
+/// A job that has ended.
+enum Done {
+    Look(io::Result<Found>),
+    Load {
+        name: String,
+        /// `None`: the bytes changed while they were read, so that the attempt says nothing.
+        loaded: Option<Loaded>,
+    },
+    /// The other nodes have had the time to learn that a plugin is withdrawn.
+    Notice(Withdrawal),
+}
+
+impl<S: Source> Reconciler<S> {
+    pub fn new(source: S, loader: Loader, catalog: Arc<Catalog>) -> Self {
+        Self {
+            changed: source.changed(),
+            source: Arc::new(source),
+            loader,
+            catalog,
+            debounce: Debounce::default(),
+            jobs: Jobs::new(),
+            loads: Arc::new(Semaphore::new(LOADS_MAX)),
+            looking_since: None,
+            is_readable: true,
+        }
+    }
+
+    /// Loads every plugin of the source, so that the catalog has it, or why not.
+    ///
+    /// # Errors
+    /// If the source cannot be read.
+    pub async fn load_all(&mut self) -> Result<(), SourceError> {
+        self.look();
+        loop {
+            let unanswered = self.unanswered();
+            let done = tokio::select! {
+                done = self.jobs.next() => done,
+                () = at(unanswered) => {
+                    self.log_silent();
+                    continue;
+                }
+            };
+            let Some(done) = done else { return Ok(()) };
+            match done {
+                Done::Look(found) => {
+                    self.looking_since = None;
+                    let found = found.map_err(|source| SourceError {
+                        directory: self.source.to_string(),
+                        source,
+                    })?;
+                    self.is_readable = true;
+                    for step in self.debounce.begin(Instant::now(), &found) {
+                        self.take(step);
+                    }
+                }
+                done => self.finish(done),
+            }
+            for step in self.debounce.begun(Instant::now()) {
+                self.take(step);
+            }
+        }
+    }
+
+    /// Keeps the catalog as the source is, for ever.
+    pub async fn run(mut self) {
+        let mut rescans = interval(RESCAN_INTERVAL);
+        rescans.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_looking = self.looking_since.is_some();
+            // A step that is due needs a look first; while the source cannot be read, the next
+            // rescan is soon enough.
+            let due = self
+                .debounce
+                .due()
+                .filter(|_| self.is_readable && !is_looking);
+            let unanswered = self.unanswered();
+            let wake = tokio::select! {
+                _ = rescans.tick(), if !is_looking => Wake::Look,
+                // A change during a look is kept for the next one.
+                () = self.changed.notified(), if !is_looking => Wake::Changed,
+                () = at(due) => Wake::Look,
+                () = at(unanswered) => Wake::Unanswered,
+                Some(done) = self.jobs.next() => Wake::Done(done),
+            };
+            match wake {
+                Wake::Look => self.look(),
+                Wake::Changed => {
+                    self.source.log(source::Event::Changed);
+                    self.look();
+                }
+                Wake::Unanswered => self.log_silent(),
+                Wake::Done(done) => self.finish(done),
+            }
+        }
+    }
+
+    /// When the look that runs has taken too long, unless that has been logged.
+    fn unanswered(&self) -> Option<Instant> {
+        let since = self.looking_since.filter(|_| self.is_readable);
+        since.map(|since| since + ANSWER_MAX)
+    }
+
+    fn log_silent(&mut self) {
+        self.is_readable = false;
+        self.source.log(source::Event::Silent);
+    }
+
+    /// Begins to look at the source, unless a look runs already.
+    fn look(&mut self) {
+        if self.looking_since.is_some() {
+            return;
+        }
+        self.looking_since = Some(Instant::now());
+        let source = self.source.clone();
+        let panicked = |panic: String| Done::Look(Err(io::Error::other(panic)));
+        self.jobs
+            .start_blocking(move || Done::Look(source.look()), panicked);
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Load { name, version } => self.load(name, version),
+            Step::Remove { name } => self.remove(&name),
+            Step::LogFailure { name, error } => {
+                let serving = self
+                    .catalog
+                    .plugin(&name)
+                    .map(|plugin| plugin.digest.as_str().to_owned());
+                error!(
+                    event = "plugin-failed",
+                    plugin = name,
+                    error,
+                    serving,
+                    "plugin failed"
+                );
+            }
+        }
+    }
+
+    fn load(&mut self, name: String, version: Version) {
+        let (source, loader, loads) =
+            (self.source.clone(), self.loader.clone(), self.loads.clone());
+        let (current, admission) = (self.catalog.plugin(&name), self.catalog.admission(&name));
+        let (lost_name, lost_origin) = (name.clone(), source.origin(&name));
+        let load = async move {
+            // The semaphore is never closed.
+            let _permit = loads.acquire_owned().await;
+            let origin = source.origin(&name);
+            let (read_name, signed) = (name.clone(), loader.needs_signatures());
+            let reading = spawn_blocking(move || source.read(&read_name, signed));
+            let (read, files) = reading.await.unwrap_or_else(|error| {
+                let text = format!("{origin} cannot be read: {error}");
+                let is_lasting = false;
+                (Some(version), Err(ReadError { text, is_lasting }))
+            });
+            if read != Some(version) {
+                return Done::Load { name, loaded: None };
+            }
+            let loaded = loader
+                .reload(&name, &origin, files, current, admission)
+                .await;
+            let loaded = Some(loaded);
+            Done::Load { name, loaded }
+        };
+        let panicked = |panic: String| Done::Load {
+            loaded: Some(Loaded::panicked(&lost_name, lost_origin, panic)),
+            name: lost_name,
+        };
+        self.jobs.start(load, panicked);
+    }
+
+    fn remove(&mut self, name: &str) {
+        info!(event = "plugin-removed", plugin = name, "plugin removed");
+        if let Some(withdrawal) = self.catalog.withdraw(name) {
+            let ended = withdrawal.clone();
+            let notice = async move {
+                sleep(REMOVAL_NOTICE).await;
+                Done::Notice(withdrawal)
+            };
+            self.jobs.start(notice, |_| Done::Notice(ended));
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Look(found) => {
+                self.looking_since = None;
+                self.see(found);
+            }
+            Done::Load { name, loaded } => {
+                let ended = match &loaded {
+                    Some(Loaded::Plugin(_) | Loaded::Same(_)) => Ended::Well,
+                    None => Ended::Unsettled,
+                    Some(Loaded::Failed(failed)) => Ended::Failed {
+                        error: failed.error.clone(),
+                        retry_after: (!failed.is_lasting).then_some(RETRY_AFTER),
+                    },
+                };
+                self.debounce.loaded(&name, Instant::now(), ended);
+                if let Some(loaded) = loaded {
+                    self.offer(loaded);
+                }
+            }
+            Done::Notice(withdrawal) => self.catalog.remove_withdrawn(&withdrawal),
+        }
+    }
+
+    /// Takes what a look has found.
+    fn see(&mut self, found: io::Result<Found>) {
+        let now = Instant::now();
+        match found {
+            Ok(found) => {
+                if !std::mem::replace(&mut self.is_readable, true) {
+                    self.source.log(source::Event::Readable);
+                    self.debounce.look_anew(now);
+                }
+                for step in self.debounce.observe(now, &found) {
+                    self.take(step);
+                }
+            }
+            // A source that is gone says nothing of its plugins: they stay until it is back.
+            Err(error) if std::mem::replace(&mut self.is_readable, false) => {
+                self.source.log(source::Event::Unreadable(&error));
+            }
+            Err(error) => self.source.log(source::Event::StillUnreadable(&error)),
+        }
+    }
+
+    /// Puts into the catalog what became of a load.
+    fn offer(&self, loaded: Loaded) {
+        match loaded {
+            Loaded::Plugin(plugin) => {
+                info!(
+                    event = "plugin-ready",
+                    stream = %plugin.stream,
+                    file = plugin.origin,
+                    digest = plugin.digest.as_str(),
+                    "plugin ready"
+                );
+                self.catalog.offer(Arc::from(plugin));
+            }
+            Loaded::Failed(failed) => {
+                debug!(
+                    event = "plugin-load-failed",
+                    plugin = failed.name,
+                    error = failed.error,
+                    "a plugin could not be loaded"
+                );
+                self.catalog.fail(failed);
+            }
+            Loaded::Same(plugin) => {
+                self.catalog.offer(plugin.clone());
+                info!(event = "plugin-unchanged", stream = %plugin.stream, "the files of a plugin are those of the version that runs");
+            }
+        }
+    }
+}
+
+/// Waits for that time; for ever if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => pending().await,
+    }
+}
