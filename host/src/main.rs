@@ -7,13 +7,11 @@ mod signals;
 use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
-use std::process::{ExitCode, exit};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-use clap::error::ErrorKind;
 use meshage_host::cli::{Cli, Command};
-use meshage_host::config::{Config, ConfigError, PluginTerms, Written, not_text};
+use meshage_host::config::{Config, ConfigError, PluginTerms, Written};
 use meshage_host::node::{self, NodeError};
 use meshage_host::security::new_secret;
 use meshage_host::telemetry::Logs;
@@ -52,9 +50,9 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, of which an idle node would use little.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let mut cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
-    let command = cli.command.take();
-    let written = Written::new(cli);
+    let Cli { command, flags } =
+        Cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let written = Written::new(flags);
     let logs = match Logs::start(written.log_format) {
         Ok(logs) => logs,
         Err(error) => {
@@ -76,18 +74,6 @@ fn main() -> ExitCode {
     });
     logs.flush(LOG_STALLED_MAX, LOG_FLUSH_MAX);
     exit_code
-}
-
-/// Ends with what is wrong with the command line, or with the version or the help that it asks for.
-fn refuse(error: &clap::Error) -> ! {
-    // clap does not say which one it is.
-    if error.kind() == ErrorKind::InvalidUtf8
-        && let Some(error) = not_text()
-    {
-        eprintln!("meshage-host: {error}");
-        exit(WRONG_SETTING.into());
-    }
-    error.exit()
 }
 
 /// Says of each plugin whether it would load.
@@ -122,8 +108,8 @@ fn say(line: &impl Display) -> Result<(), Failed> {
 /// Is a node, until a signal or something that it needs ends it.
 fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
     let config = Config::new(written)?;
-    logs.listen(&config.log_filter)
-        .map_err(|_| config.log_filter_error())?;
+    logs.listen(&config.log.filter)
+        .map_err(|_| config.log.filter_error())?;
     let leave = CancellationToken::new();
     signals::listen(leave.clone(), node::leave_max(&config), logs.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

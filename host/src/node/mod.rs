@@ -58,7 +58,7 @@ const LEAVE_MARGIN: Duration = Duration::from_secs(10);
 pub fn leave_max(config: &Config) -> Duration {
     LEAVE_NOTICE
         + PARTING_MAX
-        + config.timeout
+        + config.clients.timeout
         + DRAIN_MARGIN
         + STOP_MAX
         + LEAVE_NOTICE
@@ -150,7 +150,7 @@ impl Running {
     async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
         let (metrics, upkeep) = Metrics::install()?;
         vital.spawn("the upkeep of the metrics", upkeep);
-        let sockets = Sockets::bind(config).await?;
+        let sockets = Sockets::bind(&config.network).await?;
         let own = own_node(config, &sockets)?;
         config.check_certificate_of(&own.node_id)?;
         info!(
@@ -159,16 +159,17 @@ impl Running {
             http = %sockets.http.local_addr()?,
             cluster = %sockets.peers.local_addr()?,
             admin = %sockets.admin.local_addr()?,
-            plugins = %config.plugins.display(),
-            cluster_id = config.cluster_id,
+            plugins = %config.plugins.directory.display(),
+            cluster_id = config.mesh.cluster_id,
             version = env!("CARGO_PKG_VERSION"),
             "meshage-host starts"
         );
         let keyring = config
+            .access
             .secret
             .as_ref()
             .map(|secret| secrets::keyring(secret, vital));
-        if keyring.is_none() && !config.bind.is_loopback() {
+        if keyring.is_none() && !config.network.bind.is_loopback() {
             warn!(
                 event = "insecure",
                 "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
@@ -177,8 +178,8 @@ impl Running {
         let node_id = own.node_id.clone();
         let lanes = Lanes::start().map_err(NodeError::Threads)?;
         let tls = secrets::peer_tls(config, &node_id, keyring.clone(), vital)?;
-        let hello = Hello::new(&config.cluster_id, node_id.clone(), own.generation);
-        let bodies = Bodies::new(config.body_bytes_max);
+        let hello = Hello::new(&config.mesh.cluster_id, node_id.clone(), own.generation);
+        let bodies = Bodies::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
         let local = Arc::new(Local::new(catalog.clone(), bodies));
         let dispatcher = Arc::new(Dispatcher::new(
@@ -189,9 +190,9 @@ impl Running {
         let readiness = Arc::new(Readiness::default());
 
         let gossip_config = GossipConfig {
-            cluster_id: config.cluster_id.as_str().into(),
+            cluster_id: config.mesh.cluster_id.as_str().into(),
             bound_addr: sockets.peers.local_addr()?,
-            seeds: config.seeds.clone(),
+            seeds: config.mesh.seeds.clone(),
             keyring: keyring.clone(),
         };
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
@@ -204,6 +205,7 @@ impl Running {
         let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
 
         let tokens = config
+            .access
             .tokens
             .as_ref()
             .map(|tokens| secrets::tokens(tokens, vital));
@@ -225,16 +227,17 @@ impl Running {
         let stop_public = CancellationToken::new();
         let public_config = PublicConfig {
             node_id,
-            body_bytes_max: config.body_bytes_max,
-            connections_max: open_files::room_for_clients(config.connections_max),
-            request_timeout: config.request_timeout,
-            timeout: config.timeout,
+            body_bytes_max: config.clients.body_bytes_max,
+            connections_max: open_files::room_for_clients(config.clients.connections_max),
+            request_timeout: config.clients.request_timeout,
+            timeout: config.clients.timeout,
             tls: config
+                .access
                 .certificate
                 .as_ref()
                 .map(|certificate| secrets::server_tls(certificate, vital)),
             tokens,
-            sites: config.sites.clone(),
+            sites: config.access.sites.clone(),
             names: config.names(),
         };
         let public = Arc::new(PublicApi::new(
@@ -272,21 +275,21 @@ impl Running {
         config: &Config,
         leave: &CancellationToken,
     ) -> Result<Option<&'static str>, NodeError> {
-        let data_dir = config.data_dir.clone();
+        let data_dir = config.plugins.data_dir.clone();
         let settings = HostSettings {
-            outbound_authorities: config.outbound_authorities.clone(),
+            outbound_authorities: config.plugins.outbound_authorities.clone(),
         };
         let engine = spawn_blocking(move || Engine::new(data_dir.as_deref(), &settings)).await??;
         let PluginTerms {
             timeout_max,
             trusted_keys,
-        } = config.plugin_terms.clone();
+        } = config.plugins.terms.clone();
         let loader = Loader {
             engine: engine.clone(),
             timeout_max,
             trusted_keys,
         };
-        let directory = Directory::new(config.plugins.clone());
+        let directory = Directory::new(config.plugins.directory.clone());
         let mut reconciler = Reconciler::new(directory, loader, self.catalog.clone());
         reconciler.load_all().await?;
         self.readiness.plugins_loaded();
@@ -349,7 +352,7 @@ impl Running {
         }
         self.local.close();
         self.stop_public.cancel();
-        let drain_max = config.timeout + DRAIN_MARGIN;
+        let drain_max = config.clients.timeout + DRAIN_MARGIN;
         let drained = timeout(drain_max, async {
             tokio::join!(self.serving_clients, self.server.drain())
         });
@@ -384,8 +387,8 @@ fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
         node_id: node_id(config, cluster_port)?,
         generation: generation(),
         state: NodeState::Starting,
-        http_addr: SocketAddr::new(config.advertise, http_port),
-        cluster_addr: SocketAddr::new(config.advertise, cluster_port),
+        http_addr: SocketAddr::new(config.network.advertise, http_port),
+        cluster_addr: SocketAddr::new(config.network.advertise, cluster_port),
         streams: Default::default(),
     })
 }
@@ -405,7 +408,7 @@ async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispa
 
 /// The configured id, or one that stays the same for as long as the host's name and the port do.
 fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
-    if let Some(node_id) = &config.node_id {
+    if let Some(node_id) = &config.mesh.node_id {
         return Ok(node_id.clone());
     }
     let uname = rustix::system::uname();

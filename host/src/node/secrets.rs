@@ -70,8 +70,8 @@ pub(super) fn peer_tls(
     let Some(keyring) = keyring else {
         return Ok(None);
     };
-    let (cluster_id, node_id) = (config.cluster_id.clone(), node_id.clone());
-    if let Some(FromFiles { files, first }) = config.peer_certificates.clone() {
+    let (cluster_id, node_id) = (config.mesh.cluster_id.clone(), node_id.clone());
+    if let Some(FromFiles { files, first }) = config.access.peer_certificates.clone() {
         let read =
             move || PeerTls::of_files(&files).and_then(|tls| tls.check_own(&node_id).map(|()| tls));
         return Ok(Some(follow(

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
-use crate::config::Config;
+use crate::config::Network;
 
 /// Attempts to find a port that is free for both UDP and TCP, when any port will do.
 const ANY_PORT_ATTEMPTS: usize = 20;
@@ -46,16 +46,16 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 impl Sockets {
-    pub(super) async fn bind(config: &Config) -> Result<Self, BindError> {
-        let http_addr = SocketAddr::new(config.bind, config.http_port);
+    pub(super) async fn bind(network: &Network) -> Result<Self, BindError> {
+        let http_addr = SocketAddr::new(network.bind, network.http_port);
         let http = listen(http_addr).map_err(failed("http_port", http_addr))?;
         let http_port = http
             .local_addr()
             .map_err(failed("http_port", http_addr))?
             .port();
-        let admin_addr = config.admin_addr(http_port);
+        let admin_addr = network.admin_addr(http_port);
         let admin = listen(admin_addr).map_err(failed("admin_port", admin_addr))?;
-        let cluster_addr = SocketAddr::new(config.bind, config.cluster_port);
+        let cluster_addr = SocketAddr::new(network.bind, network.cluster_port);
         let (peers, gossip) = bind_both(cluster_addr)
             .await
             .map_err(failed("cluster_port", cluster_addr))?;

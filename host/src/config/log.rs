@@ -1,0 +1,54 @@
+//! The log.
+
+use super::setting::{ConfigError, Default, Setting};
+use super::written::Settings;
+use crate::telemetry::LogFormat;
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "log",
+        variables: &["MESHAGE_LOG"],
+        value: "FILTER",
+        help: "What is logged: a level (error, warn, info, debug, trace), or directives as `info,guest=debug`",
+        default: Default::Value("info"),
+        expected: "a level (error, warn, info, debug, trace), or directives as info,guest=debug",
+        is_switch: false,
+    },
+    Setting {
+        name: "log_format",
+        variables: &["MESHAGE_LOG_FORMAT"],
+        value: "FORMAT",
+        help: "Logs as `text` or `json`",
+        default: Default::Value("text"),
+        expected: "text or json",
+        is_switch: false,
+    },
+];
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+impl Log {
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        Ok(Self {
+            format: format(settings)?,
+            filter: settings.text("log").to_owned(),
+        })
+    }
+
+    /// The error for a log filter, which only the logger can check.
+    pub fn filter_error(&self) -> ConfigError {
+        ConfigError::new("log", &self.filter, Setting::of("log").expected)
+    }
+}
+
+pub(super) fn format(settings: &Settings) -> Result<LogFormat, ConfigError> {
+    match settings.text("log_format") {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(settings.unexpected("log_format")),
+    }
+}

@@ -1,0 +1,131 @@
+//! Plugins: where they are, and what they may do.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use etcetera::BaseStrategy;
+use rustls::pki_types::TrustAnchor;
+
+use super::files;
+use super::setting::{ConfigError, Default, Setting};
+use super::written::{Settings, Written};
+use crate::security::{TrustedKeys, read_authorities};
+
+/// For a file system to say whether it has the plugins directory. Those over networks take some
+/// milliseconds.
+const DIRECTORY_ANSWER_MAX: Duration = Duration::from_secs(2);
+
+pub(super) const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "plugins",
+        variables: &["MESHAGE_PLUGINS"],
+        value: "DIR",
+        help: "Directory of the plugins",
+        default: Default::Value("./plugins"),
+        expected: "a directory of .wasm files; there is none, so create it or name another",
+        is_switch: false,
+    },
+    Setting {
+        name: "data_dir",
+        variables: &["MESHAGE_DATA_DIR"],
+        value: "DIR",
+        help: "Directory for the compile cache; nodes on one host may share it. Where it cannot be written, each start compiles every plugin",
+        default: Default::Described("the platform's cache directory"),
+        expected: "a directory",
+        is_switch: false,
+    },
+    Setting {
+        name: "trusted_keys",
+        variables: &["MESHAGE_TRUSTED_KEYS"],
+        value: "FILE",
+        help: "File with public keys of minisign, one a line: only plugins that one of them has signed are loaded",
+        default: Default::Described("none"),
+        expected: "a file of keys",
+        is_switch: false,
+    },
+    Setting {
+        name: "outbound_ca",
+        variables: &["MESHAGE_OUTBOUND_CA"],
+        value: "PEM FILE",
+        help: "Authorities that handlers trust in their HTTPS requests, besides those that browsers trust",
+        default: Default::Described("none"),
+        expected: "a file of certificates in PEM form",
+        is_switch: false,
+    },
+];
+
+#[derive(Debug, Clone)]
+pub struct Plugins {
+    pub directory: PathBuf,
+    /// `None`: there is no home directory in which it could be, and no compile cache.
+    pub data_dir: Option<PathBuf>,
+    /// Whom handlers trust in their HTTPS requests, besides the public authorities.
+    pub outbound_authorities: Vec<TrustAnchor<'static>>,
+    pub terms: PluginTerms,
+}
+
+/// What the settings demand of plugins.
+#[derive(Debug, Clone)]
+pub struct PluginTerms {
+    /// The longest time for a message, which bounds what a manifest may say.
+    pub timeout_max: Duration,
+    /// `None`: no plugin needs a signature.
+    pub trusted_keys: Option<TrustedKeys>,
+}
+
+impl Plugins {
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let directory = PathBuf::from(settings.text("plugins"));
+        if !may_be_directory(&directory) {
+            return Err(settings.unexpected("plugins"));
+        }
+        let authorities = files::read(settings, "outbound_ca", read_authorities)?;
+        Ok(Self {
+            directory,
+            data_dir: data_dir(settings)?,
+            outbound_authorities: authorities.map(|read| read.first).unwrap_or_default(),
+            terms: PluginTerms::read(settings)?,
+        })
+    }
+}
+
+impl PluginTerms {
+    /// Of what was written, whatever else is written there.
+    ///
+    /// # Errors
+    /// The first setting of these that cannot be.
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        Self::read(&written.settings?)
+    }
+
+    fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let trusted_keys = files::read(settings, "trusted_keys", TrustedKeys::read)?;
+        Ok(Self {
+            timeout_max: settings.duration("timeout")?,
+            trusted_keys: trusted_keys.map(|read| read.first),
+        })
+    }
+}
+
+/// Whether there is a directory, as far as its file system says: one that does not answer in time
+/// is left to the node, which goes on without it, and logs it.
+fn may_be_directory(path: &Path) -> bool {
+    let (answer, answered) = mpsc::channel();
+    let path = path.to_owned();
+    // When it comes too late nobody waits for it.
+    let asking = thread::Builder::new().spawn(move || answer.send(path.is_dir()));
+    asking.is_err() || answered.recv_timeout(DIRECTORY_ANSWER_MAX).unwrap_or(true)
+}
+
+fn data_dir(settings: &Settings) -> Result<Option<PathBuf>, ConfigError> {
+    match settings.optional("data_dir") {
+        Some(text) => std::path::absolute(text)
+            .map(Some)
+            .map_err(|error| settings.error("data_dir", &format!("a directory, but {error}"))),
+        None => Ok(etcetera::choose_base_strategy()
+            .map(|base| base.cache_dir().join("meshage"))
+            .ok()),
+    }
+}
