@@ -7,7 +7,9 @@
 //! xtask test broken`, then review the diff.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -121,6 +123,23 @@ async fn a_node_says_the_same_and_runs_the_others() {
         .send()
         .await
         .problem(404, "no-candidate");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_text_is_said_to_be_wrong_once() {
+    let plugins = Plugins::usual();
+    let name = OsStr::from_bytes(b"caf\xe9.wasm");
+    fs::copy(guest("echo"), plugins.path().join(name)).unwrap();
+    let node = Setup::new(plugins).ready().await;
+    let failed = node.event("plugin-failed").await;
+    assert!(failed.contains("cannot be a stream"), "{failed}");
+    let listed = node.admin("/plugins").await.json();
+    let states = listed["plugins"].as_array().unwrap().iter();
+    let failed: Vec<_> = states
+        .filter(|plugin| plugin["state"] == "failed")
+        .collect();
+    assert_eq!(failed.len(), 1, "{listed}");
+    assert_eq!(node.events("plugin-failed"), 1);
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, StreamTraits,
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal,
+    StreamProperties,
 };
 use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
@@ -176,7 +177,7 @@ impl Dispatcher {
 
     /// The answer to a message for which there is no route: nothing of it ran.
     fn no_route(&self, message: &Message, fault: Fault) -> Answer {
-        let may_run_twice = message.may_run_twice(StreamTraits::default());
+        let may_run_twice = message.may_run_twice(StreamProperties::default());
         Answer {
             node: self.self_id.clone(),
             outcome: Err(fault),
@@ -236,7 +237,7 @@ impl Dispatcher {
             }
         };
         route.metrics.record(metric, &outcome, began.elapsed());
-        let may_run_twice = message.may_run_twice(route.traits);
+        let may_run_twice = message.may_run_twice(route.properties);
         Tried {
             answer: Answer {
                 node: candidate.node_id.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bodies::Expected;
 use crate::membership::{Node, NodeState, View};
-use crate::message::{NodeId, StreamName, StreamTraits};
+use crate::message::{NodeId, StreamName, StreamProperties};
 use crate::peer::Peer;
 use crate::placement::Seed;
 use crate::telemetry::StreamMetrics;
@@ -22,7 +22,7 @@ pub(super) struct StreamRoute {
     /// This node, while it is leaving: better than nobody, when the others cannot be reached.
     pub(super) last_resort: Option<Candidate>,
     /// What holds on every candidate: it is not known which of them ran a message that was lost.
-    pub(super) traits: StreamTraits,
+    pub(super) properties: StreamProperties,
     pub(super) metrics: Arc<StreamMetrics>,
     /// What replies of other nodes take.
     pub(super) reply_expected: Arc<Expected>,
@@ -77,10 +77,10 @@ impl Routes {
                     None => (Arc::new(StreamMetrics::new(stream.clone())), Arc::default()),
                 };
                 let offers = nodes.iter().chain(&leaving);
-                let traits = offers
-                    .map(|node| node.streams.get(stream).map(|offer| offer.traits))
+                let properties = offers
+                    .map(|node| node.streams.get(stream).map(|offer| offer.properties))
                     .map(Option::unwrap_or_default)
-                    .reduce(StreamTraits::and)
+                    .reduce(StreamProperties::and)
                     .unwrap_or_default();
                 let candidates = nodes
                     .into_iter()
@@ -93,7 +93,7 @@ impl Routes {
                     Arc::new(StreamRoute {
                         candidates,
                         last_resort,
-                        traits,
+                        properties,
                         metrics,
                         reply_expected,
                     }),

@@ -20,14 +20,13 @@ pub struct Local {
     catalog: Arc<Catalog>,
     /// Replies reserve their memory here.
     bodies: &'static Bodies,
-    /// A `Phase`.
+    /// The place of a `Phase` among all.
     phase: AtomicU8,
     refused: Throttle<Refusal>,
 }
 
 /// Whether messages of peers are admitted.
 #[derive(Clone, Copy)]
-#[repr(u8)]
 enum Phase {
     /// Not yet: the node does not have all its plugins.
     Starting,
@@ -36,12 +35,17 @@ enum Phase {
     Leaving,
 }
 
+impl Phase {
+    const ALL: [Self; 3] = [Self::Starting, Self::Open, Self::Leaving];
+}
+
 /// A message that was admitted.
 pub struct Admitted {
     message: Arc<Message>,
-    deadline: CallDeadline,
-    plugin: Arc<Plugin>,
-    place: Place,
+    deadline: Instant,
+    /// When it joined the queue, if it has to wait.
+    waits_since: Option<Instant>,
+    place: Place<Plugin>,
     origin: Origin,
 }
 
@@ -66,51 +70,43 @@ impl Local {
         self.phase.store(Phase::Leaving as u8, Ordering::Relaxed);
     }
 
-    fn check_phase(&self, origin: Origin) -> Result<(), Refusal> {
-        if origin == Origin::Client {
-            return Ok(());
+    fn find_place(&self, message: &Message, origin: Origin) -> Result<Place<Plugin>, Refusal> {
+        if origin == Origin::Peer {
+            match Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))] {
+                Phase::Starting => return Err(Refusal::Starting),
+                Phase::Open => {}
+                Phase::Leaving => return Err(Refusal::Leaving),
+            }
         }
-        match self.phase.load(Ordering::Relaxed) {
-            phase if phase == Phase::Open as u8 => Ok(()),
-            phase if phase == Phase::Starting as u8 => Err(Refusal::Starting),
-            _ => Err(Refusal::Leaving),
-        }
-    }
-
-    fn find_place(
-        &self,
-        message: &Message,
-        deadline: Instant,
-        origin: Origin,
-    ) -> Result<(Arc<Plugin>, Place, CallDeadline), Refusal> {
-        self.check_phase(origin)?;
-        let plugin = self
-            .catalog
-            .plugin(message.stream.as_str())
-            .ok_or(Refusal::NotOffered)?;
-        let now = Instant::now();
-        if deadline <= now {
-            // Its time was spent on the way here.
-            return Err(Refusal::WaitedTooLong);
-        }
-        let deadline = plugin.handler.call_deadline(now, deadline);
-        let place = Place::new(plugin.admission.clone())?;
-        Ok((plugin, place, deadline))
+        let plugin = self.catalog.plugin(message.stream.as_str());
+        Place::new(plugin.ok_or(Refusal::NotOffered)?)
     }
 
     /// Waits for a permit if the message has none, and reserves memory for the reply: before the
     /// handler runs, but not while the message waits.
-    async fn begin(&self, admitted: &mut Admitted) -> Result<SetAside, Refusal> {
+    async fn begin(&self, admitted: &mut Admitted) -> Result<(CallDeadline, SetAside), Refusal> {
         let Admitted {
-            place, deadline, ..
+            place,
+            deadline,
+            waits_since,
+            ..
         } = admitted;
+        let now = Instant::now();
+        if *deadline <= now {
+            // Its time was spent on the way here.
+            return Err(Refusal::WaitedTooLong);
+        }
+        let handler = &place.plugin().handler;
+        let deadline = handler.call_deadline(waits_since.unwrap_or(now), *deadline);
         if !place.is_running() {
             // Boxed because it is rare: it takes no room in the future of every message.
             Box::pin(place.wait(deadline.at())).await?;
         }
-        let expected = place.begin().reply_expected.bytes();
+        let expected = place.plugin().admission.reply_expected.bytes();
         let reserved = self.bodies.set_aside(expected);
-        reserved.map_err(|NoRoom| Refusal::NoRoom)
+        let reserved = reserved.map_err(|NoRoom| Refusal::NoRoom)?;
+        place.count_call();
+        Ok((deadline, reserved))
     }
 
     fn log_refused(&self, message: &Message, because: Refusal) {
@@ -130,11 +126,11 @@ impl LocalService for Local {
         deadline: Instant,
         origin: Origin,
     ) -> Result<Admitted, Refusal> {
-        match self.find_place(&message, deadline, origin) {
-            Ok((plugin, place, deadline)) => Ok(Admitted {
+        match self.find_place(&message, origin) {
+            Ok(place) => Ok(Admitted {
                 message,
                 deadline,
-                plugin,
+                waits_since: (!place.is_running()).then(Instant::now),
                 place,
                 origin,
             }),
@@ -149,14 +145,9 @@ impl LocalService for Local {
 
     async fn run(self: Arc<Self>, mut admitted: Admitted) -> Outcome {
         let outcome = match self.begin(&mut admitted).await {
-            Ok(reserved) => {
-                let Admitted {
-                    message,
-                    deadline,
-                    plugin,
-                    ..
-                } = &admitted;
-                match plugin.handler.call(message, *deadline).await {
+            Ok((deadline, reserved)) => {
+                let plugin = admitted.place.plugin();
+                match plugin.handler.call(&admitted.message, deadline).await {
                     Ok(reply) => {
                         plugin.admission.reply_expected.note(reply.body.len());
                         reply.in_room(reserved, self.bodies)

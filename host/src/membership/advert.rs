@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::view::{Node, NodeState};
-use crate::message::{Digest, NodeId, Offer, StreamName, StreamTraits};
+use crate::message::{Digest, NodeId, Offer, StreamName, StreamProperties};
 
 const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
@@ -79,7 +79,7 @@ fn write_offer(offer: &Offer) -> String {
     let mut words = vec![offer.digest.as_str()];
     words.extend(
         offer
-            .traits
+            .properties
             .takes_idempotency_keys
             .then_some(IDEMPOTENCY_KEYS),
     );
@@ -91,7 +91,7 @@ fn read_offer(text: &str) -> Offer {
     let takes_idempotency_keys = words.split(' ').any(|word| word == IDEMPOTENCY_KEYS);
     Offer {
         digest: Digest::from_text(digest),
-        traits: StreamTraits {
+        properties: StreamProperties {
             takes_idempotency_keys,
         },
     }
@@ -121,7 +121,10 @@ mod tests {
     fn what_later_versions_say_of_a_stream_is_skipped() {
         let offer = read_offer("abc stateful:7 idempotency-keys");
         assert_eq!(
-            (offer.digest.as_str(), offer.traits.takes_idempotency_keys),
+            (
+                offer.digest.as_str(),
+                offer.properties.takes_idempotency_keys
+            ),
             ("abc", true)
         );
         assert_eq!(write_offer(&offer), "abc idempotency-keys");

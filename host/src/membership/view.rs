@@ -146,7 +146,7 @@ pub(crate) mod tests {
     pub(crate) fn offer(digest: &str) -> Offer {
         Offer {
             digest: Digest::from_text(digest),
-            traits: Default::default(),
+            properties: Default::default(),
         }
     }
 

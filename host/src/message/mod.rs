@@ -15,7 +15,7 @@ pub use names::{
     Digest, NAME_BYTES_MAX, NameError, NodeId, PARTITION_KEY_BYTES_MAX, PartitionKey,
     RESERVED_STREAM, StreamName,
 };
-pub use offer::{Offer, StreamTraits};
+pub use offer::{Offer, StreamProperties};
 pub use problem_type::ProblemType;
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method};

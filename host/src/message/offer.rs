@@ -9,18 +9,18 @@ use super::names::Digest;
 #[serde(into = "Digest")]
 pub struct Offer {
     pub digest: Digest,
-    pub traits: StreamTraits,
+    pub properties: StreamProperties,
 }
 
 /// What a stream is, as far as retries depend on it. All streams are stateless.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StreamTraits {
+pub struct StreamProperties {
     /// The handler takes care of `Idempotency-Key` itself: a message that carries one may run
     /// twice.
     pub takes_idempotency_keys: bool,
 }
 
-impl StreamTraits {
+impl StreamProperties {
     /// What holds for both.
     pub fn and(self, other: Self) -> Self {
         Self {

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, header};
 use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
-use super::offer::StreamTraits;
+use super::offer::StreamProperties;
 
 /// Largest body that a node can be configured to take: it is held in memory, and sent in chunks
 /// between nodes.
@@ -94,7 +94,7 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 impl Message {
     /// Whether running it twice has the same effect as running it once: because of its method, or
     /// because the handler takes care of that.
-    pub fn may_run_twice(&self, stream: StreamTraits) -> bool {
+    pub fn may_run_twice(&self, stream: StreamProperties) -> bool {
         self.method.is_idempotent()
             || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
     }

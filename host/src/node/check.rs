@@ -1,10 +1,13 @@
 //! Checking plugins without a node: what a node would say of these files.
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use tokio::task::spawn_blocking;
+
 use crate::config::PluginTerms;
-use crate::plugins::{Loader, Scan, Stray, read};
+use crate::plugins::{Loader, ReadError, Scan, Stray, read_files};
 use crate::runtime::{Engine, EngineError};
 
 /// A line that is said: of something good, or nothing worse than a warning; or of what a node would
@@ -73,8 +76,8 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
         }
     };
     let mut verdicts = Vec::new();
-    for name in scan.plugins() {
-        verdicts.push(load(loader, &directory.join(format!("{name}.wasm"))).await);
+    for component in scan.components() {
+        verdicts.push(load(loader, component).await);
     }
     verdicts.extend(scan.strays.iter().map(|stray| {
         let file = directory.join(&stray.name);
@@ -85,7 +88,7 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
         }
     }));
     // A node would start with it; but whoever checks it takes it for another.
-    if scan.plugins().next().is_none() {
+    if scan.components().next().is_none() {
         verdicts.push(Err(format!(
             "{}: expected components, <stream>.wasm, and found none",
             directory.display()
@@ -96,7 +99,17 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
 
 async fn load(loader: &Loader, file: &Path) -> Verdict {
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    let files = read(file, loader.needs_signatures());
+    let (path, signed) = (file.to_owned(), loader.needs_signatures());
+    let reading = spawn_blocking(move || read_files(&path, signed));
+    let files = reading.await.unwrap_or_else(|error| {
+        let text = format!(
+            "{} cannot be read: {}",
+            file.display(),
+            io::Error::from(error)
+        );
+        let is_lasting = false;
+        Err(ReadError { text, is_lasting })
+    });
     let origin = file.display().to_string();
     match loader.load(&name, &origin, files).await {
         Ok(plugin) => Ok(format!(

@@ -397,12 +397,13 @@ impl<S: LocalService> Server<S> {
                 return Ok(());
             }
         }
-        let admitted = match self.local.admit(message, deadline, Origin::Peer) {
-            Ok(admitted) => admitted,
-            Err(refusal) => {
-                session.answer_fault(id, &Fault::Refused(refusal));
-                return Ok(());
-            }
+        // Held so that `drain` cannot finish before the call is a task that it waits for.
+        let _token = self.calls.token();
+        // Here, so that calls are admitted in the order in which they arrive. A panic is the call's.
+        let admit = || self.local.admit(message, deadline, Origin::Peer);
+        let admitted = match catch_unwind(AssertUnwindSafe(admit)) {
+            Ok(admitted) => admitted.map_err(Fault::Refused),
+            Err(_) => Err(Fault::Crashed),
         };
         let (local, task_session) = (self.local.clone(), session.clone());
         let mut call = Box::pin(async move {
@@ -410,12 +411,13 @@ impl<S: LocalService> Server<S> {
                 session: task_session,
                 id,
             };
-            let outcome = local.run(admitted).await;
+            let outcome = match admitted {
+                Ok(admitted) => local.run(admitted).await,
+                Err(fault) => Err(fault),
+            };
             drop(room);
             running.session.answer(id, outcome).await;
         });
-        // Held so that `drain` cannot finish before the call is a task that it waits for.
-        let _token = self.calls.token();
         // Most are done at once: a task of its own, on another core, would take longer than they
         // do.
         if calls.may_wait_for_the_next() {

@@ -29,9 +29,10 @@ pub struct Admission {
     pub reply_expected: Expected,
 }
 
-/// The place of one message: it runs or waits. Given back when dropped.
-pub struct Place {
-    admission: Arc<Admission>,
+/// The place of one message: it runs or waits. Given back when dropped. It holds the plugin that
+/// the message runs on.
+pub struct Place<P: AsRef<Admission>> {
+    plugin: Arc<P>,
     state: State,
 }
 
@@ -62,13 +63,31 @@ impl Admission {
         let before = self.concurrency.swap(limits.concurrency, Ordering::Relaxed);
         if limits.concurrency < before {
             let fewer = before - limits.concurrency;
-            let forgotten = self.permits.forget_permits(fewer);
-            // The others are held by messages that run.
-            self.surplus.fetch_add(fewer - forgotten, Ordering::Relaxed);
+            self.surplus.fetch_add(fewer, Ordering::Relaxed);
+            self.forget_surplus();
         }
         for _ in before..limits.concurrency {
             self.give_back();
         }
+    }
+
+    /// Takes the surplus from the free permits, as far as there are any.
+    fn forget_surplus(&self) {
+        while self.take_surplus() {
+            if self.permits.forget_permits(1) == 0 {
+                self.surplus.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    fn take_surplus(&self) -> bool {
+        let less = |surplus: usize| surplus.checked_sub(1);
+        self.surplus.load(Ordering::Relaxed) > 0
+            && self
+                .surplus
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+                .is_ok()
     }
 
     /// Messages that have begun to run, on whichever version.
@@ -83,44 +102,42 @@ impl Admission {
         permits.saturating_sub(self.permits.available_permits())
     }
 
+    /// A permit is not used any more.
     fn give_back(&self) {
-        let is_surplus = self.surplus.load(Ordering::Relaxed) > 0
-            && self
-                .surplus
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |surplus| {
-                    surplus.checked_sub(1)
-                })
-                .is_ok();
-        if !is_surplus {
+        if !self.take_surplus() {
             self.permits.add_permits(1);
         }
     }
 }
 
-impl Place {
+impl AsRef<Self> for Admission {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl<P: AsRef<Admission>> Place<P> {
     /// Takes a permit if one is free, and else joins the queue.
     ///
     /// # Errors
     /// If as many messages wait as may.
-    pub fn new(admission: Arc<Admission>) -> Result<Self, Refusal> {
-        let has_permit = admission
-            .permits
-            .try_acquire()
-            .map(SemaphorePermit::forget)
-            .is_ok();
-        if has_permit {
+    pub fn new(plugin: Arc<P>) -> Result<Self, Refusal> {
+        let admission = plugin.as_ref().as_ref();
+        let permit = admission.permits.try_acquire();
+        if permit.map(SemaphorePermit::forget).is_ok() {
             let state = State::Running;
-            return Ok(Self { admission, state });
+            return Ok(Self { plugin, state });
         }
         let before = admission.waiting.fetch_add(1, Ordering::Relaxed);
+        let has_room = before < admission.queue.load(Ordering::Relaxed);
         // If the queue is full, dropping the place takes it off the count.
         let state = State::Waiting;
-        let place = Self { admission, state };
-        if before < place.admission.queue.load(Ordering::Relaxed) {
-            Ok(place)
-        } else {
-            Err(Refusal::QueueFull)
-        }
+        let place = Self { plugin, state };
+        has_room.then_some(place).ok_or(Refusal::QueueFull)
+    }
+
+    pub fn plugin(&self) -> &P {
+        &self.plugin
     }
 
     /// Whether it has a permit.
@@ -133,32 +150,45 @@ impl Place {
     /// # Errors
     /// If none came before the deadline.
     pub async fn wait(&mut self, deadline: Instant) -> Result<(), Refusal> {
-        let permit = timeout_at(deadline.into(), self.admission.permits.acquire()).await;
-        match permit {
-            // A permit that was given back at the very deadline comes too late.
-            Ok(Ok(permit)) if Instant::now() < deadline => permit.forget(),
-            Ok(Ok(_)) | Ok(Err(_)) | Err(_) => return Err(Refusal::WaitedTooLong),
-        }
-        self.admission.waiting.fetch_sub(1, Ordering::Relaxed);
+        let acquiring = async {
+            let permit = self.admission().permits.acquire().await;
+            permit.map(SemaphorePermit::forget)
+        };
+        // The semaphore is never closed.
+        let Ok(Ok(())) = timeout_at(deadline.into(), acquiring).await else {
+            return Err(Refusal::WaitedTooLong);
+        };
+        self.admission().waiting.fetch_sub(1, Ordering::Relaxed);
         self.state = State::Running;
-        Ok(())
+        // A permit that was given back at the very deadline comes too late.
+        if Instant::now() < deadline {
+            Ok(())
+        } else {
+            Err(Refusal::WaitedTooLong)
+        }
     }
 
-    /// Counts the message as one that begins to run.
-    pub fn begin(&self) -> &Admission {
-        self.admission.calls.fetch_add(1, Ordering::Relaxed);
-        self.admission.calls_total.increment(1);
-        &self.admission
+    /// The message begins to run.
+    pub fn count_call(&self) {
+        self.admission().calls.fetch_add(1, Ordering::Relaxed);
+        self.admission().calls_total.increment(1);
+    }
+
+    fn admission(&self) -> &Admission {
+        self.plugin.as_ref().as_ref()
     }
 }
 
-impl Drop for Place {
+impl<P: AsRef<Admission>> Drop for Place<P> {
     fn drop(&mut self) {
+        let admission = self.admission();
         match self.state {
             State::Waiting => {
-                self.admission.waiting.fetch_sub(1, Ordering::Relaxed);
+                admission.waiting.fetch_sub(1, Ordering::Relaxed);
+                // A permit may have come just when the wait was given up, and is free now.
+                admission.forget_surplus();
             }
-            State::Running => self.admission.give_back(),
+            State::Running => admission.give_back(),
         }
     }
 }
@@ -183,7 +213,7 @@ mod tests {
     }
 
     /// As many places as there are permits for.
-    fn fill(admission: &Arc<Admission>) -> Vec<Place> {
+    fn fill(admission: &Arc<Admission>) -> Vec<Place<Admission>> {
         let place = || Place::new(admission.clone()).ok();
         std::iter::from_fn(place)
             .take_while(Place::is_running)

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::admission::Admission;
 use super::withdrawals::{Withdrawal, Withdrawals};
-use crate::message::{Digest, Offer, StreamName, StreamTraits};
+use crate::message::{Digest, Offer, StreamName, StreamProperties};
 use crate::runtime::Handler;
 
 /// Every plugin of the node, and what failed to become one.
@@ -48,14 +48,20 @@ pub struct Plugin {
     pub admission: Arc<Admission>,
 }
 
+impl AsRef<Admission> for Plugin {
+    fn as_ref(&self) -> &Admission {
+        &self.admission
+    }
+}
+
 impl Plugin {
     fn offer(&self) -> Offer {
-        let traits = StreamTraits {
+        let properties = StreamProperties {
             takes_idempotency_keys: self.handler.limits().takes_idempotency_keys,
         };
         Offer {
             digest: self.digest.clone(),
-            traits,
+            properties,
         }
     }
 }
@@ -88,7 +94,7 @@ pub enum PluginState {
 impl Catalog {
     /// Offers a plugin, instead of an older version if there is one. Messages that run on that one
     /// run to their end.
-    pub fn offer(&self, plugin: Arc<Plugin>) {
+    pub(super) fn offer(&self, plugin: Arc<Plugin>) {
         self.change(|snapshot| {
             plugin.admission.resize(plugin.handler.limits());
             let stream = plugin.stream.clone();
@@ -98,7 +104,7 @@ impl Catalog {
         });
     }
 
-    pub fn fail(&self, failed: Failed) {
+    pub(super) fn fail(&self, failed: Failed) {
         self.change(|snapshot| {
             snapshot
                 .failed

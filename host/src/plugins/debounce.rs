@@ -154,7 +154,8 @@ impl Debounce {
         seen.is_loading = false;
         match ended {
             Ended::Well => seen.failure = None,
-            Ended::Unsettled => seen.loaded = None,
+            // Not at once: a source that contradicts itself must not keep a core busy.
+            Ended::Unsettled => (seen.loaded, seen.since) = (None, now),
             Ended::Failed { error, retry_after } => {
                 let version = seen.loaded;
                 // What fails again in the same way is told once.

@@ -1,4 +1,4 @@
-//! Jobs: what is done beside the keeper's own loop, on other tasks and on threads that may wait.
+//! Jobs: what is done beside the reconciler's own loop, on other tasks and on threads that may wait.
 //! None gets lost: one that panics comes to an end, too, with a result.
 
 use std::any::Any;

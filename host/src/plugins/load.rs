@@ -1,5 +1,6 @@
 //! Loading: from the bytes of one plugin to a version of it that can run.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +9,7 @@ use tracing::info;
 
 use super::admission::Admission;
 use super::catalog::{Failed, Plugin};
-use super::source::{File, Files, ReadError, Signature};
+use super::source::{File, Files, ReadError, Signature, SignatureContent};
 use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError, is_credential};
 use crate::security::{SignatureError, TrustedKeys};
@@ -125,9 +126,10 @@ impl Loader {
         let trusted_keys = self.trusted_keys.clone();
         let origin = files.component.origin.clone();
         let checking = tokio::task::spawn_blocking(move || check(files, trusted_keys.as_ref()));
-        checking
-            .await
-            .unwrap_or_else(|error| Err(PluginError::Panicked(origin, error.to_string())))
+        checking.await.unwrap_or_else(|error| {
+            let error = io::Error::from(error);
+            Err(PluginError::Panicked(origin, error.to_string()))
+        })
     }
 
     async fn prepare(
@@ -220,6 +222,7 @@ fn check(files: Files, trusted_keys: Option<&TrustedKeys>) -> Result<Checked, Pl
     check_signature(&component, trusted_keys)?;
     let manifest = match manifest {
         Some(manifest) => {
+            let manifest = manifest?;
             check_signature(&manifest, trusted_keys)?;
             let text = String::from_utf8(manifest.bytes);
             let origin = manifest.origin;
@@ -243,16 +246,22 @@ fn check_signature(file: &File, trusted_keys: Option<&TrustedKeys>) -> Result<()
     let Some(trusted_keys) = trusted_keys else {
         return Ok(());
     };
-    let Signature { origin, bytes } = &file.signature;
-    let Some(bytes) = bytes else {
-        return Err(PluginError::Unsigned {
+    let Signature { origin, content } = &file.signature;
+    let error = match content {
+        SignatureContent::NotRead | SignatureContent::Missing => PluginError::Unsigned {
             origin: file.origin.clone(),
             signature: origin.clone(),
-        });
+        },
+        SignatureContent::TooLong => {
+            PluginError::Signature(origin.clone(), SignatureError::NoSignature)
+        }
+        SignatureContent::Text(text) => {
+            return trusted_keys
+                .verify(&file.bytes, text)
+                .map_err(|error| PluginError::Signature(origin.clone(), error));
+        }
     };
-    trusted_keys
-        .verify(&file.bytes, &String::from_utf8_lossy(bytes))
-        .map_err(|error| PluginError::Signature(origin.clone(), error))
+    Err(error)
 }
 
 impl PluginError {

@@ -12,7 +12,7 @@ mod withdrawals;
 
 pub use admission::{Admission, Place};
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
-pub use directory::{Directory, Scan, Stray, Unused, read};
+pub use directory::{Directory, Scan, Stray, read_files};
 pub use load::Loader;
 pub use reconciler::{Reconciler, SourceError};
-pub use source::{Event, File, Files, Found, ReadError, Signature, Source, Version};
+pub use source::{ReadError, Source};

@@ -38,9 +38,9 @@ const LOADS_MAX: usize = 4;
 
 /// The source cannot be read at the start.
 #[derive(Debug, thiserror::Error)]
-#[error("the plugins directory {directory} cannot be read")]
+#[error("{place} cannot be read")]
 pub struct SourceError {
-    directory: String,
+    place: String,
     source: io::Error,
 }
 
@@ -116,7 +116,7 @@ impl<S: Source> Reconciler<S> {
                 Done::Look(found) => {
                     self.looking_since = None;
                     let found = found.map_err(|source| SourceError {
-                        directory: self.source.to_string(),
+                        place: self.source.to_string(),
                         source,
                     })?;
                     self.is_readable = true;
@@ -212,14 +212,15 @@ impl<S: Source> Reconciler<S> {
         let (source, loader, loads) =
             (self.source.clone(), self.loader.clone(), self.loads.clone());
         let (current, admission) = (self.catalog.plugin(&name), self.catalog.admission(&name));
-        let (lost_name, lost_origin) = (name.clone(), source.origin(&name));
+        let origin = source.origin(&name);
+        let (lost_name, lost_origin) = (name.clone(), origin.clone());
         let load = async move {
             // The semaphore is never closed.
             let _permit = loads.acquire_owned().await;
-            let origin = source.origin(&name);
             let (read_name, signed) = (name.clone(), loader.needs_signatures());
             let reading = spawn_blocking(move || source.read(&read_name, signed));
             let (read, files) = reading.await.unwrap_or_else(|error| {
+                let error = io::Error::from(error);
                 let text = format!("{origin} cannot be read: {error}");
                 let is_lasting = false;
                 (Some(version), Err(ReadError { text, is_lasting }))
@@ -304,7 +305,7 @@ impl<S: Source> Reconciler<S> {
                 info!(
                     event = "plugin-ready",
                     stream = %plugin.stream,
-                    file = plugin.origin,
+                    file = %plugin.origin,
                     digest = plugin.digest.as_str(),
                     "plugin ready"
                 );

@@ -1,6 +1,5 @@
 //! Where plugins come from: a source says which there are, in which versions, and yields their
-//! bytes. What it asks may hang, so all of it but `changed` is called only on threads that may
-//! block.
+//! bytes. `look` and `read` may block, and are called only on threads that may; the rest must not.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +30,7 @@ pub trait Source: fmt::Display + Send + Sync + 'static {
 }
 
 /// The plugins of a source by name.
-pub type Found = BTreeMap<String, Version>;
+pub(super) type Found = BTreeMap<String, Version>;
 
 /// What happens to a source.
 pub enum Event<'a> {
@@ -56,7 +55,8 @@ pub struct Version {
 /// What a plugin is made of.
 pub struct Files {
     pub component: File,
-    pub manifest: Option<File>,
+    /// `None`: there is none.
+    pub manifest: Option<Result<File, ReadError>>,
 }
 
 /// A file, or what is one in effect.
@@ -71,8 +71,16 @@ pub struct File {
 pub struct Signature {
     /// How texts name it.
     pub origin: String,
-    /// `None`: there is none, or it was not asked for.
-    pub bytes: Option<Vec<u8>>,
+    pub content: SignatureContent,
+}
+
+pub enum SignatureContent {
+    /// It was not asked for.
+    NotRead,
+    Missing,
+    /// It is longer than any signature.
+    TooLong,
+    Text(String),
 }
 
 /// Why the bytes of a plugin cannot be had.

@@ -48,7 +48,7 @@ pub struct Engine {
     pub(super) clock: Clock,
     pub(super) turns: Turns,
     /// What it has for each capability.
-    pub(super) host: host::Node,
+    pub(super) host: host::NodeShared,
     /// One of its threads has ended.
     ended: CancellationToken,
 }
@@ -115,7 +115,7 @@ impl Engine {
         };
         let mut linker = Linker::new(&wasmtime);
         host::link(&mut linker).map_err(start_error)?;
-        let host = host::Node::start(settings).map_err(start_error)?;
+        let host = host::NodeShared::start(settings).map_err(start_error)?;
         let other_error = |error: &dyn std::error::Error| EngineError::Start(error.to_string());
         let ended = CancellationToken::new();
         let clock =

@@ -1,4 +1,4 @@
-//! A loaded handler: its compiled component, its warm instances, and the limits in front of them.
+//! A loaded handler: its compiled component, its warm instances, and the deadlines of its calls.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +36,7 @@ pub struct Handler {
     component: Prepared,
     grants: Grants,
     /// What its instances share.
-    host: host::Plugin,
+    shared: host::Shared,
     pool: Arc<Pool>,
     metrics: PluginMetrics,
 }
@@ -70,7 +70,7 @@ impl Handler {
         let handler = Self {
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
-            host: engine.host.plugin(&stream, &grants),
+            shared: engine.host.share(&stream, &grants),
             grants,
             stream,
             component,
@@ -133,6 +133,8 @@ impl Handler {
     }
 
     async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
+        let arguments = self.component.arguments(message, &self.limits.headers);
+        let arguments = arguments.map_err(|failure| Ended::Fault(Fault::Failure(failure)))?;
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
@@ -142,7 +144,7 @@ impl Handler {
                 .map_err(|stopped| self.ended(message, &stopped))?,
         };
         let result = instance
-            .call(&self.engine, message, &self.limits.headers, deadline)
+            .call(&self.engine, message, arguments, deadline)
             .await;
         let result = result.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.is_worn(&self.limits) {
@@ -189,7 +191,7 @@ impl Handler {
             &self.engine,
             &self.component,
             &self.stream,
-            &self.host,
+            &self.shared,
             &self.limits,
             deadline,
         )
@@ -209,7 +211,7 @@ impl Handler {
                 // Nothing has run yet: it is what is exported that is wrong.
                 None if !stopped.error.is::<WasmBacktrace>() => mismatch(
                     &self.engine,
-                    self.component.component().component(),
+                    self.component.pre().component(),
                     &stopped.error,
                 ),
                 None => LoadError::Trial(one_line(&stopped.error)),

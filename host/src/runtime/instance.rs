@@ -4,11 +4,10 @@ use std::io;
 use std::pin::pin;
 use std::time::Instant;
 
-use http::HeaderName;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 
-use super::contract::{Exports, NoReply, Prepared};
+use super::contract::{Arguments, Exports, NoReply, Prepared};
 use super::engine::Engine;
 use super::host::{self, HostState, RESOURCES_MAX};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
@@ -59,11 +58,11 @@ impl Instance {
         engine: &Engine,
         prepared: &Prepared,
         stream: &StreamName,
-        plugin: &host::Plugin,
+        shared: &host::Shared,
         limits: &Limits,
         deadline: Instant,
     ) -> Result<Self, Stopped> {
-        let state = HostState::new(stream.clone(), plugin, limits.memory_bytes_max, deadline);
+        let state = HostState::new(stream.clone(), shared, limits.memory_bytes_max, deadline);
         let mut store = Store::new(&engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
@@ -107,14 +106,14 @@ impl Instance {
         &mut self,
         engine: &Engine,
         message: &Message,
-        visible: &[HeaderName],
+        arguments: Arguments<'_>,
         deadline: Instant,
     ) -> Result<Result<Reply, NoReply>, Stopped> {
         self.calls += 1;
         self.store.data_mut().begin(message.id, deadline);
         self.store.set_epoch_deadline(1);
         let result = {
-            let guest = pin!(self.exports.call(&mut self.store, message, visible));
+            let guest = pin!(self.exports.call(&mut self.store, message, arguments));
             engine.turns.run(guest, &self.turn).await
         };
         self.store.data().end();

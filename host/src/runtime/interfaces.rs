@@ -9,7 +9,7 @@ pub(super) struct Package {
     pub(super) interfaces: &'static [&'static str],
     pub(super) version: Version,
     /// Its name in texts, where it is of WASI.
-    pub(super) of_wasi: Option<&'static str>,
+    pub(super) wasi_title: Option<&'static str>,
 }
 
 pub(super) const MESH: &str = "meshage:mesh";
@@ -23,21 +23,21 @@ impl Package {
             name: MESH,
             interfaces,
             version: MESH_VERSION,
-            of_wasi: None,
+            wasi_title: None,
         }
     }
 
-    /// Interfaces of a WASI 0.2 package. `of_wasi` names it in texts.
+    /// Interfaces of a WASI 0.2 package. `wasi_title` names it in texts.
     pub(super) const fn wasi(
         name: &'static str,
-        of_wasi: &'static str,
+        wasi_title: &'static str,
         interfaces: &'static [&'static str],
     ) -> Self {
         Self {
             name,
             interfaces,
             version: WASI_VERSION,
-            of_wasi: Some(of_wasi),
+            wasi_title: Some(wasi_title),
         }
     }
 

@@ -7,7 +7,7 @@ use semver::Version;
 
 use super::contract::Contract;
 use super::host;
-use super::interfaces::MESH;
+use super::interfaces::{MESH, package};
 use crate::message::{Limit, LimitKind, truncate};
 
 /// The largest component file. JavaScript and Python ones take 12 to 18 MB.
@@ -114,7 +114,7 @@ impl fmt::Display for Relation {
 
 impl Gap {
     fn advice(&self) -> &'static str {
-        let (is_mesh, is_newer) = (self.name.starts_with(MESH), self.found > self.offered);
+        let (is_mesh, is_newer) = (package(&self.name) == MESH, self.found > self.offered);
         match (is_mesh, is_newer) {
             (true, true) => {
                 "run a newer meshage-host, or build the plugin with the meshage-sdk of this host's version"

@@ -7,6 +7,7 @@ mod compile;
 mod compile_turns;
 mod contract;
 mod engine;
+mod entry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod guest_log;
@@ -21,8 +22,9 @@ mod pool;
 mod turns;
 
 pub use engine::{Engine, EngineError};
+pub use entry::ManifestError;
 pub use handler::{CallDeadline, Handler};
 pub use host::{Grants, HostSettings};
 pub use limits::{Instances, Limits};
 pub use load_error::{COMPONENT_BYTES_MAX, LoadError};
-pub use manifest::{Manifest, ManifestError, is_credential};
+pub use manifest::{Manifest, is_credential};

@@ -146,7 +146,7 @@ impl Mesh {
         let node_id = NodeId::try_from(format!("node-{:06}", self.started))?;
         let offer = Offer {
             digest: Digest::from_text(&"0".repeat(64)),
-            traits: Default::default(),
+            properties: Default::default(),
         };
         let streams = (0..STREAMS)
             .map(|number| {

@@ -6,10 +6,11 @@ mod scan;
 mod strays;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -19,9 +20,9 @@ use super::source::{Event, Files, Found, ReadError, Source, Version};
 use strays::Strays;
 use watch::Watch;
 
-pub use read::read;
+pub use read::read_files;
 pub use scan::Scan;
-pub use strays::{Stray, Unused};
+pub use strays::Stray;
 
 /// The directory as a source.
 pub struct Directory {
@@ -34,6 +35,8 @@ pub struct Directory {
 struct Seen {
     watch: Watch,
     strays: Strays,
+    /// The component of each plugin: its name may be that of the file only in part.
+    components: BTreeMap<String, PathBuf>,
 }
 
 impl Directory {
@@ -42,6 +45,7 @@ impl Directory {
         let seen = Seen {
             watch: Watch::new(changed.clone()),
             strays: Strays::default(),
+            components: BTreeMap::new(),
         };
         Self {
             path,
@@ -50,18 +54,26 @@ impl Directory {
         }
     }
 
+    /// The component of a plugin that the last look found.
     fn component(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{name}.wasm"))
+        let found = self.seen().components.get(name).cloned();
+        found.unwrap_or_else(|| self.path.join(format!("{name}.wasm")))
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(|poisoned| {
+            let mut seen = poisoned.into_inner();
+            // It may be in the middle of a change: the next look watches anew.
+            seen.watch = Watch::new(self.changed.clone());
+            self.seen.clear_poison();
+            seen
+        })
     }
 }
 
 impl fmt::Display for Directory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.path.display().fmt(f)
+        write!(f, "the plugins directory {}", self.path.display())
     }
 }
 
@@ -76,16 +88,17 @@ impl Source for Directory {
             let (file, because) = (file.display(), stray.unused);
             warn!(event = "plugin-file-unused", %file, %because, "a file in the plugins directory is not used");
         }
-        Ok(scan
-            .plugins
-            .into_iter()
-            .map(|(name, stamp)| (name, stamp.version()))
-            .collect())
+        let plugins = scan.plugins.into_iter();
+        let (components, found) = plugins
+            .map(|(name, (file, stamp))| ((name.clone(), file), (name, stamp.version())))
+            .unzip();
+        seen.components = components;
+        Ok(found)
     }
 
     fn read(&self, name: &str, signed: bool) -> (Option<Version>, Result<Files, ReadError>) {
         let component = self.component(name);
-        let files = read(&component, signed);
+        let files = read_files(&component, signed);
         // Looked at afterwards: files that changed while they were read have another stamp.
         let version = scan::Stamp::of(&component).map(|stamp| stamp.version());
         (version, files)

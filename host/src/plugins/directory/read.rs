@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::scan::signature_of;
-use crate::plugins::source::{File, Files, ReadError, Signature};
+use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent};
 use crate::runtime::{COMPONENT_BYTES_MAX, LoadError};
 
 /// The largest manifest. A longer file is none.
@@ -28,8 +28,8 @@ enum FileError {
     ComponentSize(PathBuf, u64),
     #[error("{} has {bytes} bytes; the limit of a manifest is {MANIFEST_BYTES_MAX}", .file.display())]
     ManifestSize { file: PathBuf, bytes: u64 },
-    #[error("a file of more than {SIGNATURE_BYTES_MAX} bytes is no signature")]
-    SignatureSize,
+    #[error("it is too long")]
+    TooLong,
 }
 
 impl FileError {
@@ -60,7 +60,7 @@ impl From<FileError> for ReadError {
 ///
 /// # Errors
 /// Which file cannot be read, and why.
-pub fn read(component: &Path, signed: bool) -> Result<Files, ReadError> {
+pub fn read_files(component: &Path, signed: bool) -> Result<Files, ReadError> {
     let too_large = |bytes| FileError::ComponentSize(component.to_owned(), bytes);
     let bytes = read_up_to(COMPONENT_BYTES_MAX, component, too_large)?;
     let manifest = component.with_extension("toml");
@@ -68,13 +68,14 @@ pub fn read(component: &Path, signed: bool) -> Result<Files, ReadError> {
         file: manifest.clone(),
         bytes,
     };
+    let manifest = match read_up_to(MANIFEST_BYTES_MAX, &manifest, too_large) {
+        Ok(bytes) => Some(file(&manifest, bytes, signed).map_err(ReadError::from)),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => Some(Err(error.into())),
+    };
     Ok(Files {
         component: file(component, bytes, signed)?,
-        manifest: match read_up_to(MANIFEST_BYTES_MAX, &manifest, too_large) {
-            Ok(bytes) => Some(file(&manifest, bytes, signed)?),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error.into()),
-        },
+        manifest,
     })
 }
 
@@ -82,25 +83,26 @@ fn file(path: &Path, bytes: Vec<u8>, signed: bool) -> Result<File, FileError> {
     Ok(File {
         origin: path.display().to_string(),
         bytes,
-        signature: read_signature(path, signed)?,
+        signature: if signed {
+            read_signature(path)?
+        } else {
+            let origin = signature_of(path).display().to_string();
+            let content = SignatureContent::NotRead;
+            Signature { origin, content }
+        },
     })
 }
 
-fn read_signature(file: &Path, signed: bool) -> Result<Signature, FileError> {
+fn read_signature(file: &Path) -> Result<Signature, FileError> {
     let path = signature_of(file);
-    let origin = path.display().to_string();
-    if !signed {
-        let bytes = None;
-        return Ok(Signature { origin, bytes });
-    }
-    let bytes = match read_up_to(SIGNATURE_BYTES_MAX, &path, |_| FileError::SignatureSize) {
-        Ok(bytes) => Some(bytes),
-        // It is no signature, whatever is in the file.
-        Err(FileError::SignatureSize) => Some(Vec::new()),
-        Err(error) if error.is_not_found() => None,
+    let content = match read_up_to(SIGNATURE_BYTES_MAX, &path, |_| FileError::TooLong) {
+        Ok(bytes) => SignatureContent::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(FileError::TooLong) => SignatureContent::TooLong,
+        Err(error) if error.is_not_found() => SignatureContent::Missing,
         Err(error) => return Err(error),
     };
-    Ok(Signature { origin, bytes })
+    let origin = path.display().to_string();
+    Ok(Signature { origin, content })
 }
 
 /// Reads a regular file of a limited size.

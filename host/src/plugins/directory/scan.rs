@@ -16,7 +16,8 @@ use crate::plugins::source::Version;
 /// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and
 /// tools what they have not finished.
 pub struct Scan {
-    pub(super) plugins: BTreeMap<String, Stamp>,
+    /// The component of each, with its stamp, by the file's name without `.wasm`.
+    pub(super) plugins: BTreeMap<String, (PathBuf, Stamp)>,
     /// By name.
     pub strays: Vec<Stray>,
 }
@@ -52,7 +53,7 @@ impl Scan {
                 && let Some(stem) = name.strip_suffix(".wasm")
                 && let Some(stamp) = Stamp::of(&entry.path())
             {
-                plugins.insert(stem.to_owned(), stamp);
+                plugins.insert(stem.to_owned(), (entry.path(), stamp));
             }
             entries.insert(name, target);
         }
@@ -72,9 +73,9 @@ impl Scan {
         })
     }
 
-    /// The names of the plugins.
-    pub fn plugins(&self) -> impl Iterator<Item = &str> {
-        self.plugins.keys().map(String::as_str)
+    /// The components, by name.
+    pub fn components(&self) -> impl Iterator<Item = &Path> {
+        self.plugins.values().map(|(file, _)| file.as_path())
     }
 }
 

@@ -58,7 +58,7 @@ impl Watch {
 
 fn watch(directory: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading is no change, and the keeper reads; all else, errors too, is worth a look.
+        // Reading is no change, and the reconciler reads; all else, errors too, is worth a look.
         let is_reading = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(access)
             if access != AccessKind::Close(AccessMode::Write)));
         if !is_reading {

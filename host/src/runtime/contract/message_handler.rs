@@ -38,6 +38,9 @@ const HEADERS_OF_HTTP: usize = 3;
 /// The text of a failure is for people to read. The rest is cut off.
 const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
 
+/// Names and values.
+pub(in crate::runtime) type Headers<'m> = Vec<(&'m str, &'m str)>;
+
 /// A component that exports `message-handler`.
 pub(in crate::runtime) struct MessageHandler(HandlerPre<HostState>);
 
@@ -47,12 +50,14 @@ impl Call for MessageHandler {
         against the world `handler` of wit/mesh.wit";
     const PACKAGES: &'static [Package] = &[Package::mesh(&["types", "message-handler"])];
     type Exports = Handler;
+    /// The headers that the handler may see.
+    type Arguments<'m> = Headers<'m>;
 
     fn prepare(component: InstancePre<HostState>) -> wasmtime::Result<Self> {
         HandlerPre::new(component).map(Self)
     }
 
-    fn component(&self) -> &InstancePre<HostState> {
+    fn pre(&self) -> &InstancePre<HostState> {
         self.0.instance_pre()
     }
 
@@ -60,16 +65,16 @@ impl Call for MessageHandler {
         self.0.instantiate_async(store).await
     }
 
+    fn arguments<'m>(message: &'m Message, visible: &[HeaderName]) -> Result<Headers<'m>, Failure> {
+        visible_headers(message, visible).map_err(not_utf8)
+    }
+
     async fn call(
         exports: &Handler,
         store: &mut Store<HostState>,
         message: &Message,
-        visible: &[HeaderName],
+        headers: Self::Arguments<'_>,
     ) -> wasmtime::Result<Result<Reply, NoReply>> {
-        let headers = match visible_headers(message, visible) {
-            Ok(headers) => headers,
-            Err(name) => return Ok(Err(NoReply::Failure(not_utf8(name)))),
-        };
         let mut id = Uuid::encode_buffer();
         let argument = wit::Message {
             id: message.id.as_hyphenated().encode_lower(&mut id),

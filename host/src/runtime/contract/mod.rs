@@ -23,6 +23,8 @@ pub(super) trait Call: Sized {
     const PACKAGES: &'static [Package];
     /// What an instance exports.
     type Exports;
+    /// What a message is for a handler, beside the message itself.
+    type Arguments<'m>;
 
     /// Checks that a component has what the contract demands.
     ///
@@ -30,16 +32,26 @@ pub(super) trait Call: Sized {
     /// What does not fit.
     fn prepare(component: InstancePre<HostState>) -> wasmtime::Result<Self>;
 
-    fn component(&self) -> &InstancePre<HostState>;
+    fn pre(&self) -> &InstancePre<HostState>;
 
     async fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Self::Exports>;
 
-    /// Calls an instance with a message, of which the handler may see the `visible` headers.
+    /// Makes ready what the handler gets, which may see the `visible` headers. No instance is needed
+    /// for it.
+    ///
+    /// # Errors
+    /// What is wrong with the message.
+    fn arguments<'m>(
+        message: &'m Message,
+        visible: &[HeaderName],
+    ) -> Result<Self::Arguments<'m>, Failure>;
+
+    /// Calls an instance.
     async fn call(
         exports: &Self::Exports,
         store: &mut Store<HostState>,
         message: &Message,
-        visible: &[HeaderName],
+        arguments: Self::Arguments<'_>,
     ) -> wasmtime::Result<Result<Reply, NoReply>>;
 }
 
@@ -78,6 +90,11 @@ pub(super) enum Exports {
     MessageHandler(<MessageHandler as Call>::Exports),
 }
 
+/// What a message is for a handler, by its contract.
+pub(super) enum Arguments<'m> {
+    MessageHandler(message_handler::Headers<'m>),
+}
+
 impl Contract {
     const ALL: [Self; 1] = [Self::MessageHandler];
 
@@ -100,8 +117,11 @@ impl Contract {
     }
 
     /// What a component is to export, for error texts.
-    pub(super) fn expected() -> &'static str {
-        MessageHandler::EXPECTED
+    pub(super) fn expected() -> String {
+        let expected = Self::ALL.map(|contract| match contract {
+            Self::MessageHandler => MessageHandler::EXPECTED,
+        });
+        expected.join(", or ")
     }
 
     pub(super) fn packages() -> impl Iterator<Item = &'static Package> {
@@ -124,9 +144,26 @@ impl Contract {
 }
 
 impl Prepared {
-    pub(super) fn component(&self) -> &InstancePre<HostState> {
+    /// The component, ready to be instantiated.
+    pub(super) fn pre(&self) -> &InstancePre<HostState> {
         match self {
-            Self::MessageHandler(prepared) => prepared.component(),
+            Self::MessageHandler(prepared) => prepared.pre(),
+        }
+    }
+
+    /// Makes ready what the handler gets, which may see the `visible` headers.
+    ///
+    /// # Errors
+    /// What is wrong with the message.
+    pub(super) fn arguments<'m>(
+        &self,
+        message: &'m Message,
+        visible: &[HeaderName],
+    ) -> Result<Arguments<'m>, Failure> {
+        match self {
+            Self::MessageHandler(_) => {
+                MessageHandler::arguments(message, visible).map(Arguments::MessageHandler)
+            }
         }
     }
 
@@ -144,15 +181,17 @@ impl Prepared {
 }
 
 impl Exports {
-    /// Calls an instance with a message, of which the handler may see the `visible` headers.
+    /// Calls an instance. The arguments are those of its own contract.
     pub(super) fn call<'a>(
         &'a self,
         store: &'a mut Store<HostState>,
         message: &'a Message,
-        visible: &'a [HeaderName],
+        arguments: Arguments<'a>,
     ) -> impl Future<Output = wasmtime::Result<Result<Reply, NoReply>>> + Send + 'a {
-        match self {
-            Self::MessageHandler(exports) => MessageHandler::call(exports, store, message, visible),
+        match (self, arguments) {
+            (Self::MessageHandler(exports), Arguments::MessageHandler(arguments)) => {
+                MessageHandler::call(exports, store, message, arguments)
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ impl Capability for Log {
     const PACKAGES: &'static [Package] = &[Package::mesh(&["logging"])];
     type Node = ();
     type Grant = ();
-    type Plugin = ();
+    type Shared = ();
 
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
         logging::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
@@ -33,7 +33,7 @@ impl Capability for Log {
         Ok(())
     }
 
-    fn plugin((): &(), _: &StreamName, (): &()) {}
+    fn share((): &(), _: &StreamName, (): &()) {}
 
     fn instance(_: &Arc<()>, _: &GuestLog) -> Self {
         Self

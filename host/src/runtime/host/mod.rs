@@ -14,9 +14,9 @@ use rustls::pki_types::TrustAnchor;
 use serde::Serialize;
 use wasmtime::component::Linker;
 
+use super::entry::{Entry, ManifestError};
 use super::guest_log::GuestLog;
-use super::interfaces::Package;
-use super::manifest::{Entry, ManifestError};
+use super::interfaces::{MESH, MESH_VERSION, Package};
 use crate::message::StreamName;
 
 pub(super) use state::{HostState, RESOURCES_MAX};
@@ -32,7 +32,7 @@ pub struct HostSettings {
 trait Capability: Sized + Send + 'static {
     /// The interfaces that it offers.
     const PACKAGES: &'static [Package];
-    /// The keys of a manifest that it reads.
+    /// The keys of a manifest that it reads, for error texts.
     const KEYS: &'static [&'static str] = &[];
     /// What the whole node shares.
     type Node: Clone + Send + Sync + 'static;
@@ -40,7 +40,7 @@ trait Capability: Sized + Send + 'static {
     /// be secret.
     type Grant: Clone + std::fmt::Debug + Default + PartialEq + Eq + Serialize + Send + Sync;
     /// What the instances of one version of a plugin share.
-    type Plugin: Send + Sync + 'static;
+    type Shared: Send + Sync + 'static;
 
     /// Puts its functions into the linker.
     ///
@@ -52,17 +52,18 @@ trait Capability: Sized + Send + 'static {
     /// What it lacks of the system.
     fn start(settings: &HostSettings) -> wasmtime::Result<Self::Node>;
 
-    /// Reads one of its keys.
+    /// Reads a key of a manifest, if it is one of its own, and says whether it was.
     ///
     /// # Errors
     /// What is wrong with the value, and what would be right.
-    fn read(_: &mut Self::Grant, entry: Entry<'_>) -> Result<(), ManifestError> {
-        Err(ManifestError::Key(entry.key().to_owned()))
+    fn read(_: &mut Self::Grant, _: Entry<'_>) -> Result<bool, ManifestError> {
+        Ok(false)
     }
 
-    fn plugin(node: &Self::Node, stream: &StreamName, grant: &Self::Grant) -> Self::Plugin;
+    /// What a version of a plugin gets.
+    fn share(node: &Self::Node, stream: &StreamName, grant: &Self::Grant) -> Self::Shared;
 
-    fn instance(plugin: &Arc<Self::Plugin>, log: &GuestLog) -> Self;
+    fn instance(shared: &Arc<Self::Shared>, log: &GuestLog) -> Self;
 
     /// A call begins, or the start of the instance: it ends at the deadline.
     fn begin(&mut self, _deadline: Instant) {}
@@ -73,7 +74,7 @@ macro_rules! capabilities {
     ($($name:ident: $capability:ty),+ $(,)?) => {
         /// What the node shares.
         #[derive(Clone)]
-        pub(super) struct Node {
+        pub(super) struct NodeShared {
             $($name: <$capability as Capability>::Node),+
         }
 
@@ -84,8 +85,8 @@ macro_rules! capabilities {
         }
 
         /// What the instances of one version of a plugin share.
-        pub(super) struct Plugin {
-            $($name: Arc<<$capability as Capability>::Plugin>),+
+        pub(super) struct Shared {
+            $($name: Arc<<$capability as Capability>::Shared>),+
         }
 
         /// What one instance holds.
@@ -93,14 +94,14 @@ macro_rules! capabilities {
             $($name: $capability),+
         }
 
-        impl Node {
+        impl NodeShared {
             pub(super) fn start(settings: &HostSettings) -> wasmtime::Result<Self> {
                 Ok(Self { $($name: <$capability>::start(settings)?),+ })
             }
 
-            pub(super) fn plugin(&self, stream: &StreamName, grants: &Grants) -> Plugin {
-                Plugin {
-                    $($name: <$capability>::plugin(&self.$name, stream, &grants.$name).into()),+
+            pub(super) fn share(&self, stream: &StreamName, grants: &Grants) -> Shared {
+                Shared {
+                    $($name: <$capability>::share(&self.$name, stream, &grants.$name).into()),+
                 }
             }
         }
@@ -111,16 +112,13 @@ macro_rules! capabilities {
             /// # Errors
             /// What is wrong with the value, and what would be right.
             pub(super) fn read(&mut self, entry: Entry<'_>) -> Result<bool, ManifestError> {
-                $(if <$capability>::KEYS.contains(&entry.key()) {
-                    return <$capability>::read(&mut self.$name, entry).map(|()| true);
-                })+
-                Ok(false)
+                Ok($(<$capability>::read(&mut self.$name, entry)?)||+)
             }
         }
 
         impl Held {
-            fn new(plugin: &Plugin, log: &GuestLog) -> Self {
-                Self { $($name: <$capability>::instance(&plugin.$name, log)),+ }
+            fn new(shared: &Shared, log: &GuestLog) -> Self {
+                Self { $($name: <$capability>::instance(&shared.$name, log)),+ }
             }
 
             fn begin(&mut self, deadline: Instant) {
@@ -154,11 +152,15 @@ capabilities! {
 
 /// What guests can import, for error texts.
 pub(super) fn offered() -> String {
-    let mut of_wasi: Vec<&str> = packages().filter_map(|package| package.of_wasi).collect();
-    of_wasi.sort_unstable();
-    let last = of_wasi.pop().unwrap_or_default();
+    let mut titles: Vec<&str> = packages()
+        .filter_map(|package| package.wasi_title)
+        .collect();
+    titles.sort_unstable();
+    let last = titles.pop().unwrap_or_default();
     format!(
-        "meshage:mesh 0.1 and, of WASI 0.2, {} and {last}",
-        of_wasi.join(", ")
+        "{MESH} {}.{} and, of WASI 0.2, {} and {last}",
+        MESH_VERSION.major,
+        MESH_VERSION.minor,
+        titles.join(", ")
     )
 }

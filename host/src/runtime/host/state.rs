@@ -5,7 +5,7 @@ use std::time::Instant;
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
-use super::{Held, Plugin};
+use super::{Held, Shared};
 use crate::message::StreamName;
 use crate::runtime::budget::Budget;
 use crate::runtime::guest_log::GuestLog;
@@ -29,14 +29,14 @@ pub(in crate::runtime) struct HostState {
 impl HostState {
     pub(in crate::runtime) fn new(
         stream: StreamName,
-        plugin: &Plugin,
+        shared: &Shared,
         memory_bytes_max: usize,
         deadline: Instant,
     ) -> Self {
         let log = GuestLog::new(stream);
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
-        let mut held = Held::new(plugin, &log);
+        let mut held = Held::new(shared, &log);
         held.begin(deadline);
         Self {
             held,

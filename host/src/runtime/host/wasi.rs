@@ -1,6 +1,7 @@
 //! WASI 0.2's `cli` world. Deny by default: no files, no sockets, no name look-ups, and only the
 //! environment of the manifest. What a guest writes to stdout and stderr goes to its log.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::ser::SerializeMap;
@@ -10,26 +11,40 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{Capability, HostSettings, HostState};
 use crate::message::StreamName;
+use crate::runtime::entry::{Entry, ManifestError};
 use crate::runtime::guest_log::{GuestLog, Stdio};
 use crate::runtime::interfaces::Package;
-use crate::runtime::manifest::{Entry, ManifestError};
 
 /// Random bytes that a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+/// The key of a manifest, and of `GET /plugins`.
+const ENV: &str = "env";
 
 /// What one instance holds.
 pub(super) struct Wasi(WasiCtx);
 
 /// The environment of the handler: names and values.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(in crate::runtime) struct Environment(Vec<(String, String)>);
 
+impl Environment {
+    /// Values may be secrets.
+    fn names(&self) -> Vec<&str> {
+        self.0.iter().map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.names().fmt(f)
+    }
+}
+
 impl Serialize for Environment {
-    /// Names only: values may be secrets.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let names: Vec<&String> = self.0.iter().map(|(name, _)| name).collect();
         let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry("env", &names)?;
+        map.serialize_entry(ENV, &self.names())?;
         map.end()
     }
 }
@@ -74,10 +89,10 @@ impl Capability for Wasi {
             ],
         ),
     ];
-    const KEYS: &'static [&'static str] = &["env"];
+    const KEYS: &'static [&'static str] = &[ENV];
     type Node = ();
     type Grant = Environment;
-    type Plugin = Environment;
+    type Shared = Environment;
 
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
         wasmtime_wasi::p2::add_to_linker_async(linker)
@@ -87,7 +102,10 @@ impl Capability for Wasi {
         Ok(())
     }
 
-    fn read(environment: &mut Environment, entry: Entry<'_>) -> Result<(), ManifestError> {
+    fn read(environment: &mut Environment, entry: Entry<'_>) -> Result<bool, ManifestError> {
+        if entry.key() != ENV {
+            return Ok(false);
+        }
         let check_text = |text: &str| {
             if text.contains('\0') {
                 Err("a text, such as \"hello\"")
@@ -104,10 +122,10 @@ impl Capability for Wasi {
         };
         let expected = "a table of texts, such as { GREETING = \"hello\" }";
         environment.0 = entry.table(expected, check_text, check_name)?;
-        Ok(())
+        Ok(true)
     }
 
-    fn plugin((): &(), _: &StreamName, environment: &Environment) -> Environment {
+    fn share((): &(), _: &StreamName, environment: &Environment) -> Environment {
         environment.clone()
     }
 

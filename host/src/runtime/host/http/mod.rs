@@ -13,9 +13,9 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{Capability, HostSettings, HostState};
 use crate::message::StreamName;
+use crate::runtime::entry::{Entry, ManifestError};
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::interfaces::Package;
-use crate::runtime::manifest::{Entry, ManifestError};
 use access::{Access, AllowedHosts};
 use send::Sender;
 use tls::OutboundTls;
@@ -23,8 +23,11 @@ use tls::OutboundTls;
 /// The headers of one request or response.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
 
+/// The key of a manifest.
+const ALLOWED_HOSTS: &str = "allowed_hosts";
+
 /// What one instance holds.
-pub(in crate::runtime) struct Http {
+pub(super) struct Http {
     context: WasiHttpCtx,
     sender: Sender,
 }
@@ -35,10 +38,10 @@ impl Capability for Http {
         "http (outgoing)",
         &["types", "outgoing-handler"],
     )];
-    const KEYS: &'static [&'static str] = &["allowed_hosts"];
+    const KEYS: &'static [&'static str] = &[ALLOWED_HOSTS];
     type Node = OutboundTls;
     type Grant = AllowedHosts;
-    type Plugin = Access;
+    type Shared = Access;
 
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
         link::add_to_linker(linker)
@@ -48,14 +51,17 @@ impl Capability for Http {
         Ok(OutboundTls::new(&settings.outbound_authorities)?)
     }
 
-    fn read(allowed: &mut AllowedHosts, entry: Entry<'_>) -> Result<(), ManifestError> {
+    fn read(allowed: &mut AllowedHosts, entry: Entry<'_>) -> Result<bool, ManifestError> {
+        if entry.key() != ALLOWED_HOSTS {
+            return Ok(false);
+        }
         let expected = "a list of hosts with their ports, such as [\"api.example.com:443\"]";
         let read = |host: &str| host.parse().map_err(|_| expected.to_owned());
         allowed.0 = entry.list(expected, read)?;
-        Ok(())
+        Ok(true)
     }
 
-    fn plugin(tls: &OutboundTls, stream: &StreamName, allowed: &AllowedHosts) -> Access {
+    fn share(tls: &OutboundTls, stream: &StreamName, allowed: &AllowedHosts) -> Access {
         Access::new(stream.clone(), allowed.0.clone(), tls.clone())
     }
 

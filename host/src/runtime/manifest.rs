@@ -2,18 +2,15 @@
 //! and its bounds, and an error for everything else. Keys of a capability are read by that
 //! capability.
 
-mod entry;
-
 use std::time::Duration;
 
 use http::HeaderName;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
 
+use super::entry::{Entry, ManifestError};
 use super::host::{self, Grants};
 use super::limits::{Instances, Limits};
 use crate::message::{CONNECTION_HEADERS, IDEMPOTENCY_KEY};
-
-pub(super) use entry::Entry;
 
 /// What 32-bit memory can be.
 const MEMORY_MB_MAX: u64 = 4_096;
@@ -27,7 +24,7 @@ const QUEUE_MAX: u64 = 1_000_000;
 /// In effect no limit.
 const CALLS_PER_INSTANCE_MAX: u64 = 1_000_000_000_000;
 
-/// The keys that are read here.
+/// The keys that are read here, for error texts.
 const KEYS: [&str; 8] = [
     "headers",
     "idempotency_keys",
@@ -38,20 +35,6 @@ const KEYS: [&str; 8] = [
     "instances",
     "max_calls_per_instance",
 ];
-
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ManifestError {
-    #[error("it is not TOML: line {line}: {problem}")]
-    Toml { line: usize, problem: String },
-    #[error("unknown key {0:?}; the keys are {keys}", keys = keys())]
-    Key(String),
-    #[error("{key} = {value}: expected {expected}")]
-    Value {
-        key: String,
-        value: String,
-        expected: String,
-    },
-}
 
 /// What a manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,10 +70,12 @@ impl Manifest {
                 "max_calls_per_instance" => {
                     calls_max = Some(entry.integer(1, CALLS_PER_INSTANCE_MAX, "calls")?)
                 }
-                key if KEYS.contains(&key) => read_limit(limits, entry, timeout_max)?,
                 key => {
-                    if !manifest.grants.read(entry)? {
-                        return Err(ManifestError::Key(key.to_owned()));
+                    let is_known =
+                        read_limit(limits, entry, timeout_max)? || manifest.grants.read(entry)?;
+                    if !is_known {
+                        let (key, keys) = (key.to_owned(), keys());
+                        return Err(ManifestError::Key { key, keys });
                     }
                 }
             }
@@ -114,11 +99,12 @@ fn toml_error(text: &str, error: &toml::de::Error) -> ManifestError {
     }
 }
 
+/// Reads a key that is a limit, and says whether it was one.
 fn read_limit(
     limits: &mut Limits,
     entry: Entry<'_>,
     timeout_max: Duration,
-) -> Result<(), ManifestError> {
+) -> Result<bool, ManifestError> {
     match entry.key() {
         "headers" => {
             let expected = "a list of names, such as [\"authorization\"]";
@@ -135,9 +121,9 @@ fn read_limit(
         }
         "concurrency" => limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize,
         "queue" => limits.queue = entry.integer(0, QUEUE_MAX, "calls")? as usize,
-        key => return Err(ManifestError::Key(key.to_owned())),
+        _ => return Ok(false),
     }
-    Ok(())
+    Ok(true)
 }
 
 fn instances(is_fresh: bool, calls_max: Option<u64>) -> Result<Instances, ManifestError> {

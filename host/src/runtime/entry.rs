@@ -1,12 +1,26 @@
-//! One key of a manifest with its value: how values are read, and what is said of wrong ones.
+//! One key of a manifest with its value: how values are read, and what is said of wrong ones. Knows
+//! no keys.
 
 use toml::Value;
 
-use super::ManifestError;
+/// What is wrong with a manifest, and what would be right.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("it is not TOML: line {line}: {problem}")]
+    Toml { line: usize, problem: String },
+    #[error("unknown key {key:?}; the keys are {keys}")]
+    Key { key: String, keys: String },
+    #[error("{key} = {value}: expected {expected}")]
+    Value {
+        key: String,
+        value: String,
+        expected: String,
+    },
+}
 
 /// One key with its value.
 #[derive(Clone, Copy)]
-pub(in crate::runtime) struct Entry<'a> {
+pub(super) struct Entry<'a> {
     key: &'a str,
     value: &'a Value,
 }
@@ -16,16 +30,12 @@ impl<'a> Entry<'a> {
         Self { key, value }
     }
 
-    pub(in crate::runtime) fn key(&self) -> &'a str {
+    pub(super) fn key(&self) -> &'a str {
         self.key
     }
 
     /// The error for this value, or for one in it.
-    pub(in crate::runtime) fn error(
-        &self,
-        value: &Value,
-        expected: impl Into<String>,
-    ) -> ManifestError {
+    pub(super) fn error(&self, value: &Value, expected: impl Into<String>) -> ManifestError {
         ManifestError::Value {
             key: self.key.to_owned(),
             value: one_line(value),
@@ -33,12 +43,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    pub(in crate::runtime) fn integer(
-        &self,
-        min: u64,
-        max: u64,
-        unit: &str,
-    ) -> Result<u64, ManifestError> {
+    pub(super) fn integer(&self, min: u64, max: u64, unit: &str) -> Result<u64, ManifestError> {
         let number = self.value.as_integer();
         number
             .and_then(|number| u64::try_from(number).ok())
@@ -49,17 +54,14 @@ impl<'a> Entry<'a> {
             })
     }
 
-    pub(in crate::runtime) fn boolean(&self) -> Result<bool, ManifestError> {
+    pub(super) fn boolean(&self) -> Result<bool, ManifestError> {
         self.value
             .as_bool()
             .ok_or_else(|| self.error(self.value, "true or false"))
     }
 
     /// The text, if it is one of two.
-    pub(in crate::runtime) fn is_first_of(
-        &self,
-        [first, second]: [&str; 2],
-    ) -> Result<bool, ManifestError> {
+    pub(super) fn is_first_of(&self, [first, second]: [&str; 2]) -> Result<bool, ManifestError> {
         match self.value.as_str() {
             Some(text) if text == first => Ok(true),
             Some(text) if text == second => Ok(false),
@@ -68,7 +70,7 @@ impl<'a> Entry<'a> {
     }
 
     /// A list of texts, each of which is read by a function that says what it expected.
-    pub(in crate::runtime) fn list<T>(
+    pub(super) fn list<T>(
         &self,
         expected: &str,
         read: impl Fn(&str) -> Result<T, String>,
@@ -86,7 +88,7 @@ impl<'a> Entry<'a> {
 
     /// A table of texts, each with its name. What is wrong with a text or a name is said by
     /// functions that return what they expected.
-    pub(in crate::runtime) fn table(
+    pub(super) fn table(
         &self,
         expected: &str,
         check_text: impl Fn(&str) -> Result<(), &'static str>,
