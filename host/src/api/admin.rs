@@ -21,8 +21,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use hyper::server::conn::http1::Builder;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::{Service as _, service_fn};
+use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use metrics::gauge;
 use serde::Serialize;
@@ -32,8 +32,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connections::Connections;
-use super::stream::ClientStream;
+use super::http::{self, Activity, Observed, OnRuntime, Patience};
 use crate::dispatch::Dispatcher;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
@@ -42,13 +41,16 @@ use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Grants, Handler, Instances};
 use crate::security::{Asking, SEC_FETCH_SITE, Tokens, check_own};
+use crate::tcp::Acceptor;
 use crate::telemetry::{InstanceGauges, Metrics, names};
 
 /// Operators and their tools are few.
 const CONNECTIONS_MAX: usize = 256;
 
-/// For a request's head to arrive, for a connection to be idle, and for an answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Patience = Patience {
+    idle_max: Duration::from_secs(30),
+    stalled_max: Duration::from_secs(30),
+};
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -101,42 +103,34 @@ pub struct Admin {
 impl Admin {
     /// Serves until `stopped`; then finishes the requests that it has.
     pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
-        let connections = Connections::new(listener, "the admin API", CONNECTIONS_MAX);
-        let mut builder = Builder::new();
+        let mut builder = Builder::new(OnRuntime::current()).http1_only();
         builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .http1()
+            .header_read_timeout(PATIENCE.idle_max)
             .max_buf_size(HEAD_BYTES_MAX);
-        let service = TowerToHyperService::new(self.router());
-        let serving = TaskTracker::new();
-        while let Some((stream, place)) = stopped.run_until_cancelled(connections.next()).await {
-            let (stream, observed) = ClientStream::new(stream, PATIENCE, PATIENCE);
-            let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
-            let stopped = stopped.clone();
-            serving.spawn(async move {
-                let mut connection = Box::pin(connection);
-                let ended = tokio::select! {
-                    biased;
-                    ended = connection.as_mut() => ended,
-                    () = stopped.cancelled() => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.as_mut().await
-                    }
+        let router = TowerToHyperService::new(self.router());
+        let acceptor = Acceptor::new(listener, "the admin API").at_most(CONNECTIONS_MAX);
+        let connections = TaskTracker::new();
+        let serve = |socket, _| {
+            let (builder, router, stopped) = (builder.clone(), router.clone(), stopped.clone());
+            async move {
+                let service = |activity: &Arc<Activity>, _: &Arc<Observed>| {
+                    let activity = activity.clone();
+                    service_fn(move |request| {
+                        let open = activity.begin();
+                        let answer = router.call(request);
+                        async move {
+                            let _open = open;
+                            answer.await
+                        }
+                    })
                 };
-                if let Err(error) = ended {
-                    if error.is_timeout() {
-                        observed.set_timed_out();
-                    }
-                    observed.set_lingering();
-                }
-                // The stream goes with it.
-                drop(connection);
-                observed.linger().await;
-                drop(place);
-            });
-        }
-        serving.close();
-        serving.wait().await;
+                http::serve(socket, builder, PATIENCE, &stopped, service).await;
+            }
+        };
+        acceptor.run(&stopped, &connections, serve).await;
+        connections.close();
+        connections.wait().await;
     }
 
     fn router(self) -> Router {

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::body::BodyError;
+use super::http::BodyError;
 use super::target::TargetError;
 use crate::message::{Fault, LimitKind, Method, NodeId, ProblemType};
 

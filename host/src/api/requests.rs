@@ -10,14 +10,10 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::activity::Activity;
 use super::answer::{Content, HttpResponse};
-use super::answer_body::AnswerBody;
-use super::body::{self, BodyError};
-use super::framing;
+use super::http::{Activity, AnswerBody, BodyError, Observed, collect, discard, framing_problem};
 use super::problem::{ApiError, Subject};
 use super::public::PublicApi;
-use super::stream::Observed;
 use super::target::{self, Rejected, Target};
 use crate::bodies::Room;
 use crate::message::{Message, Method};
@@ -27,7 +23,7 @@ use crate::security::{AllowedOrigin, Asking, SEC_FETCH_SITE};
 pub(super) struct Client {
     pub(super) api: Arc<PublicApi>,
     pub(super) activity: Arc<Activity>,
-    pub(super) stream: Arc<Observed>,
+    pub(super) socket: Arc<Observed>,
     /// The name by which it calls the node, once that was found to be good: mostly it is always the
     /// same.
     pub(super) host: OnceLock<Box<[u8]>>,
@@ -86,7 +82,8 @@ impl Client {
         let (mut head, mut body) = request.into_parts();
         let is_http1 = head.version <= Version::HTTP_11;
         let is_head = head.method == HttpMethod::HEAD;
-        let (mut response, is_whole) = match self.framing(&head) {
+        let (mut response, is_whole) = match framing_problem(head.version, &head.uri, &head.headers)
+        {
             None => self.admit_and_answer(&mut head, &mut body).await,
             // Where this request ends is not certain.
             Some(problem) => (
@@ -100,20 +97,10 @@ impl Client {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
-            self.stream.set_lingering();
+            self.socket.set_lingering();
         }
         finish(&mut response, is_head);
         response.map(|Content { bytes, room }| AnswerBody::new(bytes, open, room))
-    }
-
-    fn framing(&self, head: &Parts) -> Option<&'static str> {
-        let bytes = if head.version == Version::HTTP_11 {
-            self.stream.request()
-        } else {
-            None
-        };
-        let bytes = bytes.as_ref().map(|bytes| bytes.as_slice());
-        framing::problem(head.version, &head.method, &head.uri, &head.headers, bytes)
     }
 
     /// The answer, and whether the request has been read to its end.
@@ -131,7 +118,7 @@ impl Client {
         let (mut response, is_whole) = match admitted {
             Ok(Admitted::Options) => (
                 options(head, allowed_origin.is_some()),
-                body::discard(body, &head.headers).await,
+                discard(body, &head.headers).await,
             ),
             Ok(Admitted::Message(method, target)) => {
                 self.api.take(method, &target, head, body).await
@@ -147,7 +134,7 @@ impl Client {
                     message_id: None,
                 };
                 // Who sends before he listens would not see the answer.
-                let is_whole = body::discard(body, &head.headers).await;
+                let is_whole = discard(body, &head.headers).await;
                 (self.api.answers.problem(&error, subject), is_whole)
             }
         };
@@ -243,7 +230,7 @@ impl PublicApi {
         body: &mut Incoming,
     ) -> (HttpResponse, bool) {
         let mut room = Room::default();
-        let collected = body::collect(
+        let collected = collect(
             body,
             self.config.body_bytes_max,
             self.config.request_timeout,
@@ -257,7 +244,7 @@ impl PublicApi {
                 drop(room);
                 let is_whole = match &error {
                     BodyError::TooLarge { .. } | BodyError::NoRoom => {
-                        body::discard(body, &head.headers).await
+                        discard(body, &head.headers).await
                     }
                     BodyError::Late(_) | BodyError::Broken(_) => false,
                 };

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,6 +29,7 @@ use crate::bodies::Bodies;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
 use crate::message::{Fault, Refusal};
+use crate::tcp::Acceptor;
 use crate::telemetry::Throttle;
 
 /// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may
@@ -48,16 +49,13 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// For what is still to be written when a connection ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// A connection of a peer, with its place among those that there may be.
 type Greeted = (OwnedSemaphorePermit, Frames, Writer);
 
 /// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one
 /// that was wrong.
 #[derive(PartialEq, Eq, Hash)]
-enum Refused {
+enum Rejected {
     /// For want of room, whoever it was.
     Unheard,
     /// For what it said, or did not say in time.
@@ -74,7 +72,7 @@ pub struct Server<S> {
     /// Where calls go that are not done at once.
     runtime: Handle,
     room: Arc<Semaphore>,
-    refused: Throttle<Refused>,
+    rejected: Throttle<Rejected>,
     unreadable: Throttle<()>,
     calls: TaskTracker,
     connections: TaskTracker,
@@ -99,7 +97,7 @@ impl<S: LocalService> Server<S> {
             lanes,
             runtime: Handle::current(),
             room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            refused: Throttle::default(),
+            rejected: Throttle::default(),
             unreadable: Throttle::default(),
             calls: TaskTracker::new(),
             connections: TaskTracker::new(),
@@ -111,43 +109,26 @@ impl<S: LocalService> Server<S> {
     /// Accepts connections until [`Server::stop`].
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
         let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
-        let accepting = async {
-            loop {
-                match listener.accept().await {
-                    Ok((stream, addr)) => {
-                        let Ok(greeting) = greetings.clone().try_acquire_owned() else {
-                            let error = "too many at once have not said yet who they are";
-                            self.tell_refused(Refused::Unheard, addr, error);
-                            continue;
-                        };
-                        let server = self.clone();
-                        // A lane has an event loop of its own, which must get to know the stream.
-                        let Ok(stream) = stream.into_std() else {
-                            continue;
-                        };
-                        let connection = async move {
-                            let Ok(stream) = TcpStream::from_std(stream) else {
-                                return;
-                            };
-                            let Some((place, frames, writer)) =
-                                server.greet_in_time(stream, addr).await
-                            else {
-                                return;
-                            };
-                            drop(greeting);
-                            server.connection(frames, writer, addr).await;
-                            drop(place);
-                        };
-                        self.connections.spawn_on(connection, self.lanes.next());
-                    }
-                    Err(error) => {
-                        warn!(event = "accept-failed", %error, "a peer's connection was not accepted");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
+        let acceptor = Acceptor::new(listener, "the cluster port").on(self.lanes.clone());
+        let serve = |socket, addr| self.clone().serve(socket, addr, greetings.clone());
+        acceptor.run(&self.stopped, &self.connections, serve).await;
+    }
+
+    async fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        addr: SocketAddr,
+        greetings: Arc<Semaphore>,
+    ) {
+        let Ok(greeting) = greetings.try_acquire() else {
+            let error = "too many at once have not said yet who they are";
+            return self.log_rejected(Rejected::Unheard, addr, error);
         };
-        self.stopped.run_until_cancelled(accepting).await;
+        let greeted = self.greet_in_time(socket, addr).await;
+        drop(greeting);
+        if let Some((_permit, frames, writer)) = greeted {
+            self.connection(frames, writer, addr).await;
+        }
     }
 
     /// Tells the peers to send no more. What they send all the same is served as before.
@@ -182,19 +163,19 @@ impl<S: LocalService> Server<S> {
     async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<Greeted> {
         match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
             Ok(Ok(greeted)) => return Some(greeted),
-            Ok(Err(error)) => self.tell_refused(Refused::Heard, addr, error),
-            Err(_) => self.tell_refused(Refused::Heard, addr, "it said no hello"),
+            Ok(Err(error)) => self.log_rejected(Rejected::Heard, addr, error),
+            Err(_) => self.log_rejected(Rejected::Heard, addr, "it said no hello"),
         }
         None
     }
 
-    fn tell_refused(&self, refused: Refused, addr: SocketAddr, error: impl Display) {
-        if let Some(connections) = self.refused.note(refused, Instant::now()) {
+    fn log_rejected(&self, rejected: Rejected, addr: SocketAddr, error: impl Display) {
+        if let Some(connections) = self.rejected.note(rejected, Instant::now()) {
             warn!(event = "connections-refused", %addr, %error, connections, "refused connections to the cluster port");
         }
     }
 
-    fn tell_unreadable(&self, error: &WireError) {
+    fn log_unreadable(&self, error: &WireError) {
         if let Some(calls) = self.unreadable.note((), Instant::now()) {
             warn!(event = "calls-not-understood", %error, calls, "refused calls of peers that cannot be read: they are of another version");
         }
@@ -354,7 +335,7 @@ impl<S: LocalService> Server<S> {
                 .push(wire::put_pong)
                 .map_err(|Closed| LinkError::TakesNothing)?,
             Frame::UnreadableCall { id, error } => {
-                self.tell_unreadable(&error);
+                self.log_unreadable(&error);
                 session.answer_fault(id, &Fault::Refused(Refusal::NotUnderstood));
             }
             // What a later version has to say beyond what was agreed, and frames that only the

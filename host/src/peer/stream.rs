@@ -61,7 +61,6 @@ pub(super) async fn accept(
     stream: TcpStream,
     tls: &TlsNow,
 ) -> Result<(Reader, Writer, Caller), ConnectError> {
-    tcp::prepare(&stream)?;
     let Some(tls) = now(tls) else {
         let (reader, writer) = plain_halves(stream);
         return Ok((reader, writer, Caller(None)));

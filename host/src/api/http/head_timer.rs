@@ -1,9 +1,9 @@
-//! How long hyper waits for a request's head: a timer for each connection, not for each request.
+//! hyper's timer for the head of a request: one for each connection, not one for each request.
 //!
-//! hyper makes a timer whenever it begins to wait for a head, and drops it when the head is there;
-//! registering one takes longer than all that is done about the deadline. So what hyper gets is the
-//! deadline alone. The real timer goes on from request to request, and when it fires too early, it
-//! is set to what is waited for then.
+//! hyper makes a timer whenever it begins to wait for a head, and drops it when the head is there.
+//! Here it gets only a deadline; the real timer goes on from request to request, and is reset when
+//! it fires too early. With a timer for each request a local message takes 450 of 47,000
+//! instructions more.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,21 +16,21 @@ use tokio::time::sleep_until;
 
 /// The timer of one connection, for one wait at a time.
 #[derive(Clone, Default)]
-pub(super) struct Patience(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
+pub(in crate::api) struct HeadTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
 
 /// One wait.
 struct Wait {
     deadline: Instant,
-    patience: Patience,
+    timer: HeadTimer,
 }
 
-impl Patience {
+impl HeadTimer {
     fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<tokio::time::Sleep>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Timer for Patience {
+impl Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(Instant::now() + duration)
     }
@@ -38,7 +38,7 @@ impl Timer for Patience {
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
         Box::pin(Wait {
             deadline,
-            patience: self.clone(),
+            timer: self.clone(),
         })
     }
 }
@@ -49,8 +49,8 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.patience.lock();
-        let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(self.deadline.into())));
+        let mut sleep = self.timer.lock();
+        let timer = sleep.get_or_insert_with(|| Box::pin(sleep_until(self.deadline.into())));
         // It may have been set for a wait that is over, which had an earlier deadline, or a later
         // one.
         if timer.deadline() > self.deadline.into() {
@@ -75,24 +75,24 @@ mod tests {
 
     #[tokio::test]
     async fn each_wait_has_its_own_deadline() {
-        let patience = Patience::default();
+        let timer = HeadTimer::default();
         let began = Instant::now();
-        patience.sleep(SHORT).await;
+        timer.sleep(SHORT).await;
         assert!(began.elapsed() >= SHORT);
         // The timer of a wait that is dropped fires for the next one, which goes on.
-        let mut dropped = patience.sleep(SHORT);
+        let mut dropped = timer.sleep(SHORT);
         assert!(futures_util::poll!(&mut dropped).is_pending());
         drop(dropped);
         let began = Instant::now();
-        patience.sleep(3 * SHORT).await;
+        timer.sleep(3 * SHORT).await;
         assert!(began.elapsed() >= 3 * SHORT);
         // One that is set for much later is set back.
-        let mut dropped = patience.sleep(LONG);
+        let mut dropped = timer.sleep(LONG);
         assert!(futures_util::poll!(&mut dropped).is_pending());
         drop(dropped);
-        patience.sleep(SHORT).await;
+        timer.sleep(SHORT).await;
         // What is past is over at once.
-        let mut past = patience.sleep_until(began);
+        let mut past = timer.sleep_until(began);
         assert!(futures_util::poll!(&mut past).is_ready());
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 /// The requests of one connection.
 #[derive(Default)]
-pub(super) struct Activity {
+pub(in crate::api) struct Activity {
     /// Requests that have begun, and whose answers are not sent yet.
     open: AtomicUsize,
     /// How often a request has begun or ended, or some of its answer was handed on.
@@ -18,7 +18,7 @@ pub(super) struct Activity {
 
 /// Why a connection is of no use.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Quiet {
+pub(in crate::api) enum Quiet {
     /// There is no request.
     Idle,
     /// There are requests, but the client does not take the answers.
@@ -26,23 +26,23 @@ pub(super) enum Quiet {
 }
 
 /// A request, from its beginning until its answer is sent or given up.
-pub(super) struct Open(Arc<Activity>);
+pub(in crate::api) struct Open(Arc<Activity>);
 
 impl Activity {
-    pub(super) fn begin(self: &Arc<Self>) -> Open {
+    pub(in crate::api) fn begin(self: &Arc<Self>) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.step();
         Open(self.clone())
     }
 
     /// Some of an answer was handed on.
-    pub(super) fn step(&self) {
+    pub(in crate::api) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Waits until nothing has happened for at least so long: a little longer, since it looks only
     /// now and then, so that requests need not set any timer.
-    pub(super) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
+    pub(in crate::api) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
         let mut watch = Watch {
             every: idle_max,
             stalled_max,
@@ -85,7 +85,7 @@ impl Watch {
 }
 
 impl Open {
-    pub(super) fn activity(&self) -> &Arc<Activity> {
+    pub(in crate::api) fn activity(&self) -> &Arc<Activity> {
         &self.0
     }
 }

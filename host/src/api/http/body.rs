@@ -20,7 +20,7 @@ const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
+pub(in crate::api) enum BodyError {
     #[error("the body has more than {bytes_max} bytes, the limit of this node (--max-body)")]
     TooLarge { bytes_max: usize },
     #[error("{}", Refusal::NoRoom)]
@@ -32,7 +32,7 @@ pub(super) enum BodyError {
 }
 
 /// The whole body, without a copy when it came in one piece; its room is had as it arrives.
-pub(super) async fn collect(
+pub(in crate::api) async fn collect(
     body: &mut Incoming,
     bytes_max: usize,
     time_max: Duration,
@@ -48,7 +48,7 @@ pub(super) async fn collect(
 
 /// Reads a body to its end and throws it away, within limits. Returns whether it has come to its
 /// end.
-pub(super) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
+pub(in crate::api) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
     if body.is_end_stream() {
         return true;
     }

@@ -15,7 +15,7 @@ use crate::bodies::Room;
 /// those before.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
-pub(super) struct AnswerBody {
+pub(in crate::api) struct AnswerBody {
     bytes: Bytes,
     request: Request,
 }
@@ -42,7 +42,7 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl AnswerBody {
-    pub(super) fn new(bytes: Bytes, open: Open, room: Room) -> Self {
+    pub(in crate::api) fn new(bytes: Bytes, open: Open, room: Room) -> Self {
         if !room.is_counted() {
             return Self {
                 bytes,

@@ -1,8 +1,12 @@
-//! Socket options of TCP connections, both with clients and with peers.
+//! TCP connections of clients and peers: how they are accepted, and their socket options.
+
+mod accept;
 
 use std::io;
 
 use tokio::net::TcpStream;
+
+pub(crate) use accept::Acceptor;
 
 /// Most unsent data that the kernel buffers for a connection, beyond what is in flight.
 #[cfg(target_os = "linux")]

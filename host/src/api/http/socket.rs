@@ -1,11 +1,11 @@
-//! One client's TCP stream, which hyper owns, and what hyper does not tell of it or do with it: how
-//! a request's head was written, the last word to a client whose head does not arrive in time, and
-//! an end that does not cut off the answer.
+//! One client's connection, as hyper gets it, with what hyper does not do: an answer to a client
+//! whose request's head does not arrive in time, an end of clients that take nothing, and a close
+//! that does not cut off the answer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-pub(super) struct ClientStream<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+pub(in crate::api) struct ClientSocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
     /// Always there until the end.
     stream: Option<S>,
     /// How long the client may leave no room for more.
@@ -36,19 +36,14 @@ pub(super) struct ClientStream<S: AsyncRead + AsyncWrite + Send + Unpin + 'stati
     observed: Arc<Observed>,
     /// Until it is known which HTTP the client speaks: from then on hyper keeps the time.
     opening: Option<Opening>,
-    is_http2: bool,
     /// While there is no room for more.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is seen of a stream, for the one who serves it.
 #[derive(Default)]
-pub(super) struct Observed {
+pub(in crate::api) struct Observed {
     timed_out: AtomicBool,
-    /// The first bytes that arrived since the last answer.
-    request: Mutex<Vec<u8>>,
-    /// A request has begun with them.
-    is_taken: AtomicBool,
     /// The client may still be sending what nobody will read.
     is_lingering: AtomicBool,
     /// The stream that hyper has given up, if it is to linger.
@@ -69,9 +64,6 @@ const PREFACE_BYTES: usize = 24;
 /// A head and a small body.
 const JOINED_BYTES_MAX: usize = 512;
 
-/// Of a request. A longer head than this is taken for one that was not seen.
-const RECORDED_BYTES_MAX: usize = 4 * 1024;
-
 impl Opening {
     /// Takes in what has arrived. Returns whether it is known now which HTTP it is.
     fn is_over(&mut self, bytes: &[u8]) -> bool {
@@ -83,8 +75,8 @@ impl Opening {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
-    pub(super) fn new(
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
+    pub(in crate::api) fn new(
         stream: S,
         opening_max: Duration,
         stalled_max: Duration,
@@ -101,7 +93,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
             request_has_begun: false,
             observed: observed.clone(),
             opening: Some(opening),
-            is_http2: false,
             stalled: None,
         };
         (stream, observed)
@@ -135,19 +126,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientStream<S> {
 
 impl Observed {
     /// hyper has given up on the stream. To be called before the stream is dropped.
-    pub(super) fn set_timed_out(&self) {
+    pub(in crate::api) fn set_timed_out(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
     /// The client may still be sending what nobody will read. To be called before the stream is
     /// dropped.
-    pub(super) fn set_lingering(&self) {
+    pub(in crate::api) fn set_lingering(&self) {
         self.is_lingering.store(true, Ordering::Relaxed);
     }
 
     /// Reads what the client still sends, if it may, until it has seen that this side has ended. To
     /// be called when the stream has been dropped.
-    pub(super) async fn linger(&self) {
+    pub(in crate::api) async fn linger(&self) {
         let left = self
             .left
             .lock()
@@ -161,28 +152,9 @@ impl Observed {
         };
         let _ = timeout(LINGER_MAX, reading).await;
     }
-
-    /// What arrived first since the last answer, from its beginning on; `None` for a request that
-    /// arrived together with others, behind the first of them. To be called once for each.
-    pub(super) fn request(&self) -> Option<MutexGuard<'_, Vec<u8>>> {
-        // Both sides of a connection run in one task.
-        let is_taken = self.is_taken.load(Ordering::Relaxed);
-        self.is_taken.store(true, Ordering::Relaxed);
-        (!is_taken).then(|| self.request.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn record(&self, is_first: bool, bytes: &[u8]) {
-        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_first {
-            request.clear();
-            self.is_taken.store(false, Ordering::Relaxed);
-        }
-        let room = RECORDED_BYTES_MAX.saturating_sub(request.len());
-        request.extend_from_slice(&bytes[..bytes.len().min(room)]);
-    }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientSocket<S> {
     fn drop(&mut self) {
         // A client that is merely idle is told nothing: it would take it for the next answer.
         if self.request_has_begun && self.observed.timed_out.load(Ordering::Relaxed) {
@@ -216,7 +188,7 @@ fn joined<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; JOINED_BYTES_MAX]) ->
     Some(&buffer[..length])
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -226,14 +198,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStr
         let polled = self.stream().poll_read(cx, buffer);
         let arrived = &buffer.filled()[before..];
         if !arrived.is_empty() {
-            if !self.is_http2 {
-                self.observed.record(!self.request_has_begun, arrived);
-            }
             self.request_has_begun = true;
         }
         if let Some(opening) = &mut self.opening {
             if opening.is_over(arrived) {
-                self.is_http2 = opening.first == PREFACE_BEGINS;
                 self.opening = None;
             } else if polled.is_pending() && opening.deadline.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -243,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientStr
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientSocket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,0 +1,17 @@
+//! What hyper leaves to its users, for both APIs: connections that clients leave idle, stall or
+//! break, requests that could be read in two ways, and bodies within limits.
+
+mod activity;
+mod answer_body;
+mod body;
+mod connection;
+mod framing;
+mod head_timer;
+mod socket;
+
+pub(super) use activity::Activity;
+pub(super) use answer_body::AnswerBody;
+pub(super) use body::{BodyError, collect, discard};
+pub(super) use connection::{OnRuntime, Patience, serve};
+pub(super) use framing::problem as framing_problem;
+pub(super) use socket::Observed;

@@ -1,0 +1,45 @@
+//! Who this node is: its id, its generation, and what it says of itself at its start.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::NodeError;
+use super::sockets::Sockets;
+use crate::config::Config;
+use crate::membership::{Node, NodeState};
+use crate::message::NodeId;
+
+/// What this node says of itself at its start.
+pub(super) fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
+    let http_port = sockets.http.local_addr()?.port();
+    let cluster_port = sockets.peers.local_addr()?.port();
+    Ok(Node {
+        node_id: node_id(config, cluster_port)?,
+        generation: generation(),
+        state: NodeState::Starting,
+        http_addr: SocketAddr::new(config.network.advertise, http_port),
+        cluster_addr: SocketAddr::new(config.network.advertise, cluster_port),
+        streams: Default::default(),
+    })
+}
+
+/// The configured id, or one that stays the same for as long as the host's name and the port do.
+fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
+    if let Some(node_id) = &config.mesh.node_id {
+        return Ok(node_id.clone());
+    }
+    let uname = rustix::system::uname();
+    let host = uname.nodename().to_string_lossy();
+    NodeId::try_from(format!("{host}-{cluster_port}")).map_err(|problem| NodeError::HostName {
+        host: host.into_owned(),
+        problem,
+    })
+}
+
+/// Grows with every start, as clocks do.
+fn generation() -> u64 {
+    let since_1970 = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+}

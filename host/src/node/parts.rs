@@ -1,0 +1,212 @@
+//! What a node is made of, and how it is put together, in order. The only place that wires.
+
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::NodeError;
+use super::identity::own_node;
+use super::open_files;
+use super::secrets;
+use super::sockets::Sockets;
+use super::vital::Vital;
+use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
+use crate::bodies::Bodies;
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
+use crate::lanes::Lanes;
+use crate::local::Local;
+use crate::membership::{Gossip, GossipConfig, View};
+use crate::message::NodeId;
+use crate::peer::{Hello, Peers, Server};
+use crate::plugins::Catalog;
+use crate::security::{Keyring, Tokens};
+use crate::telemetry::Metrics;
+
+/// A node with everything that it is made of.
+pub(super) struct Parts {
+    pub(super) gossip: Gossip,
+    pub(super) lanes: Lanes,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) local: Arc<Local>,
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) server: Arc<Server<Local>>,
+    pub(super) serving_peers: JoinHandle<()>,
+    pub(super) public: Serving,
+    pub(super) admin: Serving,
+}
+
+/// An API that is served until it is told to stop.
+pub(super) struct Serving {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Serving {
+    fn start<F>(
+        vital: &Vital,
+        name: &'static str,
+        serve: impl FnOnce(CancellationToken) -> F,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = vital.spawn(name, serve(stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Accepts nothing more, and ends connections once their requests are answered.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Resolves when every connection has ended.
+    pub(super) async fn stopped(self) {
+        // It is watched: a panic has been heard of.
+        let _ = self.task.await;
+    }
+}
+
+/// The secrets of the mesh as they are now.
+type Secrets = Option<watch::Receiver<Arc<Keyring>>>;
+
+impl Parts {
+    /// Binds, gossips, and answers; without plugins yet.
+    pub(super) async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
+        let (metrics, upkeep) = Metrics::install()?;
+        vital.spawn("the upkeep of the metrics", upkeep);
+        let sockets = Sockets::bind(&config.network).await?;
+        let own = own_node(config, &sockets)?;
+        config.check_certificate_of(&own.node_id)?;
+        log_start(config, &sockets, &own.node_id)?;
+        let secrets = follow_secrets(config, vital);
+        let lanes = Lanes::start().map_err(NodeError::Threads)?;
+        let tls = secrets::peer_tls(config, &own.node_id, secrets.clone(), vital)?;
+        let hello = Hello::new(&config.mesh.cluster_id, own.node_id.clone(), own.generation);
+
+        let bodies = Bodies::new(config.clients.body_bytes_max);
+        let catalog = Arc::new(Catalog::default());
+        let local = Arc::new(Local::new(catalog.clone(), bodies));
+        let peers = Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone());
+        let node_id = own.node_id.clone();
+        let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), local.clone(), peers));
+
+        let bound_addr = sockets.peers.local_addr()?;
+        let gossip_config = GossipConfig {
+            cluster_id: config.mesh.cluster_id.as_str().into(),
+            bound_addr,
+            seeds: config.mesh.seeds.clone(),
+            keyring: secrets,
+        };
+        let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
+        vital.spawn(
+            "what follows the view",
+            follow_view(gossip.view(), dispatcher.clone()),
+        );
+
+        let server = Server::new(hello, tls, local.clone(), bodies, lanes.clone());
+        let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
+
+        let readiness = Arc::new(Readiness::default());
+        let tokens = config.access.tokens.as_ref();
+        let tokens = tokens.map(|tokens| secrets::tokens(tokens, vital));
+        let admin = Admin {
+            view: gossip.view(),
+            dispatcher: dispatcher.clone(),
+            catalog: catalog.clone(),
+            readiness: readiness.clone(),
+            metrics,
+            instances: Arc::default(),
+            tokens: tokens.clone(),
+        };
+        let admin = Serving::start(vital, "the admin API", |stop| {
+            admin.serve(sockets.admin, stop)
+        });
+        let public_config = public_config(config, node_id, tokens, vital);
+        let public = PublicApi::new(public_config, dispatcher.clone(), bodies, lanes.clone());
+        let public = Serving::start(vital, "the public API", |stop| {
+            Arc::new(public).serve(sockets.http, stop)
+        });
+
+        Ok(Self {
+            gossip,
+            lanes,
+            catalog,
+            local,
+            dispatcher,
+            readiness,
+            server,
+            serving_peers,
+            public,
+            admin,
+        })
+    }
+}
+
+fn log_start(config: &Config, sockets: &Sockets, node_id: &NodeId) -> Result<(), NodeError> {
+    let addr = TcpListener::local_addr;
+    info!(
+        event = "starts",
+        %node_id,
+        http = %addr(&sockets.http)?,
+        cluster = %addr(&sockets.peers)?,
+        admin = %addr(&sockets.admin)?,
+        plugins = %config.plugins.directory.display(),
+        cluster_id = config.mesh.cluster_id,
+        version = env!("CARGO_PKG_VERSION"),
+        "meshage-host starts"
+    );
+    Ok(())
+}
+
+fn follow_secrets(config: &Config, vital: &Vital) -> Secrets {
+    let secret = config.access.secret.as_ref();
+    let secrets = secret.map(|secret| secrets::keyring(secret, vital));
+    if secrets.is_none() && !config.network.bind.is_loopback() {
+        warn!(
+            event = "insecure",
+            "there is no secret (--insecure): whoever reaches the cluster port can join the mesh, read what it does, and run anything"
+        );
+    }
+    secrets
+}
+
+fn public_config(
+    config: &Config,
+    node_id: NodeId,
+    tokens: Option<watch::Receiver<Arc<Tokens>>>,
+    vital: &Vital,
+) -> PublicConfig {
+    let certificate = config.access.certificate.as_ref();
+    PublicConfig {
+        node_id,
+        body_bytes_max: config.clients.body_bytes_max,
+        connections_max: open_files::room_for_clients(config.clients.connections_max),
+        request_timeout: config.clients.request_timeout,
+        timeout: config.clients.timeout,
+        tls: certificate.map(|certificate| secrets::server_tls(certificate, vital)),
+        tokens,
+        sites: config.access.sites.clone(),
+        names: config.names(),
+    }
+}
+
+/// Has messages routed by the view, whenever it changes or a peer has said goodbye.
+async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispatcher>) {
+    loop {
+        view.mark_unchanged();
+        dispatcher.follow(&view);
+        tokio::select! {
+            changed = view.changed() => if changed.is_err() {
+                return;
+            },
+            () = dispatcher.departure() => {}
+        }
+    }
+}
