@@ -12,13 +12,13 @@ const BODIES_MIN: usize = 8;
 /// Smaller bodies cost no more than the message around them, so they are not counted.
 const COUNTED_FROM: usize = 1024;
 
-/// Bodies that are only expected may reserve `1 / EXPECTED_PART` of the memory. The rest stays free
+/// BodyMemory that are only expected may reserve `1 / EXPECTED_PART` of the memory. The rest stays free
 /// for bodies that have arrived, however long the expected ones take.
 const EXPECTED_PART: usize = 2;
 
 /// The account of all bodies in memory.
 #[derive(Debug)]
-pub struct Bodies {
+pub struct BodyMemory {
     bytes_max: usize,
     bytes: AtomicUsize,
     /// The part of `bytes` that is reserved for bodies that are expected and not here yet.
@@ -31,14 +31,14 @@ pub struct NoRoom;
 
 /// Memory reserved for one body; released on drop.
 #[derive(Debug, Default)]
-pub struct Room(Option<(&'static Bodies, usize)>);
+pub struct Reservation(Option<(&'static BodyMemory, usize)>);
 
-/// Memory reserved for a body that is expected; released on drop. [`SetAside::fill`] turns it into
-/// a [`Room`] once the body is here.
+/// Memory reserved for a body that is expected; released on drop. [`ReplyReservation::fill`] turns it into
+/// a [`Reservation`] once the body is here.
 #[derive(Debug)]
-pub struct SetAside {
-    bodies: &'static Bodies,
-    room: Room,
+pub struct ReplyReservation {
+    bodies: &'static BodyMemory,
+    room: Reservation,
     bytes: usize,
 }
 
@@ -46,9 +46,9 @@ pub struct SetAside {
 /// previous estimate, whichever is larger. So a single large reply among small ones is forgotten
 /// after a dozen.
 #[derive(Debug, Default)]
-pub struct Expected(AtomicUsize);
+pub struct ReplySize(AtomicUsize);
 
-impl Bodies {
+impl BodyMemory {
     /// `body_bytes_max` is the limit on a single body. The account is leaked: a process has one,
     /// and a `&'static` needs no reference count.
     pub fn new(body_bytes_max: usize) -> &'static Self {
@@ -64,8 +64,8 @@ impl Bodies {
     ///
     /// # Errors
     /// If too little is free now.
-    pub fn room(&'static self, bytes: usize) -> Result<Room, NoRoom> {
-        let mut room = Room::default();
+    pub fn reserve(&'static self, bytes: usize) -> Result<Reservation, NoRoom> {
+        let mut room = Reservation::default();
         room.resize(self, bytes).map(|()| room)
     }
 
@@ -73,15 +73,15 @@ impl Bodies {
     ///
     /// # Errors
     /// If too little is free now, or expected bodies hold all that they may.
-    pub fn set_aside(&'static self, bytes: usize) -> Result<SetAside, NoRoom> {
+    pub fn reserve_reply(&'static self, bytes: usize) -> Result<ReplyReservation, NoRoom> {
         let bytes = if bytes < COUNTED_FROM { 0 } else { bytes };
         if bytes > 0 {
             take(&self.expected, bytes, self.bytes_max / EXPECTED_PART)?;
         }
         // From here on `Drop` releases `expected`, also if the next step fails.
-        let mut aside = SetAside {
+        let mut aside = ReplyReservation {
             bodies: self,
-            room: Room::default(),
+            room: Reservation::default(),
             bytes,
         };
         aside.room.resize(self, bytes)?;
@@ -94,12 +94,12 @@ impl Bodies {
     }
 }
 
-impl Room {
+impl Reservation {
     /// Changes the reservation to `bytes` bytes, up or down.
     ///
     /// # Errors
     /// If the increase does not fit now: then the reservation stays as it was.
-    pub fn resize(&mut self, bodies: &'static Bodies, bytes: usize) -> Result<(), NoRoom> {
+    pub fn resize(&mut self, bodies: &'static BodyMemory, bytes: usize) -> Result<(), NoRoom> {
         if bytes < COUNTED_FROM {
             *self = Self::default();
             return Ok(());
@@ -120,7 +120,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some((bodies, bytes)) = self.0 {
             bodies.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -137,18 +137,18 @@ fn take(count: &AtomicUsize, more: usize, max: usize) -> Result<(), NoRoom> {
         .map_err(|_| NoRoom)
 }
 
-impl SetAside {
+impl ReplyReservation {
     /// Turns the reservation into that of the body, which has arrived with `bytes` bytes.
     ///
     /// # Errors
     /// If it is larger than expected and the difference does not fit now.
-    pub fn fill(mut self, bytes: usize) -> Result<Room, NoRoom> {
+    pub fn fill(mut self, bytes: usize) -> Result<Reservation, NoRoom> {
         let mut room = std::mem::take(&mut self.room);
         room.resize(self.bodies, bytes).map(|()| room)
     }
 }
 
-impl Drop for SetAside {
+impl Drop for ReplyReservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.bodies
@@ -158,7 +158,7 @@ impl Drop for SetAside {
     }
 }
 
-impl Expected {
+impl ReplySize {
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -181,11 +181,11 @@ mod tests {
 
     #[test]
     fn room_is_bounded_and_given_back() {
-        let bodies = Bodies::new(1 << 20);
-        let fits = |bytes| bodies.room(bytes).is_ok();
+        let bodies = BodyMemory::new(1 << 20);
+        let fits = |bytes| bodies.reserve(bytes).is_ok();
         let (mut one, mut other) = (
-            bodies.room(BYTES_DEFAULT / 2).unwrap(),
-            bodies.room(BYTES_DEFAULT / 4).unwrap(),
+            bodies.reserve(BYTES_DEFAULT / 2).unwrap(),
+            bodies.reserve(BYTES_DEFAULT / 4).unwrap(),
         );
         other.resize(bodies, BYTES_DEFAULT / 2).unwrap();
         assert!(!fits(COUNTED_FROM));
@@ -199,30 +199,30 @@ mod tests {
         one.resize(bodies, 0).unwrap();
         drop(other);
         assert_eq!(bodies.bytes.load(Ordering::Relaxed), 0);
-        drop(bodies.room(BYTES_DEFAULT).unwrap());
+        drop(bodies.reserve(BYTES_DEFAULT).unwrap());
         assert!(fits(BYTES_DEFAULT));
     }
 
     #[test]
     fn what_is_expected_leaves_room_for_what_is_there() {
-        let bodies = Bodies::new(1 << 20);
+        let bodies = BodyMemory::new(1 << 20);
         let quarter = BYTES_DEFAULT / 4;
         let (one, other) = (
-            bodies.set_aside(quarter).unwrap(),
-            bodies.set_aside(quarter).unwrap(),
+            bodies.reserve_reply(quarter).unwrap(),
+            bodies.reserve_reply(quarter).unwrap(),
         );
         assert!(
-            bodies.set_aside(COUNTED_FROM).is_err(),
+            bodies.reserve_reply(COUNTED_FROM).is_err(),
             "as much is set aside as may be"
         );
-        assert!(bodies.set_aside(0).is_ok(), "nothing always may");
-        let there = bodies.room(2 * quarter).unwrap();
-        assert!(bodies.room(COUNTED_FROM).is_err());
+        assert!(bodies.reserve_reply(0).is_ok(), "nothing always may");
+        let there = bodies.reserve(2 * quarter).unwrap();
+        assert!(bodies.reserve(COUNTED_FROM).is_err());
         let smaller = one.fill(COUNTED_FROM).unwrap();
-        assert!(bodies.set_aside(quarter - COUNTED_FROM).is_ok());
+        assert!(bodies.reserve_reply(quarter - COUNTED_FROM).is_ok());
         drop(there);
         let larger = other.fill(3 * quarter).unwrap();
-        assert!(bodies.set_aside(quarter).is_err());
+        assert!(bodies.reserve_reply(quarter).is_err());
         drop((smaller, larger));
         assert_eq!(
             (
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn large_bodies_have_more_room() {
-        assert_eq!(Bodies::new(1 << 20).bytes_max(), 256 << 20);
-        assert_eq!(Bodies::new(64 << 20).bytes_max(), 512 << 20);
+        assert_eq!(BodyMemory::new(1 << 20).bytes_max(), 256 << 20);
+        assert_eq!(BodyMemory::new(64 << 20).bytes_max(), 512 << 20);
     }
 
     #[test]
     fn what_is_expected_follows_the_replies() {
-        let (expected, large) = (Expected::default(), 16 << 20);
+        let (expected, large) = (ReplySize::default(), 16 << 20);
         expected.note(500);
         assert_eq!(expected.bytes(), 0);
         expected.note(large);

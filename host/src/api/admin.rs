@@ -40,7 +40,7 @@ use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Grants, Handler, Instances};
-use crate::security::{Asking, SEC_FETCH_SITE, Tokens, check_own};
+use crate::security::{RequestSource, SEC_FETCH_SITE, Tokens, check_admin_request};
 use crate::tcp::Acceptor;
 use crate::telemetry::{InstanceGauges, Metrics, names};
 
@@ -180,12 +180,12 @@ async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: 
         };
         // No page has a token that it could send.
         let host = header(HOST).filter(|_| admin.tokens.is_none());
-        let asking = Asking {
+        let source = RequestSource {
             host: header(HOST),
             origin: header(ORIGIN),
             fetch_site: header(SEC_FETCH_SITE),
         };
-        check_own(host, asking)
+        check_admin_request(host, source)
     };
     match checked {
         Ok(()) => next.run(request).await,

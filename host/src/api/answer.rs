@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::IgnoredAny;
 
 use super::problem::{ApiError, Problem, RETRY_AFTER_SECONDS, Subject};
-use crate::bodies::{Bodies, Room};
+use crate::bodies::{BodyMemory, Reservation};
 use crate::message::{Answer, Fault, Message, Method, NodeId, Reply};
 use crate::telemetry::names;
 
@@ -24,7 +24,7 @@ pub(super) type HttpResponse = Response<Content>;
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) bytes: Bytes,
-    pub(super) room: Room,
+    pub(super) room: Reservation,
 }
 
 impl From<Vec<u8>> for Content {
@@ -32,7 +32,7 @@ impl From<Vec<u8>> for Content {
     fn from(bytes: Vec<u8>) -> Self {
         Self {
             bytes: bytes.into(),
-            room: Room::default(),
+            room: Reservation::default(),
         }
     }
 }
@@ -122,10 +122,10 @@ impl Answers {
         &self,
         message: &Message,
         answers: impl Stream<Item = Answer>,
-        bodies: &'static Bodies,
+        bodies: &'static BodyMemory,
     ) -> HttpResponse {
         let mut answers = pin!(answers);
-        let (mut body, mut room) = (Vec::from(b"["), Room::default());
+        let (mut body, mut room) = (Vec::from(b"["), Reservation::default());
         let (mut ok, mut failed) = (0, 0);
         while let Some(Answer {
             node,

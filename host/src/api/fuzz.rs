@@ -3,7 +3,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::http::framing_problem;
 use super::target;
-use crate::security::{Asking, Names, SEC_FETCH_SITE, Sites, check_own};
+use crate::security::{HostTrust, RequestSource, SEC_FETCH_SITE, Sites, check_admin_request};
 
 /// Takes a request's target and headers, one a line. A path that is understood is understood the
 /// same way when it is written otherwise.
@@ -25,13 +25,13 @@ pub fn request(data: &[u8]) {
             .get(name)
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
-    let asking = Asking {
+    let source = RequestSource {
         host: text("host"),
         origin: text("origin"),
         fetch_site: text(SEC_FETCH_SITE.as_str()),
     };
-    let _ = check_own(asking.host, asking);
-    let _ = Sites::default().check(asking, Names::Checked);
+    let _ = check_admin_request(source.host, source);
+    let _ = Sites::default().check(source, HostTrust::Checked);
 }
 
 fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {

@@ -19,11 +19,11 @@ use tracing::debug;
 use super::answer::Answers;
 use super::http::{self, Activity, Observed, OnRuntime, Patience};
 use super::requests::Client;
-use crate::bodies::Bodies;
+use crate::bodies::BodyMemory;
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
 use crate::message::NodeId;
-use crate::security::{Names, ServerTls, Sites, Tokens};
+use crate::security::{HostTrust, ServerTls, Sites, Tokens};
 use crate::tcp::Acceptor;
 use crate::telemetry::names;
 
@@ -53,7 +53,7 @@ pub struct PublicConfig {
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
     /// Whose pages may use the API, and by which names it is called.
     pub sites: Sites,
-    pub names: Names,
+    pub names: HostTrust,
 }
 
 /// The public API of one node.
@@ -61,7 +61,7 @@ pub struct PublicApi {
     pub(super) config: PublicConfig,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) answers: Answers,
-    pub(super) bodies: &'static Bodies,
+    pub(super) bodies: &'static BodyMemory,
     lanes: Lanes,
 }
 
@@ -85,7 +85,7 @@ impl PublicApi {
     pub fn new(
         config: PublicConfig,
         dispatcher: Arc<Dispatcher>,
-        bodies: &'static Bodies,
+        bodies: &'static BodyMemory,
         lanes: Lanes,
     ) -> Self {
         let answers = Answers::new(config.node_id.clone());
@@ -109,10 +109,7 @@ impl PublicApi {
             let (api, builder, open) = (self.clone(), builder.clone(), open.clone());
             // A token of its own: a shared one would be written to by all cores.
             let stopping = stopping.child_token();
-            async move {
-                let _open = Open::count(open);
-                api.secure_and_serve(socket, builder, &stopping).await;
-            }
+            api.secure_and_serve(socket, builder, stopping, Open::count(open))
         };
         acceptor.run(&stopping, &connections, serve).await;
         connections.close();
@@ -138,15 +135,16 @@ impl PublicApi {
         self: Arc<Self>,
         socket: TcpStream,
         builder: Builder<OnRuntime>,
-        stopping: &CancellationToken,
+        stopping: CancellationToken,
+        _open: Open,
     ) {
         let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
-            return self.serve_connection(socket, builder, stopping).await;
+            return self.serve_connection(socket, builder, &stopping).await;
         };
         let handshake_max = self.config.request_timeout.min(HANDSHAKE_TIME_MAX);
         let handshake = timeout(handshake_max, tls.accept(socket));
         match stopping.run_until_cancelled(handshake).await {
-            Some(Ok(Ok(socket))) => self.serve_connection(socket, builder, stopping).await,
+            Some(Ok(Ok(socket))) => self.serve_connection(socket, builder, &stopping).await,
             Some(Ok(Err(error))) => debug!(%error, "a client's TLS handshake failed"),
             Some(Err(_)) => debug!("a client's TLS handshake took too long"),
             // There is no request yet that could be finished.
@@ -154,12 +152,13 @@ impl PublicApi {
         }
     }
 
-    async fn serve_connection<S>(
+    fn serve_connection<S>(
         self: Arc<Self>,
         socket: S,
         builder: Builder<OnRuntime>,
         stopping: &CancellationToken,
-    ) where
+    ) -> impl Future<Output = ()> + Send
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let PublicConfig {
@@ -171,7 +170,7 @@ impl PublicApi {
             idle_max: request_timeout,
             stalled_max: request_timeout + timeout,
         };
-        let service = |activity: &Arc<Activity>, observed: &Arc<Observed>| {
+        let service = move |activity: &Arc<Activity>, observed: &Arc<Observed>| {
             let client = Arc::new(Client {
                 api: self,
                 activity: activity.clone(),
@@ -183,6 +182,6 @@ impl PublicApi {
                 async move { Ok::<_, Infallible>(client.answer(request).await) }
             })
         };
-        http::serve(socket, builder, patience, stopping, service).await;
+        http::serve(socket, builder, patience, stopping, service)
     }
 }

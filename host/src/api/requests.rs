@@ -14,10 +14,10 @@ use super::answer::{Content, HttpResponse};
 use super::http::{Activity, AnswerBody, BodyError, Observed, collect, discard, framing_problem};
 use super::problem::{ApiError, Subject};
 use super::public::PublicApi;
-use super::target::{self, Rejected, Target};
-use crate::bodies::Room;
+use super::target::{self, BadTarget, Target};
+use crate::bodies::Reservation;
 use crate::message::{Message, Method};
-use crate::security::{AllowedOrigin, Asking, SEC_FETCH_SITE};
+use crate::security::{AllowedOrigin, RequestSource, SEC_FETCH_SITE};
 
 /// One client's connection.
 pub(super) struct Client {
@@ -44,13 +44,13 @@ enum Admitted {
 }
 
 /// A request that is answered with a problem.
-struct Refused {
+struct RequestError {
     error: ApiError,
     stream: Option<String>,
     partition_key: Option<String>,
 }
 
-impl From<ApiError> for Refused {
+impl From<ApiError> for RequestError {
     fn from(error: ApiError) -> Self {
         Self {
             error,
@@ -60,13 +60,13 @@ impl From<ApiError> for Refused {
     }
 }
 
-impl From<Rejected> for Refused {
+impl From<BadTarget> for RequestError {
     fn from(
-        Rejected {
+        BadTarget {
             error,
             stream,
             partition_key,
-        }: Rejected,
+        }: BadTarget,
     ) -> Self {
         Self {
             error: ApiError::Target(error),
@@ -113,7 +113,7 @@ impl Client {
         // Without it a page of another site could not even read that it is not allowed.
         let allowed_origin = checked.as_ref().ok().copied().flatten();
         let admitted = checked
-            .map_err(Refused::from)
+            .map_err(RequestError::from)
             .and_then(|_| self.api.admit(head));
         let (mut response, is_whole) = match admitted {
             Ok(Admitted::Options) => (
@@ -123,7 +123,7 @@ impl Client {
             Ok(Admitted::Message(method, target)) => {
                 self.api.take(method, &target, head, body).await
             }
-            Err(Refused {
+            Err(RequestError {
                 error,
                 stream,
                 partition_key,
@@ -171,7 +171,7 @@ impl Client {
         if is_of_tool && host_is_known() {
             return Ok(None);
         }
-        let asking = Asking {
+        let source = RequestSource {
             host: text(host).or_else(|| head.uri.authority().map(|authority| authority.as_str())),
             origin: text(origin),
             fetch_site: text(fetch_site),
@@ -180,7 +180,7 @@ impl Client {
             .api
             .config
             .sites
-            .check(asking, self.api.config.names)
+            .check(source, self.api.config.names)
             .map_err(ApiError::Site)?;
         if is_of_tool && let Some(host) = host {
             let _ = self.host.set(host.as_bytes().into());
@@ -190,7 +190,7 @@ impl Client {
 }
 
 impl PublicApi {
-    fn admit(&self, head: &mut Parts) -> Result<Admitted, Refused> {
+    fn admit(&self, head: &mut Parts) -> Result<Admitted, RequestError> {
         if head.method == HttpMethod::OPTIONS {
             // What a browser asks beforehand comes without a token.
             if head.uri.path() == EVERY_TARGET {
@@ -198,7 +198,7 @@ impl PublicApi {
             }
             return target::parse(head.uri.path())
                 .map(|_| Admitted::Options)
-                .map_err(Refused::from);
+                .map_err(RequestError::from);
         }
         if let Some(tokens) = &self.config.tokens {
             // It is this node's, and goes no further: no handler gets to see it.
@@ -209,7 +209,7 @@ impl PublicApi {
         }
         let target = target::parse(head.uri.path())?;
         let Some(method) = Method::from_http(&head.method) else {
-            return Err(Refused {
+            return Err(RequestError {
                 error: ApiError::Method {
                     method: head.method.to_string(),
                 },
@@ -229,7 +229,7 @@ impl PublicApi {
         head: &mut Parts,
         body: &mut Incoming,
     ) -> (HttpResponse, bool) {
-        let mut room = Room::default();
+        let mut room = Reservation::default();
         let collected = collect(
             body,
             self.config.body_bytes_max,
@@ -315,11 +315,7 @@ fn options(head: &Parts, is_preflight: bool) -> HttpResponse {
         .headers_mut()
         .insert(ALLOW, HeaderValue::from_static(Method::ALLOWED));
     if is_preflight {
-        crate::security::allow_what_is_asked(
-            &head.headers,
-            Method::ALLOWED,
-            response.headers_mut(),
-        );
+        crate::security::answer_preflight(&head.headers, Method::ALLOWED, response.headers_mut());
     }
     response
 }

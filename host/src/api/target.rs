@@ -37,13 +37,13 @@ pub(super) enum TargetError {
 
 /// A path that addresses nothing, with what could be read of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rejected {
+pub(super) struct BadTarget {
     pub(super) error: TargetError,
     pub(super) stream: Option<String>,
     pub(super) partition_key: Option<String>,
 }
 
-impl From<TargetError> for Rejected {
+impl From<TargetError> for BadTarget {
     fn from(error: TargetError) -> Self {
         Self {
             error,
@@ -54,7 +54,7 @@ impl From<TargetError> for Rejected {
 }
 
 /// Reads a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
-pub(super) fn parse(path: &str) -> Result<Target, Rejected> {
+pub(super) fn parse(path: &str) -> Result<Target, BadTarget> {
     let path = path.strip_prefix("/api/").ok_or(TargetError::NoRoute)?;
     let (broadcast, rest) = match path
         .strip_prefix(RESERVED_STREAM)
@@ -69,14 +69,14 @@ pub(super) fn parse(path: &str) -> Result<Target, Rejected> {
         return Err(TargetError::NoRoute.into());
     }
     let stream = decode(stream)?;
-    let in_stream = |error| Rejected {
+    let in_stream = |error| BadTarget {
         error,
         stream: Some(stream.to_string()),
         partition_key: None,
     };
     let key = decode(key).map_err(in_stream)?;
     let partition_key = check_key(&key).map_err(in_stream)?;
-    let stream = StreamName::try_from(&*stream).map_err(|_| Rejected {
+    let stream = StreamName::try_from(&*stream).map_err(|_| BadTarget {
         partition_key: Some(key.to_string()),
         ..in_stream(TargetError::NoStream(stream.to_string()))
     })?;

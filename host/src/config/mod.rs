@@ -15,7 +15,7 @@ mod setting;
 mod written;
 
 use crate::message::NodeId;
-use crate::security::Names;
+use crate::security::HostTrust;
 use written::Settings;
 
 pub use access::Access;
@@ -95,13 +95,13 @@ impl Config {
     }
 
     /// What the name is worth by which a client calls the public API.
-    pub fn names(&self) -> Names {
+    pub fn names(&self) -> HostTrust {
         if self.access.tokens.is_some() || self.access.certificate.is_some() {
-            Names::Safe
+            HostTrust::Safe
         } else if self.network.bind.is_loopback() {
-            Names::Checked
+            HostTrust::Checked
         } else {
-            Names::OfBrowsers
+            HostTrust::OfBrowsers
         }
     }
 }

@@ -150,7 +150,7 @@ impl Dispatcher {
             if times_lost >= LOST_MAX {
                 return answer;
             }
-            self.tell_failover(message, &answer);
+            self.log_failover(message, &answer);
             if is_lost {
                 lost = Some(answer);
             }
@@ -164,7 +164,7 @@ impl Dispatcher {
     }
 
     /// Tells that a message goes on from the node that gave this answer.
-    fn tell_failover(&self, message: &Message, answer: &Answer) {
+    fn log_failover(&self, message: &Message, answer: &Answer) {
         let because = cause(&answer.outcome);
         let Answer { node, .. } = answer;
         counter!(names::FAILOVERS, "stream" => message.stream.to_string(), "because" => because)
@@ -204,7 +204,7 @@ impl Dispatcher {
             .admit(message.clone(), deadline, Origin::Client)
             .map_err(Fault::Refused)?;
         let call = Box::pin(self.local.clone().run(admitted));
-        lanes::here_or_elsewhere(call, &self.runtime).await
+        lanes::run_movable(call, &self.runtime).await
     }
 
     async fn run_on(

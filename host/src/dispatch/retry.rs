@@ -12,7 +12,7 @@ pub(super) enum Next {
 pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
     match outcome {
         Err(Fault::Lost) if may_run_twice => Next::TryNextInRank,
-        Err(fault) if fault.goes_on() => Next::TryNextInRank,
+        Err(fault) if fault.may_fail_over() => Next::TryNextInRank,
         _ => Next::Stop,
     }
 }
@@ -71,7 +71,7 @@ mod tests {
         );
         let not_understood = Fault::Refused(Refusal::NotUnderstood);
         check(not_understood, false, Next::TryNextInRank);
-        for (goes_on, next) in [(true, Next::TryNextInRank), (false, Next::Stop)] {
+        for (may_fail_over, next) in [(true, Next::TryNextInRank), (false, Next::Stop)] {
             let (kind, text) = ("later".into(), String::new());
             let status = http::StatusCode::SERVICE_UNAVAILABLE;
             let nothing_ran = true;
@@ -80,7 +80,7 @@ mod tests {
                 status,
                 text,
                 nothing_ran,
-                goes_on,
+                may_fail_over,
             };
             check(Fault::Foreign(Box::new(fault)), true, next);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::bodies::Expected;
+use crate::bodies::ReplySize;
 use crate::membership::{Node, NodeState, View};
 use crate::message::{NodeId, StreamName, StreamProperties};
 use crate::peer::Peer;
@@ -25,7 +25,7 @@ pub(super) struct StreamRoute {
     pub(super) properties: StreamProperties,
     pub(super) metrics: Arc<StreamMetrics>,
     /// What replies of other nodes take.
-    pub(super) reply_expected: Arc<Expected>,
+    pub(super) reply_expected: Arc<ReplySize>,
 }
 
 pub(super) struct Candidate {

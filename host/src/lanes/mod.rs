@@ -1,7 +1,7 @@
 //! Lanes: one thread for each core, with its own event loop. A connection of a client or a peer
 //! stays on the lane that it is assigned to, so that serving it never waits for another core.
 
-mod leaving;
+mod moving;
 
 use std::cell::Cell;
 use std::io;
@@ -12,7 +12,7 @@ use std::thread::{self, available_parallelism};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use leaving::{here_or_elsewhere, leave};
+pub use moving::{move_off_lane, run_movable};
 
 /// The lanes of one node. They stop when the last clone is dropped. Each clone assigns connections
 /// in a round robin of its own.

@@ -9,7 +9,7 @@ use metrics::counter;
 use tracing::info;
 
 use super::{LocalService, Origin};
-use crate::bodies::{Bodies, NoRoom, SetAside};
+use crate::bodies::{BodyMemory, NoRoom, ReplyReservation};
 use crate::message::{Fault, Message, Outcome, Refusal};
 use crate::plugins::{Catalog, Place, Plugin};
 use crate::runtime::CallDeadline;
@@ -19,7 +19,7 @@ use crate::telemetry::{Throttle, names};
 pub struct Local {
     catalog: Arc<Catalog>,
     /// Replies reserve their memory here.
-    bodies: &'static Bodies,
+    bodies: &'static BodyMemory,
     /// The place of a `Phase` among all.
     phase: AtomicU8,
     refused: Throttle<Refusal>,
@@ -51,7 +51,7 @@ pub struct Admitted {
 
 impl Local {
     /// Messages of peers are refused until [`Local::open`].
-    pub fn new(catalog: Arc<Catalog>, bodies: &'static Bodies) -> Self {
+    pub fn new(catalog: Arc<Catalog>, bodies: &'static BodyMemory) -> Self {
         Self {
             catalog,
             bodies,
@@ -82,31 +82,13 @@ impl Local {
         Place::new(plugin.ok_or(Refusal::NotOffered)?)
     }
 
-    /// Waits for a permit if the message has none, and reserves memory for the reply: before the
-    /// handler runs, but not while the message waits.
-    async fn begin(&self, admitted: &mut Admitted) -> Result<(CallDeadline, SetAside), Refusal> {
-        let Admitted {
-            place,
-            deadline,
-            waits_since,
-            ..
-        } = admitted;
-        let now = Instant::now();
-        if *deadline <= now {
-            // Its time was spent on the way here.
-            return Err(Refusal::WaitedTooLong);
-        }
-        let handler = &place.plugin().handler;
-        let deadline = handler.call_deadline(waits_since.unwrap_or(now), *deadline);
-        if !place.is_running() {
-            // Boxed because it is rare: it takes no room in the future of every message.
-            Box::pin(place.wait(deadline.at())).await?;
-        }
+    /// Reserves memory for the reply: before the handler runs, but not while the message waits.
+    fn reserve(&self, place: &Place<Plugin>) -> Result<ReplyReservation, Refusal> {
         let expected = place.plugin().admission.reply_expected.bytes();
-        let reserved = self.bodies.set_aside(expected);
+        let reserved = self.bodies.reserve_reply(expected);
         let reserved = reserved.map_err(|NoRoom| Refusal::NoRoom)?;
         place.count_call();
-        Ok((deadline, reserved))
+        Ok(reserved)
     }
 
     fn log_refused(&self, message: &Message, because: Refusal) {
@@ -144,22 +126,44 @@ impl LocalService for Local {
     }
 
     async fn run(self: Arc<Self>, mut admitted: Admitted) -> Outcome {
-        let outcome = match self.begin(&mut admitted).await {
-            Ok((deadline, reserved)) => {
-                let plugin = admitted.place.plugin();
-                match plugin.handler.call(&admitted.message, deadline).await {
-                    Ok(reply) => {
-                        plugin.admission.reply_expected.note(reply.body.len());
-                        reply.in_room(reserved, self.bodies)
-                    }
-                    Err(fault) => Err(fault),
+        let outcome = 'outcome: {
+            let now = Instant::now();
+            if admitted.deadline <= now {
+                // Its time was spent on the way here.
+                break 'outcome Err(Fault::Refused(Refusal::WaitedTooLong));
+            }
+            let deadline = admitted.call_deadline(now);
+            if !admitted.place.is_running() {
+                // Boxed because it is rare: it takes no room in the future of every message.
+                let waited = Box::pin(admitted.place.wait(deadline.at())).await;
+                if let Err(refusal) = waited {
+                    break 'outcome Err(Fault::Refused(refusal));
                 }
             }
-            Err(refusal) => Err(Fault::Refused(refusal)),
+            let reserved = match self.reserve(&admitted.place) {
+                Ok(reserved) => reserved,
+                Err(refusal) => break 'outcome Err(Fault::Refused(refusal)),
+            };
+            let plugin = admitted.place.plugin();
+            match plugin.handler.call(&admitted.message, deadline).await {
+                Ok(reply) => {
+                    plugin.admission.reply_expected.note(reply.body.len());
+                    reply.in_room(reserved, self.bodies)
+                }
+                Err(fault) => Err(fault),
+            }
         };
         if let (Err(Fault::Refused(refusal)), Origin::Peer) = (&outcome, admitted.origin) {
             self.log_refused(&admitted.message, *refusal);
         }
         outcome
+    }
+}
+
+impl Admitted {
+    /// A plugin's own timeout counts from the moment at which a message began to wait.
+    fn call_deadline(&self, now: Instant) -> CallDeadline {
+        let handler = &self.place.plugin().handler;
+        handler.call_deadline(self.waits_since.unwrap_or(now), self.deadline)
     }
 }

@@ -17,7 +17,7 @@ use super::advert;
 use super::claims::Claim;
 use super::contacts::Contacts;
 use super::seed_problems::SeedProblems;
-use super::seeds::{OwnAddresses, Seed, ask_again_and_again, look_up};
+use super::seeds::{OwnAddresses, Seed, contact_seeds, look_up};
 use super::view::{self, Node, View};
 use crate::telemetry::names;
 
@@ -55,19 +55,19 @@ impl Driver {
                 let _ = chitchat.gossip(address);
             }
         };
-        let asking = ask_again_and_again(&seeds, own_addrs, &contacts, look_up, ask);
+        let asking = contact_seeds(&seeds, own_addrs, &contacts, look_up, ask);
         tokio::pin!(asking);
         let mut looks = interval(SEEDS_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_over = tokio::select! {
                 changed = self.own_changes.changed() => {
-                    self.tell_own().await;
+                    self.write_own_keys().await;
                     changed.is_err()
                 }
                 changed = live_nodes.changed() => changed.is_err(),
                 _ = looks.tick() => {
-                    self.tell_seed_problems();
+                    self.log_seed_problems();
                     continue;
                 }
                 never = &mut asking => match never {},
@@ -92,7 +92,7 @@ impl Driver {
     }
 
     /// Writes this node's keys to chitchat, and deletes those that it no longer has.
-    async fn tell_own(&mut self) {
+    async fn write_own_keys(&mut self) {
         let own = self.own_changes.borrow_and_update().clone();
         let words = advert::to_key_values(&own);
         self.chitchat
@@ -115,7 +115,7 @@ impl Driver {
 
     fn publish(&mut self, heard: Vec<Node>) {
         let own = self.own_changes.borrow().clone();
-        self.tell_rivals(&own, &heard);
+        self.log_rivals(&own, &heard);
         let elder = view::elder(&own, &heard).map(Claim::of);
         self.elder
             .send_if_modified(|known| std::mem::replace(known, elder) != elder);
@@ -131,7 +131,7 @@ impl Driver {
     }
 
     /// Logs each other incarnation of this node's id, once when it appears.
-    fn tell_rivals(&mut self, own: &Node, heard: &[Node]) {
+    fn log_rivals(&mut self, own: &Node, heard: &[Node]) {
         let is_rival =
             |node: &&Node| node.node_id == own.node_id && Claim::of(node) != Claim::of(own);
         let rivals = || heard.iter().filter(is_rival);
@@ -166,7 +166,7 @@ impl Driver {
         self.rivals = rivals().map(Claim::of).collect();
     }
 
-    fn tell_seed_problems(&self) {
+    fn log_seed_problems(&self) {
         let now = Instant::now();
         let alive: HashSet<SocketAddr> = self
             .view

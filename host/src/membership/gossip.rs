@@ -76,9 +76,9 @@ pub enum GossipError {
 pub struct Gossip {
     own: watch::Sender<Node>,
     view: watch::Receiver<Arc<View>>,
-    /// Locked by `say` until the view shows the change: of two concurrent calls the first might
+    /// Locked by `announce` until the view shows the change: of two concurrent calls the first might
     /// never see its own state, and wait forever.
-    saying: Mutex<()>,
+    announcing: Mutex<()>,
     /// The live node with this node's id that came first, if there is one.
     elder: watch::Receiver<Option<Claim>>,
     contacts: Arc<watch::Sender<Contacts>>,
@@ -158,7 +158,7 @@ impl Gossip {
         Ok(Self {
             own,
             view,
-            saying: Mutex::default(),
+            announcing: Mutex::default(),
             elder,
             contacts,
             chitchat,
@@ -172,8 +172,8 @@ impl Gossip {
     }
 
     /// Changes what this node gossips about itself, and waits until its own view shows it.
-    pub async fn say(&self, change: impl FnOnce(&mut Node)) {
-        let _saying = self.saying.lock().await;
+    pub async fn announce(&self, change: impl FnOnce(&mut Node)) {
+        let _saying = self.announcing.lock().await;
         self.own.send_modify(change);
         let own = self.own.borrow().clone();
         let mut view = self.view();
@@ -187,12 +187,12 @@ impl Gossip {
     /// until no elder of its id appears alive, such as its own earlier incarnation after a quick
     /// restart.
     pub async fn first_round(&self) {
-        self.hear_of_another().await;
-        self.hear_of_lives_to_come().await;
+        self.wait_for_another_node().await;
+        self.wait_for_newer_generation().await;
         let _ = self.elder.clone().wait_for(Option::is_none).await;
     }
 
-    async fn hear_of_another(&self) {
+    async fn wait_for_another_node(&self) {
         let (mut view, mut elder, mut contacts) =
             (self.view(), self.elder.clone(), self.contacts.subscribe());
         loop {
@@ -219,7 +219,7 @@ impl Gossip {
     /// If gossip mentions an incarnation of this node's id with a higher generation, waits until it
     /// is known whether it is alive. Once this node announces that it is ready, the generations
     /// decide, and the other would have to end although it came first.
-    async fn hear_of_lives_to_come(&self) {
+    async fn wait_for_newer_generation(&self) {
         let Node {
             node_id,
             generation,

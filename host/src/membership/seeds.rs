@@ -82,7 +82,7 @@ impl OwnAddresses {
 /// `contacts` what their names resolve to. `look_up` resolves a name; it is never cancelled, as the
 /// system's resolver would still occupy its thread until it gives up. `ask` starts gossip with an
 /// address.
-pub(super) async fn ask_again_and_again<F>(
+pub(super) async fn contact_seeds<F>(
     seeds: &[Seed],
     own: OwnAddresses,
     contacts: &watch::Sender<Contacts>,
@@ -97,14 +97,14 @@ where
         seeds
             .iter()
             .enumerate()
-            .map(|(index, seed)| ask_one(index, seed, own, contacts, look_up, ask)),
+            .map(|(index, seed)| contact_seed(index, seed, own, contacts, look_up, ask)),
     )
     .await;
     // Reached only if there are no seeds.
     pending().await
 }
 
-async fn ask_one<F>(
+async fn contact_seed<F>(
     index: usize,
     seed: &Seed,
     own: OwnAddresses,
@@ -244,7 +244,7 @@ mod tests {
                 _ => pending().await,
             }
         };
-        let asking = ask_again_and_again(seeds, OWN, contacts, look_up, |address| {
+        let asking = contact_seeds(seeds, OWN, contacts, look_up, |address| {
             asked_sender.send(address).unwrap()
         });
         let first = async {

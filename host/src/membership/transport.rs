@@ -148,7 +148,7 @@ impl Socket for Datagrams {
         self.messages_sent = self.messages_sent.wrapping_add(1);
         let part_bytes_max = DATAGRAM_BYTES_MAX - if self.seal.is_some() { SEAL_BYTES } else { 0 };
         let Some(parts) = split(self.messages_sent, &self.message, part_bytes_max) else {
-            self.tell_too_large();
+            self.log_too_large();
             return Ok(());
         };
         let mut sent = Ok(());
@@ -235,7 +235,7 @@ impl Datagrams {
         });
     }
 
-    fn tell_too_large(&self) {
+    fn log_too_large(&self) {
         if let Some(messages) = self.too_large.note((), Instant::now()) {
             let bytes = self.message.len();
             error!(

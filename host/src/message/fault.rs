@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::limit::{Limit, LimitKind};
-use crate::bodies::Bodies;
+use crate::bodies::BodyMemory;
 
 /// What a handler refused with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct ForeignFault {
     pub text: String,
     pub nothing_ran: bool,
     /// Nothing ran, and another node may take the message.
-    pub goes_on: bool,
+    pub may_fail_over: bool,
 }
 
 /// Why a node did not run a message that it was given. Nothing ran.
@@ -139,7 +139,7 @@ impl Refusal {
 
 impl Fault {
     /// A reply was made, and found no room.
-    pub fn no_room(bodies: &Bodies) -> Self {
+    pub fn no_room(bodies: &BodyMemory) -> Self {
         Self::LimitExceeded(Limit {
             kind: LimitKind::BodiesBytes,
             max: bodies.bytes_max() as u64,
@@ -156,13 +156,13 @@ impl Fault {
             status,
             text,
             nothing_ran: false,
-            goes_on: false,
+            may_fail_over: false,
         }))
     }
 
     /// Whether the node that says this did not run the message, and another one may. When the owner
     /// is overloaded none may: it would lack what the owner knows of the key.
-    pub fn goes_on(&self) -> bool {
+    pub fn may_fail_over(&self) -> bool {
         match self {
             Self::Refused(refusal) => match refusal {
                 Refusal::NotOffered
@@ -176,7 +176,7 @@ impl Fault {
                 | Refusal::WaitedTooLong => false,
             },
             Self::Unreachable => true,
-            Self::Foreign(fault) => fault.goes_on,
+            Self::Foreign(fault) => fault.may_fail_over,
             Self::Failure(_)
             | Self::Crashed
             | Self::DeadlineExceeded

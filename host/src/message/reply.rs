@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::fault::Fault;
 use super::names::NodeId;
-use crate::bodies::{Bodies, NoRoom, Room, SetAside};
+use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
 
 /// The largest body of a reply. A reply is held in memory on the node that runs the handler and on
 /// the one that was asked.
@@ -18,7 +18,7 @@ pub struct Reply {
     pub headers: HeaderMap,
     pub body: Bytes,
     /// That of the body on this node.
-    pub room: Room,
+    pub room: Reservation,
 }
 
 impl Reply {
@@ -26,7 +26,7 @@ impl Reply {
     ///
     /// # Errors
     /// If there is no more: the reply is lost.
-    pub fn in_room(mut self, aside: SetAside, bodies: &Bodies) -> Outcome {
+    pub fn in_room(mut self, aside: ReplyReservation, bodies: &BodyMemory) -> Outcome {
         self.room = aside
             .fill(self.body.len())
             .map_err(|NoRoom| Fault::no_room(bodies))?;

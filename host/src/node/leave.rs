@@ -81,7 +81,10 @@ pub(super) async fn leave(parts: Parts, config: &Config) {
 /// Says to gossip, and to the peers on their connections, that the node leaves.
 async fn tell_mesh(parts: &Parts) {
     parts.readiness.leaving();
-    parts.gossip.say(|own| own.state = NodeState::Leaving).await;
+    parts
+        .gossip
+        .announce(|own| own.state = NodeState::Leaving)
+        .await;
     parts.dispatcher.follow(&parts.gossip.view());
     parts.server.say_goodbye();
 }

@@ -47,7 +47,7 @@ impl Parts {
         let streams = offers.borrow_and_update().clone();
         let offered = streams.len();
         self.gossip
-            .say(|own| {
+            .announce(|own| {
                 own.streams = streams;
                 own.state = NodeState::Ready;
             })
@@ -60,17 +60,17 @@ impl Parts {
         tokio::select! {
             () = leave.cancelled() => Ok(None),
             () = reconciler.run() => Ok(Some("what keeps the plugins")),
-            () = self.say_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
+            () = self.announce_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
             () = engine.ended() => Ok(Some("a thread of the engine")),
         }
     }
 
     /// Tells the mesh whenever this node offers something else.
-    async fn say_offers(&self, offers: &mut watch::Receiver<Offers>) {
+    async fn announce_offers(&self, offers: &mut watch::Receiver<Offers>) {
         // The sender is in the catalog, which outlives this.
         while offers.changed().await.is_ok() {
             let streams = offers.borrow_and_update().clone();
-            self.gossip.say(|own| own.streams = streams).await;
+            self.gossip.announce(|own| own.streams = streams).await;
             self.dispatcher.follow(&self.gossip.view());
         }
     }

@@ -15,7 +15,7 @@ use super::secrets;
 use super::sockets::Sockets;
 use super::vital::Vital;
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
-use crate::bodies::Bodies;
+use crate::bodies::BodyMemory;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
@@ -90,7 +90,7 @@ impl Parts {
         let tls = secrets::peer_tls(config, &own.node_id, secrets.clone(), vital)?;
         let hello = Hello::new(&config.mesh.cluster_id, own.node_id.clone(), own.generation);
 
-        let bodies = Bodies::new(config.clients.body_bytes_max);
+        let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
         let local = Arc::new(Local::new(catalog.clone(), bodies));
         let peers = Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone());

@@ -31,7 +31,7 @@ pub enum BreakerState {
 
 /// What happens to a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum LinkEvent {
     Connected,
     AttemptFailed,
     /// The peer has left pings unanswered.
@@ -62,13 +62,13 @@ impl Breaker {
         self.state
     }
 
-    pub(super) fn note(&mut self, event: Event) {
+    pub(super) fn note(&mut self, event: LinkEvent) {
         match event {
-            Event::Connected | Event::Heard => self.state = BreakerState::Closed,
-            Event::Silent => self.state = BreakerState::Open,
-            Event::AttemptFailed => self.fail(),
-            Event::Lost(lasted) if lasted < LASTED_MIN => self.fail(),
-            Event::Lost(_) => {
+            LinkEvent::Connected | LinkEvent::Heard => self.state = BreakerState::Closed,
+            LinkEvent::Silent => self.state = BreakerState::Open,
+            LinkEvent::AttemptFailed => self.fail(),
+            LinkEvent::Lost(lasted) if lasted < LASTED_MIN => self.fail(),
+            LinkEvent::Lost(_) => {
                 self.failures = 0;
                 if self.state == BreakerState::Closed {
                     self.state = BreakerState::HalfOpen;
@@ -101,7 +101,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     #[track_caller]
-    fn check(events: &[Event], state: BreakerState, backoff_ms: u64) {
+    fn check(events: &[LinkEvent], state: BreakerState, backoff_ms: u64) {
         let mut breaker = Breaker::new();
         for event in events {
             breaker.note(*event);
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn messages_wait_only_for_a_peer_that_was_well() {
-        use Event::*;
+        use LinkEvent::*;
         check(&[], BreakerState::HalfOpen, 0);
         check(&[Connected], BreakerState::Closed, 0);
         check(&[Connected, Lost(LONG)], BreakerState::HalfOpen, 0);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn attempts_become_rarer_up_to_a_second() {
-        use Event::*;
+        use LinkEvent::*;
         check(&[AttemptFailed; 2], BreakerState::Open, 200);
         check(&[AttemptFailed; 4], BreakerState::Open, 800);
         check(&[AttemptFailed; 100], BreakerState::Open, 1_000);

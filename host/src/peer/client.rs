@@ -17,13 +17,13 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
-use super::breaker::{Breaker, BreakerState, Event};
+use super::breaker::{Breaker, BreakerState, LinkEvent};
 use super::connection::{Called, ConnectError, Connection, Life, Siblings};
 use super::liveness::Health;
 use super::outbox::Closed;
-use super::stream::TlsNow;
+use super::socket::TlsNow;
 use super::wire::Hello;
-use crate::bodies::Bodies;
+use crate::bodies::BodyMemory;
 use crate::lanes::{self, Lanes};
 use crate::message::{Fault, Message, NodeId, Refusal};
 use crate::telemetry::names;
@@ -45,7 +45,7 @@ const LINKS_USUAL: usize = 256;
 pub struct Peers {
     own: Arc<Hello>,
     tls: TlsNow,
-    bodies: &'static Bodies,
+    bodies: &'static BodyMemory,
     lanes: Lanes,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
     /// The lane of the next peer's first link.
@@ -58,7 +58,7 @@ pub struct Peer {
     life: Life,
     /// At least one. A message uses the link of the lane that it is sent from, or, if that lane has
     /// none, shares the link of another.
-    links: Box<[KeptLink]>,
+    links: Box<[SupervisedLink]>,
     spread: Spread,
     siblings: Arc<Siblings>,
 }
@@ -83,7 +83,7 @@ impl Spread {
     }
 }
 
-struct KeptLink {
+struct SupervisedLink {
     link: Arc<Link>,
     keeping: AbortHandle,
 }
@@ -106,7 +106,7 @@ enum LinkState {
 
 impl Peers {
     /// `bodies` is the memory account of the node, in which replies are reserved.
-    pub fn new(own: Hello, tls: TlsNow, bodies: &'static Bodies, lanes: Lanes) -> Self {
+    pub fn new(own: Hello, tls: TlsNow, bodies: &'static BodyMemory, lanes: Lanes) -> Self {
         let next_lane = AtomicUsize::new(0);
         Self {
             own: Arc::new(own),
@@ -120,7 +120,7 @@ impl Peers {
     }
 
     /// Replaces the peers by the other nodes of a new view, each as (id, generation, address), and
-    /// returns them. Peers that stay keep their links. The links to nodes that are gone or have
+    /// returns them. Peers that stay run their links. The links to nodes that are gone or have
     /// restarted are closed once the calls on them have ended.
     pub fn update(
         &self,
@@ -172,7 +172,7 @@ impl Peers {
             let (own, tls, departures) =
                 (self.own.clone(), self.tls.clone(), self.departures.clone());
             let (life, link_kept) = (life.clone(), link.clone());
-            let keeper = Keeper {
+            let keeper = Reconnector {
                 own,
                 tls,
                 bodies: self.bodies,
@@ -181,9 +181,9 @@ impl Peers {
                 breaker,
                 departures,
             };
-            KeptLink {
+            SupervisedLink {
                 link,
-                keeping: lane.spawn(keeper.keep_on()).abort_handle(),
+                keeping: lane.spawn(keeper.run_supervised()).abort_handle(),
             }
         });
         let links = links.collect();
@@ -272,7 +272,7 @@ impl Peer {
     fn look(&self) -> Result<Option<(&Link, Arc<Connection>)>, Fault> {
         let (others, own) = self.links.split_at(self.spread.link_of(lanes::number()));
         let (mut is_leaving, mut is_silent, mut may_come) = (false, false, false);
-        for KeptLink { link, .. } in own.iter().chain(others) {
+        for SupervisedLink { link, .. } in own.iter().chain(others) {
             let connection = link.connection.load_full();
             match (
                 connection.as_ref().map(|connection| connection.health()),
@@ -309,7 +309,7 @@ impl Peer {
 
     /// The state of its worst link.
     fn breaker(&self) -> BreakerState {
-        let state = |kept: &KeptLink| match *kept.link.state.borrow() {
+        let state = |kept: &SupervisedLink| match *kept.link.state.borrow() {
             LinkState::Breaker(state) => state,
             LinkState::Left => BreakerState::Open,
         };
@@ -321,7 +321,7 @@ impl Peer {
     }
 }
 
-impl Drop for KeptLink {
+impl Drop for SupervisedLink {
     fn drop(&mut self) {
         self.keeping.abort();
         // First the state, then the connection: a keeper that stores a connection in this moment
@@ -348,7 +348,7 @@ impl Link {
         self.state.send_if_modified(|shown| {
             *shown != LinkState::Left && std::mem::replace(shown, state) != state
         });
-        self.siblings.tell_changed();
+        self.siblings.notify_changed();
     }
 
     fn has_left(&self) -> bool {
@@ -358,10 +358,10 @@ impl Link {
 
 /// Maintains one link: connects, watches the connection and reconnects, for as long as the peer is
 /// in the view.
-struct Keeper {
+struct Reconnector {
     own: Arc<Hello>,
     tls: TlsNow,
-    bodies: &'static Bodies,
+    bodies: &'static BodyMemory,
     life: Life,
     link: Arc<Link>,
     breaker: Breaker,
@@ -376,17 +376,17 @@ enum Parting {
     Lost,
 }
 
-impl Keeper {
-    /// Runs [`Keeper::keep`], again after a panic: without a keeper, the link would never
+impl Reconnector {
+    /// Runs [`Reconnector::run`], again after a panic: without a keeper, the link would never
     /// reconnect.
-    async fn keep_on(mut self) {
-        while AssertUnwindSafe(self.keep()).catch_unwind().await.is_err() {
+    async fn run_supervised(mut self) {
+        while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
             error!(event = "peer-keeper-crashed", peer = %self.link.node_id, "what keeps the link to a peer crashed, which is a bug; it begins anew");
-            self.note(Event::AttemptFailed, "its keeper crashed");
+            self.note(LinkEvent::AttemptFailed, "its keeper crashed");
         }
     }
 
-    async fn keep(&mut self) {
+    async fn run(&mut self) {
         loop {
             sleep(self.breaker.backoff()).await;
             match Connection::open(
@@ -419,23 +419,23 @@ impl Keeper {
             connection.close();
             return Parting::Goodbye;
         }
-        self.note(Event::Connected, "connected");
+        self.note(LinkEvent::Connected, "connected");
         let mut health = connection.watch_health();
         loop {
             // Read before waiting for a change: a `leaving` may have come right after the hello.
             let now = *health.borrow_and_update();
             match now {
-                Health::Answering => self.note(Event::Heard, "it answers again"),
+                Health::Answering => self.note(LinkEvent::Heard, "it answers again"),
                 // Short-lived: the connection answers its ping, or ends.
                 Health::Suspect => {}
-                Health::Silent => self.note(Event::Silent, "it left pings unanswered"),
+                Health::Silent => self.note(LinkEvent::Silent, "it left pings unanswered"),
                 Health::Leaving => {
                     self.link.forget(connection);
                     return Parting::Goodbye;
                 }
                 Health::Ended => {
                     self.link.forget(connection);
-                    self.note(Event::Lost(since.elapsed()), "its connection was lost");
+                    self.note(LinkEvent::Lost(since.elapsed()), "its connection was lost");
                     return Parting::Lost;
                 }
             }
@@ -452,11 +452,11 @@ impl Keeper {
             };
             warn!(event = "peer-unreachable", peer = %self.link.node_id, addr = %self.life.addr, %error, cause, "no connection to a peer; trying again and again");
         }
-        self.note(Event::AttemptFailed, "it cannot be connected to");
+        self.note(LinkEvent::AttemptFailed, "it cannot be connected to");
     }
 
     /// Passes an event to the breaker and publishes its state. Changes are logged and counted.
-    fn note(&mut self, event: Event, because: &'static str) {
+    fn note(&mut self, event: LinkEvent, because: &'static str) {
         let before = self.breaker.state();
         self.breaker.note(event);
         let state = self.breaker.state();
@@ -484,7 +484,7 @@ mod tests {
 
     use super::super::wire::{self, Frame};
     use super::*;
-    use crate::bodies::Room;
+    use crate::bodies::Reservation;
     use crate::message::Reply;
 
     fn hello(node_id: &str) -> Hello {
@@ -503,7 +503,11 @@ mod tests {
 
     /// Answers pings, and calls with an empty reply.
     async fn answer(mut frames: FramedRead<TcpStream, LengthDelimitedCodec>) {
-        let (headers, body, room) = (http::HeaderMap::new(), bytes::Bytes::new(), Room::default());
+        let (headers, body, room) = (
+            http::HeaderMap::new(),
+            bytes::Bytes::new(),
+            Reservation::default(),
+        );
         let reply = Reply {
             status: http::StatusCode::OK,
             headers,
@@ -529,7 +533,7 @@ mod tests {
         let peers = Peers::new(
             hello("n1"),
             None,
-            Bodies::new(1 << 20),
+            BodyMemory::new(1 << 20),
             Lanes::start().unwrap(),
         );
         let n2 = hello("n2").node_id;

@@ -19,9 +19,9 @@ use tracing::{debug, info, warn};
 
 use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
-use super::stream::{self, Reader, TlsNow};
+use super::socket::{self, Reader, TlsNow};
 use super::wire::{self, Agreed, Body, CallId, Frame, Hello, WireError};
-use crate::bodies::{Bodies, NoRoom, Room, SetAside};
+use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
 use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
 use crate::telemetry::names;
 
@@ -76,8 +76,8 @@ pub(super) enum LinkError {
 
 pub(super) struct Connection {
     outbox: Outbox,
-    bodies: &'static Bodies,
-    calls: Mutex<HashMap<CallId, Waiting>>,
+    bodies: &'static BodyMemory,
+    calls: Mutex<HashMap<CallId, PendingCall>>,
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
     liveness: Liveness,
@@ -129,7 +129,7 @@ impl Siblings {
         self.changed.notified()
     }
 
-    pub(super) fn tell_changed(&self) {
+    pub(super) fn notify_changed(&self) {
         self.changed.notify_waiters();
     }
 
@@ -166,15 +166,15 @@ impl Drop for Reading {
 }
 
 /// A call that waits for its reply, and what has arrived of it.
-struct Waiting {
+struct PendingCall {
     done: oneshot::Sender<Outcome>,
-    reply: Arriving,
+    reply: PendingReply,
 }
 
 /// What has arrived of a reply.
-enum Arriving {
+enum PendingReply {
     /// Nothing yet.
-    Expected(SetAside),
+    Expected(ReplyReservation),
     Partial(Box<Reply>, Body),
 }
 
@@ -184,7 +184,7 @@ impl Connection {
         life: &Life,
         tls: &TlsNow,
         own: &Hello,
-        bodies: &'static Bodies,
+        bodies: &'static BodyMemory,
         siblings: &Arc<Siblings>,
     ) -> Result<Arc<Self>, ConnectError> {
         let Life {
@@ -193,7 +193,7 @@ impl Connection {
             ..
         } = life;
         let addr = *addr;
-        let (reader, mut writer) = timeout(CONNECT_TIMEOUT, stream::connect(addr, tls, expected))
+        let (reader, mut writer) = timeout(CONNECT_TIMEOUT, socket::connect(addr, tls, expected))
             .await
             .map_err(|_| ConnectError::Timeout(CONNECT_TIMEOUT))??;
         let mut frames = FramedRead::new(reader, wire::framing());
@@ -246,7 +246,7 @@ impl Connection {
     }
 
     /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping
-    /// the call cancels it on the other side. Room for a reply of so many bytes is had before.
+    /// the call cancels it on the other side. Reservation for a reply of so many bytes is had before.
     pub(super) async fn call(
         &self,
         message: &Message,
@@ -259,26 +259,29 @@ impl Connection {
         if self.liveness.is_leaving() {
             return Ok(Called::not_sent(Refusal::Leaving));
         }
-        let Ok(aside) = self.bodies.set_aside(reply_bytes_expected) else {
+        let Ok(aside) = self.bodies.reserve_reply(reply_bytes_expected) else {
             return Ok(Called::not_sent(Refusal::NoRoom));
         };
         let (done, outcome) = oneshot::channel();
         let Some(call) = Call::begin(
             self,
-            Waiting {
+            PendingCall {
                 done,
-                reply: Arriving::Expected(aside),
+                reply: PendingReply::Expected(aside),
             },
         ) else {
             return Ok(Called::not_sent(Refusal::Overloaded));
         };
         // The message holds the room of its body for as long as this takes.
-        let sending =
-            self.outbox
-                .push_with_body(call.id, message.body.len(), Room::default(), |buffer| {
-                    let remaining = deadline.saturating_duration_since(Instant::now());
-                    wire::put_call(buffer, call.id, message, remaining)
-                });
+        let sending = self.outbox.push_with_body(
+            call.id,
+            message.body.len(),
+            Reservation::default(),
+            |buffer| {
+                let remaining = deadline.saturating_duration_since(Instant::now());
+                wire::put_call(buffer, call.id, message, remaining)
+            },
+        );
         match timeout_at(deadline.into(), sending).await {
             Ok(sent) => sent?,
             // It waited for room until the end: the peer takes less than it is sent.
@@ -287,7 +290,7 @@ impl Connection {
         let outcome = match timeout_at(deadline.into(), outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Fault::Lost),
-            Err(_) if self.outbox.take_back(call.id) => {
+            Err(_) if self.outbox.cancel_unsent(call.id) => {
                 return Ok(Called::not_sent(Refusal::WaitedTooLong));
             }
             Err(_) => Err(Fault::DeadlineExceeded),
@@ -358,9 +361,9 @@ impl Connection {
             } => {
                 let mut calls = self.lock();
                 // A call that was cancelled is not there any more.
-                let Some(Waiting {
+                let Some(PendingCall {
                     done,
-                    reply: Arriving::Expected(aside),
+                    reply: PendingReply::Expected(aside),
                 }) = calls.remove(&id)
                 else {
                     return Ok(());
@@ -371,9 +374,9 @@ impl Connection {
                         if !body.is_complete() {
                             calls.insert(
                                 id,
-                                Waiting {
+                                PendingCall {
                                     done,
-                                    reply: Arriving::Partial(reply, body),
+                                    reply: PendingReply::Partial(reply, body),
                                 },
                             );
                             return Ok(());
@@ -432,8 +435,8 @@ impl Connection {
     fn receive_chunk(&self, id: CallId, bytes: &bytes::Bytes) -> Result<(), WireError> {
         let mut calls = self.lock();
         // A call that was cancelled is not there any more.
-        let Some(Waiting {
-            reply: Arriving::Partial(_, body),
+        let Some(PendingCall {
+            reply: PendingReply::Partial(_, body),
             ..
         }) = calls.get_mut(&id)
         else {
@@ -441,9 +444,9 @@ impl Connection {
         };
         body.push(bytes)?;
         if body.is_complete()
-            && let Some(Waiting {
+            && let Some(PendingCall {
                 done,
-                reply: Arriving::Partial(mut reply, body),
+                reply: PendingReply::Partial(mut reply, body),
             }) = calls.remove(&id)
         {
             self.close_if_done(&calls);
@@ -455,7 +458,7 @@ impl Connection {
     }
 
     /// Says goodbye to a peer that is leaving, once it owes no more replies.
-    fn close_if_done(&self, calls: &HashMap<CallId, Waiting>) {
+    fn close_if_done(&self, calls: &HashMap<CallId, PendingCall>) {
         if self.liveness.is_leaving() && calls.is_empty() {
             self.outbox.close();
         }
@@ -479,7 +482,7 @@ impl Connection {
         calls.clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CallId, Waiting>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<CallId, PendingCall>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -491,7 +494,7 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn begin(connection: &'a Connection, waiting: Waiting) -> Option<Self> {
+    fn begin(connection: &'a Connection, waiting: PendingCall) -> Option<Self> {
         let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
         let mut calls = connection.lock();
         if calls.len() >= CALLS_MAX {

@@ -10,12 +10,12 @@ mod liveness;
 mod outbox;
 mod server;
 mod session;
-mod stream;
+mod socket;
 mod wire;
 
 pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
 pub use connection::Called;
 pub use server::Server;
-pub use stream::TlsNow;
+pub use socket::TlsNow;
 pub use wire::Hello;

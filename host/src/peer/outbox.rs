@@ -1,5 +1,5 @@
 //! The write queue of one connection. Frames are encoded as they arise into one buffer, which the
-//! writer takes as a whole: many messages, one write. Bodies larger than a chunk are queued beside
+//! writer takes as a whole: many messages, one write. BodyMemory larger than a chunk are queued beside
 //! it and written round robin, a chunk at a time.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::wire::{self, CHUNK_BYTES_MAX, CallId};
-use crate::bodies::Room;
+use crate::bodies::Reservation;
 
 /// Bytes of bodies longer than a chunk that one connection queues; further ones wait for permits.
 const WAITING_BODY_BYTES_MAX: usize = 128 << 20;
@@ -46,7 +46,7 @@ const BUFFER_BYTES_KEPT: usize = 512 * 1024;
 pub(super) struct Closed;
 
 pub(super) struct Outbox {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Buffered>,
     wake: Notify,
     /// Notified when the writer takes a full buffer.
     emptied: Notify,
@@ -56,13 +56,13 @@ pub(super) struct Outbox {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Buffered {
     buffer: BytesMut,
     /// Length of the prefix of `buffer` that has no more calls, so that [`wire::void_call`] can
     /// skip it.
     void: usize,
     /// Reservations of the bodies that are completely in the buffer.
-    kept: Vec<Room>,
+    kept: Vec<Reservation>,
     bodies: VecDeque<WaitingBody>,
     closed: bool,
 }
@@ -78,7 +78,7 @@ struct WaitingBody {
     id: CallId,
     rest: Bytes,
     /// Its reservation in the memory account of the node.
-    _kept: Room,
+    _kept: Reservation,
     /// Its permits of `body_kib`.
     _room: OwnedSemaphorePermit,
 }
@@ -118,7 +118,7 @@ impl Outbox {
         &self,
         id: CallId,
         body_bytes: usize,
-        kept: Room,
+        kept: Reservation,
         encode: impl FnOnce(&mut BytesMut) -> Bytes,
     ) -> Result<(), Closed> {
         let mut room = None;
@@ -133,7 +133,7 @@ impl Outbox {
                     .map_err(|_| Closed)?,
             );
         }
-        let mut add = |waiting: &mut Waiting| {
+        let mut add = |waiting: &mut Buffered| {
             let rest = encode(&mut waiting.buffer);
             if let Some(room) = room {
                 waiting.bodies.push_back(WaitingBody {
@@ -160,7 +160,7 @@ impl Outbox {
     }
 
     /// Runs `add` on the queue, unless the buffer has `buffer_bytes_max` bytes already.
-    fn add<F: FnOnce(&mut Waiting)>(&self, add: F, buffer_bytes_max: usize) -> Added<F> {
+    fn add<F: FnOnce(&mut Buffered)>(&self, add: F, buffer_bytes_max: usize) -> Added<F> {
         let mut waiting = self.lock();
         if waiting.closed {
             return Added::Closed;
@@ -184,7 +184,7 @@ impl Outbox {
 
     /// Takes back a call that has not gone out completely, so that the peer cannot have begun to
     /// run it. Returns whether it was taken back.
-    pub(super) fn take_back(&self, id: CallId) -> bool {
+    pub(super) fn cancel_unsent(&self, id: CallId) -> bool {
         let waiting = &mut *self.lock();
         let before = waiting.bodies.len();
         waiting.bodies.retain(|body| body.id != id);
@@ -270,7 +270,7 @@ impl Outbox {
 
     /// Moves the next frames to write into the empty `batch`, and the reservations of their bodies
     /// into the empty `kept`. Returns whether the outbox is closed.
-    fn take(&self, batch: &mut BytesMut, kept: &mut Vec<Room>) -> bool {
+    fn take(&self, batch: &mut BytesMut, kept: &mut Vec<Reservation>) -> bool {
         let mut waiting = self.lock();
         std::mem::swap(&mut waiting.buffer, batch);
         waiting.void = 0;
@@ -290,7 +290,7 @@ impl Outbox {
         waiting.closed
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Buffered> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -315,7 +315,7 @@ mod tests {
             status,
             headers,
             body,
-            room: Room::default(),
+            room: Reservation::default(),
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
         for id in [1, 2] {
             let reply = reply(20 * CHUNK_BYTES_MAX);
             outbox
-                .push_with_body(id, reply.body.len(), Room::default(), |buffer| {
+                .push_with_body(id, reply.body.len(), Reservation::default(), |buffer| {
                     put_reply(buffer, id, &reply)
                 })
                 .await
@@ -371,7 +371,9 @@ mod tests {
             .unwrap();
         let reply = reply(1);
         let mut pushing = Box::pin(
-            outbox.push_with_body(1, 1, Room::default(), |buffer| put_reply(buffer, 1, &reply)),
+            outbox.push_with_body(1, 1, Reservation::default(), |buffer| {
+                put_reply(buffer, 1, &reply)
+            }),
         );
         assert!(
             pushing.as_mut().now_or_never().is_none(),
@@ -409,18 +411,18 @@ mod tests {
             let encode =
                 |buffer: &mut BytesMut| put_call(buffer, id, &message, Duration::from_secs(1));
             outbox
-                .push_with_body(id, body_bytes, Room::default(), encode)
+                .push_with_body(id, body_bytes, Reservation::default(), encode)
                 .await
                 .unwrap();
         }
-        assert!(outbox.take_back(2));
-        assert!(!outbox.take_back(2), "once");
+        assert!(outbox.cancel_unsent(2));
+        assert!(!outbox.cancel_unsent(2), "once");
         assert_eq!(calls_in(&outbox.lock().buffer), [1, 3]);
         assert_eq!(outbox.lock().void, 0);
         outbox.take(&mut BytesMut::new(), &mut Vec::new());
-        assert!(!outbox.take_back(1), "it has gone out");
+        assert!(!outbox.cancel_unsent(1), "it has gone out");
         // Only the beginning of call 3 has gone out.
-        assert!(outbox.take_back(3));
+        assert!(outbox.cancel_unsent(3));
         let frames = written(&outbox).await;
         assert!(frames.is_empty(), "{frames:?}");
     }
@@ -430,7 +432,7 @@ mod tests {
         let outbox = Outbox::new();
         let large = reply(20 * CHUNK_BYTES_MAX);
         outbox
-            .push_with_body(1, large.body.len(), Room::default(), |buffer| {
+            .push_with_body(1, large.body.len(), Reservation::default(), |buffer| {
                 put_reply(buffer, 1, &large)
             })
             .await
@@ -449,7 +451,7 @@ mod tests {
         assert!(outbox.push(|buffer| put_cancel(buffer, 3)).is_err());
         let reply = reply(2 * CHUNK_BYTES_MAX);
         let pushed = outbox
-            .push_with_body(1, reply.body.len(), Room::default(), |buffer| {
+            .push_with_body(1, reply.body.len(), Reservation::default(), |buffer| {
                 put_reply(buffer, 1, &reply)
             })
             .await;

@@ -22,10 +22,10 @@ use tracing::warn;
 
 use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
 use super::outbox::Closed;
-use super::session::{Arriving, Calls, Ending, RunningCall, Session};
-use super::stream::{self, TlsNow, Writer};
+use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
+use super::socket::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, WireError};
-use crate::bodies::Bodies;
+use crate::bodies::BodyMemory;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
 use crate::message::{Fault, Refusal};
@@ -38,7 +38,7 @@ const CONNECTIONS_MAX: usize = 4_608;
 
 /// Connections at once of which it is not known yet who they are of. Strangers that are more than
 /// these are turned away, and some peers with them, which come again.
-const GREETINGS_MAX: usize = 512;
+const HANDSHAKES_MAX: usize = 512;
 
 /// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ const GOODBYE_MAX: Duration = Duration::from_secs(1);
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// A connection of a peer, with its place among those that there may be.
-type Greeted = (OwnedSemaphorePermit, Frames, Writer);
+type Handshaken = (OwnedSemaphorePermit, Frames, Writer);
 
 /// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one
 /// that was wrong.
@@ -67,7 +67,7 @@ pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     local: Arc<S>,
-    bodies: &'static Bodies,
+    bodies: &'static BodyMemory,
     lanes: Lanes,
     /// Where calls go that are not done at once.
     runtime: Handle,
@@ -86,7 +86,7 @@ impl<S: LocalService> Server<S> {
         own: Hello,
         tls: TlsNow,
         local: Arc<S>,
-        bodies: &'static Bodies,
+        bodies: &'static BodyMemory,
         lanes: Lanes,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -108,9 +108,9 @@ impl<S: LocalService> Server<S> {
 
     /// Accepts connections until [`Server::stop`].
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let acceptor = Acceptor::new(listener, "the cluster port").on(self.lanes.clone());
-        let serve = |socket, addr| self.clone().serve(socket, addr, greetings.clone());
+        let serve = |socket, addr| self.clone().serve(socket, addr, handshakes.clone());
         acceptor.run(&self.stopped, &self.connections, serve).await;
     }
 
@@ -118,15 +118,15 @@ impl<S: LocalService> Server<S> {
         self: Arc<Self>,
         socket: TcpStream,
         addr: SocketAddr,
-        greetings: Arc<Semaphore>,
+        handshakes: Arc<Semaphore>,
     ) {
-        let Ok(greeting) = greetings.try_acquire() else {
+        let Ok(handshaking) = handshakes.try_acquire() else {
             let error = "too many at once have not said yet who they are";
             return self.log_rejected(Rejected::Unheard, addr, error);
         };
-        let greeted = self.greet_in_time(socket, addr).await;
-        drop(greeting);
-        if let Some((_permit, frames, writer)) = greeted {
+        let handshaken = self.handshake_in_time(socket, addr).await;
+        drop(handshaking);
+        if let Some((_permit, frames, writer)) = handshaken {
             self.connection(frames, writer, addr).await;
         }
     }
@@ -160,9 +160,9 @@ impl<S: LocalService> Server<S> {
         }
     }
 
-    async fn greet_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<Greeted> {
-        match timeout(HELLO_TIMEOUT, self.greet(stream)).await {
-            Ok(Ok(greeted)) => return Some(greeted),
+    async fn handshake_in_time(&self, stream: TcpStream, addr: SocketAddr) -> Option<Handshaken> {
+        match timeout(HELLO_TIMEOUT, self.handshake(stream)).await {
+            Ok(Ok(handshaken)) => return Some(handshaken),
             Ok(Err(error)) => self.log_rejected(Rejected::Heard, addr, error),
             Err(_) => self.log_rejected(Rejected::Heard, addr, "it said no hello"),
         }
@@ -187,7 +187,7 @@ impl<S: LocalService> Server<S> {
             let session = session.clone();
             async move { session.outbox.write_to(writer).await }
         });
-        let ending = Ending(&session);
+        let ending = EndOnDrop(&session);
         if let Err(error) = self.read(&session, frames).await {
             warn!(event = "peer-connection-lost", %addr, %error, "a peer's connection was lost");
         }
@@ -199,8 +199,8 @@ impl<S: LocalService> Server<S> {
     }
 
     /// Makes sure that it is a node of this mesh, and that there is room for it.
-    async fn greet(&self, stream: TcpStream) -> Result<Greeted, ConnectError> {
-        let (reader, mut writer, caller) = stream::accept(stream, &self.tls).await?;
+    async fn handshake(&self, stream: TcpStream) -> Result<Handshaken, ConnectError> {
+        let (reader, mut writer, caller) = socket::accept(stream, &self.tls).await?;
         let mut frames = FramedRead::new(reader, wire::framing());
         let agreed = match next(&mut frames).await? {
             Frame::Hello(hello) => {
@@ -260,7 +260,7 @@ impl<S: LocalService> Server<S> {
                 () = self.stopped.cancelled() => return Ok(()),
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
-                    calls.begin_turn();
+                    calls.begin_read();
                     // Frames mostly come many at a time: the others of this read need no waiting.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
@@ -288,7 +288,7 @@ impl<S: LocalService> Server<S> {
                 remaining,
                 body,
             } => {
-                let Ok(room) = self.bodies.room(body.bytes()) else {
+                let Ok(room) = self.bodies.reserve(body.bytes()) else {
                     session.answer_fault(id, &Fault::Refused(Refusal::NoRoom));
                     return Ok(());
                 };

@@ -10,12 +10,12 @@ use tokio::task::AbortHandle;
 
 use super::outbox::Outbox;
 use super::wire::{self, Body, CallId};
-use crate::bodies::Room;
+use crate::bodies::Reservation;
 use crate::message::{Fault, Message, Outcome};
 
 /// How long the reader of a connection runs what has arrived together before the rest goes
 /// elsewhere; a call that alone takes longer is a long one.
-const TURN_MAX: Duration = Duration::from_millis(1);
+const READ_MAX: Duration = Duration::from_millis(1);
 
 /// After two long calls, so many are taken for long ones.
 const LONG_AHEAD: u32 = 64;
@@ -34,7 +34,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// The reader has waited.
-    pub(super) fn begin_turn(&mut self) {
+    pub(super) fn begin_read(&mut self) {
         self.spent = Duration::ZERO;
     }
 
@@ -43,7 +43,7 @@ impl Calls {
     pub(super) fn may_wait_for_the_next(&mut self) -> bool {
         let is_short = self.long_ahead == 0;
         self.long_ahead = self.long_ahead.saturating_sub(1);
-        is_short && self.spent < TURN_MAX
+        is_short && self.spent < READ_MAX
     }
 
     /// A call took so long, in which the connection was not read. When two in a row are worth a
@@ -51,7 +51,7 @@ impl Calls {
     /// single connection.
     pub(super) fn note(&mut self, took: Duration) {
         self.spent += took;
-        let is_long = took > TURN_MAX;
+        let is_long = took > READ_MAX;
         if is_long && self.last_was_long {
             self.long_ahead = LONG_AHEAD;
         }
@@ -64,7 +64,7 @@ pub(super) struct Arriving {
     pub(super) message: Box<Message>,
     pub(super) deadline: Instant,
     pub(super) body: Body,
-    pub(super) room: Room,
+    pub(super) room: Reservation,
 }
 
 /// A call that runs. However it ends, it is not running any more, and its caller is told.
@@ -83,9 +83,9 @@ impl Drop for RunningCall {
 }
 
 /// However the reader of a connection ends, nobody waits for what still runs.
-pub(super) struct Ending<'a>(pub(super) &'a Session);
+pub(super) struct EndOnDrop<'a>(pub(super) &'a Session);
 
-impl Drop for Ending<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
@@ -127,7 +127,7 @@ impl Session {
                 };
                 let _ = self
                     .outbox
-                    .push_with_body(id, 0, Room::default(), encode)
+                    .push_with_body(id, 0, Reservation::default(), encode)
                     .await;
             }
         }
@@ -164,13 +164,13 @@ mod tests {
 
     #[test]
     fn after_long_calls_some_are_taken_for_long_ones() {
-        let (mut calls, long) = (Calls::default(), TURN_MAX * 2);
+        let (mut calls, long) = (Calls::default(), READ_MAX * 2);
         // Between these calls the reader has waited.
         let note = |calls: &mut Calls, took| {
             calls.note(took);
-            calls.begin_turn();
+            calls.begin_read();
         };
-        for took in [long, TURN_MAX, long] {
+        for took in [long, READ_MAX, long] {
             assert!(calls.may_wait_for_the_next(), "one alone may be chance");
             note(&mut calls, took);
         }
@@ -178,7 +178,7 @@ mod tests {
         assert!((0..LONG_AHEAD).all(|_| !calls.may_wait_for_the_next()));
         assert!(calls.may_wait_for_the_next());
         // However short they are, there is an end to those that arrive together.
-        calls.note(TURN_MAX);
+        calls.note(READ_MAX);
         assert!(!calls.may_wait_for_the_next());
     }
 }

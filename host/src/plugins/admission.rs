@@ -9,7 +9,7 @@ use metrics::{Counter, counter};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout_at;
 
-use crate::bodies::Expected;
+use crate::bodies::ReplySize;
 use crate::message::{Refusal, StreamName};
 use crate::runtime::Limits;
 use crate::telemetry::names;
@@ -26,7 +26,7 @@ pub struct Admission {
     calls: AtomicU64,
     calls_total: Counter,
     /// How large the next reply is expected to be.
-    pub reply_expected: Expected,
+    pub reply_expected: ReplySize,
 }
 
 /// The place of one message: it runs or waits. Given back when dropped. It holds the plugin that
@@ -52,7 +52,7 @@ impl Admission {
             waiting: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             calls_total: counter!(names::CALLS, "stream" => stream.to_string()),
-            reply_expected: Expected::default(),
+            reply_expected: ReplySize::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use super::catalog::Catalog;
 use super::debounce::{Debounce, Ended, Step};
 use super::jobs::Jobs;
 use super::load::{Loaded, Loader};
-use super::source::{self, Found, ReadError, Source, Version};
+use super::source::{Found, ReadError, Source, SourceEvent, Version};
 use super::withdrawals::Withdrawal;
 
 /// How often the source is looked at without any event: network and container file systems lose
@@ -156,7 +156,7 @@ impl<S: Source> Reconciler<S> {
             match wake {
                 Wake::Look => self.look(),
                 Wake::Changed => {
-                    self.source.log(source::Event::Changed);
+                    self.source.log(SourceEvent::Changed);
                     self.look();
                 }
                 Wake::Unanswered => self.log_silent(),
@@ -173,7 +173,7 @@ impl<S: Source> Reconciler<S> {
 
     fn log_silent(&mut self) {
         self.is_readable = false;
-        self.source.log(source::Event::Silent);
+        self.source.log(SourceEvent::Silent);
     }
 
     /// Begins to look at the source, unless a look runs already.
@@ -283,7 +283,7 @@ impl<S: Source> Reconciler<S> {
         match found {
             Ok(found) => {
                 if !std::mem::replace(&mut self.is_readable, true) {
-                    self.source.log(source::Event::Readable);
+                    self.source.log(SourceEvent::Readable);
                     self.debounce.look_anew(now);
                 }
                 for step in self.debounce.observe(now, &found) {
@@ -292,9 +292,9 @@ impl<S: Source> Reconciler<S> {
             }
             // A source that is gone says nothing of its plugins: they stay until it is back.
             Err(error) if std::mem::replace(&mut self.is_readable, false) => {
-                self.source.log(source::Event::Unreadable(&error));
+                self.source.log(SourceEvent::Unreadable(&error));
             }
-            Err(error) => self.source.log(source::Event::StillUnreadable(&error)),
+            Err(error) => self.source.log(SourceEvent::StillUnreadable(&error)),
         }
     }
 

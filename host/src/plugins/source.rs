@@ -26,14 +26,14 @@ pub trait Source: fmt::Display + Send + Sync + 'static {
     fn changed(&self) -> Arc<Notify>;
 
     /// Logs something that happens to the source itself.
-    fn log(&self, event: Event<'_>);
+    fn log(&self, event: SourceEvent<'_>);
 }
 
 /// The plugins of a source by name.
 pub(super) type Found = BTreeMap<String, Version>;
 
 /// What happens to a source.
-pub enum Event<'a> {
+pub enum SourceEvent<'a> {
     /// It has notified of a change.
     Changed,
     /// A look at it hangs.

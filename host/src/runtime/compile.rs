@@ -37,7 +37,7 @@ pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<Prepared, 
 
 fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<Prepared, LoadError> {
     check_beginning(bytes)?;
-    let turn = engine.compile_turns.take(bytes);
+    let turn = engine.compile_locks.take(bytes);
     let compiled = Component::from_binary(&engine.wasmtime, bytes);
     drop(turn);
     engine.note_compiled();

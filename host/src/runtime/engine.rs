@@ -16,7 +16,7 @@ use wasmtime::{
 
 use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
-use super::compile_turns::CompileTurns;
+use super::compile_locks::CompileLocks;
 use super::host::{self, HostSettings, HostState};
 use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use super::pool::Pools;
@@ -43,7 +43,7 @@ pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
     pub(super) linker: Arc<Linker<HostState>>,
     cache: Option<Cache>,
-    pub(super) compile_turns: CompileTurns,
+    pub(super) compile_locks: CompileLocks,
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
@@ -79,7 +79,7 @@ impl Engine {
                     error,
                     "there is no compile cache: each start compiles every plugin; set --data-dir to a directory that can be written"
                 );
-                Self::start(None, CompileTurns::default(), settings)
+                Self::start(None, CompileLocks::default(), settings)
             }
         }
     }
@@ -89,12 +89,12 @@ impl Engine {
     /// # Errors
     /// If the machine cannot run compiled code.
     pub fn without_cache() -> Result<Self, EngineError> {
-        Self::start(None, CompileTurns::default(), &HostSettings::default())
+        Self::start(None, CompileLocks::default(), &HostSettings::default())
     }
 
     fn start(
         cache: Option<Cache>,
-        compile_turns: CompileTurns,
+        compile_locks: CompileLocks,
         settings: &HostSettings,
     ) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
@@ -125,7 +125,7 @@ impl Engine {
             wasmtime,
             linker: Arc::new(linker),
             cache,
-            compile_turns,
+            compile_locks,
             pools,
             clock,
             turns: Turns::new(),
@@ -150,12 +150,12 @@ impl Engine {
 
 /// Opens the cache, and the turns beside it, which removes what it does not know. What it cannot
 /// write it does not say.
-fn open_cache(data_dir: &Path) -> Result<(Cache, CompileTurns), String> {
+fn open_cache(data_dir: &Path) -> Result<(Cache, CompileLocks), String> {
     let mut config = CacheConfig::new();
     let directory = data_dir.join("compiled");
     config.with_directory(&directory);
     let cache = Cache::new(config).map_err(|error| format!("{error:#}"))?;
-    let turns = CompileTurns::in_directory(data_dir.join("compiling"))
+    let turns = CompileLocks::in_directory(data_dir.join("compiling"))
         .map_err(|error| error.to_string())?;
     // A name of its own: nodes in containers that share the directory have the same process ids.
     let probe = directory.join(format!(".probe-{}", Uuid::now_v7()));

@@ -4,7 +4,7 @@
 mod budget;
 mod clock;
 mod compile;
-mod compile_turns;
+mod compile_locks;
 mod contract;
 mod engine;
 mod entry;

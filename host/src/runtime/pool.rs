@@ -22,10 +22,10 @@ const RECLAIMED_AT_ONCE: usize = 8;
 
 /// The warm instances of one plugin.
 #[derive(Default)]
-pub(super) struct Pool(Mutex<Waiting>);
+pub(super) struct Pool(Mutex<Idle>);
 
 #[derive(Default)]
-struct Waiting {
+struct Idle {
     /// The last one back is the first to go: its memory is warm, and those at the bottom are not
     /// needed.
     instances: Vec<Instance>,
@@ -37,47 +37,45 @@ struct Waiting {
 #[derive(Clone, Default)]
 pub(super) struct Pools {
     pools: Arc<Mutex<Vec<Weak<Pool>>>>,
-    /// Held by who gives up waiting instances, until they are gone.
+    /// Held by who gives up idle instances, until they are gone.
     reclaiming: Arc<Mutex<()>>,
 }
 
 impl Pool {
     pub(super) fn take(&self) -> Option<Instance> {
-        let mut waiting = self.waiting();
-        let instance = waiting.instances.pop();
-        waiting.unneeded = waiting.unneeded.min(waiting.instances.len());
+        let mut idle = self.idle();
+        let instance = idle.instances.pop();
+        idle.unneeded = idle.unneeded.min(idle.instances.len());
         instance
     }
 
     pub(super) fn put(&self, instance: Instance) {
-        self.waiting().instances.push(instance);
+        self.idle().instances.push(instance);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting().instances.len()
+        self.idle().instances.len()
     }
 
     /// How many instances were not needed since this was last called.
     fn surplus(&self) -> usize {
-        let mut waiting = self.waiting();
-        let surplus = waiting
-            .unneeded
-            .min(waiting.instances.len().saturating_sub(KEPT));
-        waiting.unneeded = waiting.instances.len() - surplus;
+        let mut idle = self.idle();
+        let surplus = idle.unneeded.min(idle.instances.len().saturating_sub(KEPT));
+        idle.unneeded = idle.instances.len() - surplus;
         surplus
     }
 
     /// Drops at most so many, but not those that stay, and returns how many that were.
     fn give_up(&self, max: usize) -> usize {
-        let mut waiting = self.waiting();
-        let surplus = waiting.instances.len().saturating_sub(KEPT).min(max);
-        let dropped: Vec<Instance> = waiting.instances.drain(..surplus).collect();
-        waiting.unneeded = waiting.unneeded.min(waiting.instances.len());
-        drop(waiting);
+        let mut idle = self.idle();
+        let surplus = idle.instances.len().saturating_sub(KEPT).min(max);
+        let dropped: Vec<Instance> = idle.instances.drain(..surplus).collect();
+        idle.unneeded = idle.unneeded.min(idle.instances.len());
+        drop(idle);
         dropped.len()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         lock(&self.0)
     }
 }
@@ -118,7 +116,7 @@ impl Pools {
         pool
     }
 
-    /// Drops some of the waiting instances of the node, of the plugins that have most of them, but
+    /// Drops some of the idle instances of the node, of the plugins that have most of them, but
     /// not the last one of any. Returns whether there may be room now.
     pub(super) fn reclaim(&self) -> bool {
         let Ok(_reclaiming) = self.reclaiming.try_lock() else {

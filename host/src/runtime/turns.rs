@@ -70,7 +70,7 @@ impl Turns {
             }
             // It is a long one: on a lane it would be in the way of all others there, and each lane
             // has but one core.
-            lanes::leave().await;
+            lanes::move_off_lane().await;
             while turn.is_over() {
                 // Tokio looks after I/O and timers before it comes back here.
                 yield_now().await;

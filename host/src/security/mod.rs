@@ -20,7 +20,7 @@ pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
 pub use sites::{
-    AllowedOrigin, Asking, Names, NotAnOrigin, SEC_FETCH_SITE, Sites, allow_what_is_asked,
-    check_own,
+    AllowedOrigin, HostTrust, NotAnOrigin, RequestSource, SEC_FETCH_SITE, Sites, answer_preflight,
+    check_admin_request,
 };
 pub use tokens::{TokenError, Tokens};

@@ -38,7 +38,7 @@ const SESSIONS_MAX: usize = 2_048;
 pub struct PeerTls {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
-    names: Names,
+    names: CertificateNaming,
     certificate: CertificateDer<'static>,
     /// Snapshots of the operator's files; `None` if made from a secret.
     files: Option<Arc<[PemFile; 3]>>,
@@ -63,7 +63,7 @@ impl fmt::Debug for PeerTls {
 
 /// How a certificate names the id of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Names {
+enum CertificateNaming {
     /// As a hash, since an id may have characters that a DNS name may not.
     Hashed,
     /// As it is, in the operator's own certificates.
@@ -121,7 +121,7 @@ impl PeerTls {
         let own_key = PrivateKeyDer::Pkcs8(own_key.serialize_der().into());
         let own = CertifiedKey::from_der(vec![own.der().clone()], own_key, &provider())
             .map_err(unusable)?;
-        Self::new(own, Trust::new(trusted)?, Names::Hashed)
+        Self::new(own, Trust::new(trusted)?, CertificateNaming::Hashed)
     }
 
     /// Uses the operator's own certificates.
@@ -135,14 +135,14 @@ impl PeerTls {
         if let Err(error) = trust.check(&own) {
             return Err(TlsError::Certificate(certificate.unfit(refusal(&error))));
         }
-        let tls = Self::new(own, trust, Names::Plain)?;
+        let tls = Self::new(own, trust, CertificateNaming::Plain)?;
         Ok(Self {
             files: Some(Arc::new([certificate, key, authority])),
             ..tls
         })
     }
 
-    fn new(own: CertifiedKey, trust: Trust, names: Names) -> Result<Self, TlsError> {
+    fn new(own: CertifiedKey, trust: Trust, names: CertificateNaming) -> Result<Self, TlsError> {
         let certificate = own
             .end_entity_cert()
             .map_err(unusable)?
@@ -191,10 +191,10 @@ impl PeerTls {
     /// If the handshake fails: the peer is another node, or not of this mesh.
     pub async fn connect(
         &self,
-        stream: TcpStream,
+        socket: TcpStream,
         node_id: &NodeId,
     ) -> io::Result<client::TlsStream<TcpStream>> {
-        self.connector.connect(self.name(node_id)?, stream).await
+        self.connector.connect(self.name(node_id)?, socket).await
     }
 
     /// Does the TLS handshake as a server; succeeds only if the peer is a node of this mesh. Which
@@ -202,8 +202,8 @@ impl PeerTls {
     ///
     /// # Errors
     /// If the handshake fails.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
+        self.acceptor.accept(socket).await
     }
 
     /// Checks that the certificate of an accepted connection is that of the node `node_id`.
@@ -217,8 +217,8 @@ impl PeerTls {
 
     fn name(&self, node_id: &NodeId) -> io::Result<ServerName<'static>> {
         let name = match self.names {
-            Names::Hashed => hashed(node_id),
-            Names::Plain => node_id.to_string(),
+            CertificateNaming::Hashed => hashed(node_id),
+            CertificateNaming::Plain => node_id.to_string(),
         };
         ServerName::try_from(name).map_err(io::Error::other)
     }
@@ -347,22 +347,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let calling = async {
-            let mut stream = caller
+            let mut socket = caller
                 .connect(TcpStream::connect(addr).await?, &id("n2"))
                 .await?;
             // In TLS 1.3 the callee rejects the caller's certificate only after the caller's
             // handshake is done.
-            tokio::io::AsyncReadExt::read_u8(&mut stream)
+            tokio::io::AsyncReadExt::read_u8(&mut socket)
                 .await
                 .map(|_| ())
         };
         let answering = async {
-            let (stream, _) = listener.accept().await?;
-            let mut stream = callee.accept(stream).await?;
-            let certificate = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+            let (socket, _) = listener.accept().await?;
+            let mut socket = callee.accept(socket).await?;
+            let certificate = socket.get_ref().1.peer_certificates().unwrap()[0].clone();
             callee.check(&certificate, &id("n1"))?;
-            tokio::io::AsyncWriteExt::write_u8(&mut stream, 1).await?;
-            tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+            tokio::io::AsyncWriteExt::write_u8(&mut socket, 1).await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut socket).await
         };
         tokio::join!(calling, answering)
     }

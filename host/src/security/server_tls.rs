@@ -66,7 +66,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// If the handshake fails.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(socket).await
     }
 }

@@ -36,7 +36,7 @@ pub struct NotAnOrigin;
 /// loopback nor HTTPS browsers send no `Sec-Fetch-Site`, and with a GET no `Origin`: such a request
 /// cannot be told from a tool's.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Asking<'a> {
+pub struct RequestSource<'a> {
     pub host: Option<&'a str>,
     pub origin: Option<&'a str>,
     pub fetch_site: Option<&'a str>,
@@ -45,7 +45,7 @@ pub struct Asking<'a> {
 /// How far the host name in `Host` is trusted. A page can make its own name resolve to any address
 /// (DNS rebinding); the browser then takes the page for one of that server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
+pub enum HostTrust {
     /// Any name is accepted. It proves nothing, but need not: a page of another site has no token,
     /// or the certificate is not valid for its name.
     Safe,
@@ -89,14 +89,14 @@ impl Sites {
     /// The reason for the refusal.
     pub fn check(
         &self,
-        asking: Asking<'_>,
-        names: Names,
+        source: RequestSource<'_>,
+        names: HostTrust,
     ) -> Result<Option<AllowedOrigin<'_>>, &'static str> {
-        let Asking {
+        let RequestSource {
             host,
             origin,
             fetch_site,
-        } = asking;
+        } = source;
         if let Some(origin) = origin
             && let Some(allowed) = self.allowed(origin)
         {
@@ -113,9 +113,9 @@ impl Sites {
         }
         let is_of_page = origin.is_some() || matches!(fetch_site, Some(site) if site != "none");
         let needs_address = match names {
-            Names::Safe => false,
-            Names::OfBrowsers => is_of_page,
-            Names::Checked => true,
+            HostTrust::Safe => false,
+            HostTrust::OfBrowsers => is_of_page,
+            HostTrust::Checked => true,
         };
         let is_known = |host: &str| {
             is_address(host)
@@ -166,7 +166,7 @@ impl AllowedOrigin<'_> {
 
 /// Adds the headers that answer a preflight request: allows these methods, and all headers that the
 /// request names.
-pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &mut HeaderMap) {
+pub fn answer_preflight(asked: &HeaderMap, methods: &'static str, headers: &mut HeaderMap) {
     headers.insert(
         ACCESS_CONTROL_ALLOW_METHODS,
         HeaderValue::from_static(methods),
@@ -186,8 +186,11 @@ pub fn allow_what_is_asked(asked: &HeaderMap, methods: &'static str, headers: &m
 ///
 /// # Errors
 /// The reason for the refusal.
-pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static str> {
-    if matches!(asking.fetch_site, Some("cross-site" | "same-site")) {
+pub fn check_admin_request(
+    host: Option<&str>,
+    source: RequestSource<'_>,
+) -> Result<(), &'static str> {
+    if matches!(source.fetch_site, Some("cross-site" | "same-site")) {
         return Err("the admin API does not answer requests of other sites (Sec-Fetch-Site)");
     }
     // After DNS rebinding a page of another site is of the same origin to the browser.
@@ -196,9 +199,9 @@ pub fn check_own(host: Option<&str>, asking: Asking<'_>) -> Result<(), &'static 
             "the admin API answers to an IP address or localhost, not to other names (Host)",
         );
     }
-    let is_own = asking
+    let is_own = source
         .origin
-        .is_none_or(|origin| is_of(asking.host, origin));
+        .is_none_or(|origin| is_of(source.host, origin));
     if is_own {
         Ok(())
     } else {
@@ -255,12 +258,12 @@ fn is_address(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn asking<'a>(
+    fn source<'a>(
         host: &'a str,
         origin: Option<&'a str>,
         fetch_site: Option<&'a str>,
-    ) -> Asking<'a> {
-        Asking {
+    ) -> RequestSource<'a> {
+        RequestSource {
             host: Some(host),
             origin,
             fetch_site,
@@ -306,35 +309,39 @@ mod tests {
     #[test]
     fn people_and_tools_are_answered() {
         for (host, origin, fetch_site) in PEOPLE_AND_TOOLS {
-            let asking = asking(host, origin, fetch_site);
-            for names in [Names::Safe, Names::OfBrowsers, Names::Checked] {
+            let source = source(host, origin, fetch_site);
+            for names in [HostTrust::Safe, HostTrust::OfBrowsers, HostTrust::Checked] {
                 assert_eq!(
-                    Sites::default().check(asking, names),
+                    Sites::default().check(source, names),
                     Ok(None),
-                    "{asking:?}"
+                    "{source:?}"
                 );
             }
-            assert_eq!(check_own(Some(host), asking), Ok(()), "{asking:?}");
+            assert_eq!(
+                check_admin_request(Some(host), source),
+                Ok(()),
+                "{source:?}"
+            );
         }
-        assert_eq!(check_own(None, Asking::default()), Ok(()));
+        assert_eq!(check_admin_request(None, RequestSource::default()), Ok(()));
         // Where other machines can reach the server, a tool may use any name, and a person may type
         // one.
         for fetch_site in [None, Some("none")] {
-            let asking = asking("node.example:8080", None, fetch_site);
+            let source = source("node.example:8080", None, fetch_site);
             assert_eq!(
-                Sites::default().check(asking, Names::OfBrowsers),
+                Sites::default().check(source, HostTrust::OfBrowsers),
                 Ok(None),
-                "{asking:?}"
+                "{source:?}"
             );
             assert!(
-                Sites::default().check(asking, Names::Checked).is_err(),
-                "{asking:?}"
+                Sites::default().check(source, HostTrust::Checked).is_err(),
+                "{source:?}"
             );
         }
         assert!(
-            check_own(
+            check_admin_request(
                 Some("node.example:9080"),
-                asking("node.example:9080", None, None)
+                source("node.example:9080", None, None)
             )
             .is_err()
         );
@@ -343,65 +350,70 @@ mod tests {
     #[test]
     fn other_sites_are_not() {
         for (host, origin, fetch_site) in OTHER_SITES {
-            let asking = asking(host, origin, fetch_site);
+            let source = source(host, origin, fetch_site);
             assert!(
-                Sites::default().check(asking, Names::OfBrowsers).is_err(),
-                "{asking:?}"
+                Sites::default()
+                    .check(source, HostTrust::OfBrowsers)
+                    .is_err(),
+                "{source:?}"
             );
-            assert!(check_own(Some(host), asking).is_err(), "{asking:?}");
+            assert!(
+                check_admin_request(Some(host), source).is_err(),
+                "{source:?}"
+            );
         }
         // With `Safe` a name is as good as an address, as no page could use its own.
-        let own = asking(
+        let own = source(
             "node.example",
             Some("https://node.example"),
             Some("same-origin"),
         );
-        assert!(Sites::default().check(own, Names::OfBrowsers).is_err());
-        assert_eq!(Sites::default().check(own, Names::Safe), Ok(None));
+        assert!(Sites::default().check(own, HostTrust::OfBrowsers).is_err());
+        assert_eq!(Sites::default().check(own, HostTrust::Safe), Ok(None));
     }
 
     #[test]
     fn an_operator_allows_others() {
         let sites = Sites::parse(["https://app.example", "http://node.example:8080"]).unwrap();
         let allowed = sites.check(
-            asking(
+            source(
                 "localhost:1",
                 Some("https://app.example"),
                 Some("cross-site"),
             ),
-            Names::Checked,
+            HostTrust::Checked,
         );
         let origin = HeaderValue::from_static("https://app.example");
         assert_eq!(allowed, Ok(Some(AllowedOrigin::This(&origin))));
         assert_eq!(
             sites.check(
-                asking("node.example:8080", None, Some("same-origin")),
-                Names::Checked
+                source("node.example:8080", None, Some("same-origin")),
+                HostTrust::Checked
             ),
             Ok(None)
         );
         assert!(
             sites
                 .check(
-                    asking("localhost:1", Some("https://evil.example"), None),
-                    Names::Checked
+                    source("localhost:1", Some("https://evil.example"), None),
+                    HostTrust::Checked
                 )
                 .is_err()
         );
         let any = Sites::parse(["*"]).unwrap();
         let allowed = any.check(
-            asking(
+            source(
                 "evil.example",
                 Some("https://evil.example"),
                 Some("cross-site"),
             ),
-            Names::Checked,
+            HostTrust::Checked,
         );
         assert_eq!(allowed, Ok(Some(AllowedOrigin::Any)));
         assert_eq!(
             any.check(
-                asking("evil.example", None, Some("cross-site")),
-                Names::Checked
+                source("evil.example", None, Some("cross-site")),
+                HostTrust::Checked
             ),
             Ok(None)
         );

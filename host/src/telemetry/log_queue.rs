@@ -32,12 +32,12 @@ pub(super) struct LogQueue {
 
 #[derive(Default)]
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<Queue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Queue {
     lines: Vec<u8>,
     /// Lines lost since the last `log-dropped` line: the queue was full, or they could not be
     /// written.
@@ -86,7 +86,7 @@ impl LogQueue {
         let until = waiting.pushed;
         while waiting.gone < until {
             let before = waiting.gone;
-            let is_stalled = |waiting: &mut Waiting| waiting.gone == before;
+            let is_stalled = |waiting: &mut Queue| waiting.gone == before;
             let left = give_up.saturating_duration_since(Instant::now());
             let waited =
                 self.shared
@@ -102,7 +102,7 @@ impl LogQueue {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
-};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::names;
@@ -47,7 +44,7 @@ impl Metrics {
             .build_recorder();
         let handle = recorder.handle();
         ::metrics::set_global_recorder(recorder).map_err(|_| MetricsError)?;
-        describe();
+        names::describe();
         let kept = handle.clone();
         let upkeep = async move {
             let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
@@ -81,81 +78,6 @@ fn stream_of(line: &str) -> Option<&str> {
     stream.split_once('"').map(|(stream, _)| stream)
 }
 
-fn describe() {
-    describe_counter!(
-        names::MESSAGES,
-        "Messages that this node was asked to send, by stream, outcome and route."
-    );
-    describe_histogram!(
-        names::MESSAGE_SECONDS,
-        Unit::Seconds,
-        "From the whole request to its outcome."
-    );
-    describe_counter!(
-        names::PROBLEMS,
-        "Problems that this node answered, by their type."
-    );
-    describe_gauge!(
-        names::PEERS,
-        "Live nodes in this node's view, itself not counted."
-    );
-    describe_gauge!(names::PEER_CONNECTIONS, "Open connections to peers.");
-    describe_gauge!(names::CLIENT_CONNECTIONS, "Open connections of clients.");
-    describe_gauge!(
-        names::INSTANCES,
-        "Component instances, by stream and state."
-    );
-    describe_counter!(
-        names::INSTANCES_MADE,
-        "Component instances that were made, the first of each version included."
-    );
-    describe_gauge!(
-        names::PLUGIN_VERSIONS,
-        "Versions of plugins in memory, those that only finish what they run included."
-    );
-    describe_counter!(
-        names::FAILOVERS,
-        "Messages that went on to the next in rank, by stream and cause."
-    );
-    describe_counter!(
-        names::FORWARDS_REFUSED,
-        "Messages of peers that this node refused, by cause."
-    );
-    describe_counter!(
-        names::BREAKER_CHANGES,
-        "Changes of the peers' breakers, by the new state."
-    );
-    describe_counter!(
-        names::VIEW_CHANGES,
-        "Nodes that came, changed or went in this node's view."
-    );
-    describe_counter!(
-        names::GOSSIP_BYTES,
-        Unit::Bytes,
-        "Payload of gossip's datagrams, by direction."
-    );
-    describe_counter!(
-        names::GOSSIP_REJECTED,
-        "Datagrams that are no gossip of this mesh, by cause."
-    );
-    describe_counter!(
-        names::SEED_PROBLEMS,
-        "Looks at a seed, one a second, that found it wrong, by cause."
-    );
-    describe_counter!(
-        names::COMPILED,
-        "Components that were compiled, as the compile cache did not have them."
-    );
-    describe_counter!(
-        names::LOG_DROPPED,
-        "Lines of the log that were dropped, as nobody took it."
-    );
-    describe_counter!(
-        names::CALLS,
-        "Messages that ran on this node's own plugin, whoever sent them."
-    );
-}
-
 /// Where a message ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
@@ -163,43 +85,73 @@ pub enum Route {
     Forwarded,
 }
 
-/// Values of the label `outcome`, by `outcome_index`.
-const OUTCOMES: [&str; 14] = [
-    "ok",
-    "invalid",
-    "not_found",
-    "conflict",
-    "unavailable",
-    "internal",
-    "crashed",
-    "deadline",
-    "refused",
-    "overloaded",
-    "unreachable",
-    "lost",
-    "limit",
-    "other",
-];
+/// How a message ended, as the metrics tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OutcomeLabel {
+    Ok,
+    Invalid,
+    NotFound,
+    Conflict,
+    Unavailable,
+    Internal,
+    Crashed,
+    Deadline,
+    Refused,
+    Overloaded,
+    Unreachable,
+    Lost,
+    Limit,
+    /// A fault of a later version. The last one.
+    Other,
+}
 
-fn outcome_index(outcome: &Outcome) -> usize {
-    match outcome {
-        Ok(_) => 0,
-        Err(Fault::Failure(failure)) => match failure.kind {
-            FailureKind::Invalid => 1,
-            FailureKind::NotFound => 2,
-            FailureKind::Conflict => 3,
-            FailureKind::Unavailable => 4,
-            FailureKind::Internal => 5,
-        },
-        Err(Fault::Crashed) => 6,
-        Err(Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong)) => 7,
-        Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::Time => 7,
-        Err(Fault::LimitExceeded(_)) => 12,
-        Err(Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom)) => 9,
-        Err(Fault::Refused(_)) => 8,
-        Err(Fault::Unreachable | Fault::NoCandidate) => 10,
-        Err(Fault::Lost) => 11,
-        Err(Fault::Foreign(_)) => 13,
+impl OutcomeLabel {
+    const COUNT: usize = Self::Other as usize + 1;
+
+    fn of(outcome: &Outcome) -> Self {
+        let fault = match outcome {
+            Ok(_) => return Self::Ok,
+            Err(fault) => fault,
+        };
+        match fault {
+            Fault::Failure(failure) => match failure.kind {
+                FailureKind::Invalid => Self::Invalid,
+                FailureKind::NotFound => Self::NotFound,
+                FailureKind::Conflict => Self::Conflict,
+                FailureKind::Unavailable => Self::Unavailable,
+                FailureKind::Internal => Self::Internal,
+            },
+            Fault::Crashed => Self::Crashed,
+            Fault::DeadlineExceeded | Fault::Refused(Refusal::WaitedTooLong) => Self::Deadline,
+            Fault::LimitExceeded(limit) if limit.kind == LimitKind::Time => Self::Deadline,
+            Fault::LimitExceeded(_) => Self::Limit,
+            Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom) => {
+                Self::Overloaded
+            }
+            Fault::Refused(_) => Self::Refused,
+            Fault::Unreachable | Fault::NoCandidate => Self::Unreachable,
+            Fault::Lost => Self::Lost,
+            Fault::Foreign(_) => Self::Other,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Conflict => "conflict",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::Crashed => "crashed",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Overloaded => "overloaded",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::Limit => "limit",
+            Self::Other => "other",
+        }
     }
 }
 
@@ -258,7 +210,8 @@ pub struct StreamMetrics {
 
 struct RouteMetrics {
     name: &'static str,
-    outcomes: [OnceLock<Counter>; OUTCOMES.len()],
+    /// By `OutcomeLabel`.
+    messages: [OnceLock<Counter>; OutcomeLabel::COUNT],
     seconds: OnceLock<Histogram>,
 }
 
@@ -266,7 +219,7 @@ impl StreamMetrics {
     pub fn new(stream: StreamName) -> Self {
         let route = |name| RouteMetrics {
             name,
-            outcomes: Default::default(),
+            messages: Default::default(),
             seconds: OnceLock::new(),
         };
         Self {
@@ -283,10 +236,10 @@ impl StreamMetrics {
             Route::Forwarded => &self.forwarded,
         };
         let stream = || self.stream.as_str().to_owned();
-        let index = outcome_index(outcome);
-        route.outcomes[index]
+        let ending = OutcomeLabel::of(outcome);
+        route.messages[ending as usize]
             .get_or_init(
-                || counter!(names::MESSAGES, "stream" => stream(), "outcome" => OUTCOMES[index], "route" => route.name),
+                || counter!(names::MESSAGES, "stream" => stream(), "outcome" => ending.name(), "route" => route.name),
             )
             .increment(1);
         route

@@ -1,40 +1,56 @@
-//! The names of the metrics, as `docs/http-api.md` lists them.
+//! The metrics: their names, and what Prometheus tells of them. `docs/http-api.md` lists them.
 
-/// Counter by `stream`, `outcome` and `route` (`local`, `forwarded`).
-pub const MESSAGES: &str = "meshage_messages_total";
-/// Histogram by `stream` and `route`, in seconds.
-pub const MESSAGE_SECONDS: &str = "meshage_message_duration_seconds";
-/// Gauge: the live nodes of the view other than this one.
-pub const PEERS: &str = "meshage_peers";
-/// Gauge: open connections to peers.
-pub const PEER_CONNECTIONS: &str = "meshage_peer_connections";
-/// Gauge: open connections of clients.
-pub const CLIENT_CONNECTIONS: &str = "meshage_client_connections";
-/// Gauge by `stream` and `state` (`idle`, `running`).
-pub const INSTANCES: &str = "meshage_instances";
-/// Counter by `type`: problems that this node sent as responses.
-pub const PROBLEMS: &str = "meshage_problems_total";
-/// Counter by `stream` and `because`: messages that went on to the next in rank.
-pub const FAILOVERS: &str = "meshage_failovers_total";
-/// Counter by `because`: messages of peers that this node refused.
-pub const FORWARDS_REFUSED: &str = "meshage_forwards_refused_total";
-/// Counter by `state`: changes of the peers' breakers.
-pub const BREAKER_CHANGES: &str = "meshage_breaker_changes_total";
-/// Counter by `change` (`seen`, `gone`): changes of the view.
-pub const VIEW_CHANGES: &str = "meshage_view_changes_total";
-/// Counter by `direction` (`sent`, `received`): payload of gossip's datagrams.
-pub const GOSSIP_BYTES: &str = "meshage_gossip_bytes_total";
-/// Counter by `because`: datagrams that are not gossip of this mesh.
-pub const GOSSIP_REJECTED: &str = "meshage_gossip_rejected_total";
-/// Counter by `because`: checks of a seed, one a second for each, that found something wrong.
-pub const SEED_PROBLEMS: &str = "meshage_seed_problems_total";
-/// Counter by `stream`: messages that ran on this node's own plugin, from clients and peers.
-pub const CALLS: &str = "meshage_calls_total";
-/// Counter: components that were compiled because the compile cache did not have them.
-pub const COMPILED: &str = "meshage_components_compiled_total";
-/// Counter by `stream`: instances that were made, the first one of each version included.
-pub const INSTANCES_MADE: &str = "meshage_instances_made_total";
-/// Gauge by `stream`: versions in memory; one while nothing is being replaced.
-pub const PLUGIN_VERSIONS: &str = "meshage_plugin_versions";
-/// Counter: log lines that were dropped because the queue was full or they could not be written.
-pub const LOG_DROPPED: &str = "meshage_log_lines_dropped_total";
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Each with its labels in the comment, its name, and its description.
+macro_rules! metrics {
+    ($($(#[$comment:meta])* $describe:ident $constant:ident = $name:literal, $($unit:path,)? $text:literal;)+) => {
+        $($(#[$comment])* pub const $constant: &str = $name;)+
+
+        /// Describes all of them to the recorder of this process.
+        pub(super) fn describe() {
+            $($describe!($name, $($unit,)? $text);)+
+        }
+    };
+}
+
+metrics! {
+    /// Counter by `stream`, `outcome` and `route` (`local`, `forwarded`).
+    describe_counter MESSAGES = "meshage_messages_total", "Messages that this node was asked to send, by stream, outcome and route.";
+    /// Histogram by `stream` and `route`, in seconds.
+    describe_histogram MESSAGE_SECONDS = "meshage_message_duration_seconds", Unit::Seconds, "From the whole request to its outcome.";
+    /// Gauge: the live nodes of the view other than this one.
+    describe_gauge PEERS = "meshage_peers", "Live nodes in this node's view, itself not counted.";
+    /// Gauge: open connections to peers.
+    describe_gauge PEER_CONNECTIONS = "meshage_peer_connections", "Open connections to peers.";
+    /// Gauge: open connections of clients.
+    describe_gauge CLIENT_CONNECTIONS = "meshage_client_connections", "Open connections of clients.";
+    /// Gauge by `stream` and `state` (`idle`, `running`).
+    describe_gauge INSTANCES = "meshage_instances", "Component instances, by stream and state.";
+    /// Counter by `type`: problems that this node sent as responses.
+    describe_counter PROBLEMS = "meshage_problems_total", "Problems that this node answered, by their type.";
+    /// Counter by `stream` and `because`: messages that went on to the next in rank.
+    describe_counter FAILOVERS = "meshage_failovers_total", "Messages that went on to the next in rank, by stream and cause.";
+    /// Counter by `because`: messages of peers that this node refused.
+    describe_counter FORWARDS_REFUSED = "meshage_forwards_refused_total", "Messages of peers that this node refused, by cause.";
+    /// Counter by `state`: changes of the peers' breakers.
+    describe_counter BREAKER_CHANGES = "meshage_breaker_changes_total", "Changes of the peers' breakers, by the new state.";
+    /// Counter by `change` (`seen`, `gone`): changes of the view.
+    describe_counter VIEW_CHANGES = "meshage_view_changes_total", "Nodes that came, changed or went in this node's view.";
+    /// Counter by `direction` (`sent`, `received`): payload of gossip's datagrams.
+    describe_counter GOSSIP_BYTES = "meshage_gossip_bytes_total", Unit::Bytes, "Payload of gossip's datagrams, by direction.";
+    /// Counter by `because`: datagrams that are not gossip of this mesh.
+    describe_counter GOSSIP_REJECTED = "meshage_gossip_rejected_total", "Datagrams that are no gossip of this mesh, by cause.";
+    /// Counter by `because`: checks of a seed, one a second for each, that found something wrong.
+    describe_counter SEED_PROBLEMS = "meshage_seed_problems_total", "Looks at a seed, one a second, that found it wrong, by cause.";
+    /// Counter by `stream`: messages that ran on this node's own plugin, from clients and peers.
+    describe_counter CALLS = "meshage_calls_total", "Messages that ran on this node's own plugin, whoever sent them.";
+    /// Counter: components that were compiled because the compile cache did not have them.
+    describe_counter COMPILED = "meshage_components_compiled_total", "Components that were compiled, as the compile cache did not have them.";
+    /// Counter by `stream`: instances that were made, the first one of each version included.
+    describe_counter INSTANCES_MADE = "meshage_instances_made_total", "Component instances that were made, the first of each version included.";
+    /// Gauge by `stream`: versions in memory; one while nothing is being replaced.
+    describe_gauge PLUGIN_VERSIONS = "meshage_plugin_versions", "Versions of plugins in memory, those that only finish what they run included.";
+    /// Counter: log lines that were dropped because the queue was full or they could not be written.
+    describe_counter LOG_DROPPED = "meshage_log_lines_dropped_total", "Lines of the log that were dropped, as nobody took it.";
+}

@@ -35,12 +35,12 @@ struct Pace {
 }
 
 struct All<K> {
-    remembered: HashMap<K, Told>,
+    remembered: HashMap<K, Entry>,
     /// One entry for all other events.
-    others: Option<Told>,
+    others: Option<Entry>,
 }
 
-struct Told {
+struct Entry {
     at: Instant,
     /// From `at` until it may be logged again.
     interval: Duration,
@@ -93,20 +93,20 @@ impl<K: Eq + Hash> Throttle<K> {
             remembered.retain(|_, told| !told.is_over(pace, now));
         }
         if remembered.len() < REMEMBERED_MAX {
-            remembered.insert(what, Told::first(now));
+            remembered.insert(what, Entry::first(now));
             return Some(1);
         }
         match others {
             Some(told) => told.again(pace, now),
             None => {
-                *others = Some(Told::first(now));
+                *others = Some(Entry::first(now));
                 Some(1)
             }
         }
     }
 }
 
-impl Told {
+impl Entry {
     fn first(now: Instant) -> Self {
         Self {
             at: now,

@@ -110,7 +110,7 @@ async fn measure(size: usize, metrics: &Metrics) -> Result<()> {
         let leaver = mesh.members.pop().context("there is a member")?;
         leaver
             .gossip
-            .say(|own| own.state = NodeState::Leaving)
+            .announce(|own| own.state = NodeState::Leaving)
             .await;
         mesh.agree(|view| view.nodes[&joined].state == NodeState::Leaving)
             .await?;

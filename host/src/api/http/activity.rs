@@ -43,7 +43,7 @@ impl Activity {
     /// Waits until nothing has happened for at least so long: a little longer, since it looks only
     /// now and then, so that requests need not set any timer.
     pub(in crate::api) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
-        let mut watch = Watch {
+        let mut watch = QuietCheck {
             every: idle_max,
             stalled_max,
             steps: 0,
@@ -59,7 +59,7 @@ impl Activity {
 }
 
 /// Looks at a connection in equal intervals, each as long as it may be idle.
-struct Watch {
+struct QuietCheck {
     every: Duration,
     stalled_max: Duration,
     /// Those that were seen last time.
@@ -67,7 +67,7 @@ struct Watch {
     quiet_for: Duration,
 }
 
-impl Watch {
+impl QuietCheck {
     fn look(&mut self, activity: &Activity) -> Option<Quiet> {
         let steps = activity.steps.load(Ordering::Relaxed);
         self.quiet_for = if steps == self.steps {
@@ -103,8 +103,8 @@ mod tests {
 
     const EVERY: Duration = Duration::from_secs(10);
 
-    fn watch() -> Watch {
-        Watch {
+    fn watch() -> QuietCheck {
+        QuietCheck {
             every: EVERY,
             stalled_max: 3 * EVERY,
             steps: 0,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::activity::{Activity, Open};
-use crate::bodies::Room;
+use crate::bodies::Reservation;
 
 /// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of
 /// those before.
@@ -32,7 +32,7 @@ enum Request {
 struct Counted {
     bytes: Bytes,
     _open: Open,
-    _room: Room,
+    _room: Reservation,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -42,7 +42,7 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl AnswerBody {
-    pub(in crate::api) fn new(bytes: Bytes, open: Open, room: Room) -> Self {
+    pub(in crate::api) fn new(bytes: Bytes, open: Open, room: Reservation) -> Self {
         if !room.is_counted() {
             return Self {
                 bytes,

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use crate::bodies::{Bodies, NoRoom, Room};
+use crate::bodies::{BodyMemory, NoRoom, Reservation};
 use crate::message::Refusal;
 
 /// How long a body that nobody wants is read for at most.
@@ -36,8 +36,8 @@ pub(in crate::api) async fn collect(
     body: &mut Incoming,
     bytes_max: usize,
     time_max: Duration,
-    bodies: &'static Bodies,
-    room: &mut Room,
+    bodies: &'static BodyMemory,
+    room: &mut Reservation,
 ) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
@@ -64,8 +64,8 @@ pub(in crate::api) async fn discard(body: &mut Incoming, headers: &HeaderMap) ->
 async fn read(
     body: &mut Incoming,
     bytes_max: usize,
-    bodies: &'static Bodies,
-    room: &mut Room,
+    bodies: &'static BodyMemory,
+    room: &mut Reservation,
 ) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(BodyError::TooLarge { bytes_max });

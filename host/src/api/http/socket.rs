@@ -22,13 +22,13 @@ const REQUEST_TIMEOUT: &[u8] =
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
 /// Anything that bytes go through both ways.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 pub(in crate::api) struct ClientSocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
     /// Always there until the end.
-    stream: Option<S>,
+    socket: Option<S>,
     /// How long the client may leave no room for more.
     stalled_max: Duration,
     /// Something has arrived since the last answer.
@@ -40,14 +40,14 @@ pub(in crate::api) struct ClientSocket<S: AsyncRead + AsyncWrite + Send + Unpin 
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is seen of a stream, for the one who serves it.
+/// What is seen of a socket, for the one who serves it.
 #[derive(Default)]
 pub(in crate::api) struct Observed {
     timed_out: AtomicBool,
     /// The client may still be sending what nobody will read.
     is_lingering: AtomicBool,
-    /// The stream that hyper has given up, if it is to linger.
-    left: Mutex<Option<Box<dyn Stream>>>,
+    /// The socket that hyper has given up, if it is to linger.
+    left: Mutex<Option<Box<dyn Duplex>>>,
 }
 
 /// The first bytes of a connection, by which hyper tells HTTP/2 from HTTP/1.
@@ -77,7 +77,7 @@ impl Opening {
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
     pub(in crate::api) fn new(
-        stream: S,
+        socket: S,
         opening_max: Duration,
         stalled_max: Duration,
     ) -> (Self, Arc<Observed>) {
@@ -87,19 +87,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
             seen: 0,
             deadline: Box::pin(sleep(opening_max)),
         };
-        let stream = Self {
-            stream: Some(stream),
+        let socket = Self {
+            socket: Some(socket),
             stalled_max,
             request_has_begun: false,
             observed: observed.clone(),
             opening: Some(opening),
             stalled: None,
         };
-        (stream, observed)
+        (socket, observed)
     }
 
-    fn stream(&mut self) -> Pin<&mut S> {
-        Pin::new(self.stream.as_mut().expect("it goes with the value"))
+    fn socket(&mut self) -> Pin<&mut S> {
+        Pin::new(self.socket.as_mut().expect("it goes with the value"))
     }
 
     /// Gives up a client that takes too little for too long: the system tells of room when enough
@@ -125,30 +125,30 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
 }
 
 impl Observed {
-    /// hyper has given up on the stream. To be called before the stream is dropped.
+    /// hyper has given up on the socket. To be called before the socket is dropped.
     pub(in crate::api) fn set_timed_out(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// The client may still be sending what nobody will read. To be called before the stream is
+    /// The client may still be sending what nobody will read. To be called before the socket is
     /// dropped.
     pub(in crate::api) fn set_lingering(&self) {
         self.is_lingering.store(true, Ordering::Relaxed);
     }
 
     /// Reads what the client still sends, if it may, until it has seen that this side has ended. To
-    /// be called when the stream has been dropped.
+    /// be called when the socket has been dropped.
     pub(in crate::api) async fn linger(&self) {
         let left = self
             .left
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(mut stream) = left else { return };
+        let Some(mut socket) = left else { return };
         let reading = async {
-            let _ = stream.shutdown().await;
+            let _ = socket.shutdown().await;
             let mut unread = vec![0; 4 * 1024];
-            while stream.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
+            while socket.read(&mut unread).await.is_ok_and(|bytes| bytes > 0) {}
         };
         let _ = timeout(LINGER_MAX, reading).await;
     }
@@ -160,17 +160,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientSocket<S
         if self.request_has_begun && self.observed.timed_out.load(Ordering::Relaxed) {
             // So few bytes go at once or not at all.
             let mut context = Context::from_waker(Waker::noop());
-            let _ = self.stream().poll_write(&mut context, REQUEST_TIMEOUT);
-            let _ = self.stream().poll_flush(&mut context);
+            let _ = self.socket().poll_write(&mut context, REQUEST_TIMEOUT);
+            let _ = self.socket().poll_flush(&mut context);
         }
         if self.observed.is_lingering.load(Ordering::Relaxed)
-            && let Some(stream) = self.stream.take()
+            && let Some(socket) = self.socket.take()
         {
             *self
                 .observed
                 .left
                 .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(Box::new(stream));
+                .unwrap_or_else(PoisonError::into_inner) = Some(Box::new(socket));
         }
     }
 }
@@ -195,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncRead for ClientSoc
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = self.stream().poll_read(cx, buffer);
+        let polled = self.socket().poll_read(cx, buffer);
         let arrived = &buffer.filled()[before..];
         if !arrived.is_empty() {
             self.request_has_begun = true;
@@ -218,7 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientSo
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
-        let polled = self.stream().poll_write(cx, bytes);
+        let polled = self.socket().poll_write(cx, bytes);
         self.while_not_stalled(cx, polled)
     }
 
@@ -229,23 +229,23 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> AsyncWrite for ClientSo
     ) -> Poll<io::Result<usize>> {
         self.request_has_begun = false;
         let polled = match joined(slices, &mut [0; JOINED_BYTES_MAX]) {
-            Some(bytes) => self.stream().poll_write(cx, bytes),
-            None => self.stream().poll_write_vectored(cx, slices),
+            Some(bytes) => self.socket().poll_write(cx, bytes),
+            None => self.socket().poll_write_vectored(cx, slices),
         };
         self.while_not_stalled(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(S::is_write_vectored)
+        self.socket.as_ref().is_some_and(S::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.stream().poll_flush(cx);
+        let polled = self.socket().poll_flush(cx);
         self.while_not_stalled(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = self.stream().poll_shutdown(cx);
+        let polled = self.socket().poll_shutdown(cx);
         self.while_not_stalled(cx, polled)
     }
 }

@@ -30,7 +30,7 @@ struct Head<'a> {
     status: u16,
     nothing_ran: bool,
     /// Whether another node may take the message.
-    goes_on: bool,
+    may_fail_over: bool,
     #[serde(borrow)]
     text: Cow<'a, str>,
     /// The name of the limit that was exceeded, and how much it allows.
@@ -63,7 +63,7 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
             kind,
             status,
             nothing_ran: fault.nothing_ran(),
-            goes_on: fault.goes_on(),
+            may_fail_over: fault.may_fail_over(),
             text,
             limit,
             extensions: Extensions::new(),
@@ -124,7 +124,7 @@ fn foreign(head: &Head<'_>) -> ForeignFault {
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         text: truncate(head.text.clone().into_owned(), TEXT_BYTES_MAX),
         nothing_ran: head.nothing_ran,
-        goes_on: head.nothing_ran && head.goes_on,
+        may_fail_over: head.nothing_ran && head.may_fail_over,
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
             kind,
             status,
             nothing_ran: true,
-            goes_on: true,
+            may_fail_over: true,
             text: "because".into(),
             limit: Some(("a-later-limit", 3)),
             extensions: vec![(9, b"a later extension")],
@@ -176,7 +176,7 @@ mod tests {
             panic!("{fault:?}")
         };
         assert_eq!((found.kind.as_str(), found.status.as_u16()), expected);
-        assert!(found.text == "because" && found.nothing_ran && found.goes_on);
+        assert!(found.text == "because" && found.nothing_ran && found.may_fail_over);
         assert_eq!(read_again(&fault), fault, "it goes on as it came");
     }
 

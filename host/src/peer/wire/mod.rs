@@ -26,12 +26,12 @@ pub use hello::Hello;
 pub(super) use hello::{Agreed, Versions};
 pub(super) use scan::{calls_in, void_call};
 
-use crate::bodies::Room;
+use crate::bodies::Reservation;
 use crate::message::{
     BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName, truncate,
 };
 
-/// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
+/// BodyMemory are cut into pieces of this size, so that a large one does not hold up small ones.
 pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// A chunk and the head before it: 64 KiB of headers, 64 KiB of query, and small fields.
@@ -388,7 +388,7 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         status,
         headers: head.headers.into_owned(),
         body: Bytes::new(),
-        room: Room::default(),
+        room: Reservation::default(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Reply {
@@ -517,7 +517,7 @@ pub(super) mod tests {
             status: StatusCode::CREATED,
             headers,
             body,
-            room: Room::default(),
+            room: Reservation::default(),
         };
         let faults = [
             Fault::Failure(Failure {

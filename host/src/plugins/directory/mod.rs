@@ -16,9 +16,9 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use super::source::{Event, Files, Found, ReadError, Source, Version};
+use super::source::{Files, Found, ReadError, Source, SourceEvent, Version};
 use strays::Strays;
-use watch::Watch;
+use watch::DirectoryWatch;
 
 pub use read::read_files;
 pub use scan::Scan;
@@ -33,7 +33,7 @@ pub struct Directory {
 
 /// What lasts from one look to the next.
 struct Seen {
-    watch: Watch,
+    watch: DirectoryWatch,
     strays: Strays,
     /// The component of each plugin: its name may be that of the file only in part.
     components: BTreeMap<String, PathBuf>,
@@ -43,7 +43,7 @@ impl Directory {
     pub fn new(path: PathBuf) -> Self {
         let changed = Arc::new(Notify::new());
         let seen = Seen {
-            watch: Watch::new(changed.clone()),
+            watch: DirectoryWatch::new(changed.clone()),
             strays: Strays::default(),
             components: BTreeMap::new(),
         };
@@ -64,7 +64,7 @@ impl Directory {
         self.seen.lock().unwrap_or_else(|poisoned| {
             let mut seen = poisoned.into_inner();
             // It may be in the middle of a change: the next look watches anew.
-            seen.watch = Watch::new(self.changed.clone());
+            seen.watch = DirectoryWatch::new(self.changed.clone());
             self.seen.clear_poison();
             seen
         })
@@ -112,25 +112,25 @@ impl Source for Directory {
         self.changed.clone()
     }
 
-    fn log(&self, event: Event<'_>) {
+    fn log(&self, event: SourceEvent<'_>) {
         let directory = self.path.display();
         match event {
-            Event::Changed => {
+            SourceEvent::Changed => {
                 debug!(
                     event = "plugins-directory-changed",
                     "the plugins directory has changed"
                 );
             }
-            Event::Silent => {
+            SourceEvent::Silent => {
                 warn!(event = "plugins-directory-silent", %directory, "the plugins directory does not answer; its plugins stay");
             }
-            Event::Unreadable(error) => {
+            SourceEvent::Unreadable(error) => {
                 warn!(event = "plugins-directory-unreadable", %directory, %error, "the plugins directory cannot be read; its plugins stay");
             }
-            Event::StillUnreadable(error) => {
+            SourceEvent::StillUnreadable(error) => {
                 debug!(event = "plugins-directory-still-unreadable", %error, "the plugins directory still cannot be read");
             }
-            Event::Readable => {
+            SourceEvent::Readable => {
                 info!(event = "plugins-directory-readable", %directory, "the plugins directory can be read again");
             }
         }

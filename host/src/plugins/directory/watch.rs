@@ -12,14 +12,14 @@ use tracing::warn;
 use super::scan::identity;
 
 /// A watch that follows a path wherever it leads.
-pub(super) struct Watch {
+pub(super) struct DirectoryWatch {
     changed: Arc<Notify>,
     /// The directory that is watched. It ends with its directory.
     watched: Option<((u64, u64), RecommendedWatcher)>,
     has_complained: bool,
 }
 
-impl Watch {
+impl DirectoryWatch {
     /// `changed` is notified of whatever happens in the directory.
     pub(super) fn new(changed: Arc<Notify>) -> Self {
         Self {

@@ -8,7 +8,7 @@ use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
 use super::{BadReply, Call, NoReply};
-use crate::bodies::Room;
+use crate::bodies::Reservation;
 use crate::message::{
     CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
     Reply, truncate,
@@ -32,7 +32,7 @@ const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Headers of one reply; clients accept about a hundred.
 const REPLY_HEADERS_MAX: usize = 256;
 
-/// Room for the headers that HTTP adds: the node, the date, the length.
+/// Reservation for the headers that HTTP adds: the node, the date, the length.
 const HEADERS_OF_HTTP: usize = 3;
 
 /// The text of a failure is for people to read. The rest is cut off.
@@ -169,7 +169,7 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         status,
         headers,
         body: Bytes::from(reply.body),
-        room: Room::default(),
+        room: Reservation::default(),
     })
 }
 

@@ -43,34 +43,34 @@ pub(super) async fn connect(
     tls: &TlsNow,
     node_id: &NodeId,
 ) -> Result<(Reader, Writer), ConnectError> {
-    let stream = TcpStream::connect(addr).await?;
-    tcp::prepare(&stream)?;
+    let socket = TcpStream::connect(addr).await?;
+    tcp::prepare(&socket)?;
     match now(tls) {
         Some(tls) => Ok(halves(
-            tls.connect(stream, node_id)
+            tls.connect(socket, node_id)
                 .await
                 .map_err(ConnectError::Handshake)?,
         )),
-        None => Ok(plain_halves(stream)),
+        None => Ok(plain_halves(socket)),
     }
 }
 
 /// Sets up an accepted connection. With TLS, the other end proves that it belongs to the mesh;
 /// whether it is the node that its hello names is left to [`Caller::check`].
 pub(super) async fn accept(
-    stream: TcpStream,
+    socket: TcpStream,
     tls: &TlsNow,
 ) -> Result<(Reader, Writer, Caller), ConnectError> {
     let Some(tls) = now(tls) else {
-        let (reader, writer) = plain_halves(stream);
+        let (reader, writer) = plain_halves(socket);
         return Ok((reader, writer, Caller(None)));
     };
-    let stream = tls.accept(stream).await.map_err(ConnectError::Handshake)?;
-    let certificates = stream.get_ref().1.peer_certificates();
+    let socket = tls.accept(socket).await.map_err(ConnectError::Handshake)?;
+    let certificates = socket.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(<[_]>::first).cloned();
     let certificate =
         certificate.ok_or_else(|| ConnectError::Unexpected("it has no certificate".into()))?;
-    let (reader, writer) = halves(stream);
+    let (reader, writer) = halves(socket);
     Ok((reader, writer, Caller(Some((tls, certificate)))))
 }
 
@@ -78,13 +78,13 @@ fn now(tls: &TlsNow) -> Option<Arc<PeerTls>> {
     tls.as_ref().map(|tls| tls.borrow().clone())
 }
 
-fn halves(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> (Reader, Writer) {
-    let (reader, writer) = split(stream);
+fn halves(socket: impl AsyncRead + AsyncWrite + Send + 'static) -> (Reader, Writer) {
+    let (reader, writer) = split(socket);
     (Box::new(reader), Box::new(writer))
 }
 
 /// `into_split` needs no lock, which the halves from [`split`] share.
-fn plain_halves(stream: TcpStream) -> (Reader, Writer) {
-    let (reader, writer) = stream.into_split();
+fn plain_halves(socket: TcpStream) -> (Reader, Writer) {
+    let (reader, writer) = socket.into_split();
     (Box::new(reader), Box::new(writer))
 }

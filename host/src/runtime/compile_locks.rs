@@ -25,9 +25,9 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The turns of those that share a directory. Without one, nobody waits.
 #[derive(Clone, Default)]
-pub(super) struct CompileTurns(Option<Arc<Path>>);
+pub(super) struct CompileLocks(Option<Arc<Path>>);
 
-impl CompileTurns {
+impl CompileLocks {
     /// Turns with all who name the same directory, which is made if it is missing.
     pub(super) fn in_directory(directory: PathBuf) -> io::Result<Self> {
         create_dir_all(&directory)?;
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn one_component_is_compiled_by_one_at_a_time() {
         let directory = tempfile::tempdir().unwrap();
-        let turns = || CompileTurns::in_directory(directory.path().join("turns")).unwrap();
+        let turns = || CompileLocks::in_directory(directory.path().join("turns")).unwrap();
         let held = turns().take(b"component").unwrap();
         let waiting = turns();
         let waiter = thread::spawn(move || waiting.take(b"component").is_some());
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn without_a_directory_nobody_waits() {
-        let turns = CompileTurns::default();
+        let turns = CompileLocks::default();
         assert!(turns.take(b"component").is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Calls that leave their lane: one that turns out to keep a core busy moves to another runtime,
+//! Calls that move_off_lane their lane: one that turns out to keep a core busy moves to another runtime,
 //! where any core may run it.
 
 use std::cell::Cell;
@@ -11,26 +11,26 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 thread_local! {
-    /// The future that is being polled began on this lane, and may leave it.
-    static MAY_LEAVE: Cell<bool> = const { Cell::new(false) };
-    static WANTS_TO_LEAVE: Cell<bool> = const { Cell::new(false) };
+    /// The future that is being polled began on this lane, and may move_off_lane it.
+    static MAY_MOVE: Cell<bool> = const { Cell::new(false) };
+    static WANTS_TO_MOVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a call where it is; once it asks to leave its lane, continues it as a task of the runtime
+/// Runs a call where it is; once it asks to move_off_lane its lane, continues it as a task of the runtime
 /// `elsewhere`. Dropping the future drops the call, wherever it runs. The call is boxed, so that
 /// the move does not copy its some thousand bytes.
-pub async fn here_or_elsewhere<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
+pub async fn run_movable<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
 where
     C: Future<Output: Send> + Send + 'static,
 {
     let stayed = poll_fn(|context| {
         let polled = {
-            let _may_leave = MayLeave::begin();
+            let _may_leave = MayMove::begin();
             call.as_mut().poll(context)
         };
         match polled {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if WANTS_TO_LEAVE.take() => Poll::Ready(None),
+            Poll::Pending if WANTS_TO_MOVE.take() => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     });
@@ -47,29 +47,29 @@ where
     }
 }
 
-/// While this guard exists, the future that is being polled may leave its lane, if it is on one. A
+/// While this guard exists, the future that is being polled may move_off_lane its lane, if it is on one. A
 /// guard, so that a panic ends that too.
-struct MayLeave;
+struct MayMove;
 
-impl MayLeave {
+impl MayMove {
     fn begin() -> Self {
-        MAY_LEAVE.set(super::is_lane());
-        WANTS_TO_LEAVE.set(false);
+        MAY_MOVE.set(super::is_lane());
+        WANTS_TO_MOVE.set(false);
         Self
     }
 }
 
-impl Drop for MayLeave {
+impl Drop for MayMove {
     fn drop(&mut self) {
-        MAY_LEAVE.set(false);
+        MAY_MOVE.set(false);
     }
 }
 
 /// To be awaited by a call that keeps a core busy: it continues on the other runtime from here, if
-/// it is on a lane that it may leave.
-pub async fn leave() {
-    if MAY_LEAVE.get() {
-        WANTS_TO_LEAVE.set(true);
+/// it is on a lane that it may move_off_lane.
+pub async fn move_off_lane() {
+    if MAY_MOVE.get() {
+        WANTS_TO_MOVE.set(true);
         let mut is_first = true;
         // No waker is needed: the other runtime polls it at once.
         poll_fn(|_| {
@@ -90,10 +90,10 @@ mod tests {
     use super::super::Lanes;
     use super::*;
 
-    /// The threads that a call is on before and after it asks to leave.
+    /// The threads that a call is on before and after it asks to move_off_lane.
     async fn places() -> [ThreadId; 2] {
         let before = thread::current().id();
-        leave().await;
+        move_off_lane().await;
         [before, thread::current().id()]
     }
 
@@ -105,18 +105,18 @@ mod tests {
             let here = thread::current().id();
             (
                 here,
-                here_or_elsewhere(Box::pin(places()), &runtime).await,
-                here_or_elsewhere(Box::pin(async { 1 }), &runtime).await,
+                run_movable(Box::pin(places()), &runtime).await,
+                run_movable(Box::pin(async { 1 }), &runtime).await,
             )
         });
         let (lane, [before, after], output) = on_lane.await.unwrap();
         assert_eq!((before, output), (lane, 1));
         assert_ne!(after, lane, "it stayed");
-        // Without `here_or_elsewhere` a future stays, also on a lane.
+        // Without `run_movable` a future stays, also on a lane.
         let [before, after] = lanes.next().spawn(places()).await.unwrap();
         assert_eq!(before, after);
         let [before, after] = elsewhere
-            .spawn(async { here_or_elsewhere(Box::pin(places()), &Handle::current()).await })
+            .spawn(async { run_movable(Box::pin(places()), &Handle::current()).await })
             .await
             .unwrap();
         assert_eq!(before, after);
@@ -130,11 +130,11 @@ mod tests {
         let waiting = lanes.next().spawn(async move {
             let call = async move {
                 let _alive = alive;
-                leave().await;
+                move_off_lane().await;
                 let _ = left.send(());
                 std::future::pending::<()>().await;
             };
-            here_or_elsewhere(Box::pin(call), &elsewhere).await;
+            run_movable(Box::pin(call), &elsewhere).await;
         });
         has_left.await.unwrap();
         waiting.abort();
