@@ -64,7 +64,7 @@ fn command() -> clap::Command {
              Each setting is taken from its flag, else from its environment variable, else from the \
              configuration file, else it has its default.",
         )
-        .args(settings().chain([&CONFIG]).map(argument))
+        .args(settings().into_iter().chain([&CONFIG]).map(argument))
         .arg(Arg::new(SERVICE_PORT).long("service-port").hide(true));
     Command::augment_subcommands(command)
 }
@@ -84,6 +84,7 @@ fn argument(setting: &'static Setting) -> Arg {
 fn flags(matches: &ArgMatches) -> Values {
     let written = |name: &str| matches.get_one::<String>(name).cloned();
     let mut flags: Values = settings()
+        .into_iter()
         .chain([&CONFIG])
         .filter_map(|setting| Some((setting.name, written(setting.name)?)))
         .collect();

@@ -11,4 +11,5 @@ mod requests;
 mod target;
 
 pub use admin::{Admin, Readiness};
-pub use public::{PublicApi, PublicConfig};
+pub use public::PublicApi;
+pub use requests::PublicConfig;

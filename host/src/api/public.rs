@@ -10,20 +10,16 @@ use hyper_util::server::conn::auto::Builder;
 use metrics::{Gauge, gauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::answer::Answers;
 use super::http::{self, Activity, Observed, OnRuntime, Patience};
-use super::requests::Client;
+use super::requests::{Client, PublicConfig, Requests};
 use crate::bodies::BodyMemory;
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
-use crate::message::NodeId;
-use crate::security::{HostTrust, ServerTls, Sites, Tokens};
 use crate::tcp::Acceptor;
 use crate::telemetry::names;
 
@@ -36,32 +32,9 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Requests at once on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
-pub struct PublicConfig {
-    pub node_id: NodeId,
-    /// Longest body of a request.
-    pub body_bytes_max: usize,
-    /// Connections at once; later ones wait until one of these ends.
-    pub connections_max: usize,
-    /// For a request's head to arrive, and again for its body; also how long a connection may be
-    /// idle.
-    pub request_timeout: Duration,
-    /// From a request's arrival to its answer.
-    pub timeout: Duration,
-    /// `None`: plain HTTP.
-    pub tls: Option<watch::Receiver<Arc<ServerTls>>>,
-    /// `None`: whoever reaches the API may use it.
-    pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
-    /// Whose pages may use the API, and by which names it is called.
-    pub sites: Sites,
-    pub names: HostTrust,
-}
-
 /// The public API of one node.
 pub struct PublicApi {
-    pub(super) config: PublicConfig,
-    pub(super) dispatcher: Arc<Dispatcher>,
-    pub(super) answers: Answers,
-    pub(super) bodies: &'static BodyMemory,
+    requests: Arc<Requests>,
     lanes: Lanes,
 }
 
@@ -88,21 +61,15 @@ impl PublicApi {
         bodies: &'static BodyMemory,
         lanes: Lanes,
     ) -> Self {
-        let answers = Answers::new(config.node_id.clone());
-        Self {
-            config,
-            dispatcher,
-            answers,
-            bodies,
-            lanes,
-        }
+        let requests = Arc::new(Requests::new(config, dispatcher, bodies));
+        Self { requests, lanes }
     }
 
     /// Serves until `stopping`; then finishes the requests that it has.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
         let (builder, open) = (self.builder(), gauge!(names::CLIENT_CONNECTIONS));
         let acceptor = Acceptor::new(listener, "the public API (--max-connections)")
-            .at_most(self.config.connections_max)
+            .at_most(self.requests.config.connections_max)
             .on(self.lanes.clone());
         let connections = TaskTracker::new();
         let serve = |socket, _| {
@@ -120,12 +87,12 @@ impl PublicApi {
         let mut builder = Builder::new(OnRuntime::current());
         builder
             .http1()
-            .header_read_timeout(self.config.request_timeout)
+            .header_read_timeout(self.requests.config.request_timeout)
             .max_buf_size(HEAD_BYTES_MAX);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(self.config.request_timeout)
+            .keep_alive_interval(self.requests.config.request_timeout)
             .max_header_list_size(HEAD_BYTES_MAX as u32)
             .max_concurrent_streams(HTTP2_STREAMS_MAX);
         builder
@@ -138,10 +105,16 @@ impl PublicApi {
         stopping: CancellationToken,
         _open: Open,
     ) {
-        let Some(tls) = self.config.tls.as_ref().map(|tls| tls.borrow().clone()) else {
+        let Some(tls) = self
+            .requests
+            .config
+            .tls
+            .as_ref()
+            .map(|tls| tls.borrow().clone())
+        else {
             return self.serve_connection(socket, builder, &stopping).await;
         };
-        let handshake_max = self.config.request_timeout.min(HANDSHAKE_TIME_MAX);
+        let handshake_max = self.requests.config.request_timeout.min(HANDSHAKE_TIME_MAX);
         let handshake = timeout(handshake_max, tls.accept(socket));
         match stopping.run_until_cancelled(handshake).await {
             Some(Ok(Ok(socket))) => self.serve_connection(socket, builder, &stopping).await,
@@ -165,14 +138,14 @@ impl PublicApi {
             request_timeout,
             timeout,
             ..
-        } = self.config;
+        } = self.requests.config;
         let patience = Patience {
             idle_max: request_timeout,
             stalled_max: request_timeout + timeout,
         };
         let service = move |activity: &Arc<Activity>, observed: &Arc<Observed>| {
             let client = Arc::new(Client {
-                api: self,
+                requests: self.requests.clone(),
                 activity: activity.clone(),
                 socket: observed.clone(),
                 host: OnceLock::new(),

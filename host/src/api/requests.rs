@@ -1,27 +1,58 @@
 //! From a request of the public API to its answer: who may ask, what for, and how it is answered.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use tokio::sync::watch;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::answer::{Content, HttpResponse};
+use super::answer::{Answers, Content, HttpResponse};
 use super::http::{Activity, AnswerBody, BodyError, Observed, collect, discard, framing_problem};
 use super::problem::{ApiError, Subject};
-use super::public::PublicApi;
 use super::target::{self, BadTarget, Target};
-use crate::bodies::Reservation;
-use crate::message::{Message, Method};
-use crate::security::{AllowedOrigin, RequestSource, SEC_FETCH_SITE};
+use crate::bodies::{BodyMemory, Reservation};
+use crate::dispatch::Dispatcher;
+use crate::message::{Message, Method, NodeId};
+use crate::security::{
+    AllowedOrigin, HostTrust, RequestSource, SEC_FETCH_SITE, ServerTls, Sites, Tokens,
+};
+
+pub struct PublicConfig {
+    pub node_id: NodeId,
+    /// Longest body of a request.
+    pub body_bytes_max: usize,
+    /// Connections at once; later ones wait until one of these ends.
+    pub connections_max: usize,
+    /// For a request's head to arrive, and again for its body; also how long a connection may be
+    /// idle.
+    pub request_timeout: Duration,
+    /// From a request's arrival to its answer.
+    pub timeout: Duration,
+    /// `None`: plain HTTP.
+    pub tls: Option<watch::Receiver<Arc<ServerTls>>>,
+    /// `None`: whoever reaches the API may use it.
+    pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
+    /// Whose pages may use the API, and by which names it is called.
+    pub sites: Sites,
+    pub names: HostTrust,
+}
+
+/// Takes the requests of all connections.
+pub(super) struct Requests {
+    pub(super) config: PublicConfig,
+    dispatcher: Arc<Dispatcher>,
+    answers: Answers,
+    bodies: &'static BodyMemory,
+}
 
 /// One client's connection.
 pub(super) struct Client {
-    pub(super) api: Arc<PublicApi>,
+    pub(super) requests: Arc<Requests>,
     pub(super) activity: Arc<Activity>,
     pub(super) socket: Arc<Observed>,
     /// The name by which it calls the node, once that was found to be good: mostly it is always the
@@ -87,7 +118,7 @@ impl Client {
             None => self.admit_and_answer(&mut head, &mut body).await,
             // Where this request ends is not certain.
             Some(problem) => (
-                self.api
+                self.requests
                     .answers
                     .problem(&ApiError::Framing(problem), Subject::default()),
                 false,
@@ -114,14 +145,14 @@ impl Client {
         let allowed_origin = checked.as_ref().ok().copied().flatten();
         let admitted = checked
             .map_err(RequestError::from)
-            .and_then(|_| self.api.admit(head));
+            .and_then(|_| self.requests.admit(head));
         let (mut response, is_whole) = match admitted {
             Ok(Admitted::Options) => (
                 options(head, allowed_origin.is_some()),
                 discard(body, &head.headers).await,
             ),
             Ok(Admitted::Message(method, target)) => {
-                self.api.take(method, &target, head, body).await
+                self.requests.take(method, &target, head, body).await
             }
             Err(RequestError {
                 error,
@@ -135,13 +166,13 @@ impl Client {
                 };
                 // Who sends before he listens would not see the answer.
                 let is_whole = discard(body, &head.headers).await;
-                (self.api.answers.problem(&error, subject), is_whole)
+                (self.requests.answers.problem(&error, subject), is_whole)
             }
         };
         if let Some(origin) = allowed_origin {
             origin.allow(response.headers_mut());
         }
-        if self.api.config.sites.tells_origins_apart() {
+        if self.requests.config.sites.tells_origins_apart() {
             // What keeps answers must not show this one to another page.
             response
                 .headers_mut()
@@ -177,10 +208,10 @@ impl Client {
             fetch_site: text(fetch_site),
         };
         let allowed = self
-            .api
+            .requests
             .config
             .sites
-            .check(source, self.api.config.names)
+            .check(source, self.requests.config.names)
             .map_err(ApiError::Site)?;
         if is_of_tool && let Some(host) = host {
             let _ = self.host.set(host.as_bytes().into());
@@ -189,7 +220,20 @@ impl Client {
     }
 }
 
-impl PublicApi {
+impl Requests {
+    pub(super) fn new(
+        config: PublicConfig,
+        dispatcher: Arc<Dispatcher>,
+        bodies: &'static BodyMemory,
+    ) -> Self {
+        Self {
+            answers: Answers::new(config.node_id.clone()),
+            config,
+            dispatcher,
+            bodies,
+        }
+    }
+
     fn admit(&self, head: &mut Parts) -> Result<Admitted, RequestError> {
         if head.method == HttpMethod::OPTIONS {
             // What a browser asks beforehand comes without a token.

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::written::{Settings, fill_from_file};
-use super::{Config, ConfigError, Setting, Values};
+use super::{Config, ConfigError, Values, settings};
 
 /// Reads a configuration file. What is taken must be good to start a node with; what is not must be
 /// said in one line.
@@ -10,7 +10,7 @@ pub fn config(data: &[u8]) {
         return;
     };
     let mut values = Values::new();
-    if let Err(problem) = fill_from_file(&mut values, text) {
+    if let Err(problem) = fill_from_file(&mut values, text, &settings()) {
         let error = ConfigError::File {
             file: "meshage.toml".into(),
             problem,
@@ -18,7 +18,11 @@ pub fn config(data: &[u8]) {
         assert!(!error.to_string().trim_end().contains('\n'), "{error}");
     }
     // No file is to be read but this one.
-    values.retain(|name, _| !Setting::of(name).value.contains("FILE"));
+    for setting in settings() {
+        if setting.value.contains("FILE") {
+            values.remove(setting.name);
+        }
+    }
     values.insert("plugins", ".".into());
     match Config::read(&Settings(values)) {
         Ok(Config {

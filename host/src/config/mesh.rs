@@ -6,35 +6,37 @@ use super::setting::{ConfigError, Default, Setting};
 use super::written::Settings;
 use crate::message::NodeId;
 
-pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "seeds",
-        variables: &["SEEDS"],
-        value: "HOST:PORT,…",
-        help: "Cluster ports of other nodes, comma-separated; they may be down, or name this node",
-        default: Default::Described("none"),
-        expected: "host:port, comma-separated, such as 10.0.0.1:9742",
-        is_switch: false,
-    },
-    Setting {
-        name: "node_id",
-        variables: &["MESHAGE_NODE_ID"],
-        value: "NAME",
-        help: "Name of this node; it keeps its keys by it",
-        default: Default::Described("host name + cluster port"),
-        expected: "a name of letters, digits, '-', '_' and '.'",
-        is_switch: false,
-    },
-    Setting {
-        name: "cluster_id",
-        variables: &["MESHAGE_CLUSTER_ID"],
-        value: "NAME",
-        help: "Name of the mesh; nodes of another are ignored",
-        default: Default::Value("meshage"),
-        expected: "a name",
-        is_switch: false,
-    },
-];
+const SEEDS: Setting = Setting {
+    name: "seeds",
+    variables: &["SEEDS"],
+    value: "HOST:PORT,…",
+    help: "Cluster ports of other nodes, comma-separated; they may be down, or name this node",
+    default: Default::Described("none"),
+    expected: "host:port, comma-separated, such as 10.0.0.1:9742",
+    is_switch: false,
+};
+
+pub(super) const NODE_ID: Setting = Setting {
+    name: "node_id",
+    variables: &["MESHAGE_NODE_ID"],
+    value: "NAME",
+    help: "Name of this node; it keeps its keys by it",
+    default: Default::Described("host name + cluster port"),
+    expected: "a name of letters, digits, '-', '_' and '.'",
+    is_switch: false,
+};
+
+const CLUSTER_ID: Setting = Setting {
+    name: "cluster_id",
+    variables: &["MESHAGE_CLUSTER_ID"],
+    value: "NAME",
+    help: "Name of the mesh; nodes of another are ignored",
+    default: Default::Value("meshage"),
+    expected: "a name",
+    is_switch: false,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[&SEEDS, &NODE_ID, &CLUSTER_ID];
 
 #[derive(Debug, Clone)]
 pub struct Mesh {
@@ -46,22 +48,22 @@ pub struct Mesh {
 
 impl Mesh {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let node_id = settings.optional("node_id").map(|text| {
+        let node_id = settings.optional(&NODE_ID).map(|text| {
             NodeId::try_from(text).map_err(|error| {
-                let expected = Setting::of("node_id").expected;
-                settings.error("node_id", &format!("{expected}, but {error}"))
+                let expected = NODE_ID.expected;
+                settings.error(&NODE_ID, &format!("{expected}, but {error}"))
             })
         });
         Ok(Self {
             seeds: seeds(settings)?,
             node_id: node_id.transpose()?,
-            cluster_id: settings.text("cluster_id").to_owned(),
+            cluster_id: settings.text(&CLUSTER_ID).to_owned(),
         })
     }
 }
 
 fn seeds(settings: &Settings) -> Result<Vec<String>, ConfigError> {
-    let seeds = settings.optional("seeds").unwrap_or_default();
+    let seeds = settings.optional(&SEEDS).unwrap_or_default();
     let seeds = seeds.split(',').map(str::trim);
     let seeds: Vec<String> = seeds
         .filter(|seed| !seed.is_empty())
@@ -73,8 +75,8 @@ fn seeds(settings: &Settings) -> Result<Vec<String>, ConfigError> {
             None => false,
         };
         if !is_seed {
-            let expected = Setting::of("seeds").expected;
-            return Err(ConfigError::new("seeds", seed, expected));
+            let expected = SEEDS.expected;
+            return Err(ConfigError::new(&SEEDS, seed, expected));
         }
     }
     Ok(seeds)

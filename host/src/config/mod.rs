@@ -14,9 +14,12 @@ mod plugins;
 mod setting;
 mod written;
 
+use std::env;
+
 use crate::message::NodeId;
 use crate::security::HostTrust;
-use written::Settings;
+use crate::telemetry::LogFormat;
+use written::{Environment, Settings, complete};
 
 pub use access::Access;
 pub use clients::Clients;
@@ -25,8 +28,76 @@ pub use log::Log;
 pub use mesh::Mesh;
 pub use network::Network;
 pub use plugins::{PluginTerms, Plugins};
-pub use setting::{CONFIG, ConfigError, Default, Setting, settings};
-pub use written::{Values, Written};
+pub use setting::{ConfigError, Default, Setting};
+pub use written::Values;
+
+/// There is one file with all settings; it is named by this, which is no setting itself.
+pub const CONFIG: Setting = Setting {
+    name: "config",
+    variables: &["MESHAGE_CONFIG"],
+    value: "FILE",
+    help: "A TOML file with any of these settings",
+    default: Default::Described("none"),
+    expected: "a file in TOML",
+    is_switch: false,
+};
+
+/// Every setting, in the order in which people read them.
+pub fn settings() -> Vec<&'static Setting> {
+    let sections: [&[&'static Setting]; 6] = [
+        network::SETTINGS,
+        mesh::SETTINGS,
+        plugins::SETTINGS,
+        access::SETTINGS,
+        clients::SETTINGS,
+        log::SETTINGS,
+    ];
+    sections.concat()
+}
+
+/// What was written: flags, environment, and the configuration file, which may be a pipe and so can
+/// be read only once.
+pub struct Written {
+    settings: Result<Settings, ConfigError>,
+    /// How the log is written, as far as that can be known: who starts with a wrong setting is told
+    /// so in the log's format.
+    pub log_format: LogFormat,
+}
+
+impl Written {
+    /// Takes the flags, and reads the environment, and the configuration file if one is named.
+    pub fn new(flags: Values) -> Self {
+        Self::with(flags, |variable| env::var_os(variable))
+    }
+
+    fn with(flags: Values, environment: Environment) -> Self {
+        // The file may be what is wrong.
+        let mut without_file = flags.clone();
+        let settings = complete(flags, environment, &settings(), &CONFIG);
+        let known = match &settings {
+            Ok(settings) => log::format(settings),
+            Err(_) => {
+                without_file.insert(CONFIG.name, String::new());
+                let without_file = complete(without_file, |_| None, &[], &CONFIG);
+                without_file.and_then(|settings| log::format(&settings))
+            }
+        };
+        Self {
+            settings,
+            log_format: known.unwrap_or(LogFormat::Text),
+        }
+    }
+}
+
+impl PluginTerms {
+    /// Of what was written, whatever else is written there.
+    ///
+    /// # Errors
+    /// The first setting of these that cannot be.
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        Self::read(&written.settings?)
+    }
+}
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -73,11 +144,11 @@ impl Config {
         if !network.bind.is_loopback() && access.secret.is_none() && !access.is_insecure {
             let expected = "a loopback address, as there is no secret that keeps strangers out; for a network set secret_file \
                             (`meshage-host secret` makes one), or insecure if strangers cannot reach the cluster port";
-            return Err(settings.error("bind", expected));
+            return Err(settings.error(&network::BIND, expected));
         }
         if !network.admin_bind.is_loopback() && access.tokens.is_none() && !access.is_insecure {
             let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
-            return Err(settings.error("admin_bind", expected));
+            return Err(settings.error(&network::ADMIN_BIND, expected));
         }
         Ok(())
     }
@@ -91,7 +162,7 @@ impl Config {
         self.access
             .peer_certificates
             .iter()
-            .try_for_each(|own| files::check_certificate_of(node_id, own))
+            .try_for_each(|own| access::check_certificate_of(node_id, own))
     }
 
     /// What the name is worth by which a client calls the public API.
@@ -113,6 +184,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
+    use super::written::fill_from_file;
     use super::*;
     use crate::cli::Cli;
     use crate::security::new_secret;
@@ -290,5 +362,111 @@ mod tests {
                 .http_port,
             82
         );
+    }
+
+    fn row(setting: &Setting) -> String {
+        let variables: Vec<String> = setting
+            .variables
+            .iter()
+            .map(|variable| format!("`{variable}`"))
+            .collect();
+        let (Default::Value(default) | Default::Described(default)) = setting.default;
+        format!(
+            "| `--{}` | {} | {} | {default} |",
+            setting.flag(),
+            variables.join(", "),
+            setting.help
+        )
+    }
+
+    #[test]
+    fn the_readme_has_every_setting_as_it_is_described() {
+        let rows: Vec<String> = settings().into_iter().chain([&CONFIG]).map(row).collect();
+        let expected = rows.join("\n");
+        let readme = include_str!("../../../README.md");
+        assert!(
+            readme.contains(&expected),
+            "the table of settings in README.md is to be:\n\n{expected}\n"
+        );
+    }
+
+    #[test]
+    fn names_and_variables_are_there_once() {
+        let mut names: Vec<&str> = settings()
+            .into_iter()
+            .flat_map(|setting| setting.variables.iter().copied().chain([setting.name]))
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_file_fills_what_is_not_set_otherwise() {
+        let mut values = Values::from([("http_port", "1".into())]);
+        let file = "http_port = 2\ncluster_port = 3\nseeds = [\"a:1\", \"b:2\"]\n";
+        fill_from_file(&mut values, file, &settings()).unwrap();
+        let expected = [
+            ("cluster_port", "3"),
+            ("http_port", "1"),
+            ("seeds", "a:1,b:2"),
+        ];
+        let found: Vec<_> = values
+            .iter()
+            .map(|(name, text)| (*name, text.as_str()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn spaces_around_a_value_are_no_part_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("meshage.toml");
+        std::fs::write(
+            &file,
+            "cluster_id = \" prod\\n\"\nplugins = \"\"\nlog = \"debug\"\ntimeout = \" 2s \"\n",
+        )
+        .unwrap();
+        let flags = Values::from([
+            ("http_port", " 81\r\n".into()),
+            ("node_id", "\tn1 ".into()),
+            ("seeds", " ".into()),
+            ("log", "info ".into()),
+            ("config", format!(" {} ", file.display())),
+        ]);
+        let settings = complete(flags, |_| None, &settings(), &CONFIG).unwrap();
+        let taken = ["http_port", "node_id", "cluster_id", "log", "timeout"];
+        assert_eq!(
+            taken.map(|name| settings.0.get(name).map(String::as_str)),
+            [
+                Some("81"),
+                Some("n1"),
+                Some("prod"),
+                Some("info"),
+                Some("2s")
+            ]
+        );
+        // What is empty is not set, but for seeds, of which there can be none.
+        assert_eq!(settings.0.get("plugins"), None);
+        assert_eq!(settings.0.get("seeds").map(String::as_str), Some(""));
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_where() {
+        let mut values = Values::new();
+        let error = fill_from_file(&mut values, "http-port = 1", &settings()).unwrap_err();
+        assert!(
+            error.contains("http-port") && error.contains("http_port"),
+            "{error}"
+        );
+        for (file, part) in [
+            ("seeds = 1.5", "seeds"),
+            ("\n\nhttp_port 1", "line 3"),
+            ("log = 1\nlog = 2", "line 2"),
+        ] {
+            let error = fill_from_file(&mut values, file, &settings()).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
     }
 }

@@ -9,63 +9,75 @@ use super::written::Settings;
 /// What is added to the public API's port to get the admin API's.
 const ADMIN_PORT_OFFSET: u16 = 1_000;
 
-pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "http_port",
-        variables: &["HTTP_PORT", "SERVICE_PORT"],
-        value: "PORT",
-        help: "Port of the public API, HTTP/1.1 and HTTP/2",
-        default: Default::Value("8080"),
-        expected: PORT,
-        is_switch: false,
-    },
-    Setting {
-        name: "cluster_port",
-        variables: &["CLUSTER_PORT"],
-        value: "PORT",
-        help: "Port between nodes: UDP for gossip, TCP for messages",
-        default: Default::Value("9742"),
-        expected: PORT,
-        is_switch: false,
-    },
-    Setting {
-        name: "admin_port",
-        variables: &["ADMIN_PORT"],
-        value: "PORT",
-        help: "Port of the admin API",
-        default: Default::Described("HTTP port + 1000; any, if that is 0"),
-        expected: PORT,
-        is_switch: false,
-    },
-    Setting {
-        name: "admin_bind",
-        variables: &["MESHAGE_ADMIN_BIND"],
-        value: "IP",
-        help: "Address of the admin API",
-        default: Default::Value("127.0.0.1"),
-        expected: "an IP address of this host",
-        is_switch: false,
-    },
-    Setting {
-        name: "bind",
-        variables: &["MESHAGE_BIND"],
-        value: "IP",
-        help: "Address of the public API and the cluster port",
-        default: Default::Value("127.0.0.1"),
-        expected: "an IP address of this host, or 0.0.0.0",
-        is_switch: false,
-    },
-    Setting {
-        name: "advertise",
-        variables: &["MESHAGE_ADVERTISE"],
-        value: "IP",
-        help: "Address at which other nodes reach this one",
-        default: Default::Described(
-            "the bound one; if that is all of them (0.0.0.0), the host's one private address",
-        ),
-        expected: "an IP address that other nodes can reach",
-        is_switch: false,
-    },
+const HTTP_PORT: Setting = Setting {
+    name: "http_port",
+    variables: &["HTTP_PORT", "SERVICE_PORT"],
+    value: "PORT",
+    help: "Port of the public API, HTTP/1.1 and HTTP/2",
+    default: Default::Value("8080"),
+    expected: PORT,
+    is_switch: false,
+};
+
+const CLUSTER_PORT: Setting = Setting {
+    name: "cluster_port",
+    variables: &["CLUSTER_PORT"],
+    value: "PORT",
+    help: "Port between nodes: UDP for gossip, TCP for messages",
+    default: Default::Value("9742"),
+    expected: PORT,
+    is_switch: false,
+};
+
+const ADMIN_PORT: Setting = Setting {
+    name: "admin_port",
+    variables: &["ADMIN_PORT"],
+    value: "PORT",
+    help: "Port of the admin API",
+    default: Default::Described("HTTP port + 1000; any, if that is 0"),
+    expected: PORT,
+    is_switch: false,
+};
+
+pub(super) const ADMIN_BIND: Setting = Setting {
+    name: "admin_bind",
+    variables: &["MESHAGE_ADMIN_BIND"],
+    value: "IP",
+    help: "Address of the admin API",
+    default: Default::Value("127.0.0.1"),
+    expected: "an IP address of this host",
+    is_switch: false,
+};
+
+pub(super) const BIND: Setting = Setting {
+    name: "bind",
+    variables: &["MESHAGE_BIND"],
+    value: "IP",
+    help: "Address of the public API and the cluster port",
+    default: Default::Value("127.0.0.1"),
+    expected: "an IP address of this host, or 0.0.0.0",
+    is_switch: false,
+};
+
+const ADVERTISE: Setting = Setting {
+    name: "advertise",
+    variables: &["MESHAGE_ADVERTISE"],
+    value: "IP",
+    help: "Address at which other nodes reach this one",
+    default: Default::Described(
+        "the bound one; if that is all of them (0.0.0.0), the host's one private address",
+    ),
+    expected: "an IP address that other nodes can reach",
+    is_switch: false,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[
+    &HTTP_PORT,
+    &CLUSTER_PORT,
+    &ADMIN_PORT,
+    &ADMIN_BIND,
+    &BIND,
+    &ADVERTISE,
 ];
 
 const PORT: &str = "a port number from 0 (any free one) to 65535";
@@ -84,18 +96,18 @@ pub struct Network {
 
 impl Network {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let http_port = settings.parse("http_port")?;
-        let admin_port = settings.parse_optional("admin_port")?;
+        let http_port = settings.parse(&HTTP_PORT)?;
+        let admin_port = settings.parse_optional(&ADMIN_PORT)?;
         if admin_port.is_none() && http_port > u16::MAX - ADMIN_PORT_OFFSET {
             let expected = "at most 64535, or admin_port as well";
-            return Err(settings.error("http_port", expected));
+            return Err(settings.error(&HTTP_PORT, expected));
         }
-        let bind = settings.parse("bind")?;
+        let bind = settings.parse(&BIND)?;
         let network = Self {
             http_port,
-            cluster_port: settings.parse("cluster_port")?,
+            cluster_port: settings.parse(&CLUSTER_PORT)?,
             admin_port,
-            admin_bind: settings.parse("admin_bind")?,
+            admin_bind: settings.parse(&ADMIN_BIND)?,
             bind,
             advertise: advertised(settings, bind)?,
         };
@@ -103,7 +115,7 @@ impl Network {
             Some([one, other]) => {
                 let expected =
                     format!("three different ports, but the {one} port is the {other} port");
-                Err(settings.error("http_port", &expected))
+                Err(settings.error(&HTTP_PORT, &expected))
             }
             None => Ok(network),
         }
@@ -143,13 +155,13 @@ impl Network {
 }
 
 fn advertised(settings: &Settings, bind: IpAddr) -> Result<IpAddr, ConfigError> {
-    match settings.parse_optional::<IpAddr>("advertise")? {
-        Some(address) if address.is_unspecified() => Err(settings.unexpected("advertise")),
+    match settings.parse_optional::<IpAddr>(&ADVERTISE)? {
+        Some(address) if address.is_unspecified() => Err(settings.unexpected(&ADVERTISE)),
         Some(address) => Ok(address),
         None if bind.is_unspecified() => advertise::private_address(bind).map_err(|problem| {
             let expected =
                 format!("advertise as well, with the IP that other nodes reach, as {problem}");
-            settings.error("bind", &expected)
+            settings.error(&BIND, &expected)
         }),
         None => Ok(bind),
     }

@@ -8,53 +8,57 @@ use std::time::Duration;
 use etcetera::BaseStrategy;
 use rustls::pki_types::TrustAnchor;
 
+use super::clients;
 use super::files;
 use super::setting::{ConfigError, Default, Setting};
-use super::written::{Settings, Written};
+use super::written::Settings;
 use crate::security::{TrustedKeys, read_authorities};
 
 /// For a file system to say whether it has the plugins directory. Those over networks take some
 /// milliseconds.
 const DIRECTORY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
-pub(super) const SETTINGS: &[Setting] = &[
-    Setting {
-        name: "plugins",
-        variables: &["MESHAGE_PLUGINS"],
-        value: "DIR",
-        help: "Directory of the plugins",
-        default: Default::Value("./plugins"),
-        expected: "a directory of .wasm files; there is none, so create it or name another",
-        is_switch: false,
-    },
-    Setting {
-        name: "data_dir",
-        variables: &["MESHAGE_DATA_DIR"],
-        value: "DIR",
-        help: "Directory for the compile cache; nodes on one host may share it. Where it cannot be written, each start compiles every plugin",
-        default: Default::Described("the platform's cache directory"),
-        expected: "a directory",
-        is_switch: false,
-    },
-    Setting {
-        name: "trusted_keys",
-        variables: &["MESHAGE_TRUSTED_KEYS"],
-        value: "FILE",
-        help: "File with public keys of minisign, one a line: only plugins that one of them has signed are loaded",
-        default: Default::Described("none"),
-        expected: "a file of keys",
-        is_switch: false,
-    },
-    Setting {
-        name: "outbound_ca",
-        variables: &["MESHAGE_OUTBOUND_CA"],
-        value: "PEM FILE",
-        help: "Authorities that handlers trust in their HTTPS requests, besides those that browsers trust",
-        default: Default::Described("none"),
-        expected: "a file of certificates in PEM form",
-        is_switch: false,
-    },
-];
+const PLUGINS: Setting = Setting {
+    name: "plugins",
+    variables: &["MESHAGE_PLUGINS"],
+    value: "DIR",
+    help: "Directory of the plugins",
+    default: Default::Value("./plugins"),
+    expected: "a directory of .wasm files; there is none, so create it or name another",
+    is_switch: false,
+};
+
+const DATA_DIR: Setting = Setting {
+    name: "data_dir",
+    variables: &["MESHAGE_DATA_DIR"],
+    value: "DIR",
+    help: "Directory for the compile cache; nodes on one host may share it. Where it cannot be written, each start compiles every plugin",
+    default: Default::Described("the platform's cache directory"),
+    expected: "a directory",
+    is_switch: false,
+};
+
+const TRUSTED_KEYS: Setting = Setting {
+    name: "trusted_keys",
+    variables: &["MESHAGE_TRUSTED_KEYS"],
+    value: "FILE",
+    help: "File with public keys of minisign, one a line: only plugins that one of them has signed are loaded",
+    default: Default::Described("none"),
+    expected: "a file of keys",
+    is_switch: false,
+};
+
+const OUTBOUND_CA: Setting = Setting {
+    name: "outbound_ca",
+    variables: &["MESHAGE_OUTBOUND_CA"],
+    value: "PEM FILE",
+    help: "Authorities that handlers trust in their HTTPS requests, besides those that browsers trust",
+    default: Default::Described("none"),
+    expected: "a file of certificates in PEM form",
+    is_switch: false,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[&PLUGINS, &DATA_DIR, &TRUSTED_KEYS, &OUTBOUND_CA];
 
 #[derive(Debug, Clone)]
 pub struct Plugins {
@@ -77,11 +81,11 @@ pub struct PluginTerms {
 
 impl Plugins {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let directory = PathBuf::from(settings.text("plugins"));
+        let directory = PathBuf::from(settings.text(&PLUGINS));
         if !may_be_directory(&directory) {
-            return Err(settings.unexpected("plugins"));
+            return Err(settings.unexpected(&PLUGINS));
         }
-        let authorities = files::read(settings, "outbound_ca", read_authorities)?;
+        let authorities = files::read(settings, &OUTBOUND_CA, read_authorities)?;
         Ok(Self {
             directory,
             data_dir: data_dir(settings)?,
@@ -92,18 +96,10 @@ impl Plugins {
 }
 
 impl PluginTerms {
-    /// Of what was written, whatever else is written there.
-    ///
-    /// # Errors
-    /// The first setting of these that cannot be.
-    pub fn new(written: Written) -> Result<Self, ConfigError> {
-        Self::read(&written.settings?)
-    }
-
-    fn read(settings: &Settings) -> Result<Self, ConfigError> {
-        let trusted_keys = files::read(settings, "trusted_keys", TrustedKeys::read)?;
+    pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let trusted_keys = files::read(settings, &TRUSTED_KEYS, TrustedKeys::read)?;
         Ok(Self {
-            timeout_max: settings.duration("timeout")?,
+            timeout_max: settings.duration(&clients::TIMEOUT)?,
             trusted_keys: trusted_keys.map(|read| read.first),
         })
     }
@@ -120,10 +116,10 @@ fn may_be_directory(path: &Path) -> bool {
 }
 
 fn data_dir(settings: &Settings) -> Result<Option<PathBuf>, ConfigError> {
-    match settings.optional("data_dir") {
+    match settings.optional(&DATA_DIR) {
         Some(text) => std::path::absolute(text)
             .map(Some)
-            .map_err(|error| settings.error("data_dir", &format!("a directory, but {error}"))),
+            .map_err(|error| settings.error(&DATA_DIR, &format!("a directory, but {error}"))),
         None => Ok(etcetera::choose_base_strategy()
             .map(|base| base.cache_dir().join("meshage"))
             .ok()),

@@ -2,56 +2,19 @@
 //! The only place that reads the environment.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::log;
-use super::setting::{CONFIG, ConfigError, Default, Setting, settings};
+use super::setting::{ConfigError, Default, Setting};
 use crate::setting_file;
-use crate::telemetry::LogFormat;
 
 /// No client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
 /// What was written, by name.
 pub type Values = BTreeMap<&'static str, String>;
-
-/// What was written: flags, environment, and the configuration file, which may be a pipe and so can
-/// be read only once.
-pub struct Written {
-    pub(super) settings: Result<Settings, ConfigError>,
-    /// How the log is written, as far as that can be known: who starts with a wrong setting is told
-    /// so in the log's format.
-    pub log_format: LogFormat,
-}
-
-impl Written {
-    /// Takes the flags, and reads the environment, and the configuration file if one is named.
-    pub fn new(flags: Values) -> Self {
-        Self::with(flags, |variable| env::var_os(variable))
-    }
-
-    pub(super) fn with(flags: Values, environment: fn(&str) -> Option<OsString>) -> Self {
-        // The file may be what is wrong.
-        let mut without_file = flags.clone();
-        let settings = complete(flags, environment);
-        let known = match &settings {
-            Ok(settings) => log::format(settings),
-            Err(_) => {
-                without_file.remove(CONFIG.name);
-                let without_file = add_environment(without_file, environment).map(Settings);
-                without_file.and_then(|settings| log::format(&settings))
-            }
-        };
-        Self {
-            settings,
-            log_format: known.unwrap_or(LogFormat::Text),
-        }
-    }
-}
 
 /// All that was written, and the way to say that it is wrong. Values have no spaces around them, so
 /// that what is checked is what is used.
@@ -60,109 +23,114 @@ pub(super) struct Settings(pub(super) Values);
 
 impl Settings {
     /// What was written, or the default if that is a value.
-    pub(super) fn optional(&self, name: &str) -> Option<&str> {
-        let written = self.0.get(name).map(String::as_str);
-        written.or(match Setting::of(name).default {
+    pub(super) fn optional(&self, setting: &Setting) -> Option<&str> {
+        let written = self.0.get(setting.name).map(String::as_str);
+        written.or(match setting.default {
             Default::Value(value) => Some(value),
             Default::Described(_) => None,
         })
     }
 
     /// The text of a setting whose default is a value.
-    pub(super) fn text(&self, name: &str) -> &str {
-        self.optional(name).expect("its default is a value")
+    pub(super) fn text(&self, setting: &Setting) -> &str {
+        self.optional(setting).expect("its default is a value")
     }
 
-    pub(super) fn parse_optional<T: FromStr>(&self, name: &str) -> Result<Option<T>, ConfigError> {
-        let text = self.optional(name);
-        text.map(|text| text.parse().map_err(|_| self.unexpected(name)))
+    pub(super) fn parse_optional<T: FromStr>(
+        &self,
+        setting: &Setting,
+    ) -> Result<Option<T>, ConfigError> {
+        let text = self.optional(setting);
+        text.map(|text| text.parse().map_err(|_| self.unexpected(setting)))
             .transpose()
     }
 
     /// The value of a setting whose default is a value.
-    pub(super) fn parse<T: FromStr>(&self, name: &str) -> Result<T, ConfigError> {
-        let text = self.text(name);
-        text.parse().map_err(|_| self.unexpected(name))
+    pub(super) fn parse<T: FromStr>(&self, setting: &Setting) -> Result<T, ConfigError> {
+        let text = self.text(setting);
+        text.parse().map_err(|_| self.unexpected(setting))
     }
 
     /// A number from 1 to this.
-    pub(super) fn number(&self, name: &str, max: usize) -> Result<usize, ConfigError> {
-        let number = self.parse(name)?;
+    pub(super) fn number(&self, setting: &Setting, max: usize) -> Result<usize, ConfigError> {
+        let number = self.parse(setting)?;
         if (1..=max).contains(&number) {
             Ok(number)
         } else {
-            Err(self.unexpected(name))
+            Err(self.unexpected(setting))
         }
     }
 
     /// A duration with its unit, or in milliseconds.
-    pub(super) fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
-        let text = self.text(name);
+    pub(super) fn duration(&self, setting: &Setting) -> Result<Duration, ConfigError> {
+        let text = self.text(setting);
         let millis = text.parse().map(Duration::from_millis).ok();
         match millis.or_else(|| humantime::parse_duration(text).ok()) {
             Some(duration) if !duration.is_zero() && duration <= TIMEOUT_MAX => Ok(duration),
-            _ => Err(self.unexpected(name)),
+            _ => Err(self.unexpected(setting)),
         }
     }
 
     /// The error for a value that is not what the setting's description says.
-    pub(super) fn unexpected(&self, name: &str) -> ConfigError {
-        self.error(name, Setting::of(name).expected)
+    pub(super) fn unexpected(&self, setting: &Setting) -> ConfigError {
+        self.error(setting, setting.expected)
     }
 
-    pub(super) fn error(&self, name: &str, expected: &str) -> ConfigError {
-        ConfigError::new(name, self.optional(name).unwrap_or_default(), expected)
+    pub(super) fn error(&self, setting: &Setting, expected: &str) -> ConfigError {
+        ConfigError::new(
+            setting,
+            self.optional(setting).unwrap_or_default(),
+            expected,
+        )
     }
 }
 
-/// Adds to the flags what variables and the configuration file have.
-fn complete(
+/// Where variables are looked up: in the environment, but in tests.
+pub(super) type Environment = fn(&str) -> Option<OsString>;
+
+/// Adds to the flags what variables and the configuration file have. `config` names that file, and
+/// is no setting itself.
+pub(super) fn complete(
     flags: Values,
-    environment: fn(&str) -> Option<OsString>,
+    environment: Environment,
+    settings: &[&'static Setting],
+    config: &'static Setting,
 ) -> Result<Settings, ConfigError> {
-    let mut values = add_environment(flags, environment)?;
-    if let Some(file) = values.remove(CONFIG.name) {
+    let with_config: Vec<_> = settings.iter().copied().chain([config]).collect();
+    let mut values = add_environment(flags, environment, &with_config)?;
+    if let Some(file) = values.remove(config.name) {
         let text = setting_file::text_of(Path::new(&file)).map_err(|error| ConfigError::File {
             file: file.clone(),
             problem: error.to_string(),
         })?;
-        fill_from_file(&mut values, &text)
+        fill_from_file(&mut values, &text, settings)
             .map_err(|problem| ConfigError::File { file, problem })?;
     }
     Ok(Settings(values))
 }
 
-/// A flag that is empty hides no variable.
+/// Adds to the flags what variables have. A flag that is empty hides no variable.
 fn add_environment(
     flags: Values,
-    environment: fn(&str) -> Option<OsString>,
+    environment: Environment,
+    settings: &[&'static Setting],
 ) -> Result<Values, ConfigError> {
     let mut values: Values = flags
         .into_iter()
         .filter_map(|(name, text)| Some((name, meant(name, &text)?)))
         .collect();
-    for setting in settings().chain([&CONFIG]) {
+    for setting in settings {
         let variables = setting.variables.iter();
         for value in variables.filter_map(|variable| environment(variable)) {
-            let text = value.to_str().ok_or_else(|| not_text(setting, &value))?;
+            let text = value.to_str().ok_or_else(|| {
+                ConfigError::new(setting, &value.to_string_lossy(), "text in UTF-8")
+            })?;
             if let Some(text) = meant(setting.name, text) {
                 values.entry(setting.name).or_insert(text);
             }
         }
     }
     Ok(values)
-}
-
-fn not_text(setting: &Setting, value: &OsStr) -> ConfigError {
-    let value = value.to_string_lossy().into_owned();
-    if setting.name == CONFIG.name {
-        ConfigError::File {
-            file: value,
-            problem: "expected text in UTF-8 (set by MESHAGE_CONFIG)".into(),
-        }
-    } else {
-        ConfigError::new(setting.name, &value, "text in UTF-8")
-    }
 }
 
 /// What somebody means who writes this: spaces and line ends around a value come from shells, files
@@ -174,13 +142,17 @@ fn meant(name: &str, text: &str) -> Option<String> {
 }
 
 /// Fills what neither flag nor variable has set.
-pub(super) fn fill_from_file(values: &mut Values, text: &str) -> Result<(), String> {
+pub(super) fn fill_from_file(
+    values: &mut Values,
+    text: &str,
+    settings: &[&'static Setting],
+) -> Result<(), String> {
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| one_line(&error, text))?;
     for (key, value) in table {
-        let Some(setting) = settings().find(|setting| setting.name == key) else {
-            let known: Vec<&str> = settings().map(|setting| setting.name).collect();
+        let Some(setting) = settings.iter().find(|setting| setting.name == key) else {
+            let known: Vec<&str> = settings.iter().map(|setting| setting.name).collect();
             let known = known.join(", ");
             return Err(format!("unknown key {key:?}; the keys are {known}"));
         };
@@ -216,77 +188,4 @@ fn one_line(error: &toml::de::Error, text: &str) -> String {
         .span()
         .map_or(1, |span| text[..span.start].matches('\n').count() + 1);
     format!("line {line}: {}", error.message())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_fills_what_is_not_set_otherwise() {
-        let mut values = Values::from([("http_port", "1".into())]);
-        let file = "http_port = 2\ncluster_port = 3\nseeds = [\"a:1\", \"b:2\"]\n";
-        fill_from_file(&mut values, file).unwrap();
-        let expected = [
-            ("cluster_port", "3"),
-            ("http_port", "1"),
-            ("seeds", "a:1,b:2"),
-        ];
-        let found: Vec<_> = values
-            .iter()
-            .map(|(name, text)| (*name, text.as_str()))
-            .collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn spaces_around_a_value_are_no_part_of_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("meshage.toml");
-        std::fs::write(
-            &file,
-            "cluster_id = \" prod\\n\"\nplugins = \"\"\nlog = \"debug\"\ntimeout = \" 2s \"\n",
-        )
-        .unwrap();
-        let flags = Values::from([
-            ("http_port", " 81\r\n".into()),
-            ("node_id", "\tn1 ".into()),
-            ("seeds", " ".into()),
-            ("log", "info ".into()),
-            ("config", format!(" {} ", file.display())),
-        ]);
-        let settings = complete(flags, |_| None).unwrap();
-        let taken = ["http_port", "node_id", "cluster_id", "log", "timeout"];
-        assert_eq!(
-            taken.map(|name| settings.optional(name)),
-            [
-                Some("81"),
-                Some("n1"),
-                Some("prod"),
-                Some("info"),
-                Some("2s")
-            ]
-        );
-        // What is empty is not set, but for seeds, of which there can be none.
-        assert_eq!(settings.text("plugins"), "./plugins");
-        assert_eq!(settings.0.get("seeds").map(String::as_str), Some(""));
-    }
-
-    #[test]
-    fn a_file_that_is_wrong_says_where() {
-        let mut values = Values::new();
-        let error = fill_from_file(&mut values, "http-port = 1").unwrap_err();
-        assert!(
-            error.contains("http-port") && error.contains("http_port"),
-            "{error}"
-        );
-        for (file, part) in [
-            ("seeds = 1.5", "seeds"),
-            ("\n\nhttp_port 1", "line 3"),
-            ("log = 1\nlog = 2", "line 2"),
-        ] {
-            let error = fill_from_file(&mut values, file).unwrap_err();
-            assert!(error.contains(part), "{error}");
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::seeds::Seed;
+use super::seed::Seed;
 
 /// How long to wait for a seed to answer before going on alone. Seeds may be down for good, and a
 /// mesh that was stopped as a whole must be able to start again.

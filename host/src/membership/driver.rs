@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use super::advert;
 use super::claims::Claim;
 use super::contacts::Contacts;
+use super::seed::{OwnAddresses, Seed};
 use super::seed_problems::SeedProblems;
-use super::seeds::{OwnAddresses, Seed, contact_seeds, look_up};
+use super::seeds::{contact_seeds, look_up};
 use super::view::{self, Node, View};
 use crate::telemetry::names;
 

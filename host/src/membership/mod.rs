@@ -8,6 +8,7 @@ mod driver;
 pub(crate) mod fuzz;
 mod gossip;
 mod parts;
+mod seed;
 mod seed_problems;
 mod seeds;
 mod strangers;

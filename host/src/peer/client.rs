@@ -18,9 +18,11 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, LinkEvent};
-use super::connection::{Called, ConnectError, Connection, Life, Siblings};
+use super::connection::{Called, Connection};
+use super::handshake::{ConnectError, Life};
 use super::liveness::Health;
 use super::outbox::Closed;
+use super::siblings::Siblings;
 use super::socket::TlsNow;
 use super::wire::Hello;
 use crate::bodies::BodyMemory;

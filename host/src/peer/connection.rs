@@ -2,34 +2,31 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
-use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+use tokio_util::codec::FramedRead;
 use tracing::{debug, info, warn};
 
+use super::handshake::{ConnectError, Frames, HELLO_TIMEOUT, Life, check_hello, next};
 use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
-use super::socket::{self, Reader, TlsNow};
+use super::siblings::{Siblings, Suspect};
+use super::socket::{self, TlsNow};
 use super::wire::{self, Agreed, Body, CallId, Frame, Hello, WireError};
 use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
-use crate::message::{Fault, Message, NodeId, Outcome, Refusal, Reply};
+use crate::message::{Fault, Message, Outcome, Refusal, Reply};
 use crate::telemetry::names;
 
 /// A connection that takes longer is to a host that drops packets: the next in rank answers sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// From the open connection to the peer's hello.
-pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Calls that wait for their replies on one connection. At the 60,000 messages a second that one
 /// connection carries, a tenth of a second of them.
@@ -45,21 +42,6 @@ const PINGS_UNANSWERED_SILENT: u32 = 2;
 /// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are
 /// counted, not time, so that a pause of this process is not taken for one of the peer.
 const PINGS_UNANSWERED_MAX: u32 = 4;
-
-/// Why there is no connection. Nothing was sent over it.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    #[error("it cannot be reached")]
-    Io(#[from] io::Error),
-    #[error("it did not answer within {0:?}")]
-    Timeout(Duration),
-    #[error("the TLS handshake failed: {0}")]
-    Handshake(io::Error),
-    #[error("it refused the connection: {0}")]
-    Rejected(String),
-    #[error("it is not what gossip said: {0}")]
-    Unexpected(String),
-}
 
 /// Why an open connection ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +63,6 @@ pub(super) struct Connection {
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
     liveness: Liveness,
-}
-
-/// One life of another node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Life {
-    pub(super) node_id: NodeId,
-    pub(super) generation: u64,
-    pub(super) addr: SocketAddr,
 }
 
 /// How a call of a peer ended.
@@ -115,44 +89,10 @@ impl From<Fault> for Called {
     }
 }
 
-/// The connections to one peer.
-#[derive(Default)]
-pub(super) struct Siblings {
-    connections: Mutex<Vec<Weak<Connection>>>,
-    /// Told of whatever may matter to a message that waits for a connection.
-    changed: Arc<Notify>,
-}
-
-impl Siblings {
-    /// Resolves when something has changed since this was called.
-    pub(super) fn changed(&self) -> Notified<'_> {
-        self.changed.notified()
-    }
-
-    pub(super) fn notify_changed(&self) {
-        self.changed.notify_waiters();
-    }
-
-    fn add(&self, connection: &Arc<Connection>) {
-        let mut connections = self.lock();
-        connections.retain(|connection| connection.strong_count() > 0);
-        connections.push(Arc::downgrade(connection));
-    }
-
-    /// One was lost, which mostly means that the peer is, and that the others will end in a moment.
+impl Suspect for Connection {
     fn suspect(&self) {
-        for connection in self.lock().iter().filter_map(Weak::upgrade) {
-            // If it is closed, it takes no new messages.
-            let _ = connection
-                .outbox
-                .push(|buffer| connection.liveness.suspect(buffer));
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Connection>>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        // If it is closed, it takes no new messages.
+        let _ = self.outbox.push(|buffer| self.liveness.suspect(buffer));
     }
 }
 
@@ -217,7 +157,8 @@ impl Connection {
             siblings: siblings.clone(),
             liveness: Liveness::new(siblings.changed.clone()),
         });
-        siblings.add(&connection);
+        let weak = Arc::downgrade(&connection);
+        siblings.add(weak);
         let (writing, reading, peer) = (
             connection.clone(),
             Reading(connection.clone()),
@@ -520,56 +461,10 @@ impl Drop for Call<'_> {
     }
 }
 
-pub(super) type Frames = FramedRead<Reader, LengthDelimitedCodec>;
-
-/// The next frame of a connection that should not end here.
-pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
-    let frame = frames
-        .next()
-        .await
-        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))??;
-    wire::decode(frame.freeze()).map_err(|error| ConnectError::Unexpected(error.to_string()))
-}
-
-fn check_hello(frame: Frame, own: &Hello, expected: &Life) -> Result<Agreed, ConnectError> {
-    let unexpected = |text: String| Err(ConnectError::Unexpected(text));
-    let Life {
-        node_id,
-        generation,
-        ..
-    } = expected;
-    match frame {
-        Frame::Hello(hello) => {
-            let agreed = own
-                .agree(&hello)
-                .map_err(|mismatch| ConnectError::Unexpected(mismatch.to_string()))?;
-            if hello.node_id != *node_id {
-                return unexpected(format!(
-                    "it is node {:?}, expected {node_id:?}",
-                    hello.node_id
-                ));
-            }
-            if hello.generation != *generation {
-                let its = hello.generation;
-                return unexpected(format!(
-                    "it is another life of the node, of generation {its}, expected {generation}"
-                ));
-            }
-            Ok(agreed)
-        }
-        Frame::UnreadableHello { versions, error } => {
-            let mismatch =
-                versions.and_then(|versions| own.common_version(Some(node_id), versions).err());
-            unexpected(mismatch.map_or_else(|| error.to_string(), |mismatch| mismatch.to_string()))
-        }
-        Frame::Reject(reason) => Err(ConnectError::Rejected(reason)),
-        other => unexpected(format!("it began with {other:?}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::NodeId;
 
     fn hello(cluster_id: &str, node_id: &str, generation: u64) -> Hello {
         Hello::new(cluster_id, NodeId::try_from(node_id).unwrap(), generation)

@@ -6,10 +6,12 @@ mod client;
 mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod handshake;
 mod liveness;
 mod outbox;
 mod server;
 mod session;
+mod siblings;
 mod socket;
 mod wire;
 

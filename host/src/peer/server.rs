@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::connection::{CALLS_MAX, ConnectError, Frames, HELLO_TIMEOUT, LinkError, next};
+use super::connection::{CALLS_MAX, LinkError};
+use super::handshake::{ConnectError, Frames, HELLO_TIMEOUT, next};
 use super::outbox::Closed;
 use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};

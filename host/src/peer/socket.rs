@@ -1,5 +1,6 @@
 //! Sockets between nodes: TLS if the mesh has a secret, plain TCP on loopback if it has none.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,10 +9,20 @@ use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::connection::ConnectError;
 use crate::message::NodeId;
 use crate::security::PeerTls;
 use crate::tcp;
+
+/// Why there is no connection, or not with the right one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SocketError {
+    #[error("it cannot be reached")]
+    Io(#[from] io::Error),
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
+    #[error("it is not what gossip said: {0}")]
+    Certificate(String),
+}
 
 /// The TLS configuration for new connections, as last reloaded; `None` if the mesh has no secret.
 pub type TlsNow = Option<watch::Receiver<Arc<PeerTls>>>;
@@ -25,12 +36,12 @@ pub(super) struct Caller(Option<(Arc<PeerTls>, CertificateDer<'static>)>);
 
 impl Caller {
     /// Checks that the certificate is that of `node_id`. Without TLS there is nothing to check.
-    pub(super) fn check(&self, node_id: &NodeId) -> Result<(), ConnectError> {
+    pub(super) fn check(&self, node_id: &NodeId) -> Result<(), SocketError> {
         let Some((tls, certificate)) = &self.0 else {
             return Ok(());
         };
         tls.check(certificate, node_id).map_err(|error| {
-            ConnectError::Unexpected(format!(
+            SocketError::Certificate(format!(
                 "its certificate is not that of node {node_id}: {error}"
             ))
         })
@@ -42,14 +53,14 @@ pub(super) async fn connect(
     addr: SocketAddr,
     tls: &TlsNow,
     node_id: &NodeId,
-) -> Result<(Reader, Writer), ConnectError> {
+) -> Result<(Reader, Writer), SocketError> {
     let socket = TcpStream::connect(addr).await?;
     tcp::prepare(&socket)?;
     match now(tls) {
         Some(tls) => Ok(halves(
             tls.connect(socket, node_id)
                 .await
-                .map_err(ConnectError::Handshake)?,
+                .map_err(SocketError::Handshake)?,
         )),
         None => Ok(plain_halves(socket)),
     }
@@ -60,16 +71,16 @@ pub(super) async fn connect(
 pub(super) async fn accept(
     socket: TcpStream,
     tls: &TlsNow,
-) -> Result<(Reader, Writer, Caller), ConnectError> {
+) -> Result<(Reader, Writer, Caller), SocketError> {
     let Some(tls) = now(tls) else {
         let (reader, writer) = plain_halves(socket);
         return Ok((reader, writer, Caller(None)));
     };
-    let socket = tls.accept(socket).await.map_err(ConnectError::Handshake)?;
+    let socket = tls.accept(socket).await.map_err(SocketError::Handshake)?;
     let certificates = socket.get_ref().1.peer_certificates();
     let certificate = certificates.and_then(<[_]>::first).cloned();
     let certificate =
-        certificate.ok_or_else(|| ConnectError::Unexpected("it has no certificate".into()))?;
+        certificate.ok_or_else(|| SocketError::Certificate("it has no certificate".into()))?;
     let (reader, writer) = halves(socket);
     Ok((reader, writer, Caller(Some((tls, certificate)))))
 }

@@ -37,7 +37,7 @@ pub struct Handler {
     grants: Grants,
     /// What its instances share.
     shared: host::Shared,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<Instance>>,
     metrics: PluginMetrics,
 }
 

@@ -8,8 +8,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::instance::Instance;
-
 /// How long an instance stays in its pool without being needed: up to twice this.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -20,15 +18,13 @@ const KEPT: usize = 1;
 /// 30 µs for each.
 const RECLAIMED_AT_ONCE: usize = 8;
 
-/// The warm instances of one plugin.
-#[derive(Default)]
-pub(super) struct Pool(Mutex<Idle>);
+/// The warm instances `I` of one plugin.
+pub(super) struct Pool<I>(Mutex<Idle<I>>);
 
-#[derive(Default)]
-struct Idle {
+struct Idle<I> {
     /// The last one back is the first to go: its memory is warm, and those at the bottom are not
     /// needed.
-    instances: Vec<Instance>,
+    instances: Vec<I>,
     /// How many were left when the fewest were, since the pool was last shrunk.
     unneeded: usize,
 }
@@ -36,20 +32,31 @@ struct Idle {
 /// The pools of all plugins.
 #[derive(Clone, Default)]
 pub(super) struct Pools {
-    pools: Arc<Mutex<Vec<Weak<Pool>>>>,
+    pools: Arc<Mutex<Vec<Weak<dyn Shrink>>>>,
     /// Held by who gives up idle instances, until they are gone.
     reclaiming: Arc<Mutex<()>>,
 }
 
-impl Pool {
-    pub(super) fn take(&self) -> Option<Instance> {
+/// A pool that gives back what it does not need.
+trait Shrink: Send + Sync {
+    fn len(&self) -> usize;
+
+    /// How many instances were not needed since this was last called.
+    fn surplus(&self) -> usize;
+
+    /// Drops at most so many, but not those that stay, and returns how many that were.
+    fn give_up(&self, max: usize) -> usize;
+}
+
+impl<I> Pool<I> {
+    pub(super) fn take(&self) -> Option<I> {
         let mut idle = self.idle();
         let instance = idle.instances.pop();
         idle.unneeded = idle.unneeded.min(idle.instances.len());
         instance
     }
 
-    pub(super) fn put(&self, instance: Instance) {
+    pub(super) fn put(&self, instance: I) {
         self.idle().instances.push(instance);
     }
 
@@ -57,7 +64,16 @@ impl Pool {
         self.idle().instances.len()
     }
 
-    /// How many instances were not needed since this was last called.
+    fn idle(&self) -> MutexGuard<'_, Idle<I>> {
+        lock(&self.0)
+    }
+}
+
+impl<I: Send> Shrink for Pool<I> {
+    fn len(&self) -> usize {
+        Self::len(self)
+    }
+
     fn surplus(&self) -> usize {
         let mut idle = self.idle();
         let surplus = idle.unneeded.min(idle.instances.len().saturating_sub(KEPT));
@@ -65,18 +81,13 @@ impl Pool {
         surplus
     }
 
-    /// Drops at most so many, but not those that stay, and returns how many that were.
     fn give_up(&self, max: usize) -> usize {
         let mut idle = self.idle();
         let surplus = idle.instances.len().saturating_sub(KEPT).min(max);
-        let dropped: Vec<Instance> = idle.instances.drain(..surplus).collect();
+        let dropped: Vec<I> = idle.instances.drain(..surplus).collect();
         idle.unneeded = idle.unneeded.min(idle.instances.len());
         drop(idle);
         dropped.len()
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        lock(&self.0)
     }
 }
 
@@ -110,9 +121,14 @@ impl Pools {
         Ok(pools)
     }
 
-    pub(super) fn new_pool(&self) -> Arc<Pool> {
-        let pool = Arc::new(Pool::default());
-        lock(&self.pools).push(Arc::downgrade(&pool));
+    pub(super) fn new_pool<I: Send + 'static>(&self) -> Arc<Pool<I>> {
+        let idle = Idle {
+            instances: Vec::new(),
+            unneeded: 0,
+        };
+        let pool = Arc::new(Pool(Mutex::new(idle)));
+        let weak: Weak<dyn Shrink> = Arc::<Pool<I>>::downgrade(&pool);
+        lock(&self.pools).push(weak);
         pool
     }
 
@@ -134,7 +150,7 @@ impl Pools {
     }
 }
 
-fn living(pools: &Mutex<Vec<Weak<Pool>>>) -> Vec<Arc<Pool>> {
+fn living(pools: &Mutex<Vec<Weak<dyn Shrink>>>) -> Vec<Arc<dyn Shrink>> {
     let mut pools = lock(pools);
     pools.retain(|pool| pool.strong_count() > 0);
     pools.iter().filter_map(Weak::upgrade).collect()

@@ -3,6 +3,7 @@
 
 mod read;
 mod scan;
+mod stamp;
 mod strays;
 mod watch;
 
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use super::source::{Files, Found, ReadError, Source, SourceEvent, Version};
+use stamp::Stamp;
 use strays::Strays;
 use watch::DirectoryWatch;
 
@@ -100,7 +102,7 @@ impl Source for Directory {
         let component = self.component(name);
         let files = read_files(&component, signed);
         // Looked at afterwards: files that changed while they were read have another stamp.
-        let version = scan::Stamp::of(&component).map(|stamp| stamp.version());
+        let version = Stamp::of(&component).map(|stamp| stamp.version());
         (version, files)
     }
 

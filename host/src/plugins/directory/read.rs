@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::scan::signature_of;
+use super::stamp::signature_of;
 use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent};
 use crate::runtime::{COMPONENT_BYTES_MAX, LoadError};
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::scan::FileStamp;
+use super::stamp::FileStamp;
 
 /// What has been a stray for so long is told: a manifest may come before its component, and tools
 /// write in steps.

@@ -1,0 +1,90 @@
+//! The beginning of a connection: both sides say hello, and make sure that they may talk.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+
+use super::socket::{Reader, SocketError};
+use super::wire::{self, Agreed, Frame, Hello};
+use crate::message::NodeId;
+
+/// From the open connection to the peer's hello.
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why there is no connection. Nothing was sent over it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("it cannot be reached")]
+    Io(#[from] io::Error),
+    #[error("it did not answer within {0:?}")]
+    Timeout(Duration),
+    #[error("it refused the connection: {0}")]
+    Rejected(String),
+    #[error("it is not what gossip said: {0}")]
+    Unexpected(String),
+}
+
+/// One life of another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    pub(super) node_id: NodeId,
+    pub(super) generation: u64,
+    pub(super) addr: SocketAddr,
+}
+
+pub(super) type Frames = FramedRead<Reader, LengthDelimitedCodec>;
+
+/// The next frame of a connection that should not end here.
+pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
+    let frame = frames
+        .next()
+        .await
+        .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))??;
+    wire::decode(frame.freeze()).map_err(|error| ConnectError::Unexpected(error.to_string()))
+}
+
+/// Makes sure that the peer is the expected node, in that life, and finds what both can do.
+pub(super) fn check_hello(
+    frame: Frame,
+    own: &Hello,
+    expected: &Life,
+) -> Result<Agreed, ConnectError> {
+    let unexpected = |text: String| Err(ConnectError::Unexpected(text));
+    let Life {
+        node_id,
+        generation,
+        ..
+    } = expected;
+    match frame {
+        Frame::Hello(hello) => {
+            let agreed = own
+                .agree(&hello)
+                .map_err(|mismatch| ConnectError::Unexpected(mismatch.to_string()))?;
+            if hello.node_id != *node_id {
+                return unexpected(format!(
+                    "it is node {:?}, expected {node_id:?}",
+                    hello.node_id
+                ));
+            }
+            if hello.generation != *generation {
+                let its = hello.generation;
+                return unexpected(format!(
+                    "it is another life of the node, of generation {its}, expected {generation}"
+                ));
+            }
+            Ok(agreed)
+        }
+        Frame::UnreadableHello { versions, error } => {
+            let mismatch =
+                versions.and_then(|versions| own.common_version(Some(node_id), versions).err());
+            unexpected(mismatch.map_or_else(|| error.to_string(), |mismatch| mismatch.to_string()))
+        }
+        Frame::Reject(reason) => Err(ConnectError::Rejected(reason)),
+        other => unexpected(format!("it began with {other:?}")),
+    }
+}
