@@ -12,8 +12,8 @@ const BODIES_MIN: usize = 8;
 /// Smaller bodies cost no more than the message around them, so they are not counted.
 const COUNTED_FROM: usize = 1024;
 
-/// BodyMemory that are only expected may reserve `1 / EXPECTED_PART` of the memory. The rest stays free
-/// for bodies that have arrived, however long the expected ones take.
+/// Expected bodies may reserve `1 / EXPECTED_PART` of the memory. The rest stays free for bodies
+/// that have arrived, however long the expected ones take.
 const EXPECTED_PART: usize = 2;
 
 /// The account of all bodies in memory.
@@ -21,11 +21,11 @@ const EXPECTED_PART: usize = 2;
 pub struct BodyMemory {
     bytes_max: usize,
     bytes: AtomicUsize,
-    /// The part of `bytes` that is reserved for bodies that are expected and not here yet.
+    /// The part of `bytes` that is reserved for expected bodies, which have not arrived yet.
     expected: AtomicUsize,
 }
 
-/// No memory is free for a body now.
+/// There is not enough free memory for a body now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRoom;
 
@@ -33,12 +33,12 @@ pub struct NoRoom;
 #[derive(Debug, Default)]
 pub struct Reservation(Option<(&'static BodyMemory, usize)>);
 
-/// Memory reserved for a body that is expected; released on drop. [`ReplyReservation::fill`] turns it into
-/// a [`Reservation`] once the body is here.
+/// Memory reserved for an expected body; released on drop. [`ReplyReservation::fill`] turns it into
+/// a [`Reservation`] once the body has arrived.
 #[derive(Debug)]
 pub struct ReplyReservation {
     bodies: &'static BodyMemory,
-    room: Reservation,
+    reservation: Reservation,
     bytes: usize,
 }
 
@@ -65,27 +65,27 @@ impl BodyMemory {
     /// # Errors
     /// If too little is free now.
     pub fn reserve(&'static self, bytes: usize) -> Result<Reservation, NoRoom> {
-        let mut room = Reservation::default();
-        room.resize(self, bytes).map(|()| room)
+        let mut reservation = Reservation::default();
+        reservation.resize(self, bytes).map(|()| reservation)
     }
 
     /// Reserves memory for a body that is expected to have `bytes` bytes.
     ///
     /// # Errors
-    /// If too little is free now, or expected bodies hold all that they may.
+    /// If too little is free now, or expected bodies have reserved their whole share.
     pub fn reserve_reply(&'static self, bytes: usize) -> Result<ReplyReservation, NoRoom> {
         let bytes = if bytes < COUNTED_FROM { 0 } else { bytes };
         if bytes > 0 {
             take(&self.expected, bytes, self.bytes_max / EXPECTED_PART)?;
         }
         // From here on `Drop` releases `expected`, also if the next step fails.
-        let mut aside = ReplyReservation {
+        let mut reserved = ReplyReservation {
             bodies: self,
-            room: Reservation::default(),
+            reservation: Reservation::default(),
             bytes,
         };
-        aside.room.resize(self, bytes)?;
-        Ok(aside)
+        reserved.reservation.resize(self, bytes)?;
+        Ok(reserved)
     }
 
     /// The limit on all bodies together.
@@ -98,7 +98,7 @@ impl Reservation {
     /// Changes the reservation to `bytes` bytes, up or down.
     ///
     /// # Errors
-    /// If the increase does not fit now: then the reservation stays as it was.
+    /// If the increase does not fit now; the reservation then stays as it was.
     pub fn resize(&mut self, bodies: &'static BodyMemory, bytes: usize) -> Result<(), NoRoom> {
         if bytes < COUNTED_FROM {
             *self = Self::default();
@@ -143,8 +143,8 @@ impl ReplyReservation {
     /// # Errors
     /// If it is larger than expected and the difference does not fit now.
     pub fn fill(mut self, bytes: usize) -> Result<Reservation, NoRoom> {
-        let mut room = std::mem::take(&mut self.room);
-        room.resize(self.bodies, bytes).map(|()| room)
+        let mut reservation = std::mem::take(&mut self.reservation);
+        reservation.resize(self.bodies, bytes).map(|()| reservation)
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
         );
         assert!(
             bodies.reserve_reply(COUNTED_FROM).is_err(),
-            "as much is set aside as may be"
+            "as much is reserved as may be"
         );
         assert!(bodies.reserve_reply(0).is_ok(), "nothing always may");
         let there = bodies.reserve(2 * quarter).unwrap();

@@ -1,5 +1,4 @@
-//! The command line: a flag for each setting that `config` describes, and what else there is to do
-//! than to be a node.
+//! The command line: a flag for each setting that `config` describes, and the subcommands.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,15 +7,15 @@ use clap::{Arg, ArgMatches, FromArgMatches, Subcommand};
 
 use crate::config::{CONFIG, Setting, Values, settings};
 
-/// The older name of the public API's port.
+/// The older name of the setting for the public API's port.
 const SERVICE_PORT: &str = "service_port";
 const HTTP_PORT: &str = "http_port";
 
-/// What was written on the command line.
+/// The parsed command line.
 #[derive(Debug)]
 pub struct Cli {
     pub command: Option<Command>,
-    /// The settings that have a flag there.
+    /// The settings that were given as flags.
     pub flags: Values,
 }
 
@@ -38,10 +37,10 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Reads a command line, which begins with the program's name.
+    /// Parses a command line, which begins with the program's name.
     ///
     /// # Errors
-    /// What is wrong with it, or the help or the version that it asks for.
+    /// Why it is invalid, or the help or version text that it asks for.
     pub fn parse(
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {

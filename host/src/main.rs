@@ -1,4 +1,4 @@
-//! Start, signals, stop.
+//! The process: start, signals, shutdown.
 
 #![forbid(unsafe_code)]
 
@@ -18,22 +18,23 @@ use meshage_host::telemetry::Logs;
 use mimalloc::MiMalloc;
 use tokio_util::sync::CancellationToken;
 
-/// A request is some fifty small allocations, many of them freed on another core.
+/// mimalloc, since a request makes some fifty small allocations, many of them freed on another
+/// core.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The exit code for a wrong setting.
 const WRONG_SETTING: u8 = 2;
 
-/// What is left to do when the node has left: nothing that is worth more than this.
+/// How long to wait for remaining tasks after the node has left; none of them is worth more.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
-/// How long a process that ends waits for a reader of its log who takes nothing, and for one who
-/// takes little at a time.
+/// How long an ending process waits for the reader of its log: for one that reads nothing, and for
+/// one that reads slowly.
 const LOG_STALLED_MAX: Duration = Duration::from_secs(2);
 const LOG_FLUSH_MAX: Duration = Duration::from_secs(30);
 
-/// Why a command came to no good end.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
     #[error(transparent)]
@@ -47,7 +48,7 @@ enum Failed {
 }
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, of which an idle node would use little.
+    // The allocator requests huge pages, of which an idle node would use only a small part.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let Cli { command, flags } =
@@ -76,7 +77,7 @@ fn main() -> ExitCode {
     exit_code
 }
 
-/// Says of each plugin whether it would load.
+/// Reports for each plugin whether it would load.
 fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     let terms = PluginTerms::new(written)?;
     let mut all_are_good = true;
@@ -97,7 +98,7 @@ fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     })
 }
 
-/// Prints a line. Who takes no more of them, as `head`, knows enough.
+/// Prints a line. A closed pipe, as with `head`, is not an error.
 fn say(line: &impl Display) -> Result<(), Failed> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::Output(error)),
@@ -105,7 +106,7 @@ fn say(line: &impl Display) -> Result<(), Failed> {
     }
 }
 
-/// Is a node, until a signal or something that it needs ends it.
+/// Runs a node until a signal arrives or a vital task ends.
 fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
     let config = Config::new(written)?;
     logs.listen(&config.log.filter)
@@ -115,9 +116,9 @@ fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    // As a task, so that a bug in it ends the process as any other error does.
+    // As a task, so that a panic in it ends the process like any other error.
     let ended = runtime.block_on(runtime.spawn(node::run(config, leave)));
-    // A file system that does not answer holds nobody who has left.
+    // A blocking thread that hangs in the file system must not delay the exit.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     match ended.map_err(anyhow::Error::from)? {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -1,5 +1,7 @@
 //! All checks that CI runs, those that fail fastest first.
 
+use std::thread::available_parallelism;
+
 use anyhow::Result;
 
 use crate::build;
@@ -20,8 +22,41 @@ pub(crate) fn everything() -> Result<()> {
         "--deny",
         "warnings",
     ]))?;
+    unit_tests()?;
     build::everything()?;
-    setup::run(cargo().args(["test", "--release", "--workspace"]))
+    integration_tests(None)?;
+    setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
+}
+
+/// The host is compiled without optimization for its unit tests: with it, that takes two minutes.
+fn unit_tests() -> Result<()> {
+    setup::run(cargo().args([
+        "test",
+        "--release",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--config",
+        "profile.release.package.meshage-host.opt-level=0",
+        "--config",
+        "profile.release.package.meshage-host.codegen-units=16",
+    ]))
+}
+
+/// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
+/// two for each core leave time to spare.
+fn integration_tests(filter: Option<&str>) -> Result<()> {
+    let threads = 2 * available_parallelism()?.get();
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--workspace"]);
+    match filter {
+        Some(filter) => tests.args(["--test", "mesh", filter]),
+        None => tests.args(["--test", "*"]),
+    };
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        tests.env("RUST_TEST_THREADS", threads.to_string());
+    }
+    setup::run(&mut tests)
 }
 
 /// Checks the dependencies against `deny.toml`, if the tool is there: `cargo install cargo-deny`.
@@ -50,5 +85,5 @@ fn dependencies() -> Result<()> {
 pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
     build::everything()?;
-    setup::run(cargo().args(["test", "--release", "--workspace", "--test", "mesh", filter]))
+    integration_tests(Some(filter))
 }

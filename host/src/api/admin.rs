@@ -44,7 +44,7 @@ use crate::security::{RequestSource, SEC_FETCH_SITE, Tokens, check_admin_request
 use crate::tcp::Acceptor;
 use crate::telemetry::{InstanceGauges, Metrics, names};
 
-/// Operators and their tools are few.
+/// There are few operators and tools.
 const CONNECTIONS_MAX: usize = 256;
 
 const PATIENCE: Patience = Patience {
@@ -54,7 +54,7 @@ const PATIENCE: Patience = Patience {
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// What a node has to go through before it is ready, and whether it still is.
+/// The steps after which a node is ready, and whether it still is.
 #[derive(Default)]
 pub struct Readiness(AtomicU8);
 
@@ -76,7 +76,7 @@ impl Readiness {
         self.0.store(LEAVING, Ordering::Release);
     }
 
-    /// What is still missing.
+    /// What is missing before the node is ready.
     fn missing(&self) -> Option<&'static str> {
         match self.0.load(Ordering::Acquire) {
             LOADING => Some("plugins are loading"),
@@ -87,7 +87,7 @@ impl Readiness {
     }
 }
 
-/// What the admin API shows. Read-only.
+/// The state that the admin API shows. Read-only.
 #[derive(Clone)]
 pub struct Admin {
     pub view: watch::Receiver<Arc<View>>,
@@ -96,12 +96,12 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
     pub instances: Arc<InstanceGauges>,
-    /// `None`: whoever reaches the API may use it.
+    /// `None`: no token is required.
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
 }
 
 impl Admin {
-    /// Serves until `stopped`; then finishes the requests that it has.
+    /// Serves until `stopped`; then finishes the open requests.
     pub async fn serve(self, listener: TcpListener, stopped: CancellationToken) {
         let mut builder = Builder::new(OnRuntime::current()).http1_only();
         builder
@@ -141,8 +141,8 @@ impl Admin {
             .route("/plugins", get(plugins))
             .layer(from_fn_with_state(self.clone(), need_token))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
-            // These tell nothing that is not seen from the outside, and what asks them often cannot
-            // send a token, and names the node as it likes.
+            // No checks for these: they reveal nothing that is not visible from outside, and probes
+            // often cannot send a token, and use any host name.
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .with_state(self)
@@ -168,8 +168,9 @@ async fn need_token(State(admin): State<Admin>, request: Request, next: Next) ->
         .into_response()
 }
 
-/// Refuses what a browser sends for a page of another site, which could otherwise read of the mesh
-/// what its user can reach; also when the page has made its own name lead here.
+/// Refuses requests that a browser sends for a page of another site, which could otherwise read the
+/// mesh through a user's browser. Covers DNS rebinding, where the page's own host name resolves to
+/// this node.
 async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let checked = {
         let header = |name: HeaderName| {
@@ -178,7 +179,7 @@ async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: 
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        // No page has a token that it could send.
+        // With tokens the host is not checked: a page has no token to send.
         let host = header(HOST).filter(|_| admin.tokens.is_none());
         let source = RequestSource {
             host: header(HOST),
@@ -198,7 +199,7 @@ async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: 
 struct SeenNode<'a> {
     #[serde(flatten)]
     node: &'a Node,
-    /// Whether messages go to it; of the node itself there is none.
+    /// Whether messages are sent to it; `None` for this node itself.
     breaker: Option<BreakerState>,
 }
 
@@ -215,7 +216,7 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
     for (_, plugin) in admin.catalog.plugins() {
         let [idle, running] = instances.entry(plugin.stream.clone()).or_default();
         *idle += plugin.handler.idle_instances();
-        // All versions of a stream share it.
+        // All versions of a stream share the admission.
         *running = plugin.admission.running();
     }
     let (view, own) = (
@@ -287,7 +288,7 @@ async fn plugins(State(admin): State<Admin>) -> Json<Value> {
         .iter()
         .map(|failed| (failed.name.as_str(), describe_failed(failed)));
     let mut all: Vec<(&str, Value)> = versions.chain(failed).collect();
-    // Stable: what runs stands before what failed to replace it.
+    // A stable sort: a running version comes before one that failed to replace it.
     all.sort_by_key(|(name, _)| *name);
     Json(json!({ "plugins": all.into_iter().map(|(_, plugin)| plugin).collect::<Vec<_>>() }))
 }

@@ -20,19 +20,19 @@ use crate::telemetry::names;
 
 pub(super) type HttpResponse = Response<Content>;
 
-/// The body of an answer, with its room.
+/// The body of an answer, with its memory reservation.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     pub(super) bytes: Bytes,
-    pub(super) room: Reservation,
+    pub(super) reservation: Reservation,
 }
 
 impl From<Vec<u8>> for Content {
-    /// One that is small.
+    /// A small body, without a reservation.
     fn from(bytes: Vec<u8>) -> Self {
         Self {
             bytes: bytes.into(),
-            room: Reservation::default(),
+            reservation: Reservation::default(),
         }
     }
 }
@@ -43,13 +43,13 @@ const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
 /// Makes the answers of one node.
 pub(super) struct Answers {
     node: NodeId,
-    /// The same as a header's value, for most answers name it.
+    /// The same as a header value, since most answers contain it.
     name: HeaderValue,
 }
 
 impl Answers {
     pub(super) fn new(node: NodeId) -> Self {
-        // Once for a process, so that no answer has to count who shares it.
+        // Leaked once per process, so that answers need no reference count.
         let name = HeaderValue::from_static(String::leak(node.to_string()));
         Self { node, name }
     }
@@ -63,13 +63,13 @@ impl Answers {
         response.headers_mut().insert(NODE, name);
     }
 
-    /// What a handler answered, or the problem instead.
+    /// The handler's reply, or a problem in its place.
     pub(super) fn send(&self, message: &Message, answer: Answer) -> HttpResponse {
         match answer.outcome {
             Ok(reply) => {
                 let mut response = Response::new(Content {
                     bytes: reply.body,
-                    room: reply.room,
+                    reservation: reply.reservation,
                 });
                 *response.status_mut() = reply.status;
                 *response.headers_mut() = reply.headers;
@@ -86,12 +86,12 @@ impl Answers {
         }
     }
 
-    /// A problem of this node's.
+    /// A problem reported by this node.
     pub(super) fn problem(&self, error: &ApiError, subject: Subject<'_>) -> HttpResponse {
         self.problem_of(error, subject, &self.node)
     }
 
-    /// A problem. Those that may pass say when to come again, a wrong method which are right.
+    /// A problem. A retryable 503 has `Retry-After`, a 401 `WWW-Authenticate`, a 405 `Allow`.
     fn problem_of(&self, error: &ApiError, subject: Subject<'_>, node: &NodeId) -> HttpResponse {
         counter!(names::PROBLEMS, "type" => error.problem_type().name).increment(1);
         let (status, problem) = error.problem(subject, node);
@@ -117,7 +117,7 @@ impl Answers {
     }
 
     /// The answers of all candidates as a JSON array, in the order in which they come. This node
-    /// puts them together, each as soon as it is there.
+    /// assembles it, adding each answer as soon as it is available.
     pub(super) async fn broadcast(
         &self,
         message: &Message,
@@ -125,7 +125,7 @@ impl Answers {
         bodies: &'static BodyMemory,
     ) -> HttpResponse {
         let mut answers = pin!(answers);
-        let (mut body, mut room) = (Vec::from(b"["), Reservation::default());
+        let (mut body, mut reservation) = (Vec::from(b"["), Reservation::default());
         let (mut ok, mut failed) = (0, 0);
         while let Some(Answer {
             node,
@@ -138,7 +138,8 @@ impl Answers {
             }
             let element = outcome.and_then(|reply| {
                 let bytes = body.len() + element_bytes_max(&reply);
-                room.resize(bodies, bytes)
+                reservation
+                    .resize(bodies, bytes)
                     .map_err(|_| Fault::no_room(bodies))
                     .map(|()| reply)
             });
@@ -161,7 +162,7 @@ impl Answers {
         body.push(b']');
         let mut response = Response::new(Content {
             bytes: body.into(),
-            room,
+            reservation,
         });
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -175,7 +176,7 @@ impl Answers {
     }
 }
 
-/// A reply that is not simply JSON, with what there is to say of it.
+/// A reply that is not plain JSON, with its metadata.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Wrapped<'a> {
@@ -186,19 +187,19 @@ struct Wrapped<'a> {
     base64: String,
 }
 
-/// What a wrapped reply has beside its body and the values of two headers: names, a status,
+/// The overhead of a wrapped reply besides its body and the values of two headers: names, a status,
 /// punctuation.
 const WRAPPING_BYTES: usize = 128;
 
-/// What a reply takes in the array at most: in base64 four bytes for three.
+/// Maximum size of a reply in the array: base64 takes four bytes for three.
 fn element_bytes_max(reply: &Reply) -> usize {
     let headers = [CONTENT_TYPE, CONTENT_ENCODING]
         .map(|name| reply.headers.get(name).map_or(0, HeaderValue::len));
     reply.body.len().div_ceil(3) * 4 + headers.iter().sum::<usize>() + WRAPPING_BYTES
 }
 
-/// A reply that is 200, and JSON as it stands, goes into the array as it is, any other in base64,
-/// with its status and how it is to be read.
+/// A reply with status 200 and a valid JSON body goes into the array as it is; any other as base64,
+/// with its status, type and encoding.
 fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
     let header = |name| {
         reply
@@ -224,8 +225,8 @@ fn put_reply(body: &mut Vec<u8>, reply: &Reply) {
     }
 }
 
-/// Whether it is JSON in fact. Skipping values does not check that they are UTF-8, so that is done
-/// first.
+/// Whether the body is valid JSON. `IgnoredAny` does not check that strings are UTF-8, so that is
+/// done first.
 fn is_json(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }

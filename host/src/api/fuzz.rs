@@ -5,8 +5,8 @@ use super::http::framing_problem;
 use super::target;
 use crate::security::{HostTrust, RequestSource, SEC_FETCH_SITE, Sites, check_admin_request};
 
-/// Takes a request's target and headers, one a line. A path that is understood is understood the
-/// same way when it is written otherwise.
+/// Takes a request's target and headers, one per line. A path that parses must give the same result
+/// when it is encoded in another way.
 pub fn request(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let path = lines.next().unwrap_or_default();

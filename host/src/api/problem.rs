@@ -1,4 +1,4 @@
-//! Problems: everything that the public API answers instead of a reply, as RFC 9457 has it.
+//! Problems: every answer of the public API that is not a reply, in the format of RFC 9457.
 
 use http::StatusCode;
 use serde::Serialize;
@@ -8,10 +8,10 @@ use super::http::BodyError;
 use super::target::TargetError;
 use crate::message::{Fault, LimitKind, Method, NodeId, ProblemType};
 
-/// What `Retry-After` says, in seconds: nothing ran, and a moment is enough for a view to settle.
+/// `Retry-After`, in seconds: nothing ran, and a view settles within a moment.
 pub(super) const RETRY_AFTER_SECONDS: &str = "1";
 
-/// What went wrong with a request.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error("{0}")]
@@ -32,7 +32,7 @@ pub(super) enum ApiError {
     Fault { fault: Fault, may_run_twice: bool },
 }
 
-/// What a problem is about, where that is known.
+/// The subject of a problem, as far as it is known.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) stream: Option<&'a str>,
@@ -48,7 +48,7 @@ pub(super) struct Problem<'a> {
     title: &'static str,
     status: u16,
     detail: String,
-    /// The message's id, under which the log has more.
+    /// The message id, by which to find more in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub(super) struct Problem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     partition_key: Option<&'a str>,
     node: &'a str,
-    /// Whether the same request may be sent again without its work being done twice.
+    /// Whether the client can send the same request again without its effect happening twice.
     retryable: bool,
 }
 
@@ -123,10 +123,10 @@ impl ApiError {
                 fault,
                 may_run_twice,
             } => match fault {
-                // Nothing ran; but nobody will be there to run it next time either.
+                // Nothing ran, but a retry will find no candidate either.
                 Fault::NoCandidate => false,
                 Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
-                // What is wrong with the message stays wrong with it.
+                // A fault of the message itself is permanent; only a server error may pass.
                 Fault::Foreign(fault) => {
                     let may_pass = fault.status.is_server_error() && fault.kind != "limit-exceeded";
                     fault.nothing_ran || may_pass && *may_run_twice

@@ -1,4 +1,4 @@
-//! The public API: takes messages over HTTP/1.1 and HTTP/2 on one port, and answers them.
+//! The public API: accepts messages over HTTP/1.1 and HTTP/2 on one port.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -23,13 +23,13 @@ use crate::lanes::Lanes;
 use crate::tcp::Acceptor;
 use crate::telemetry::names;
 
-/// A request's line and headers together; more is answered with 431.
+/// Maximum size of request line and headers together; more is answered with 431.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A TLS handshake is two round trips.
+/// Generous: a TLS handshake takes two round trips.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Requests at once on one HTTP/2 connection.
+/// Concurrent requests on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 256;
 
 /// The public API of one node.
@@ -38,17 +38,17 @@ pub struct PublicApi {
     lanes: Lanes,
 }
 
-/// One of the open connections, for as long as it is.
-struct Open(Gauge);
+/// Counts one open connection until it is dropped.
+struct OpenConnection(Gauge);
 
-impl Open {
+impl OpenConnection {
     fn count(open: Gauge) -> Self {
         open.increment(1);
         Self(open)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.decrement(1);
     }
@@ -65,7 +65,7 @@ impl PublicApi {
         Self { requests, lanes }
     }
 
-    /// Serves until `stopping`; then finishes the requests that it has.
+    /// Serves until `stopping`; then finishes the open requests.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
         let (builder, open) = (self.builder(), gauge!(names::CLIENT_CONNECTIONS));
         let acceptor = Acceptor::new(listener, "the public API (--max-connections)")
@@ -74,9 +74,9 @@ impl PublicApi {
         let connections = TaskTracker::new();
         let serve = |socket, _| {
             let (api, builder, open) = (self.clone(), builder.clone(), open.clone());
-            // A token of its own: a shared one would be written to by all cores.
+            // A child token for each connection: all cores would contend for a shared one.
             let stopping = stopping.child_token();
-            api.secure_and_serve(socket, builder, stopping, Open::count(open))
+            api.secure_and_serve(socket, builder, stopping, OpenConnection::count(open))
         };
         acceptor.run(&stopping, &connections, serve).await;
         connections.close();
@@ -103,7 +103,7 @@ impl PublicApi {
         socket: TcpStream,
         builder: Builder<OnRuntime>,
         stopping: CancellationToken,
-        _open: Open,
+        _open: OpenConnection,
     ) {
         let Some(tls) = self
             .requests
@@ -120,7 +120,7 @@ impl PublicApi {
             Some(Ok(Ok(socket))) => self.serve_connection(socket, builder, &stopping).await,
             Some(Ok(Err(error))) => debug!(%error, "a client's TLS handshake failed"),
             Some(Err(_)) => debug!("a client's TLS handshake took too long"),
-            // There is no request yet that could be finished.
+            // Cancelled during the handshake: there is no request to finish yet.
             None => {}
         }
     }

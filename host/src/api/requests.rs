@@ -1,4 +1,5 @@
-//! From a request of the public API to its answer: who may ask, what for, and how it is answered.
+//! Handles a request of the public API from its head to its answer: checks access, finds the
+//! target, takes in the body and runs the message.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -24,25 +25,25 @@ use crate::security::{
 
 pub struct PublicConfig {
     pub node_id: NodeId,
-    /// Longest body of a request.
+    /// Maximum size of a request body.
     pub body_bytes_max: usize,
-    /// Connections at once; later ones wait until one of these ends.
+    /// Maximum of concurrent connections; later ones wait until one ends.
     pub connections_max: usize,
-    /// For a request's head to arrive, and again for its body; also how long a connection may be
-    /// idle.
+    /// Maximum time for a request's head to arrive, and again for its body; also the idle timeout
+    /// of a connection.
     pub request_timeout: Duration,
-    /// From a request's arrival to its answer.
+    /// Maximum time from a request's arrival to its answer.
     pub timeout: Duration,
     /// `None`: plain HTTP.
     pub tls: Option<watch::Receiver<Arc<ServerTls>>>,
-    /// `None`: whoever reaches the API may use it.
+    /// `None`: no token is required.
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
-    /// Whose pages may use the API, and by which names it is called.
+    /// The sites whose pages may use the API, and the host names that it may be addressed by.
     pub sites: Sites,
     pub names: HostTrust,
 }
 
-/// Takes the requests of all connections.
+/// Handles the requests of all connections.
 pub(super) struct Requests {
     pub(super) config: PublicConfig,
     dispatcher: Arc<Dispatcher>,
@@ -55,22 +56,22 @@ pub(super) struct Client {
     pub(super) requests: Arc<Requests>,
     pub(super) activity: Arc<Activity>,
     pub(super) socket: Arc<Observed>,
-    /// The name by which it calls the node, once that was found to be good: mostly it is always the
-    /// same.
+    /// The `Host` that was last found acceptable, as a cache: a client mostly keeps using the same
+    /// one.
     pub(super) host: OnceLock<Box<[u8]>>,
 }
 
-/// What `OPTIONS *` asks about (RFC 9110, section 9.3.7).
+/// The target of `OPTIONS *` (RFC 9110, section 9.3.7).
 const EVERY_TARGET: &str = "*";
 
 fn text(value: Option<&HeaderValue>) -> Option<&str> {
     value.and_then(|value| value.to_str().ok())
 }
 
-/// A request that may be asked.
+/// A request that passed the checks.
 enum Admitted {
     Message(Method, Target),
-    /// Which methods there are (RFC 9110, section 9.3.7).
+    /// `OPTIONS`: asks for the allowed methods (RFC 9110, section 9.3.7).
     Options,
 }
 
@@ -116,7 +117,7 @@ impl Client {
         let (mut response, is_whole) = match framing_problem(head.version, &head.uri, &head.headers)
         {
             None => self.admit_and_answer(&mut head, &mut body).await,
-            // Where this request ends is not certain.
+            // The end of this request is ambiguous, so the connection cannot be reused.
             Some(problem) => (
                 self.requests
                     .answers
@@ -131,17 +132,17 @@ impl Client {
             self.socket.set_lingering();
         }
         finish(&mut response, is_head);
-        response.map(|Content { bytes, room }| AnswerBody::new(bytes, open, room))
+        response.map(|Content { bytes, reservation }| AnswerBody::new(bytes, open, reservation))
     }
 
-    /// The answer, and whether the request has been read to its end.
+    /// Returns the answer, and whether the request has been read to its end.
     async fn admit_and_answer(
         &self,
         head: &mut Parts,
         body: &mut Incoming,
     ) -> (HttpResponse, bool) {
         let checked = self.check_site(head);
-        // Without it a page of another site could not even read that it is not allowed.
+        // Sent even with a problem: otherwise an allowed page could not read the error.
         let allowed_origin = checked.as_ref().ok().copied().flatten();
         let admitted = checked
             .map_err(RequestError::from)
@@ -164,7 +165,7 @@ impl Client {
                     partition_key: partition_key.as_deref(),
                     message_id: None,
                 };
-                // Who sends before he listens would not see the answer.
+                // A client that sends its whole body before it reads would not see the answer.
                 let is_whole = discard(body, &head.headers).await;
                 (self.requests.answers.problem(&error, subject), is_whole)
             }
@@ -173,7 +174,7 @@ impl Client {
             origin.allow(response.headers_mut());
         }
         if self.requests.config.sites.tells_origins_apart() {
-            // What keeps answers must not show this one to another page.
+            // Caches must not serve this answer to another page.
             response
                 .headers_mut()
                 .append(VARY, HeaderValue::from_static("origin"));
@@ -181,10 +182,11 @@ impl Client {
         (response, is_whole)
     }
 
-    /// Whether the page that sends this, if one does, may; then what lets it read the answer.
+    /// Checks whether the page that sends the request, if any, is allowed to. Returns the origin
+    /// for the header that lets the page read the answer.
     fn check_site(&self, head: &Parts) -> Result<Option<AllowedOrigin<'_>>, ApiError> {
         let (mut host, mut origin, mut fetch_site) = (None, None, None);
-        // Mostly there are few: to look at each is less than to look up three.
+        // There are few headers as a rule: one pass is cheaper than three look-ups.
         for (name, value) in &head.headers {
             let seen = match name {
                 name if name == HOST => &mut host,
@@ -236,7 +238,7 @@ impl Requests {
 
     fn admit(&self, head: &mut Parts) -> Result<Admitted, RequestError> {
         if head.method == HttpMethod::OPTIONS {
-            // What a browser asks beforehand comes without a token.
+            // A preflight request carries no token.
             if head.uri.path() == EVERY_TARGET {
                 return Ok(Admitted::Options);
             }
@@ -245,7 +247,7 @@ impl Requests {
                 .map_err(RequestError::from);
         }
         if let Some(tokens) = &self.config.tokens {
-            // It is this node's, and goes no further: no handler gets to see it.
+            // The token is for this node: it is removed so that no handler sees it.
             let authorization = head.headers.remove(AUTHORIZATION);
             if !tokens.borrow().allow(authorization.as_ref()) {
                 return Err(ApiError::Unauthorized.into());
@@ -264,8 +266,8 @@ impl Requests {
         Ok(Admitted::Message(method, target))
     }
 
-    /// Takes in the body, and runs the message. Returns whether the request has been read to its
-    /// end, too.
+    /// Takes in the body, and runs the message. Also returns whether the request has been read to
+    /// its end.
     async fn take(
         &self,
         method: Method,
@@ -273,19 +275,19 @@ impl Requests {
         head: &mut Parts,
         body: &mut Incoming,
     ) -> (HttpResponse, bool) {
-        let mut room = Reservation::default();
+        let mut reservation = Reservation::default();
         let collected = collect(
             body,
             self.config.body_bytes_max,
             self.config.request_timeout,
             self.bodies,
-            &mut room,
+            &mut reservation,
         );
         let bytes = match collected.await {
             Ok(bytes) => bytes,
             Err(error) => {
-                // What is read from here on is not kept.
-                drop(room);
+                // The rest of the body is discarded, so it needs no reservation.
+                drop(reservation);
                 let is_whole = match &error {
                     BodyError::TooLarge { .. } | BodyError::NoRoom => {
                         discard(body, &head.headers).await
@@ -305,8 +307,8 @@ impl Requests {
             join_cookies(&mut headers);
         }
         let message = Arc::new(Message {
-            // Without the counter that all threads would share: ids of one millisecond need no
-            // order.
+            // Without the counter, which all threads would contend for: ids of the same millisecond
+            // need no order.
             id: Uuid::new_v7(Timestamp::now(NoContext)),
             stream: target.stream.clone(),
             partition_key: target.partition_key.clone(),
@@ -316,13 +318,13 @@ impl Requests {
             body: bytes,
         });
         let response = self.run(&message, target.broadcast).await;
-        // That of the request's body, which was there until now.
-        drop(room);
+        // The reservation of the request's body, which was in memory until now.
+        drop(reservation);
         (response, true)
     }
 
     async fn run(&self, message: &Arc<Message>, is_broadcast: bool) -> HttpResponse {
-        // The time that the request took to arrive is the client's, not the message's.
+        // The deadline starts here: the time that the request took to arrive does not count.
         let deadline = Instant::now() + self.config.timeout;
         if !is_broadcast {
             return self
@@ -336,8 +338,8 @@ impl Requests {
     }
 }
 
-/// HTTP/2 lets clients send a cookie a field, for its compression; to whoever does not speak it
-/// they are one (RFC 9113, section 8.2.3).
+/// HTTP/2 lets clients split the `Cookie` header into several fields, for better compression;
+/// outside of HTTP/2 they must be joined into one (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers
         .get_all(COOKIE)
@@ -351,7 +353,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Which methods there are; to a browser that asks on behalf of a page, which it may send.
+/// Answers `OPTIONS` with the allowed methods, and a preflight also with the headers that the page
+/// may send.
 fn options(head: &Parts, is_preflight: bool) -> HttpResponse {
     let mut response = Response::new(Content::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -364,8 +367,7 @@ fn options(head: &Parts, is_preflight: bool) -> HttpResponse {
     response
 }
 
-/// Makes of an answer what HTTP wants of it, whatever the handler said: hyper sees to that for
-/// HTTP/1 only.
+/// Adapts an answer to the rules of HTTP, whatever the handler set: hyper does so for HTTP/1 only.
 fn finish(response: &mut HttpResponse, is_head: bool) {
     let status = response.status();
     let has_content = !matches!(

@@ -1,4 +1,4 @@
-//! What a request of the public API is addressed to. Pure.
+//! Parses the target of a request of the public API. Pure.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::message::{
     NameError, PARTITION_KEY_BYTES_MAX, PartitionKey, RESERVED_STREAM, StreamName,
 };
 
-/// The addressee of a request.
+/// What a request is addressed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) stream: StreamName,
@@ -16,7 +16,7 @@ pub(super) struct Target {
     pub(super) broadcast: bool,
 }
 
-/// Why a path addresses nothing.
+/// Why a path is not a valid target.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TargetError {
     #[error(
@@ -30,12 +30,12 @@ pub(super) enum TargetError {
     EmptyKey,
     #[error("the partition key has {0} bytes; the limit is {PARTITION_KEY_BYTES_MAX}")]
     LongKey(usize),
-    /// A name that no plugin can have.
+    /// The name is not a valid stream name, so no plugin can have it.
     #[error("no node offers the stream {0:?}")]
     NoStream(String),
 }
 
-/// A path that addresses nothing, with what could be read of it.
+/// An invalid path, with the parts that could be parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadTarget {
     pub(super) error: TargetError,
@@ -53,7 +53,7 @@ impl From<TargetError> for BadTarget {
     }
 }
 
-/// Reads a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
+/// Parses a path: `/api/{stream}/{partitionKey}`, or with `broadcast` in front of the two.
 pub(super) fn parse(path: &str) -> Result<Target, BadTarget> {
     let path = path.strip_prefix("/api/").ok_or(TargetError::NoRoute)?;
     let (broadcast, rest) = match path
@@ -94,8 +94,8 @@ fn check_key(key: &str) -> Result<PartitionKey, TargetError> {
     })
 }
 
-/// Decodes a segment; unlike the library, it takes a `%` without two hexadecimal digits for the
-/// mistake that it is.
+/// Decodes a segment. Unlike the library, it treats a `%` without two hexadecimal digits as an
+/// error.
 fn decode(segment: &str) -> Result<Cow<'_, str>, TargetError> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));

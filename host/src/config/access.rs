@@ -1,10 +1,10 @@
-//! Who may reach the node, and how it shows who it is.
+//! Access: who may reach the node, and how it authenticates itself.
 
 use std::path::PathBuf;
 
 use super::files::{self, FromFiles};
 use super::mesh;
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 use crate::message::NodeId;
 use crate::security::{
@@ -16,7 +16,7 @@ const SECRET_FILE: Setting = Setting {
     variables: &["MESHAGE_SECRET_FILE"],
     value: "FILE",
     help: "File with the secret of the mesh, one or several, one a line: the first is used, all are good; read again when it changes. `meshage-host secret` makes one",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "a file of secrets",
     is_switch: false,
 };
@@ -26,7 +26,7 @@ const INSECURE: Setting = Setting {
     variables: &["MESHAGE_INSECURE"],
     value: "true|false",
     help: "Go without a secret, or admin tokens, on a network: whoever reaches the ports can join, read and run anything",
-    default: Default::Value("false"),
+    default: DefaultValue::Value("false"),
     expected: "true or false",
     is_switch: true,
 };
@@ -36,7 +36,7 @@ const PEER_CERT: Setting = Setting {
     variables: &["MESHAGE_PEER_CERT"],
     value: "PEM FILE",
     help: "This node's certificate between nodes, instead of one made of the secret; its name is the node id; read again when it changes, as the two below",
-    default: Default::Described("made of the secret"),
+    default: DefaultValue::Described("made of the secret"),
     expected: "this node's certificate in PEM form",
     is_switch: false,
 };
@@ -46,7 +46,7 @@ const PEER_KEY: Setting = Setting {
     variables: &["MESHAGE_PEER_KEY"],
     value: "PEM FILE",
     help: "The private key of that certificate",
-    default: Default::Described("made of the secret"),
+    default: DefaultValue::Described("made of the secret"),
     expected: "the private key of peer_cert",
     is_switch: false,
 };
@@ -56,7 +56,7 @@ const PEER_CA: Setting = Setting {
     variables: &["MESHAGE_PEER_CA"],
     value: "PEM FILE",
     help: "The authorities that the certificates of the nodes are under",
-    default: Default::Described("made of the secret"),
+    default: DefaultValue::Described("made of the secret"),
     expected: "certificates of authorities in PEM form",
     is_switch: false,
 };
@@ -66,7 +66,7 @@ const TLS_CERT: Setting = Setting {
     variables: &["MESHAGE_TLS_CERT"],
     value: "PEM FILE",
     help: "Certificate of the public API, which then speaks HTTPS; read again when it changes, as its key",
-    default: Default::Described("plain HTTP"),
+    default: DefaultValue::Described("plain HTTP"),
     expected: "a certificate in PEM form",
     is_switch: false,
 };
@@ -76,7 +76,7 @@ const TLS_KEY: Setting = Setting {
     variables: &["MESHAGE_TLS_KEY"],
     value: "PEM FILE",
     help: "The private key of that certificate",
-    default: Default::Described("plain HTTP"),
+    default: DefaultValue::Described("plain HTTP"),
     expected: "the private key of tls_cert",
     is_switch: false,
 };
@@ -86,7 +86,7 @@ const TOKEN_FILE: Setting = Setting {
     variables: &["MESHAGE_TOKEN_FILE"],
     value: "FILE",
     help: "File with tokens, one a line: `Authorization: Bearer` needs one, on both APIs; read again when it changes",
-    default: Default::Described("none needed"),
+    default: DefaultValue::Described("none needed"),
     expected: "a file of tokens",
     is_switch: false,
 };
@@ -96,7 +96,7 @@ const ALLOWED_ORIGINS: Setting = Setting {
     variables: &["MESHAGE_ALLOWED_ORIGINS"],
     value: "ORIGIN,…",
     help: "Origins whose pages may use the public API in a browser, comma-separated, or `*` for all; also the names of proxies in front of a node on loopback",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "origins, comma-separated, such as https://app.example.com or http://localhost:3000, or * for all",
     is_switch: false,
 };
@@ -115,17 +115,17 @@ pub(super) const SETTINGS: &[&Setting] = &[
 
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// The secrets of the mesh; `None`: the cluster port takes whoever reaches it.
+    /// The secrets of the mesh; `None`: the cluster port accepts everybody.
     pub secret: Option<FromFiles<PathBuf, Keyring>>,
-    /// Neither a secret nor tokens are needed on a network.
+    /// Allows the node to listen on a network without a secret or tokens.
     pub is_insecure: bool,
-    /// Certificates between nodes that are not made of the secret.
+    /// The operator's own certificates between nodes; `None`: made from the secret.
     pub peer_certificates: Option<FromFiles<PeerCertificates, PeerTls>>,
     /// `None`: the public API speaks plain HTTP.
     pub certificate: Option<FromFiles<ServerCertificate, ServerTls>>,
-    /// `None`: whoever reaches the APIs may use them.
+    /// `None`: the APIs require no token.
     pub tokens: Option<FromFiles<PathBuf, Tokens>>,
-    /// Whose pages may use the public API.
+    /// The sites whose pages may use the public API.
     pub sites: Sites,
 }
 
@@ -144,7 +144,7 @@ impl Access {
     }
 }
 
-/// Both files or none.
+/// Requires both files or none.
 fn certificate(
     settings: &Settings,
 ) -> Result<Option<FromFiles<ServerCertificate, ServerTls>>, ConfigError> {
@@ -161,7 +161,7 @@ fn certificate(
     }
 }
 
-/// All three files or none, and only with a secret: gossip is sealed with that.
+/// Requires all three files or none, and a secret, which encrypts gossip.
 fn peer_certificates(
     settings: &Settings,
     has_secret: bool,
@@ -193,7 +193,7 @@ fn peer_certificates(
     }
 }
 
-/// Makes sure that the certificate is that of the node with this id.
+/// Checks that the certificate is that of the node with this id.
 pub(super) fn check_certificate_of(
     node_id: &NodeId,
     certificates: &FromFiles<PeerCertificates, PeerTls>,

@@ -1,21 +1,19 @@
-//! The address that peers reach a node at which listens on all that its host has, when nobody has
-//! said which that is.
+//! The default address to advertise to peers for a node that listens on all addresses of its host.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use if_addrs::get_if_addrs;
 
-/// The one private address that this host has of the kind that is bound, or what there is instead,
-/// in words.
+/// The only private address of this host in the bound address family; otherwise an error text.
 pub(super) fn private_address(bind: IpAddr) -> Result<IpAddr, String> {
     let interfaces =
         get_if_addrs().map_err(|error| format!("this host does not say which it has: {error}"))?;
     choose(bind, interfaces.iter().map(|interface| interface.ip()))
 }
 
-/// Of several none is taken: which of them peers reach cannot be seen from here. An interface that
-/// is down counts, so that the outcome is the same when it is up.
+/// If there are several, none is chosen: it is unknown which of them peers can reach. Interfaces
+/// that are down count, so that the result does not depend on their state.
 fn choose(bind: IpAddr, all: impl Iterator<Item = IpAddr>) -> Result<IpAddr, String> {
     let private: BTreeSet<IpAddr> = all
         .filter(|address| address.is_ipv4() == bind.is_ipv4() && is_private(address))
@@ -33,7 +31,7 @@ fn choose(bind: IpAddr, all: impl Iterator<Item = IpAddr>) -> Result<IpAddr, Str
     }
 }
 
-/// By RFC 1918 and RFC 4193.
+/// Private by RFC 1918 or RFC 4193.
 fn is_private(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_private(),

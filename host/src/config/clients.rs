@@ -1,12 +1,12 @@
-//! What clients may take.
+//! Limits for clients.
 
 use std::time::Duration;
 
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 use crate::message::BODY_BYTES_MAX;
 
-/// Connections of clients at once.
+/// Upper bound for the setting `max_connections`.
 const CONNECTIONS_MAX: usize = 1_000_000;
 
 const MAX_BODY: Setting = Setting {
@@ -14,7 +14,7 @@ const MAX_BODY: Setting = Setting {
     variables: &["MESHAGE_MAX_BODY"],
     value: "BYTES",
     help: "Longest body of a request, in bytes",
-    default: Default::Value("1048576"),
+    default: DefaultValue::Value("1048576"),
     expected: "1 to 67108864 bytes",
     is_switch: false,
 };
@@ -24,7 +24,7 @@ const MAX_CONNECTIONS: Setting = Setting {
     variables: &["MESHAGE_MAX_CONNECTIONS"],
     value: "NUMBER",
     help: "Connections of clients at once; later ones wait",
-    default: Default::Value("10000"),
+    default: DefaultValue::Value("10000"),
     expected: "1 to 1000000 connections",
     is_switch: false,
 };
@@ -34,7 +34,7 @@ const REQUEST_TIMEOUT: Setting = Setting {
     variables: &["MESHAGE_REQUEST_TIMEOUT"],
     value: "DURATION",
     help: "Longest time for a request's head to arrive, and again for its body, and for a connection to be idle",
-    default: Default::Value("30s"),
+    default: DefaultValue::Value("30s"),
     expected: DURATION,
     is_switch: false,
 };
@@ -44,7 +44,7 @@ pub(super) const TIMEOUT: Setting = Setting {
     variables: &["MESHAGE_TIMEOUT"],
     value: "DURATION",
     help: "Longest time for a message: `500ms`, `30s`, or milliseconds",
-    default: Default::Value("30s"),
+    default: DefaultValue::Value("30s"),
     expected: DURATION,
     is_switch: false,
 };
@@ -55,12 +55,12 @@ const DURATION: &str = "a duration such as 500ms, 30s or 5000 (milliseconds), up
 
 #[derive(Debug, Clone)]
 pub struct Clients {
-    /// Longest body of a request.
+    /// Maximum size of a request body.
     pub body_bytes_max: usize,
-    /// Connections at once.
+    /// Maximum of concurrent connections.
     pub connections_max: usize,
     pub request_timeout: Duration,
-    /// From a request's arrival to its answer.
+    /// Maximum time from a request's arrival to its answer.
     pub timeout: Duration,
 }
 

@@ -1,6 +1,5 @@
-//! The files that settings name. They are read and understood where settings are checked, so that a
-//! wrong one ends the start at once, with its setting; the node follows them from what was found
-//! then.
+//! The files that settings name. They are read and parsed when settings are checked, so that an
+//! invalid one ends the start at once, with its setting; the node then watches them for changes.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::setting::{ConfigError, Setting};
 use super::written::Settings;
 
-/// What files had when the settings were checked, and where it is read again.
+/// The content of files when the settings were checked, and the paths from which to read it again.
 #[derive(Debug, Clone)]
 pub struct FromFiles<F, T> {
     pub files: F,
@@ -30,7 +29,7 @@ pub(super) fn read<T, E: Display>(
     }
 }
 
-/// The error for a file that is not what its setting says.
+/// The error for a file that is not what its setting expects.
 pub(super) fn wrong(setting: &Setting, file: &Path, error: &impl Display) -> ConfigError {
     let expected = format!("{}, but {error}", setting.expected);
     ConfigError::new(setting, &file.display().to_string(), &expected)

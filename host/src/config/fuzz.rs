@@ -3,8 +3,8 @@ use std::net::IpAddr;
 use super::written::{Settings, fill_from_file};
 use super::{Config, ConfigError, Values, settings};
 
-/// Reads a configuration file. What is taken must be good to start a node with; what is not must be
-/// said in one line.
+/// Reads a configuration file. An accepted one must be good enough to start a node with; the error
+/// for any other must be one line.
 pub fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -17,7 +17,7 @@ pub fn config(data: &[u8]) {
         };
         assert!(!error.to_string().trim_end().contains('\n'), "{error}");
     }
-    // No file is to be read but this one.
+    // The fuzzer must not read files that the input names.
     for setting in settings() {
         if setting.value.contains("FILE") {
             values.remove(setting.name);

@@ -1,6 +1,6 @@
-//! The log.
+//! Settings of the log.
 
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 use crate::telemetry::LogFormat;
 
@@ -9,7 +9,7 @@ const LOG: Setting = Setting {
     variables: &["MESHAGE_LOG"],
     value: "FILTER",
     help: "What is logged: a level (error, warn, info, debug, trace), or directives as `info,guest=debug`",
-    default: Default::Value("info"),
+    default: DefaultValue::Value("info"),
     expected: "a level (error, warn, info, debug, trace), or directives as info,guest=debug",
     is_switch: false,
 };
@@ -19,7 +19,7 @@ const LOG_FORMAT: Setting = Setting {
     variables: &["MESHAGE_LOG_FORMAT"],
     value: "FORMAT",
     help: "Logs as `text` or `json`",
-    default: Default::Value("text"),
+    default: DefaultValue::Value("text"),
     expected: "text or json",
     is_switch: false,
 };

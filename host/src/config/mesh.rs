@@ -1,8 +1,8 @@
-//! The mesh, and this node in it.
+//! Settings of the mesh, and of this node in it.
 
 use std::net::Ipv6Addr;
 
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 use crate::message::NodeId;
 
@@ -11,7 +11,7 @@ const SEEDS: Setting = Setting {
     variables: &["SEEDS"],
     value: "HOST:PORT,…",
     help: "Cluster ports of other nodes, comma-separated; they may be down, or name this node",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "host:port, comma-separated, such as 10.0.0.1:9742",
     is_switch: false,
 };
@@ -21,7 +21,7 @@ pub(super) const NODE_ID: Setting = Setting {
     variables: &["MESHAGE_NODE_ID"],
     value: "NAME",
     help: "Name of this node; it keeps its keys by it",
-    default: Default::Described("host name + cluster port"),
+    default: DefaultValue::Described("host name + cluster port"),
     expected: "a name of letters, digits, '-', '_' and '.'",
     is_switch: false,
 };
@@ -31,7 +31,7 @@ const CLUSTER_ID: Setting = Setting {
     variables: &["MESHAGE_CLUSTER_ID"],
     value: "NAME",
     help: "Name of the mesh; nodes of another are ignored",
-    default: Default::Value("meshage"),
+    default: DefaultValue::Value("meshage"),
     expected: "a name",
     is_switch: false,
 };
@@ -41,7 +41,7 @@ pub(super) const SETTINGS: &[&Setting] = &[&SEEDS, &NODE_ID, &CLUSTER_ID];
 #[derive(Debug, Clone)]
 pub struct Mesh {
     pub seeds: Vec<String>,
-    /// `None`: the host's name and the cluster port as it was bound.
+    /// `None`: made of the host name and the bound cluster port.
     pub node_id: Option<NodeId>,
     pub cluster_id: String,
 }
@@ -82,7 +82,7 @@ fn seeds(settings: &Settings) -> Result<Vec<String>, ConfigError> {
     Ok(seeds)
 }
 
-/// A name, an IPv4 address, or an IPv6 address in brackets.
+/// Whether it is a host name, an IPv4 address, or an IPv6 address in brackets.
 fn is_host(host: &str) -> bool {
     let unbracketed = host
         .strip_prefix('[')

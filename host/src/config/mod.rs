@@ -1,5 +1,5 @@
-//! The configuration: from what was written (flags, environment, file) to what is meant, a section
-//! a file. Nothing else reads the environment.
+//! The configuration: turns raw settings (flags, environment, file) into typed ones, with one file
+//! per section. Nothing else reads the environment.
 
 mod access;
 mod advertise;
@@ -28,21 +28,21 @@ pub use log::Log;
 pub use mesh::Mesh;
 pub use network::Network;
 pub use plugins::{PluginTerms, Plugins};
-pub use setting::{ConfigError, Default, Setting};
+pub use setting::{ConfigError, DefaultValue, Setting};
 pub use written::Values;
 
-/// There is one file with all settings; it is named by this, which is no setting itself.
+/// The path of the file that can hold all settings; not a setting itself.
 pub const CONFIG: Setting = Setting {
     name: "config",
     variables: &["MESHAGE_CONFIG"],
     value: "FILE",
     help: "A TOML file with any of these settings",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "a file in TOML",
     is_switch: false,
 };
 
-/// Every setting, in the order in which people read them.
+/// Every setting, in the order of the documentation.
 pub fn settings() -> Vec<&'static Setting> {
     let sections: [&[&'static Setting]; 6] = [
         network::SETTINGS,
@@ -55,23 +55,23 @@ pub fn settings() -> Vec<&'static Setting> {
     sections.concat()
 }
 
-/// What was written: flags, environment, and the configuration file, which may be a pipe and so can
-/// be read only once.
+/// The raw settings from flags, environment and configuration file. Read only once, as the file may
+/// be a pipe.
 pub struct Written {
     settings: Result<Settings, ConfigError>,
-    /// How the log is written, as far as that can be known: who starts with a wrong setting is told
-    /// so in the log's format.
+    /// The log format, as far as it can be determined even if another setting is invalid, so that
+    /// the error is logged in that format.
     pub log_format: LogFormat,
 }
 
 impl Written {
-    /// Takes the flags, and reads the environment, and the configuration file if one is named.
+    /// Combines the flags with the environment, and with the configuration file if one is named.
     pub fn new(flags: Values) -> Self {
         Self::with(flags, |variable| env::var_os(variable))
     }
 
     fn with(flags: Values, environment: Environment) -> Self {
-        // The file may be what is wrong.
+        // The error may be in the file; then determine the log format without it.
         let mut without_file = flags.clone();
         let settings = complete(flags, environment, &settings(), &CONFIG);
         let known = match &settings {
@@ -90,10 +90,10 @@ impl Written {
 }
 
 impl PluginTerms {
-    /// Of what was written, whatever else is written there.
+    /// Reads only the settings of this section, and ignores the others.
     ///
     /// # Errors
-    /// The first setting of these that cannot be.
+    /// The first invalid one of these settings.
     pub fn new(written: Written) -> Result<Self, ConfigError> {
         Self::read(&written.settings?)
     }
@@ -111,10 +111,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Makes a configuration of what was written.
+    /// Validates the raw settings.
     ///
     /// # Errors
-    /// The first setting that cannot be.
+    /// The first invalid setting.
     pub fn new(written: Written) -> Result<Self, ConfigError> {
         Self::read(&written.settings?)
     }
@@ -135,8 +135,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Makes sure that strangers are kept out of what a network can reach, or that the operator has
-    /// said that they need not be.
+    /// Checks that ports that are reachable over a network require authentication, or that the
+    /// operator has declared that they need not.
     fn check_exposure(&self, settings: &Settings) -> Result<(), ConfigError> {
         let Self {
             network, access, ..
@@ -153,11 +153,11 @@ impl Config {
         Ok(())
     }
 
-    /// Makes sure that the operator's own certificate between nodes, if there is one, is that of
-    /// this node: its id may not be known before its ports are bound.
+    /// Checks that the operator's own certificate between nodes, if there is one, is that of this
+    /// node. A separate step, as the id may not be known before the ports are bound.
     ///
     /// # Errors
-    /// Which setting is wrong: the certificate, or the id.
+    /// Which setting is invalid: the certificate, or the id.
     pub fn check_certificate_of(&self, node_id: &NodeId) -> Result<(), ConfigError> {
         self.access
             .peer_certificates
@@ -165,7 +165,7 @@ impl Config {
             .try_for_each(|own| access::check_certificate_of(node_id, own))
     }
 
-    /// What the name is worth by which a client calls the public API.
+    /// How far the `Host` of a request to the public API is to be trusted.
     pub fn names(&self) -> HostTrust {
         if self.access.tokens.is_some() || self.access.certificate.is_some() {
             HostTrust::Safe
@@ -193,7 +193,7 @@ mod tests {
         Config::new(written(&[&["--plugins", "."], flags].concat()))
     }
 
-    /// Without the environment of whoever runs the tests.
+    /// Ignores the environment of the test process.
     fn written(flags: &[&str]) -> Written {
         let cli = Cli::parse([&["meshage-host"], flags].concat()).unwrap();
         Written::with(cli.flags, |_| None)
@@ -370,7 +370,7 @@ mod tests {
             .iter()
             .map(|variable| format!("`{variable}`"))
             .collect();
-        let (Default::Value(default) | Default::Described(default)) = setting.default;
+        let (DefaultValue::Value(default) | DefaultValue::Described(default)) = setting.default;
         format!(
             "| `--{}` | {} | {} | {default} |",
             setting.flag(),
@@ -447,7 +447,7 @@ mod tests {
                 Some("2s")
             ]
         );
-        // What is empty is not set, but for seeds, of which there can be none.
+        // An empty setting counts as not set, except for `seeds`, which may be empty.
         assert_eq!(settings.0.get("plugins"), None);
         assert_eq!(settings.0.get("seeds").map(String::as_str), Some(""));
     }

@@ -1,12 +1,12 @@
-//! Addresses and ports.
+//! Settings for addresses and ports.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::advertise;
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 
-/// What is added to the public API's port to get the admin API's.
+/// Added to the public API's port to get the default for the admin API's.
 const ADMIN_PORT_OFFSET: u16 = 1_000;
 
 const HTTP_PORT: Setting = Setting {
@@ -14,7 +14,7 @@ const HTTP_PORT: Setting = Setting {
     variables: &["HTTP_PORT", "SERVICE_PORT"],
     value: "PORT",
     help: "Port of the public API, HTTP/1.1 and HTTP/2",
-    default: Default::Value("8080"),
+    default: DefaultValue::Value("8080"),
     expected: PORT,
     is_switch: false,
 };
@@ -24,7 +24,7 @@ const CLUSTER_PORT: Setting = Setting {
     variables: &["CLUSTER_PORT"],
     value: "PORT",
     help: "Port between nodes: UDP for gossip, TCP for messages",
-    default: Default::Value("9742"),
+    default: DefaultValue::Value("9742"),
     expected: PORT,
     is_switch: false,
 };
@@ -34,7 +34,7 @@ const ADMIN_PORT: Setting = Setting {
     variables: &["ADMIN_PORT"],
     value: "PORT",
     help: "Port of the admin API",
-    default: Default::Described("HTTP port + 1000; any, if that is 0"),
+    default: DefaultValue::Described("HTTP port + 1000; any, if that is 0"),
     expected: PORT,
     is_switch: false,
 };
@@ -44,7 +44,7 @@ pub(super) const ADMIN_BIND: Setting = Setting {
     variables: &["MESHAGE_ADMIN_BIND"],
     value: "IP",
     help: "Address of the admin API",
-    default: Default::Value("127.0.0.1"),
+    default: DefaultValue::Value("127.0.0.1"),
     expected: "an IP address of this host",
     is_switch: false,
 };
@@ -54,7 +54,7 @@ pub(super) const BIND: Setting = Setting {
     variables: &["MESHAGE_BIND"],
     value: "IP",
     help: "Address of the public API and the cluster port",
-    default: Default::Value("127.0.0.1"),
+    default: DefaultValue::Value("127.0.0.1"),
     expected: "an IP address of this host, or 0.0.0.0",
     is_switch: false,
 };
@@ -64,7 +64,7 @@ const ADVERTISE: Setting = Setting {
     variables: &["MESHAGE_ADVERTISE"],
     value: "IP",
     help: "Address at which other nodes reach this one",
-    default: Default::Described(
+    default: DefaultValue::Described(
         "the bound one; if that is all of them (0.0.0.0), the host's one private address",
     ),
     expected: "an IP address that other nodes can reach",
@@ -87,7 +87,7 @@ pub struct Network {
     /// 0 means any free port, here and below.
     pub http_port: u16,
     pub cluster_port: u16,
-    /// `None`: the public API's port as it was bound, plus 1000.
+    /// `None`: the bound port of the public API, plus 1000.
     pub admin_port: Option<u16>,
     pub admin_bind: IpAddr,
     pub bind: IpAddr,
@@ -121,7 +121,7 @@ impl Network {
         }
     }
 
-    /// The admin API's address, given the public API's real port.
+    /// The admin API's address, given the bound port of the public API.
     pub fn admin_addr(&self, http_port: u16) -> SocketAddr {
         let port = self.admin_port.unwrap_or_else(|| {
             // With port 0 the system may choose a port that leaves no room above it.
@@ -134,7 +134,7 @@ impl Network {
         SocketAddr::new(self.admin_bind, port)
     }
 
-    /// Two of the ports that are one, on one address.
+    /// Two settings with the same port on the same address, if there are any.
     fn colliding_ports(&self) -> Option<[&'static str; 2]> {
         let http = ("HTTP", self.bind, self.http_port);
         let cluster = ("cluster", self.bind, self.cluster_port);

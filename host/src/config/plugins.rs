@@ -1,4 +1,4 @@
-//! Plugins: where they are, and what they may do.
+//! Settings for plugins: where they are, and what they may do.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -10,12 +10,12 @@ use rustls::pki_types::TrustAnchor;
 
 use super::clients;
 use super::files;
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 use crate::security::{TrustedKeys, read_authorities};
 
-/// For a file system to say whether it has the plugins directory. Those over networks take some
-/// milliseconds.
+/// How long to wait for the file system to check the plugins directory. Network file systems take
+/// some milliseconds.
 const DIRECTORY_ANSWER_MAX: Duration = Duration::from_secs(2);
 
 const PLUGINS: Setting = Setting {
@@ -23,7 +23,7 @@ const PLUGINS: Setting = Setting {
     variables: &["MESHAGE_PLUGINS"],
     value: "DIR",
     help: "Directory of the plugins",
-    default: Default::Value("./plugins"),
+    default: DefaultValue::Value("./plugins"),
     expected: "a directory of .wasm files; there is none, so create it or name another",
     is_switch: false,
 };
@@ -33,7 +33,7 @@ const DATA_DIR: Setting = Setting {
     variables: &["MESHAGE_DATA_DIR"],
     value: "DIR",
     help: "Directory for the compile cache; nodes on one host may share it. Where it cannot be written, each start compiles every plugin",
-    default: Default::Described("the platform's cache directory"),
+    default: DefaultValue::Described("the platform's cache directory"),
     expected: "a directory",
     is_switch: false,
 };
@@ -43,7 +43,7 @@ const TRUSTED_KEYS: Setting = Setting {
     variables: &["MESHAGE_TRUSTED_KEYS"],
     value: "FILE",
     help: "File with public keys of minisign, one a line: only plugins that one of them has signed are loaded",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "a file of keys",
     is_switch: false,
 };
@@ -53,7 +53,7 @@ const OUTBOUND_CA: Setting = Setting {
     variables: &["MESHAGE_OUTBOUND_CA"],
     value: "PEM FILE",
     help: "Authorities that handlers trust in their HTTPS requests, besides those that browsers trust",
-    default: Default::Described("none"),
+    default: DefaultValue::Described("none"),
     expected: "a file of certificates in PEM form",
     is_switch: false,
 };
@@ -63,19 +63,20 @@ pub(super) const SETTINGS: &[&Setting] = &[&PLUGINS, &DATA_DIR, &TRUSTED_KEYS, &
 #[derive(Debug, Clone)]
 pub struct Plugins {
     pub directory: PathBuf,
-    /// `None`: there is no home directory in which it could be, and no compile cache.
+    /// `None`: there is no home directory for the default, so there is no compile cache.
     pub data_dir: Option<PathBuf>,
-    /// Whom handlers trust in their HTTPS requests, besides the public authorities.
+    /// Certificate authorities that handlers trust in HTTPS requests, in addition to the public
+    /// ones.
     pub outbound_authorities: Vec<TrustAnchor<'static>>,
     pub terms: PluginTerms,
 }
 
-/// What the settings demand of plugins.
+/// Requirements that the settings place on plugins.
 #[derive(Debug, Clone)]
 pub struct PluginTerms {
-    /// The longest time for a message, which bounds what a manifest may say.
+    /// The node's timeout, the maximum for a plugin's own.
     pub timeout_max: Duration,
-    /// `None`: no plugin needs a signature.
+    /// `None`: signatures are not required.
     pub trusted_keys: Option<TrustedKeys>,
 }
 
@@ -105,12 +106,12 @@ impl PluginTerms {
     }
 }
 
-/// Whether there is a directory, as far as its file system says: one that does not answer in time
-/// is left to the node, which goes on without it, and logs it.
+/// Whether the path may be a directory. It may be if the file system does not answer in time: the
+/// node then logs that, and waits for it.
 fn may_be_directory(path: &Path) -> bool {
     let (answer, answered) = mpsc::channel();
     let path = path.to_owned();
-    // When it comes too late nobody waits for it.
+    // If the answer comes too late, the receiver is gone.
     let asking = thread::Builder::new().spawn(move || answer.send(path.is_dir()));
     asking.is_err() || answered.recv_timeout(DIRECTORY_ANSWER_MAX).unwrap_or(true)
 }

@@ -1,6 +1,6 @@
-//! The description of a setting, from which come its flag, its line of `--help`, its variables, its
-//! key in the configuration file, what errors say, and its row of the README's table. Each section
-//! of the configuration describes its own.
+//! The description of a setting, from which its flag, its line of `--help`, its variables, its key
+//! in the configuration file, its error texts and its row of the README's table are generated. Each
+//! section of the configuration describes its own.
 
 /// One setting.
 pub struct Setting {
@@ -8,23 +8,23 @@ pub struct Setting {
     pub name: &'static str,
     /// Environment variables: the first one that is set counts.
     pub variables: &'static [&'static str],
-    /// What stands for the value in `--help`.
+    /// The placeholder for the value in `--help`.
     pub value: &'static str,
-    /// What it is.
+    /// The description in `--help`.
     pub help: &'static str,
-    pub default: Default,
+    pub default: DefaultValue,
     /// What a value must be, for errors.
     pub expected: &'static str,
     /// Whether the flag alone means `true`.
     pub is_switch: bool,
 }
 
-/// What holds where nothing is written.
+/// The default of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
-    /// This, as if it had been written.
+pub enum DefaultValue {
+    /// This value, as if it had been set.
     Value(&'static str),
-    /// What these words say.
+    /// Determined by the node, as these words describe.
     Described(&'static str),
 }
 
@@ -33,12 +33,12 @@ impl Setting {
         self.name.replace('_', "-")
     }
 
-    /// What `--help` says.
+    /// The text of `--help` for this setting.
     pub fn help_text(&self) -> String {
         let mut text = self.help.to_owned();
         match self.default {
-            Default::Described("none") => {}
-            Default::Value(default) | Default::Described(default) => {
+            DefaultValue::Described("none") => {}
+            DefaultValue::Value(default) | DefaultValue::Described(default) => {
                 text += &format!(" [default: {default}]");
             }
         }
@@ -46,7 +46,7 @@ impl Setting {
     }
 }
 
-/// A setting that cannot be. One line: the setting, its value, what would be right.
+/// An invalid setting. The text is one line: the setting, its value, what is expected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     #[error("invalid {name} {value:?}: expected {expected} (set by --{flag}, {variables} or {name} in the config file)",

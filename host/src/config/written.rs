@@ -1,5 +1,5 @@
-//! What was written of settings: flags, then environment variables, then the configuration file.
-//! The only place that reads the environment.
+//! Raw settings: from flags, then environment variables, then the configuration file. The only
+//! place that reads the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,27 +7,27 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::setting::{ConfigError, Default, Setting};
+use super::setting::{ConfigError, DefaultValue, Setting};
 use crate::setting_file;
 
-/// No client waits for longer than an hour.
+/// Upper bound for timeouts: no client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 
-/// What was written, by name.
+/// Raw values by the setting's name.
 pub type Values = BTreeMap<&'static str, String>;
 
-/// All that was written, and the way to say that it is wrong. Values have no spaces around them, so
-/// that what is checked is what is used.
+/// All raw settings, with functions to parse them and to make errors. Values are trimmed here, so
+/// that the value that is checked is the value that is used.
 #[derive(Debug)]
 pub(super) struct Settings(pub(super) Values);
 
 impl Settings {
-    /// What was written, or the default if that is a value.
+    /// The raw value, or the default if that is a value.
     pub(super) fn optional(&self, setting: &Setting) -> Option<&str> {
         let written = self.0.get(setting.name).map(String::as_str);
         written.or(match setting.default {
-            Default::Value(value) => Some(value),
-            Default::Described(_) => None,
+            DefaultValue::Value(value) => Some(value),
+            DefaultValue::Described(_) => None,
         })
     }
 
@@ -51,7 +51,7 @@ impl Settings {
         text.parse().map_err(|_| self.unexpected(setting))
     }
 
-    /// A number from 1 to this.
+    /// A number from 1 to `max`.
     pub(super) fn number(&self, setting: &Setting, max: usize) -> Result<usize, ConfigError> {
         let number = self.parse(setting)?;
         if (1..=max).contains(&number) {
@@ -71,7 +71,7 @@ impl Settings {
         }
     }
 
-    /// The error for a value that is not what the setting's description says.
+    /// The error for a value that does not match the setting's description.
     pub(super) fn unexpected(&self, setting: &Setting) -> ConfigError {
         self.error(setting, setting.expected)
     }
@@ -85,11 +85,11 @@ impl Settings {
     }
 }
 
-/// Where variables are looked up: in the environment, but in tests.
+/// Looks up a variable: in the process environment, except in tests.
 pub(super) type Environment = fn(&str) -> Option<OsString>;
 
-/// Adds to the flags what variables and the configuration file have. `config` names that file, and
-/// is no setting itself.
+/// Adds values from variables and from the configuration file to the flags. `config` names that
+/// file, and is not a setting itself.
 pub(super) fn complete(
     flags: Values,
     environment: Environment,
@@ -109,7 +109,7 @@ pub(super) fn complete(
     Ok(Settings(values))
 }
 
-/// Adds to the flags what variables have. A flag that is empty hides no variable.
+/// Adds values from variables to the flags. An empty flag does not override a variable.
 fn add_environment(
     flags: Values,
     environment: Environment,
@@ -133,15 +133,15 @@ fn add_environment(
     Ok(values)
 }
 
-/// What somebody means who writes this: spaces and line ends around a value come from shells, files
-/// of variables and templates, and an empty setting is one that is not set; but no seeds are a
-/// setting, too.
+/// Normalizes a raw value: spaces and line ends around it come from shells, env files and templates
+/// and are removed, and an empty setting counts as not set, except that empty seeds are a valid
+/// setting.
 fn meant(name: &str, text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty() || name == "seeds").then(|| text.to_owned())
 }
 
-/// Fills what neither flag nor variable has set.
+/// Adds the settings that neither a flag nor a variable has set.
 pub(super) fn fill_from_file(
     values: &mut Values,
     text: &str,
@@ -169,7 +169,7 @@ pub(super) fn fill_from_file(
     Ok(())
 }
 
-/// A value of the file as a flag would have it.
+/// A value of the file in the notation of a flag.
 fn written(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),

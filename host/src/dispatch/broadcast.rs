@@ -8,16 +8,16 @@ use futures_util::{Stream, StreamExt, stream};
 use super::Dispatcher;
 use crate::message::{Answer, Message};
 
-/// Candidates that run one broadcast at the same time; in a larger mesh the others follow as these
-/// answer. Bounds what a single request can set in motion.
+/// Candidates that run one broadcast concurrently; in a larger mesh the others follow as these
+/// answer. Bounds the work that a single request can cause.
 const FAN_OUT_MAX: usize = 32;
 
 impl Dispatcher {
-    /// Runs a message on every candidate; their answers come ordered by node id, each as soon as
-    /// those before it are there.
+    /// Runs a message on every candidate. The answers come ordered by node id, each as soon as
+    /// those before it are available.
     ///
     /// # Errors
-    /// The only answer there is, if there is no candidate.
+    /// If there is no candidate: the answer that says so.
     pub fn broadcast(
         &self,
         message: &Arc<Message>,

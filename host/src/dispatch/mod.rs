@@ -1,4 +1,4 @@
-//! Dispatch: decides where a message runs, and sees to it that it does.
+//! Dispatch: decides where a message runs, and sends it there.
 
 mod broadcast;
 mod retry;
@@ -29,8 +29,8 @@ use retry::{Next, after, cause, costs};
 use retry_budget::RetryBudget;
 use routes::{Candidate, Routes, StreamRoute, Target};
 
-/// Nodes that one message may be lost with. It is not replayed on the whole mesh: it may be what
-/// they died of.
+/// How many nodes may be lost while running one message. It is not retried on the whole mesh, as
+/// the message may be what crashed them.
 const LOST_MAX: usize = 2;
 
 /// Sends messages to their owners.
@@ -38,19 +38,19 @@ pub struct Dispatcher {
     self_id: NodeId,
     local: Arc<Local>,
     peers: Peers,
-    /// Where calls go that are too long for their lane.
+    /// The runtime for calls that are too long for a lane.
     runtime: Handle,
     routes: ArcSwap<Routes>,
     retries: RetryBudget,
     failovers: Throttle<(NodeId, &'static str)>,
-    /// Held while routes are made, so that those of the newest view are stored last.
+    /// Held while routes are computed, so that those of the newest view are stored last.
     following: Mutex<()>,
 }
 
-/// What came of offering a message to one node.
+/// The result of offering a message to one node.
 struct Tried {
     answer: Answer,
-    /// Whether anything of it went over the network.
+    /// Whether any of the message was sent over the network.
     was_sent: bool,
 }
 
@@ -69,8 +69,7 @@ impl Dispatcher {
         }
     }
 
-    /// Routes by the present view from now on. Messages under way keep the routes that they began
-    /// with.
+    /// Switches to routes of the current view. Messages in flight keep their routes.
     pub fn follow(&self, view: &watch::Receiver<Arc<View>>) {
         let _following = self
             .following
@@ -85,12 +84,12 @@ impl Dispatcher {
         self.routes.store(Arc::new(routes));
     }
 
-    /// Resolves when a peer has said goodbye, so that routes are to be made anew.
+    /// Resolves when a peer has announced its departure, so that the routes must be recomputed.
     pub async fn departure(&self) {
         self.peers.departure().await;
     }
 
-    /// The breaker of each peer.
+    /// The circuit breaker state of each peer.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
         self.peers.breakers()
     }
@@ -104,7 +103,7 @@ impl Dispatcher {
         };
         self.retries.earn();
         let key = message.partition_key.as_str();
-        // There is an owner: a stream without candidates has no route.
+        // An owner always exists: a stream without candidates has no route.
         let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
         let tried = self
             .run_on(&route, &route.candidates[owner], message, deadline)
@@ -117,8 +116,8 @@ impl Dispatcher {
         }
     }
 
-    /// The owner did not run the message: offers it to those behind it. The deadline bounds them
-    /// all.
+    /// The owner did not run the message: offers it to the candidates that rank after it. The
+    /// deadline applies to all attempts together.
     async fn send_down_the_ranking(
         &self,
         route: &StreamRoute,
@@ -159,11 +158,11 @@ impl Dispatcher {
                 return answer;
             }
         }
-        // That the later nodes did not run it does not make it certain that an earlier one did not.
+        // A refusal by later nodes does not prove that an earlier one did not run it.
         lost.unwrap_or(answer)
     }
 
-    /// Tells that a message goes on from the node that gave this answer.
+    /// Logs that a message is offered to another node after this answer.
     fn log_failover(&self, message: &Message, answer: &Answer) {
         let because = cause(&answer.outcome);
         let Answer { node, .. } = answer;
@@ -189,7 +188,7 @@ impl Dispatcher {
         let routes = self.routes.load();
         match routes.streams.get(&message.stream) {
             Some(route) => Ok(route.clone()),
-            // What a starting node does not know yet may well be there.
+            // A starting node may not know all offers yet.
             None if routes.own_state == NodeState::Starting => {
                 Err(Fault::Refused(Refusal::Starting))
             }
@@ -227,7 +226,8 @@ impl Dispatcher {
                     .await;
                 match &called.outcome {
                     Ok(reply) => route.reply_expected.note(reply.body.len()),
-                    // So large that it found no room: the next one is refused before it runs.
+                    // The reply was too large for the free memory: expect the maximum, so that the
+                    // next message is refused before it runs.
                     Err(Fault::LimitExceeded(limit)) if limit.kind == LimitKind::BodiesBytes => {
                         route.reply_expected.note(REPLY_BODY_BYTES_MAX);
                     }

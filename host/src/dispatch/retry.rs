@@ -8,7 +8,8 @@ pub(super) enum Next {
     TryNextInRank,
 }
 
-/// A message goes on to the next in rank if it provably did not run, or may run twice.
+/// Decides about a retry: a message is offered to the next candidate if it provably did not run, or
+/// may run twice.
 pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
     match outcome {
         Err(Fault::Lost) if may_run_twice => Next::TryNextInRank,
@@ -17,8 +18,9 @@ pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
     }
 }
 
-/// Whether sending on a message that went over the network is a retry, which the budget pays: it
-/// came back for nothing. What never went out costs nobody anything.
+/// Whether offering a message again, after it was sent over the network, is a retry that counts
+/// against the budget: if it came back without a result. A message that was never sent costs
+/// nothing.
 pub(super) fn costs(outcome: &Outcome) -> bool {
     matches!(
         outcome,
@@ -26,7 +28,7 @@ pub(super) fn costs(outcome: &Outcome) -> bool {
     )
 }
 
-/// Why a message goes on, for logs and metrics.
+/// Why a message is offered to another node, for logs and metrics.
 pub(super) fn cause(outcome: &Outcome) -> &'static str {
     match outcome {
         Err(Fault::Lost) => "lost",

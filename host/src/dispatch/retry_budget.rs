@@ -1,16 +1,16 @@
-//! The retry budget: how much of what a node sends may be sent again, so that a sick mesh is not
-//! hammered. Only what went over the network and came back for nothing costs anything.
+//! The retry budget: limits retries to a share of the sent messages, so that retries do not
+//! overload a failing mesh. Only messages that were sent over the network without a result count.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Retries that are there at first, and after a quiet time: what is lost with one connection (8,192
-/// calls) may be tried once more at once.
+/// The capacity, full at the start and again after a time without retries: enough to retry at once
+/// all calls that are lost with one connection (8,192).
 const RETRIES_MAX: i64 = 10_000;
 
-/// Messages that earn a retry: of many messages one in five may be sent twice.
+/// Messages that earn one retry: in the long run one in five messages may be retried.
 const MESSAGES_PER_RETRY: i64 = 5;
 
-/// What is left, in fifths of a retry.
+/// The remaining budget, in fifths of a retry.
 pub(super) struct RetryBudget(AtomicI64);
 
 impl Default for RetryBudget {
@@ -20,16 +20,16 @@ impl Default for RetryBudget {
 }
 
 impl RetryBudget {
-    /// A message is sent for the first time.
+    /// Called when a message is sent for the first time.
     pub(super) fn earn(&self) {
-        // Mostly it is full: then there is nothing to write, which another core would have to
-        // fetch.
+        // Usually it is full; then skip the write, which would invalidate the cache line in the
+        // other cores.
         if self.0.load(Ordering::Relaxed) < RETRIES_MAX * MESSAGES_PER_RETRY {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Takes a retry, if there is one.
+    /// Spends a retry, if one is left.
     pub(super) fn spend(&self) -> bool {
         let spent = self
             .0

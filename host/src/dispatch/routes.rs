@@ -1,4 +1,4 @@
-//! Routes: what the view means for messages, worked out once for each view.
+//! Routes: the candidates of each stream, computed once for each view.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use crate::peer::Peer;
 use crate::placement::Seed;
 use crate::telemetry::StreamMetrics;
 
-/// The candidates of every stream that has any. An immutable snapshot.
+/// The candidates of all streams. An immutable snapshot.
 pub(super) struct Routes {
     pub(super) own_state: NodeState,
     pub(super) streams: HashMap<StreamName, Arc<StreamRoute>>,
 }
 
 pub(super) struct StreamRoute {
-    /// At least one; by node id, as placement and broadcast need them.
+    /// At least one; sorted by node id, as placement and broadcast need them.
     pub(super) candidates: Vec<Candidate>,
-    /// This node, while it is leaving: better than nobody, when the others cannot be reached.
+    /// This node while it is leaving: used only if no other candidate can be reached.
     pub(super) last_resort: Option<Candidate>,
-    /// What holds on every candidate: it is not known which of them ran a message that was lost.
+    /// The properties that all candidates share: it is unknown which of them ran a lost message.
     pub(super) properties: StreamProperties,
     pub(super) metrics: Arc<StreamMetrics>,
-    /// What replies of other nodes take.
+    /// The expected size of replies from other nodes.
     pub(super) reply_expected: Arc<ReplySize>,
 }
 
@@ -55,8 +55,8 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// `peers` are those of the view; what is known of a stream's messages goes on from the
-    /// `previous` routes.
+    /// `peers` are those of the view. Metrics and expected reply sizes are kept from the `previous`
+    /// routes.
     pub(super) fn new(view: &View, peers: &HashMap<NodeId, Arc<Peer>>, previous: &Self) -> Self {
         let mut candidates = view.candidates();
         let leaving = view
@@ -64,7 +64,7 @@ impl Routes {
             .get(&view.self_id)
             .filter(|own| own.state == NodeState::Leaving);
         if let Some(own) = leaving {
-            // The last node that offers a stream serves it until the end.
+            // A leaving node that is the last to offer a stream serves it until it stops.
             for stream in own.streams.keys() {
                 candidates.entry(stream).or_insert_with(|| vec![own]);
             }
@@ -112,7 +112,7 @@ fn candidate(node: &Node, view: &View, peers: &HashMap<NodeId, Arc<Peer>>) -> Op
     let target = if node.node_id == view.self_id {
         Target::Local
     } else {
-        // A goodbye comes sooner than gossip.
+        // A peer's departure notice arrives before gossip.
         Target::Peer(
             peers
                 .get(&node.node_id)

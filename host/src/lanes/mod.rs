@@ -1,5 +1,5 @@
-//! Lanes: one thread for each core, with its own event loop. A connection of a client or a peer
-//! stays on the lane that it is assigned to, so that serving it never waits for another core.
+//! Lanes: one thread for each core, each with its own event loop. A connection of a client or a
+//! peer stays on the lane that it is assigned to, so that serving it never waits for another core.
 
 mod moving;
 
@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use moving::{move_off_lane, run_movable};
 
 /// The lanes of one node. They stop when the last clone is dropped. Each clone assigns connections
-/// in a round robin of its own.
+/// round-robin by its own counter.
 pub struct Lanes {
     lanes: Arc<[Handle]>,
     next: AtomicUsize,
@@ -62,7 +62,7 @@ impl Lanes {
         self.ended.cancelled().await;
     }
 
-    /// The lane for the next connection, round robin.
+    /// The lane for the next connection, round-robin.
     pub fn next(&self) -> &Handle {
         &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % self.lanes.len()]
     }

@@ -1,4 +1,4 @@
-//! Calls that move_off_lane their lane: one that turns out to keep a core busy moves to another runtime,
+//! Calls that leave their lane: one that turns out to keep a core busy moves to another runtime,
 //! where any core may run it.
 
 use std::cell::Cell;
@@ -11,14 +11,14 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 thread_local! {
-    /// The future that is being polled began on this lane, and may move_off_lane it.
+    /// Whether the future that is being polled began on this lane, and may leave it.
     static MAY_MOVE: Cell<bool> = const { Cell::new(false) };
     static WANTS_TO_MOVE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a call where it is; once it asks to move_off_lane its lane, continues it as a task of the runtime
+/// Runs a call where it is; once it asks to leave its lane, continues it as a task of the runtime
 /// `elsewhere`. Dropping the future drops the call, wherever it runs. The call is boxed, so that
-/// the move does not copy its some thousand bytes.
+/// the move does not copy its few thousand bytes.
 pub async fn run_movable<C>(mut call: Pin<Box<C>>, elsewhere: &Handle) -> C::Output
 where
     C: Future<Output: Send> + Send + 'static,
@@ -47,8 +47,8 @@ where
     }
 }
 
-/// While this guard exists, the future that is being polled may move_off_lane its lane, if it is on one. A
-/// guard, so that a panic ends that too.
+/// While this guard exists, the future that is being polled may leave its lane, if it is on one. A
+/// guard, so that a panic resets it too.
 struct MayMove;
 
 impl MayMove {
@@ -65,8 +65,8 @@ impl Drop for MayMove {
     }
 }
 
-/// To be awaited by a call that keeps a core busy: it continues on the other runtime from here, if
-/// it is on a lane that it may move_off_lane.
+/// Awaited by a call that keeps a core busy: it continues on the other runtime from here, if it is
+/// on a lane that it may leave.
 pub async fn move_off_lane() {
     if MAY_MOVE.get() {
         WANTS_TO_MOVE.set(true);
@@ -90,7 +90,7 @@ mod tests {
     use super::super::Lanes;
     use super::*;
 
-    /// The threads that a call is on before and after it asks to move_off_lane.
+    /// The threads that a call is on before and after it asks to leave its lane.
     async fn places() -> [ThreadId; 2] {
         let before = thread::current().id();
         move_off_lane().await;

@@ -20,7 +20,7 @@ pub struct Local {
     catalog: Arc<Catalog>,
     /// Replies reserve their memory here.
     bodies: &'static BodyMemory,
-    /// The place of a `Phase` among all.
+    /// A `Phase` as a number.
     phase: AtomicU8,
     refused: Throttle<Refusal>,
 }
@@ -28,10 +28,10 @@ pub struct Local {
 /// Whether messages of peers are admitted.
 #[derive(Clone, Copy)]
 enum Phase {
-    /// Not yet: the node does not have all its plugins.
+    /// Not yet: not all plugins are loaded.
     Starting,
     Open,
-    /// No longer: the node is about to end.
+    /// No longer: the node is about to stop.
     Leaving,
 }
 
@@ -129,12 +129,13 @@ impl LocalService for Local {
         let outcome = 'outcome: {
             let now = Instant::now();
             if admitted.deadline <= now {
-                // Its time was spent on the way here.
+                // The deadline passed on the way here.
                 break 'outcome Err(Fault::Refused(Refusal::WaitedTooLong));
             }
             let deadline = admitted.call_deadline(now);
             if !admitted.place.is_running() {
-                // Boxed because it is rare: it takes no room in the future of every message.
+                // Boxed because it is rare: otherwise every message's future would reserve space
+                // for it.
                 let waited = Box::pin(admitted.place.wait(deadline.at())).await;
                 if let Err(refusal) = waited {
                     break 'outcome Err(Fault::Refused(refusal));
@@ -148,7 +149,7 @@ impl LocalService for Local {
             match plugin.handler.call(&admitted.message, deadline).await {
                 Ok(reply) => {
                     plugin.admission.reply_expected.note(reply.body.len());
-                    reply.in_room(reserved, self.bodies)
+                    reply.with_reservation(reserved, self.bodies)
                 }
                 Err(fault) => Err(fault),
             }
@@ -161,7 +162,7 @@ impl LocalService for Local {
 }
 
 impl Admitted {
-    /// A plugin's own timeout counts from the moment at which a message began to wait.
+    /// A plugin's own timeout starts when a message begins to wait.
     fn call_deadline(&self, now: Instant) -> CallDeadline {
         let handler = &self.place.plugin().handler;
         handler.call_deadline(self.waits_since.unwrap_or(now), self.deadline)

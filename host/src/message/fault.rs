@@ -1,11 +1,11 @@
-//! Why there is no reply.
+//! Faults: why a message got no reply.
 
 use http::StatusCode;
 
 use super::limit::{Limit, LimitKind};
 use crate::bodies::BodyMemory;
 
-/// What a handler refused with.
+/// A refusal by a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,
@@ -30,7 +30,7 @@ impl FailureKind {
         Self::Internal,
     ];
 
-    /// Its name between nodes and in problems.
+    /// Its name in the peer protocol and in problems.
     pub fn name(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
@@ -42,15 +42,15 @@ impl FailureKind {
     }
 }
 
-/// Why there is no reply.
+/// Why a message got no reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("the handler refused: {}", .0.text)]
     Failure(Failure),
-    /// It trapped, or replied with something that is no HTTP.
+    /// It trapped, or its reply is not valid HTTP.
     #[error("the handler crashed")]
     Crashed,
-    /// The time that the message had was over; it may have run.
+    /// The message's deadline passed; it may have run.
     #[error("the deadline passed")]
     DeadlineExceeded,
     #[error("refused: {0}")]
@@ -58,31 +58,31 @@ pub enum Fault {
     /// No candidate could be reached.
     #[error("no node that offers the stream could be reached")]
     Unreachable,
-    /// The node that had the message is gone; whether it ran cannot be known.
+    /// The node that had the message is gone; it is unknown whether the message ran.
     #[error("the node that had the message was lost")]
     Lost,
     #[error("no node offers the stream")]
     NoCandidate,
-    /// It was stopped because it wanted more than its plugin may take.
+    /// It was stopped because it exceeded a limit of its plugin.
     #[error("the handler was stopped at its limit of {0}")]
     LimitExceeded(Limit),
     #[error("{}", .0.text)]
     Foreign(Box<ForeignFault>),
 }
 
-/// A fault that another version of meshage has a name for, and this one does not. It is an answer
-/// all the same.
+/// A fault of another version of meshage that this version does not know. It is a valid answer all
+/// the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignFault {
     pub kind: String,
     pub status: StatusCode,
     pub text: String,
     pub nothing_ran: bool,
-    /// Nothing ran, and another node may take the message.
+    /// Nothing ran, and another node may run the message.
     pub may_fail_over: bool,
 }
 
-/// Why a node did not run a message that it was given. Nothing ran.
+/// Why a node did not run a message. Nothing ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Refusal {
     #[error("the node does not offer the stream")]
@@ -103,7 +103,7 @@ pub enum Refusal {
     NoRoom,
     #[error("the node cannot read the message: it is of another version")]
     NotUnderstood,
-    /// The nodes' views of the mesh differ for the moment.
+    /// The views of the two nodes differ at the moment.
     #[error("the node is not the owner of the key, by its own view of the mesh")]
     NotOwner,
 }
@@ -121,7 +121,7 @@ impl Refusal {
         Self::NotOwner,
     ];
 
-    /// Its name between nodes, in logs and in metrics.
+    /// Its name in the peer protocol, in logs and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotOffered => "not-offered",
@@ -138,7 +138,7 @@ impl Refusal {
 }
 
 impl Fault {
-    /// A reply was made, and found no room.
+    /// The fault for a reply that did not fit into the memory for bodies.
     pub fn no_room(bodies: &BodyMemory) -> Self {
         Self::LimitExceeded(Limit {
             kind: LimitKind::BodiesBytes,
@@ -146,7 +146,7 @@ impl Fault {
         })
     }
 
-    /// An answer came that is of another version, and cannot be read. The message may have run.
+    /// The fault for an answer of another version that cannot be decoded. The message may have run.
     pub fn unreadable_answer() -> Self {
         let text =
             "the node answered in a way that only a later version of this one can read".to_owned();
@@ -160,8 +160,8 @@ impl Fault {
         }))
     }
 
-    /// Whether the node that says this did not run the message, and another one may. When the owner
-    /// is overloaded none may: it would lack what the owner knows of the key.
+    /// Whether the node with this fault did not run the message, and another one may. If the owner
+    /// is overloaded no other node may: it would lack what the owner knows of the key.
     pub fn may_fail_over(&self) -> bool {
         match self {
             Self::Refused(refusal) => match refusal {

@@ -1,4 +1,4 @@
-//! The limits of one call.
+//! The limits of one call, as they appear in faults.
 
 use std::fmt;
 
@@ -13,18 +13,18 @@ pub struct Limit {
 pub enum LimitKind {
     /// In milliseconds.
     Time,
-    /// In bytes, as all that follow which say so.
+    /// In bytes, like all others with `Bytes` in the name.
     MemoryBytes,
     TableElements,
     StackBytes,
-    /// What the host holds for one instance: streams, pollables, requests.
+    /// Handles that the host holds for one instance: WASI streams, pollables, requests.
     Resources,
-    /// What goes from the guest to the host at once.
+    /// Data that a guest passes to the host at once.
     TransferBytes,
     ReplyBodyBytes,
     ReplyHeaders,
     ReplyHeaderBytes,
-    /// What all bodies of a node may take, when a reply was made that found no room.
+    /// The memory for all bodies of a node: there was no room for a reply.
     BodiesBytes,
 }
 
@@ -42,7 +42,7 @@ impl LimitKind {
         Self::BodiesBytes,
     ];
 
-    /// Its name between nodes.
+    /// Its name in the peer protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::Time => "time-ms",

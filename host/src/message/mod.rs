@@ -1,5 +1,5 @@
-//! What travels through the mesh: names, messages, replies, and the ways in which there is no
-//! reply. Pure data; knows no clock, no I/O and no layer above.
+//! The data that travels through the mesh: names, messages, replies and faults. Pure data; knows no
+//! clock, no I/O and no layer above.
 
 mod fault;
 mod limit;
@@ -20,7 +20,7 @@ pub use problem_type::ProblemType;
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method};
 
-/// The beginning of a text, up to so many bytes.
+/// Truncates a text to at most `bytes_max` bytes, at a character boundary.
 pub fn truncate(mut text: String, bytes_max: usize) -> String {
     text.truncate(text.floor_char_boundary(bytes_max));
     text

@@ -1,4 +1,4 @@
-//! Names of nodes, streams and entities, checked.
+//! Validated names of nodes, streams and entities.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// The stream name that no plugin may take: `/api/broadcast/…` is a route.
 pub const RESERVED_STREAM: &str = "broadcast";
 
-/// The stable id of a node: what keys are placed by.
+/// The stable id of a node, which placement uses.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct NodeId(Arc<str>);
@@ -36,7 +36,7 @@ pub struct PartitionKey(Arc<str>);
 pub struct Digest(Arc<str>);
 
 impl Digest {
-    /// Takes a text for a digest, as gossip brought it.
+    /// Makes a digest of an unchecked text, such as gossip carries.
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
     }
@@ -46,7 +46,7 @@ impl Digest {
     }
 }
 
-/// Why a text is no name, key or id.
+/// Why a text is not a valid name, key or id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("it is empty")]
@@ -131,7 +131,7 @@ macro_rules! text_newtype {
             }
         }
 
-        // A map keyed by the name can be asked with a `&str`.
+        // Lets a map with this key type be queried with a `&str`.
         impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 self.as_str()

@@ -1,10 +1,10 @@
-//! What nodes tell each other of a stream.
+//! What a node gossips about each stream that it offers.
 
 use serde::Serialize;
 
 use super::names::Digest;
 
-/// What a node offers of a stream.
+/// A node's offer of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "Digest")]
 pub struct Offer {
@@ -12,16 +12,15 @@ pub struct Offer {
     pub properties: StreamProperties,
 }
 
-/// What a stream is, as far as retries depend on it. All streams are stateless.
+/// The properties of a stream that decide about retries. All streams are stateless.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamProperties {
-    /// The handler takes care of `Idempotency-Key` itself: a message that carries one may run
-    /// twice.
+    /// The handler implements `Idempotency-Key`: a message with that header may run twice.
     pub takes_idempotency_keys: bool,
 }
 
 impl StreamProperties {
-    /// What holds for both.
+    /// The properties that both share.
     pub fn and(self, other: Self) -> Self {
         Self {
             takes_idempotency_keys: self.takes_idempotency_keys && other.takes_idempotency_keys,

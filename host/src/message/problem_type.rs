@@ -1,5 +1,5 @@
-//! The one table in which faults become HTTP statuses: what clients see of them, and what nodes
-//! tell each other for those who do not know a fault by its name.
+//! The one table that maps faults to HTTP statuses: for clients, and in the peer protocol for nodes
+//! that do not know a fault by its name.
 
 use http::StatusCode;
 
@@ -41,7 +41,7 @@ impl ProblemType {
 }
 
 impl Fault {
-    /// What a client gets to see of it.
+    /// The problem type that a client sees for this fault.
     pub fn problem_type(&self) -> ProblemType {
         match self {
             Self::Failure(failure) => match failure.kind {

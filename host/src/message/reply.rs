@@ -1,4 +1,4 @@
-//! What comes back: a reply, or the fault for which there is none.
+//! The outcome of a message: a reply, or a fault.
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -7,27 +7,27 @@ use super::fault::Fault;
 use super::names::NodeId;
 use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
 
-/// The largest body of a reply. A reply is held in memory on the node that runs the handler and on
-/// the one that was asked.
+/// Maximum size of a reply body. A reply is held in memory on the node that runs the handler and on
+/// the node that received the request.
 pub const REPLY_BODY_BYTES_MAX: usize = 16 << 20;
 
-/// What a handler answered.
+/// A handler's reply.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// That of the body on this node.
-    pub room: Reservation,
+    /// The memory reservation of the body on this node.
+    pub reservation: Reservation,
 }
 
 impl Reply {
-    /// The reply with its body in the room that was set aside for it, which grows if it must.
+    /// Accounts the reply's body to the reservation that was made for it, which grows if necessary.
     ///
     /// # Errors
-    /// If there is no more: the reply is lost.
-    pub fn in_room(mut self, aside: ReplyReservation, bodies: &BodyMemory) -> Outcome {
-        self.room = aside
+    /// If there is no more memory for bodies: the reply is lost.
+    pub fn with_reservation(mut self, reserved: ReplyReservation, bodies: &BodyMemory) -> Outcome {
+        self.reservation = reserved
             .fill(self.body.len())
             .map_err(|NoRoom| Fault::no_room(bodies))?;
         Ok(self)
@@ -39,7 +39,7 @@ impl Reply {
 pub struct Answer {
     pub node: NodeId,
     pub outcome: Outcome,
-    /// Whether the message may be sent again, though it may have run.
+    /// Whether the message may be sent again although it may have run.
     pub may_run_twice: bool,
 }
 

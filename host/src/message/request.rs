@@ -7,11 +7,11 @@ use uuid::Uuid;
 use super::names::{PartitionKey, StreamName};
 use super::offer::StreamProperties;
 
-/// Largest body that a node can be configured to take: it is held in memory, and sent in chunks
-/// between nodes.
+/// Upper limit for the configured body size: a body is held in memory, and sent in chunks between
+/// nodes.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Headers that speak of one connection, not of the message: they end where they arrive.
+/// Hop-by-hop headers: they describe one connection, not the message, and are never forwarded.
 pub const CONNECTION_HEADERS: [HeaderName; 10] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -39,7 +39,7 @@ impl Method {
     /// Every method that a client may use, as the `Allow` header lists them.
     pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-    /// That of a message. HEAD is a GET of which only the head is answered.
+    /// The method of a message. HEAD becomes a GET whose answer is sent without its body.
     pub fn from_http(method: &http::Method) -> Option<Self> {
         Some(match *method {
             http::Method::GET | http::Method::HEAD => Self::Get,
@@ -80,20 +80,20 @@ pub struct Message {
     pub stream: StreamName,
     pub partition_key: PartitionKey,
     pub method: Method,
-    /// As it was sent, without the leading `?`; empty if there was none.
+    /// As the client sent it, without the leading `?`; empty if there was none.
     pub query: String,
-    /// The end-to-end headers of the request. What a handler sees of them is the runtime's to say.
+    /// The end-to-end headers of the request. The runtime decides which of them a handler sees.
     pub headers: HeaderMap,
     pub body: Bytes,
 }
 
-/// By this header a client wants to have a request done once, however often it sends it
-/// (draft-ietf-httpapi-idempotency-key-header). Somebody has to see to that.
+/// With this header a client asks that a request takes effect only once, however often it is sent
+/// (draft-ietf-httpapi-idempotency-key-header). The node does not implement it; a handler may.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Message {
     /// Whether running it twice has the same effect as running it once: because of its method, or
-    /// because the handler takes care of that.
+    /// because the handler implements `Idempotency-Key`.
     pub fn may_run_twice(&self, stream: StreamProperties) -> bool {
         self.method.is_idempotent()
             || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)

@@ -1,4 +1,4 @@
-//! Checking plugins without a node: what a node would say of these files.
+//! Checks plugins without a node: reports whether a node would load these files.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,12 +10,12 @@ use crate::config::PluginTerms;
 use crate::plugins::{Loader, ReadError, Scan, Stray, read_files};
 use crate::runtime::{Engine, EngineError};
 
-/// A line that is said: of something good, or nothing worse than a warning; or of what a node would
-/// not take.
+/// One line of the report: `Ok` for a good plugin or a warning, `Err` for something that a node
+/// would not load.
 type Verdict = Result<String, String>;
 
-/// Loads each of the components, and those in each of the directories, and says in a line that it
-/// is good, or what is wrong with it; and warns of manifests that a node would not read.
+/// Loads each component, and those in each directory, and reports in one line each that it is good
+/// or why not. Warns of manifests that a node would not read.
 ///
 /// # Errors
 /// If this machine cannot run components at all.
@@ -31,7 +31,7 @@ pub async fn check(paths: &[PathBuf], terms: PluginTerms) -> Result<Vec<Verdict>
     };
     let mut verdicts = Vec::with_capacity(paths.len());
     for path in paths {
-        // By the name of a component it is meant as one, and said to be none.
+        // A directory with the name of a component is meant as one, and is reported as invalid.
         let is_directory = path.extension() != Some(OsStr::new("wasm")) && path.is_dir();
         verdicts.extend(if is_directory {
             check_directory(&loader, path).await
@@ -48,7 +48,7 @@ async fn check_file(loader: &Loader, file: &Path) -> Vec<Verdict> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    // A directory that cannot be listed may have files that can be read.
+    // Ignore errors here: files of a directory that cannot be listed may still be readable.
     let strays = Scan::of(directory)
         .map(|scan| scan.strays)
         .unwrap_or_default();
@@ -87,7 +87,7 @@ async fn check_directory(loader: &Loader, directory: &Path) -> Vec<Verdict> {
             Ok(warning(&file, stray))
         }
     }));
-    // A node would start with it; but whoever checks it takes it for another.
+    // A node would start with an empty directory; but in a check it is probably the wrong one.
     if scan.components().next().is_none() {
         verdicts.push(Err(format!(
             "{}: expected components, <stream>.wasm, and found none",

@@ -1,4 +1,4 @@
-//! Who this node is: its id, its generation, and what it says of itself at its start.
+//! The identity of this node: its id, its generation, and its gossip state at the start.
 
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::membership::{Node, NodeState};
 use crate::message::NodeId;
 
-/// What this node says of itself at its start.
+/// This node's gossip state at the start.
 pub(super) fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
     let http_port = sockets.http.local_addr()?.port();
     let cluster_port = sockets.peers.local_addr()?.port();
@@ -23,7 +23,7 @@ pub(super) fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeE
     })
 }
 
-/// The configured id, or one that stays the same for as long as the host's name and the port do.
+/// The configured id, or a default that is stable as long as the host name and the port are.
 fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
     if let Some(node_id) = &config.mesh.node_id {
         return Ok(node_id.clone());
@@ -36,7 +36,7 @@ fn node_id(config: &Config, cluster_port: u16) -> Result<NodeId, NodeError> {
     })
 }
 
-/// Grows with every start, as clocks do.
+/// Increases with every start, as it is taken from the clock.
 fn generation() -> u64 {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)

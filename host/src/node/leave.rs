@@ -1,4 +1,4 @@
-//! Leaving: the steps of it, in order, and how long each may take.
+//! Leaving: the steps of a graceful shutdown, in order, and how long each may take.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use super::parts::Parts;
 use crate::config::Config;
 use crate::membership::NodeState;
 
-/// How long a leaving node goes on as before at least, so that clients (and what balances their
-/// load by `/readyz`) can turn to others.
+/// Minimum time for which a leaving node keeps serving, so that clients, and load balancers that
+/// poll `/readyz`, can switch to other nodes.
 const NOTICE: Duration = Duration::from_secs(1);
 
-/// How long it goes on as before at most, until every peer has heard its goodbye and closed its
-/// connection. A peer that still waits for a reply has heard it, too.
+/// Maximum time for which it keeps serving until every peer has received its goodbye and closed its
+/// connection. A peer that still waits for a reply has received it, too.
 const PARTING_MAX: Duration = Duration::from_secs(3);
 
-/// What a leaving node waits beyond the longest time that a message may take.
+/// Added to the longest timeout of a message when draining.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// For what is left when everything is done: connections of peers take three seconds at most,
-/// gossip a round.
+/// Maximum time for closing what remains: connections of peers take three seconds at most, gossip
+/// one round.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// For what is between the steps, on a machine that is busy.
+/// Allowance for delays between the steps on a busy machine.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// How long a node takes to leave at most.
+/// Maximum time that a node takes to leave.
 pub fn leave_max(config: &Config) -> Duration {
     NOTICE + PARTING_MAX + drain_max(config) + STOP_MAX + NOTICE + MARGIN
 }
@@ -36,14 +36,14 @@ fn drain_max(config: &Config) -> Duration {
     config.clients.timeout + DRAIN_MARGIN
 }
 
-/// Leaves so that no request fails: tells the others, goes on until they know, finishes, ends.
+/// Leaves so that no request fails: tells the others, keeps serving until they know, drains, stops.
 pub(super) async fn leave(parts: Parts, config: &Config) {
     info!(
         event = "leaving",
         "leaving: telling the others, then finishing what is under way"
     );
     tell_mesh(&parts).await;
-    go_on_until_known(&parts).await;
+    serve_until_known(&parts).await;
     parts.local.close();
     parts.public.stop();
     let Parts {
@@ -78,7 +78,7 @@ pub(super) async fn leave(parts: Parts, config: &Config) {
     info!(event = "left", "left");
 }
 
-/// Says to gossip, and to the peers on their connections, that the node leaves.
+/// Announces through gossip, and on the connections of peers, that the node leaves.
 async fn tell_mesh(parts: &Parts) {
     parts.readiness.leaving();
     parts
@@ -89,9 +89,9 @@ async fn tell_mesh(parts: &Parts) {
     parts.server.say_goodbye();
 }
 
-/// Goes on as before until the others have parted, and clients could turn to them. A node that is
-/// alone waits for nobody.
-async fn go_on_until_known(parts: &Parts) {
+/// Keeps serving until the peers have closed their connections, and clients have had time to
+/// switch. A node without peers does not wait.
+async fn serve_until_known(parts: &Parts) {
     if parts.gossip.view().borrow().others().next().is_none() {
         return;
     }
@@ -104,7 +104,7 @@ async fn go_on_until_known(parts: &Parts) {
     );
 }
 
-/// Does a part of it, within a limit. Past that, what is left of it is cut off.
+/// Runs one step within a time limit. Past it, the rest of the step is cut off.
 async fn step<T>(what: &'static str, max: Duration, work: impl Future<Output = T>) {
     if timeout(max, work).await.is_err() {
         warn!(event = "cut-off", "{what} after {max:?}; they are cut off");

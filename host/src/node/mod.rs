@@ -30,10 +30,10 @@ pub use check::check;
 pub use leave::leave_max;
 pub use sockets::BindError;
 
-/// Why a node could not start, or had to end.
+/// Why a node could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// A setting is wrong, which could only be known once the ports were bound.
+    /// A setting is invalid, which could only be checked once the ports were bound.
     #[error(transparent)]
     Setting(#[from] ConfigError),
     #[error(transparent)]
@@ -56,12 +56,12 @@ pub enum NodeError {
     Address(#[from] io::Error),
     #[error("the engine's start was cut off")]
     Cut(#[from] JoinError),
-    /// A bug, which the log has more of.
+    /// A bug; the log has details.
     #[error("{0} ended before its time, which a node cannot go on without")]
     Ended(&'static str),
 }
 
-/// Runs a node until `leaving` is cancelled or something that it needs ends.
+/// Runs a node until `leaving` is cancelled or a vital task ends.
 ///
 /// # Errors
 /// Why it could not start, or had to end.
@@ -70,11 +70,11 @@ pub async fn run(config: Config, leaving: CancellationToken) -> Result<(), NodeE
     let node = Parts::start(&config, &vital).await?;
     let lanes = node.lanes.clone();
     let ended = tokio::select! {
-        // A signal during the start is no error either: it is left through the same door.
+        // A signal during the start is not an error: the node leaves in the same way.
         () = leaving.cancelled() => None,
         ended = node.gossip.ended() => {
-            // It may have been ready for a moment before it heard of its elder: what it was given
-            // it finishes.
+            // The node may have been ready for a moment before it learned of the older node with
+            // its id: it finishes the messages that it accepted.
             if matches!(ended, GossipError::Duplicate { .. }) {
                 leave::leave(node, &config).await;
             }

@@ -1,5 +1,5 @@
-//! From a node that answers to one that is ready: loads the plugins, joins the mesh, and keeps
-//! offering what the source of its plugins has.
+//! Makes a started node ready: loads the plugins, joins the mesh, and keeps the offers in line with
+//! the source of its plugins.
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -14,9 +14,9 @@ use crate::plugins::{Directory, Loader, Offers, Reconciler};
 use crate::runtime::{Engine, HostSettings};
 
 impl Parts {
-    /// Loads the plugins, joins the mesh, and only then says that it is ready. Then it keeps
-    /// offering what the plugins directory has. Returns what has ended before its time, if
-    /// something has.
+    /// Loads the plugins, joins the mesh, and only then reports ready. Then keeps the offers in
+    /// line with the plugins directory. Returns the name of a task that ended unexpectedly, if one
+    /// did.
     pub(super) async fn offer_until(
         &self,
         config: &Config,
@@ -41,7 +41,7 @@ impl Parts {
         reconciler.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
-        // Before the others can hear that it is ready.
+        // Before other nodes can learn that it is ready.
         self.local.open();
         let mut offers = self.catalog.offers();
         let streams = offers.borrow_and_update().clone();
@@ -52,11 +52,11 @@ impl Parts {
                 own.state = NodeState::Ready;
             })
             .await;
-        // Routed before it is said, so that ready means ready.
+        // Routes are in place before the node reports ready.
         self.dispatcher.follow(&self.gossip.view());
         self.readiness.joined();
         info!(event = "ready", streams = offered, "ready");
-        // Nothing but the first comes to an end, unless by a bug.
+        // Only the first branch ends, unless there is a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(None),
             () = reconciler.run() => Ok(Some("what keeps the plugins")),
@@ -65,7 +65,7 @@ impl Parts {
         }
     }
 
-    /// Tells the mesh whenever this node offers something else.
+    /// Announces the offers of this node whenever they change.
     async fn announce_offers(&self, offers: &mut watch::Receiver<Offers>) {
         // The sender is in the catalog, which outlives this.
         while offers.changed().await.is_ok() {

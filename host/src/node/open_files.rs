@@ -1,10 +1,11 @@
-//! The limit on open files: each connection takes one, and the system limits them per process.
+//! The limit on open files: each connection takes a file descriptor, and the system limits them per
+//! process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-/// Open files that are not for clients: 4,608 connections from peers (`peer::server`), a third as
-/// many to peers, plugins, and the node's own files.
+/// File descriptors that are reserved for other uses: 4,608 connections from peers
+/// (`peer::server`), a third as many to peers, plugins, and the node's own files.
 const RESERVED: u64 = 7_500;
 
 /// Raises the soft limit to the hard one, and returns how many of the wanted connections fit.
@@ -33,7 +34,7 @@ pub(super) fn room_for_clients(wanted: usize) -> usize {
     room
 }
 
-/// `None` means no limit. However low the limit is, half of it is for clients.
+/// `None` means no limit. However low the limit is, clients get half of it.
 fn room(wanted: usize, limit: Option<u64>) -> usize {
     let Some(limit) = limit else { return wanted };
     let room = limit.saturating_sub(RESERVED).max(limit / 2);

@@ -1,4 +1,4 @@
-//! What a node is made of, and how it is put together, in order. The only place that wires.
+//! The parts of a node, and their start in order. The only place that wires them together.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::plugins::Catalog;
 use crate::security::{Keyring, Tokens};
 use crate::telemetry::Metrics;
 
-/// A node with everything that it is made of.
+/// A running node with all its parts.
 pub(super) struct Parts {
     pub(super) gossip: Gossip,
     pub(super) lanes: Lanes,
@@ -41,7 +41,7 @@ pub(super) struct Parts {
     pub(super) admin: Serving,
 }
 
-/// An API that is served until it is told to stop.
+/// A running API server.
 pub(super) struct Serving {
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -61,23 +61,23 @@ impl Serving {
         Self { stop, task }
     }
 
-    /// Accepts nothing more, and ends connections once their requests are answered.
+    /// Stops accepting, and closes connections once their requests are answered.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
 
     /// Resolves when every connection has ended.
     pub(super) async fn stopped(self) {
-        // It is watched: a panic has been heard of.
+        // The task is vital, so a panic in it has been reported already.
         let _ = self.task.await;
     }
 }
 
-/// The secrets of the mesh as they are now.
+/// The current secrets of the mesh.
 type Secrets = Option<watch::Receiver<Arc<Keyring>>>;
 
 impl Parts {
-    /// Binds, gossips, and answers; without plugins yet.
+    /// Binds the ports, and starts gossip and the servers; without plugins yet.
     pub(super) async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
         let (metrics, upkeep) = Metrics::install()?;
         vital.spawn("the upkeep of the metrics", upkeep);
@@ -197,7 +197,7 @@ fn public_config(
     }
 }
 
-/// Has messages routed by the view, whenever it changes or a peer has said goodbye.
+/// Updates the routes whenever the view changes or a peer announces its departure.
 async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispatcher>) {
     loop {
         view.mark_unchanged();

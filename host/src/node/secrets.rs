@@ -1,5 +1,5 @@
-//! Follows the node's files of secrets: secrets of the mesh, certificates, tokens. The first values
-//! are those read when the settings were checked.
+//! Watches the node's secret files: secrets of the mesh, certificates, tokens. The initial values
+//! are those that were read when the settings were checked.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -21,7 +21,7 @@ use crate::security::{Keyring, PeerTls, ServerCertificate, ServerTls, TlsError, 
 /// How often files are read again. They are small, so that polling is cheap.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The secrets now, and whenever they change.
+/// The secrets, updated on every change.
 pub(super) fn keyring(
     secret: &FromFiles<PathBuf, Keyring>,
     vital: &Vital,
@@ -32,7 +32,7 @@ pub(super) fn keyring(
     })
 }
 
-/// The tokens now, and whenever they change.
+/// The tokens, updated on every change.
 pub(super) fn tokens(
     tokens: &FromFiles<PathBuf, Tokens>,
     vital: &Vital,
@@ -41,7 +41,7 @@ pub(super) fn tokens(
     follow(vital, "the tokens", first, move || Tokens::read(&files))
 }
 
-/// The public API's certificate now, and whenever it changes.
+/// The public API's certificate, updated on every change.
 pub(super) fn server_tls(
     certificate: &FromFiles<ServerCertificate, ServerTls>,
     vital: &Vital,
@@ -55,7 +55,7 @@ pub(super) fn server_tls(
     )
 }
 
-/// The TLS configuration between nodes, now and whenever it changes: made from the secrets, or the
+/// The TLS configuration between nodes, updated on every change: made from the secrets, or from the
 /// operator's own certificates. Open connections keep the one that they were made with. `None` if
 /// the mesh has no secret.
 ///
@@ -90,7 +90,7 @@ pub(super) fn peer_tls(
     Ok(Some(receiver))
 }
 
-/// Makes a new value whenever the secrets change. Retries until it succeeds: a node that seals
+/// Makes a new value whenever the secrets change. Retries until it succeeds: a node that encrypts
 /// gossip with one secret and makes connections with another belongs to no mesh.
 async fn make_anew<T: Send + 'static, E: Display + 'static>(
     interval: Duration,
@@ -123,8 +123,8 @@ async fn make_anew<T: Send + 'static, E: Display + 'static>(
     }
 }
 
-/// The content of files, now and whenever it changes: a change counts once two reads in a row have
-/// found it. Invalid files change nothing, and each error is logged once.
+/// The content of files, updated on every change. A change takes effect once two consecutive reads
+/// have found it. Invalid files change nothing, and each error is logged once.
 fn follow<T: PartialEq + Send + Sync + 'static, E: Display + 'static>(
     vital: &Vital,
     what: &'static str,
@@ -175,7 +175,7 @@ async fn keep_reading<T: PartialEq + Send + Sync + 'static, E: Display + 'static
     }
 }
 
-/// What was read but is not in use: a change found only once so far, and the last error that was
+/// State between reads: a changed value that was read only once so far, and the last error that was
 /// logged.
 struct Found<T> {
     coming: Option<T>,
@@ -194,7 +194,8 @@ impl<T: PartialEq> Found<T> {
         match found {
             Ok(now) => {
                 self.told = None;
-                // The file may be half written: a change counts when two reads in a row find it.
+                // The file may be half written: a change takes effect when two consecutive reads
+                // find it.
                 let before = self.coming.take();
                 if now == *used {
                     return News::Nothing;
@@ -217,8 +218,8 @@ impl<T: PartialEq> Found<T> {
     }
 }
 
-/// Runs slow or blocking work on a thread for it. A panic is returned as an error, like an invalid
-/// file, so that the calling task goes on.
+/// Runs slow or blocking work on a blocking thread. A panic is returned as an error, like an
+/// invalid file, so that the calling task goes on.
 async fn attempt<T: Send + 'static, E: Display + 'static>(
     act: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {

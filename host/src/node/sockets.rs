@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 
 use crate::config::Network;
 
-/// Attempts to find a port that is free for both UDP and TCP, when any port will do.
+/// Attempts to find a port that is free for both UDP and TCP, if any port will do.
 const ANY_PORT_ATTEMPTS: usize = 20;
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn` on
@@ -23,7 +23,7 @@ pub(super) struct Sockets {
     pub(super) gossip: UdpSocket,
 }
 
-/// A setting names an address that cannot be listened on.
+/// The address of a setting cannot be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {addr} ({setting}): {}", advice(.source))]
 pub struct BindError {

@@ -1,18 +1,17 @@
-//! What a node cannot go on without: tasks that last as long as it does. One that ends before its
-//! time, which is a bug, ends the node, for what would be left of it does not know what it does not
-//! see.
+//! Vital tasks: those that a node cannot run without. If one ends unexpectedly, which is a bug, the
+//! node stops, as it would otherwise keep running in an undefined state.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
-/// Starts such tasks. Clones are the same.
+/// Starts vital tasks. Clones share the channel.
 #[derive(Clone)]
 pub(super) struct Vital(UnboundedSender<&'static str>);
 
-/// Hears of their ends.
+/// Receives the ends of vital tasks.
 pub(super) struct Ends(UnboundedReceiver<&'static str>);
 
-/// Tells the end of a task, however it comes.
+/// Reports the end of a task on drop, so also after a panic.
 struct End {
     task: &'static str,
     ends: UnboundedSender<&'static str>,
@@ -20,7 +19,7 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        // When the node has ended, nobody hears it.
+        // If the node has stopped, the receiver is gone.
         let _ = self.ends.send(self.task);
     }
 }
@@ -52,7 +51,7 @@ impl Ends {
     pub(super) async fn next(&mut self) -> &'static str {
         match self.0.recv().await {
             Some(task) => task,
-            // There is none left that could.
+            // No vital task is left.
             None => std::future::pending().await,
         }
     }

@@ -1,6 +1,6 @@
 //! The peers of a node, and the links to each: on up to four lanes while the mesh is small, and
-//! kept connected for as long as the peer is in the view. A message takes the links as they are;
-//! none is spent on finding out whether a peer is alive.
+//! kept connected for as long as the peer is in the view. A message uses the links in their known
+//! state; it is never spent on probing whether a peer is alive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, LinkEvent};
 use super::connection::{Called, Connection};
-use super::handshake::{ConnectError, Life};
+use super::handshake::{ConnectError, Incarnation};
 use super::liveness::Health;
 use super::outbox::Closed;
 use super::siblings::Siblings;
@@ -55,9 +55,9 @@ pub struct Peers {
     departures: Arc<Notify>,
 }
 
-/// Another node, from its start to its end: after a restart it is a new peer.
+/// One run of another node: after a restart it is a new peer.
 pub struct Peer {
-    life: Life,
+    life: Incarnation,
     /// At least one. A message uses the link of the lane that it is sent from, or, if that lane has
     /// none, shares the link of another.
     links: Box<[SupervisedLink]>,
@@ -90,7 +90,8 @@ struct SupervisedLink {
     keeping: AbortHandle,
 }
 
-/// One link to a peer: its connection, if it has one, and the state that its keeper published last.
+/// One link to a peer: its connection, if it has one, and the state that its reconnector published
+/// last.
 struct Link {
     node_id: NodeId,
     connection: ArcSwapOption<Connection>,
@@ -122,7 +123,7 @@ impl Peers {
     }
 
     /// Replaces the peers by the other nodes of a new view, each as (id, generation, address), and
-    /// returns them. Peers that stay run their links. The links to nodes that are gone or have
+    /// returns them. Peers that stay keep their links. The links to nodes that are gone or have
     /// restarted are closed once the calls on them have ended.
     pub fn update(
         &self,
@@ -134,7 +135,7 @@ impl Peers {
         *peers = nodes
             .into_iter()
             .map(|(node_id, generation, addr)| {
-                let life = Life {
+                let life = Incarnation {
                     node_id: node_id.clone(),
                     generation,
                     addr,
@@ -149,8 +150,8 @@ impl Peers {
         peers.clone()
     }
 
-    /// Makes a peer, and starts a keeper for each of its links, which connects it.
-    fn meet(&self, life: Life, links_max: usize) -> Peer {
+    /// Makes a peer, and starts a reconnector for each of its links.
+    fn meet(&self, life: Incarnation, links_max: usize) -> Peer {
         let lanes = self.lanes.all();
         let links = links_max.min(lanes.len());
         let first = self.next_lane.fetch_add(links, Ordering::Relaxed) % lanes.len();
@@ -202,7 +203,7 @@ impl Peers {
         self.departures.notified().await;
     }
 
-    /// The breaker of each peer.
+    /// The circuit breaker state of each peer.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
         self.lock()
             .iter()
@@ -287,8 +288,8 @@ impl Peer {
                 (Some(Health::Ended | Health::Answering) | None, _) => match *link.state.borrow() {
                     LinkState::Left => is_leaving = true,
                     LinkState::Breaker(BreakerState::Open) => {}
-                    // When it is `Closed`, the keeper has not noticed yet that the connection has
-                    // ended.
+                    // If it is `Closed`, the reconnector has not noticed yet that the connection
+                    // has ended.
                     LinkState::Breaker(BreakerState::HalfOpen | BreakerState::Closed) => {
                         may_come = true
                     }
@@ -298,13 +299,13 @@ impl Peer {
         match (is_leaving, is_silent, may_come) {
             (true, ..) => Err(Fault::Refused(Refusal::Leaving)),
             (false, false, true) => Ok(None),
-            // No link can be used soon; or one is silent, which means that the peer hangs, so that
-            // waiting for the others is no use.
+            // No link will be usable soon; or one is silent, which means that the peer hangs, so
+            // waiting for the others is pointless.
             _ => Err(Fault::Unreachable),
         }
     }
 
-    /// Whether the peer has sent `leaving`: it takes no new messages.
+    /// Whether the peer has sent `leaving`: it accepts no new messages.
     pub fn has_left(&self) -> bool {
         self.links.iter().any(|kept| kept.link.has_left())
     }
@@ -326,7 +327,7 @@ impl Peer {
 impl Drop for SupervisedLink {
     fn drop(&mut self) {
         self.keeping.abort();
-        // First the state, then the connection: a keeper that stores a connection in this moment
+        // First the state, then the connection: a reconnector that stores a connection concurrently
         // sees the state afterwards, and closes the connection itself.
         self.link.show(LinkState::Left);
         if let Some(connection) = self.link.connection.load_full() {
@@ -337,7 +338,7 @@ impl Drop for SupervisedLink {
 
 impl Link {
     /// Stops using a closed connection, unless another has replaced it. Does not change the state:
-    /// that is left to the keeper.
+    /// that is left to the reconnector.
     fn forget(&self, closed: &Arc<Connection>) {
         self.connection.rcu(|current| match current {
             Some(current) if Arc::ptr_eq(current, closed) => None,
@@ -364,7 +365,7 @@ struct Reconnector {
     own: Arc<Hello>,
     tls: TlsNow,
     bodies: &'static BodyMemory,
-    life: Life,
+    life: Incarnation,
     link: Arc<Link>,
     breaker: Breaker,
     departures: Arc<Notify>,
@@ -373,13 +374,13 @@ struct Reconnector {
 /// How a connection ended.
 #[derive(PartialEq, Eq)]
 enum Parting {
-    /// The peer is leaving: it takes no new messages, and answers those that it has.
+    /// The peer is leaving: it accepts no new messages, and answers those that it has.
     Goodbye,
     Lost,
 }
 
 impl Reconnector {
-    /// Runs [`Reconnector::run`], again after a panic: without a keeper, the link would never
+    /// Runs [`Reconnector::run`], again after a panic: without a reconnector, the link would never
     /// reconnect.
     async fn run_supervised(mut self) {
         while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
@@ -413,7 +414,7 @@ impl Reconnector {
         }
     }
 
-    /// Offers the connection to messages until it ends.
+    /// Makes the connection available to messages until it ends.
     async fn watch(&mut self, connection: &Arc<Connection>) -> Parting {
         let since = Instant::now();
         self.link.connection.store(Some(connection.clone()));
@@ -505,7 +506,7 @@ mod tests {
 
     /// Answers pings, and calls with an empty reply.
     async fn answer(mut frames: FramedRead<TcpStream, LengthDelimitedCodec>) {
-        let (headers, body, room) = (
+        let (headers, body, reservation) = (
             http::HeaderMap::new(),
             bytes::Bytes::new(),
             Reservation::default(),
@@ -514,7 +515,7 @@ mod tests {
             status: http::StatusCode::OK,
             headers,
             body,
-            room,
+            reservation,
         };
         while let Some(Ok(frame)) = frames.next().await {
             let mut answer = BytesMut::new();

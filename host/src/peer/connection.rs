@@ -1,4 +1,4 @@
-//! The calling end of one connection: many calls at once, each answered, cancelled or lost.
+//! The client side of one connection: many concurrent calls, each answered, cancelled or lost.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::codec::FramedRead;
 use tracing::{debug, info, warn};
 
-use super::handshake::{ConnectError, Frames, HELLO_TIMEOUT, Life, check_hello, next};
+use super::handshake::{ConnectError, Frames, HELLO_TIMEOUT, Incarnation, check_hello, next};
 use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
 use super::siblings::{Siblings, Suspect};
@@ -25,25 +25,26 @@ use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
 use crate::message::{Fault, Message, Outcome, Refusal, Reply};
 use crate::telemetry::names;
 
-/// A connection that takes longer is to a host that drops packets: the next in rank answers sooner.
+/// A host that takes longer to connect to probably drops packets: the next in rank answers sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Calls that wait for their replies on one connection. At the 60,000 messages a second that one
-/// connection carries, a tenth of a second of them.
+/// Calls in flight on one connection: a tenth of a second at the 60,000 messages a second that one
+/// connection carries.
 pub(super) const CALLS_MAX: usize = 8_192;
 
-/// How often the peer is asked for a sign of life. Each ping is one to the peer, too.
+/// Interval of pings. Each also shows the peer that this node is alive.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A peer that has not answered as many pings in a row gets no new messages until it does: after a
-/// second to a second and a half.
+/// A peer that has left this many pings in a row unanswered gets no new messages until it answers:
+/// after a second to a second and a half.
 const PINGS_UNANSWERED_SILENT: u32 = 2;
 
-/// A peer that has not answered as many pings in a row is lost: about two seconds. Pings are
-/// counted, not time, so that a pause of this process is not taken for one of the peer.
+/// A peer that has left this many pings in a row unanswered is lost: after about two seconds. Pings
+/// are counted instead of time, so that a pause of this process is not mistaken for one of the
+/// peer.
 const PINGS_UNANSWERED_MAX: u32 = 4;
 
-/// Why an open connection ended before its time.
+/// Why an open connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error("it broke: {0}")]
@@ -65,11 +66,11 @@ pub(super) struct Connection {
     liveness: Liveness,
 }
 
-/// How a call of a peer ended.
+/// The result of a call to a peer.
 #[derive(Debug)]
 pub struct Called {
     pub outcome: Outcome,
-    /// Whether anything of it went over the network.
+    /// Whether any of the message was sent over the network.
     pub was_sent: bool,
 }
 
@@ -79,7 +80,7 @@ impl Called {
     }
 }
 
-/// Without anything being sent.
+/// A call that failed before anything was sent.
 impl From<Fault> for Called {
     fn from(fault: Fault) -> Self {
         Self {
@@ -91,12 +92,12 @@ impl From<Fault> for Called {
 
 impl Suspect for Connection {
     fn suspect(&self) {
-        // If it is closed, it takes no new messages.
+        // If it is closed, it accepts no new messages anyway.
         let _ = self.outbox.push(|buffer| self.liveness.suspect(buffer));
     }
 }
 
-/// The reader of a connection. However it ends, so does the connection.
+/// The reader of a connection. On drop, in whatever way it ends, the connection ends too.
 struct Reading(Arc<Connection>);
 
 impl Drop for Reading {
@@ -105,13 +106,13 @@ impl Drop for Reading {
     }
 }
 
-/// A call that waits for its reply, and what has arrived of it.
+/// A call that waits for its reply, with the part of the reply that has arrived.
 struct PendingCall {
     done: oneshot::Sender<Outcome>,
     reply: PendingReply,
 }
 
-/// What has arrived of a reply.
+/// The state of a reply.
 enum PendingReply {
     /// Nothing yet.
     Expected(ReplyReservation),
@@ -119,15 +120,15 @@ enum PendingReply {
 }
 
 impl Connection {
-    /// Connects, and makes sure that it is the expected node, in that life.
+    /// Connects, and checks that the peer is the expected node with the expected generation.
     pub(super) async fn open(
-        life: &Life,
+        life: &Incarnation,
         tls: &TlsNow,
         own: &Hello,
         bodies: &'static BodyMemory,
         siblings: &Arc<Siblings>,
     ) -> Result<Arc<Self>, ConnectError> {
-        let Life {
+        let Incarnation {
             node_id: expected,
             addr,
             ..
@@ -165,7 +166,7 @@ impl Connection {
             expected.clone(),
         );
         let writing = tokio::spawn(async move {
-            // A failed write shows at the reader too, which ends the connection.
+            // The reader notices a failed write too, and ends the connection.
             let _ = writing.outbox.write_to(writer).await;
         });
         tokio::spawn(async move {
@@ -179,7 +180,7 @@ impl Connection {
                 }
             }
             drop(reading);
-            // A peer that takes nothing more must not get it when it wakes up.
+            // A peer that hangs must not receive the unsent data when it resumes.
             writing.abort();
             gauge!(names::PEER_CONNECTIONS).decrement(1.0);
         });
@@ -187,7 +188,8 @@ impl Connection {
     }
 
     /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping
-    /// the call cancels it on the other side. Reservation for a reply of so many bytes is had before.
+    /// the call cancels it on the other side. Memory for a reply of `reply_bytes_expected` bytes is
+    /// reserved first.
     pub(super) async fn call(
         &self,
         message: &Message,
@@ -200,7 +202,7 @@ impl Connection {
         if self.liveness.is_leaving() {
             return Ok(Called::not_sent(Refusal::Leaving));
         }
-        let Ok(aside) = self.bodies.reserve_reply(reply_bytes_expected) else {
+        let Ok(reserved) = self.bodies.reserve_reply(reply_bytes_expected) else {
             return Ok(Called::not_sent(Refusal::NoRoom));
         };
         let (done, outcome) = oneshot::channel();
@@ -208,12 +210,12 @@ impl Connection {
             self,
             PendingCall {
                 done,
-                reply: PendingReply::Expected(aside),
+                reply: PendingReply::Expected(reserved),
             },
         ) else {
             return Ok(Called::not_sent(Refusal::Overloaded));
         };
-        // The message holds the room of its body for as long as this takes.
+        // The caller's message holds the reservation of its body meanwhile, so none is passed on.
         let sending = self.outbox.push_with_body(
             call.id,
             message.body.len(),
@@ -225,7 +227,8 @@ impl Connection {
         );
         match timeout_at(deadline.into(), sending).await {
             Ok(sent) => sent?,
-            // It waited for room until the end: the peer takes less than it is sent.
+            // It waited for space in the outbox until its deadline: the peer reads more slowly than
+            // this node sends.
             Err(_) => return Ok(Called::not_sent(Refusal::WaitedTooLong)),
         }
         let outcome = match timeout_at(deadline.into(), outcome).await {
@@ -250,12 +253,12 @@ impl Connection {
         self.liveness.watch()
     }
 
-    /// Ends the connection once everything that waits has been written.
+    /// Closes the connection once the outbox has been written.
     pub(super) fn close(&self) {
         self.outbox.close();
     }
 
-    /// Receives until the peer closes the connection, breaks the protocol, or falls silent.
+    /// Receives until the peer closes the connection, violates the protocol, or falls silent.
     async fn read(&self, mut frames: Frames) -> Result<(), LinkError> {
         let mut ticks = interval(PING_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -265,7 +268,8 @@ impl Connection {
                 mut frame = frames.next() => {
                     unanswered = 0;
                     self.liveness.heard();
-                    // Frames mostly come many at a time: the others of this read need no waiting.
+                    // One read mostly brings many frames: handle the others without going through
+                    // `select!`.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
                         self.receive(wire::decode(received?.freeze())?)?;
@@ -286,7 +290,7 @@ impl Connection {
                         self.liveness.missed();
                     }
                     unanswered += 1;
-                    // Once it is closed, what remains is to hear the rest.
+                    // If the outbox is closed, only the remaining replies are to be received.
                     let _ = self.outbox.push(|buffer| self.liveness.ping(buffer));
                 }
             }
@@ -301,17 +305,17 @@ impl Connection {
                 body,
             } => {
                 let mut calls = self.lock();
-                // A call that was cancelled is not there any more.
+                // A cancelled call is no longer registered.
                 let Some(PendingCall {
                     done,
-                    reply: PendingReply::Expected(aside),
+                    reply: PendingReply::Expected(reserved),
                 }) = calls.remove(&id)
                 else {
                     return Ok(());
                 };
-                let outcome = match aside.fill(body.bytes()) {
-                    Ok(room) => {
-                        reply.room = room;
+                let outcome = match reserved.fill(body.bytes()) {
+                    Ok(reservation) => {
+                        reply.reservation = reservation;
                         if !body.is_complete() {
                             calls.insert(
                                 id,
@@ -326,14 +330,14 @@ impl Connection {
                         Ok(*reply)
                     }
                     Err(NoRoom) => {
-                        // The rest of it need not come.
+                        // The rest of the reply is not needed.
                         let _ = self.outbox.push(|buffer| wire::put_cancel(buffer, id));
                         Err(Fault::no_room(self.bodies))
                     }
                 };
                 self.close_if_done(&calls);
                 drop(calls);
-                // The caller may have given up in this moment.
+                // The caller may just have given up.
                 let _ = done.send(outcome);
             }
             Frame::Chunk { id, bytes } => self.receive_chunk(id, &bytes)?,
@@ -345,12 +349,11 @@ impl Connection {
             Frame::Pong => self.liveness.pong(),
             Frame::UnreadableAnswer { id, error } => {
                 debug!(%error, "a peer's answer cannot be read");
-                // The rest of it need not come.
+                // The rest of the reply is not needed.
                 let _ = self.outbox.push(|buffer| wire::put_cancel(buffer, id));
                 self.fail(id, Fault::unreadable_answer());
             }
-            // What a later version has to say beyond what was agreed, and frames that only a caller
-            // sends.
+            // Unknown frames of a later version, and frames that only a client sends.
             Frame::Unknown
             | Frame::UnreadableHello { .. }
             | Frame::UnreadableCall { .. }
@@ -366,7 +369,7 @@ impl Connection {
     fn fail(&self, id: CallId, fault: Fault) {
         let mut calls = self.lock();
         if let Some(waiting) = calls.remove(&id) {
-            // It may have been refused before all of it was sent.
+            // The call may have been refused before all of its body was sent.
             self.outbox.forget_body(id);
             self.close_if_done(&calls);
             let _ = waiting.done.send(Err(fault));
@@ -375,7 +378,7 @@ impl Connection {
 
     fn receive_chunk(&self, id: CallId, bytes: &bytes::Bytes) -> Result<(), WireError> {
         let mut calls = self.lock();
-        // A call that was cancelled is not there any more.
+        // A cancelled call is no longer registered.
         let Some(PendingCall {
             reply: PendingReply::Partial(_, body),
             ..
@@ -398,17 +401,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Says goodbye to a peer that is leaving, once it owes no more replies.
+    /// Closes the connection to a leaving peer once no call waits for a reply.
     fn close_if_done(&self, calls: &HashMap<CallId, PendingCall>) {
         if self.liveness.is_leaving() && calls.is_empty() {
             self.outbox.close();
         }
     }
 
-    /// Takes no more calls, and ends those that wait. Those that never went out as a whole did not
-    /// run; of the others nobody knows, which dropping their senders tells them.
+    /// Accepts no more calls, and ends the pending ones. Calls that were not sent completely did
+    /// not run; for the others it is unknown, so their senders are dropped, which means `Lost`.
     fn end(&self) {
-        // Before anybody hears of this end, and tries the next one.
+        // Before any caller learns of the end and tries the next connection.
         if !self.liveness.is_leaving() {
             self.siblings.suspect();
         }
@@ -428,7 +431,7 @@ impl Connection {
     }
 }
 
-/// A registered call. Dropping it before it was answered cancels it.
+/// A registered call. Dropping it before the answer has arrived cancels it.
 struct Call<'a> {
     connection: &'a Connection,
     id: CallId,
@@ -451,7 +454,7 @@ impl Drop for Call<'_> {
         let mut calls = self.connection.lock();
         if calls.remove(&self.id).is_some() {
             self.connection.outbox.forget_body(self.id);
-            // On a closed connection there is nothing left to cancel.
+            // If the connection is closed, there is nothing to cancel.
             let _ = self
                 .connection
                 .outbox
@@ -475,7 +478,7 @@ mod tests {
         check_hello(
             frame,
             &hello("c", "n1", 1),
-            &Life {
+            &Incarnation {
                 node_id,
                 generation: 7,
                 addr,

@@ -1,4 +1,5 @@
-//! The beginning of a connection: both sides say hello, and make sure that they may talk.
+//! The handshake: both sides of a new connection send a hello, and check that they are compatible
+//! and belong to the same mesh.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +12,10 @@ use super::socket::{Reader, SocketError};
 use super::wire::{self, Agreed, Frame, Hello};
 use crate::message::NodeId;
 
-/// From the open connection to the peer's hello.
+/// Timeout from the open connection to the peer's hello.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why there is no connection. Nothing was sent over it.
+/// Why connecting failed. No message was sent.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error(transparent)]
@@ -29,9 +30,9 @@ pub(super) enum ConnectError {
     Unexpected(String),
 }
 
-/// One life of another node.
+/// One run of another node, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Life {
+pub(super) struct Incarnation {
     pub(super) node_id: NodeId,
     pub(super) generation: u64,
     pub(super) addr: SocketAddr,
@@ -39,7 +40,7 @@ pub(super) struct Life {
 
 pub(super) type Frames = FramedRead<Reader, LengthDelimitedCodec>;
 
-/// The next frame of a connection that should not end here.
+/// Reads the next frame; the end of the connection is an error.
 pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
     let frame = frames
         .next()
@@ -48,14 +49,15 @@ pub(super) async fn next(frames: &mut Frames) -> Result<Frame, ConnectError> {
     wire::decode(frame.freeze()).map_err(|error| ConnectError::Unexpected(error.to_string()))
 }
 
-/// Makes sure that the peer is the expected node, in that life, and finds what both can do.
+/// Checks that the peer is the expected node with the expected generation, and returns the version
+/// and features that both support.
 pub(super) fn check_hello(
     frame: Frame,
     own: &Hello,
-    expected: &Life,
+    expected: &Incarnation,
 ) -> Result<Agreed, ConnectError> {
     let unexpected = |text: String| Err(ConnectError::Unexpected(text));
-    let Life {
+    let Incarnation {
         node_id,
         generation,
         ..

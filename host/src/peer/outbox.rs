@@ -315,7 +315,7 @@ mod tests {
             status,
             headers,
             body,
-            room: Reservation::default(),
+            reservation: Reservation::default(),
         }
     }
 

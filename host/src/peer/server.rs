@@ -1,5 +1,5 @@
-//! The answering end: takes the peers' connections and runs the messages that they send, here or
-//! not at all.
+//! The server side of the peer path: accepts the peers' connections and runs the messages that they
+//! send, here or not at all.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -33,46 +33,47 @@ use crate::message::{Fault, Refusal};
 use crate::tcp::Acceptor;
 use crate::telemetry::Throttle;
 
-/// Connections of peers at once: a mesh of a thousand nodes, each with as many links as it may
-/// have, and room for reconnects.
+/// Concurrent connections of peers: a mesh of a thousand nodes, each with its maximum of links,
+/// plus room for reconnects.
 const CONNECTIONS_MAX: usize = 4_608;
 
-/// Connections at once of which it is not known yet who they are of. Strangers that are more than
-/// these are turned away, and some peers with them, which come again.
+/// Concurrent connections that have not completed the handshake. If strangers use up this limit,
+/// further connections are refused, those of peers included, which reconnect later.
 const HANDSHAKES_MAX: usize = 512;
 
-/// A peer sends a ping twice a second when it has nothing to say: one that does not is gone.
+/// Read timeout: a peer sends a ping twice a second, so one that has sent nothing for so long is
+/// gone.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// For the peers to close their connections to a node that leaves.
+/// How long a leaving node waits for peers to close their connections.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
-/// For what is still to be written when a connection ends.
+/// How long to flush the outbox when a connection ends.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
-/// A connection of a peer, with its place among those that there may be.
+/// A connection after the handshake, with its permit out of `CONNECTIONS_MAX`.
 type Handshaken = (OwnedSemaphorePermit, Frames, Writer);
 
-/// Connections that are turned away, as the log tells them apart: a crowd is not to hide behind one
-/// that was wrong.
+/// Why a connection was refused. The log throttles each kind separately, so that a flood does not
+/// hide a single invalid connection.
 #[derive(PartialEq, Eq, Hash)]
 enum Rejected {
-    /// For want of room, whoever it was.
+    /// Too many handshakes at once; nothing was read.
     Unheard,
-    /// For what it said, or did not say in time.
+    /// Its handshake failed or timed out.
     Heard,
 }
 
-/// The server's side of the peer path.
+/// The server side of the peer path.
 pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     local: Arc<S>,
     bodies: &'static BodyMemory,
     lanes: Lanes,
-    /// Where calls go that are not done at once.
+    /// The runtime for calls that do not complete at their first poll.
     runtime: Handle,
-    room: Arc<Semaphore>,
+    connection_permits: Arc<Semaphore>,
     rejected: Throttle<Rejected>,
     unreadable: Throttle<()>,
     calls: TaskTracker,
@@ -82,7 +83,7 @@ pub struct Server<S> {
 }
 
 impl<S: LocalService> Server<S> {
-    /// `bodies` are those of the node: what peers send takes its room among them.
+    /// `bodies` is the memory account of the node, in which bodies from peers are reserved.
     pub fn new(
         own: Hello,
         tls: TlsNow,
@@ -97,7 +98,7 @@ impl<S: LocalService> Server<S> {
             bodies,
             lanes,
             runtime: Handle::current(),
-            room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            connection_permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             rejected: Throttle::default(),
             unreadable: Throttle::default(),
             calls: TaskTracker::new(),
@@ -132,26 +133,26 @@ impl<S: LocalService> Server<S> {
         }
     }
 
-    /// Tells the peers to send no more. What they send all the same is served as before.
+    /// Tells the peers to send no new messages. Messages that still arrive are served as before.
     pub fn say_goodbye(&self) {
         self.leaving.cancel();
     }
 
-    /// Waits until every peer has closed its connection: it has heard the goodbye, and has got its
+    /// Waits until every peer has closed its connection, and so has received the goodbye and its
     /// replies.
     pub async fn parted(&self) {
         self.connections.close();
         self.connections.wait().await;
     }
 
-    /// Waits until what the peers have sent is done.
+    /// Waits until all calls of peers have ended.
     pub async fn drain(&self) {
         self.calls.close();
         self.calls.wait().await;
     }
 
-    /// Ends every connection. Peers that have been told to send no more close theirs by themselves,
-    /// so that nothing is cut off on its way; the others are closed.
+    /// Closes every connection. Peers that have received the goodbye close theirs themselves, so
+    /// that no data in transit is lost; after `GOODBYE_MAX` the others are closed.
     pub async fn stop(&self) {
         self.connections.close();
         let all_closed = timeout(GOODBYE_MAX, self.connections.wait()).await.is_ok();
@@ -193,13 +194,14 @@ impl<S: LocalService> Server<S> {
             warn!(event = "peer-connection-lost", %addr, %error, "a peer's connection was lost");
         }
         drop(ending);
-        // What is still to be written goes out, unless the peer takes no more.
+        // Flush the outbox, unless the peer reads no more.
         if timeout(FLUSH_MAX, &mut writing).await.is_err() {
             writing.abort();
         }
     }
 
-    /// Makes sure that it is a node of this mesh, and that there is room for it.
+    /// Checks that the peer is a node of this mesh, and that there is a free permit for its
+    /// connection.
     async fn handshake(&self, stream: TcpStream) -> Result<Handshaken, ConnectError> {
         let (reader, mut writer, caller) = socket::accept(stream, &self.tls).await?;
         let mut frames = FramedRead::new(reader, wire::framing());
@@ -208,7 +210,7 @@ impl<S: LocalService> Server<S> {
                 caller.check(&hello.node_id)?;
                 self.own.agree(&hello).map(|_| ())
             }
-            // Of a version so late that it says hello in another way.
+            // From a later version whose hello has another format.
             Frame::UnreadableHello { versions, error } => {
                 match versions.map(|its| self.own.common_version(None, its)) {
                     Some(Err(mismatch)) => Err(mismatch),
@@ -224,7 +226,7 @@ impl<S: LocalService> Server<S> {
         let mut buffer = BytesMut::new();
         let place = match agreed {
             Ok(()) => self
-                .room
+                .connection_permits
                 .clone()
                 .try_acquire_owned()
                 .map_err(|_| "there are as many peers as may be".to_owned()),
@@ -241,7 +243,7 @@ impl<S: LocalService> Server<S> {
             .map_err(ConnectError::Unexpected)
     }
 
-    /// Receives until the peer closes the connection, breaks the protocol or falls silent, or the
+    /// Receives until the peer closes the connection, violates the protocol or falls silent, or the
     /// server is stopped.
     async fn read(
         self: &Arc<Self>,
@@ -252,7 +254,7 @@ impl<S: LocalService> Server<S> {
         let mut told_leaving = false;
         loop {
             tokio::select! {
-                // In this order: a peer hears that this node leaves before anything ends.
+                // In this order: a peer learns that this node leaves before the connection ends.
                 biased;
                 () = self.leaving.cancelled(), if !told_leaving => {
                     told_leaving = true;
@@ -262,7 +264,8 @@ impl<S: LocalService> Server<S> {
                 frame = timeout(SILENCE_MAX, frames.next()) => {
                     let Ok(mut frame) = frame else { return Err(LinkError::Silent) };
                     calls.begin_read();
-                    // Frames mostly come many at a time: the others of this read need no waiting.
+                    // One read mostly brings many frames: handle the others without going through
+                    // `select!`.
                     loop {
                         let Some(received) = frame else { return Ok(()) };
                         self.receive(session, &mut calls, wire::decode(received?.freeze())?)?;
@@ -289,7 +292,7 @@ impl<S: LocalService> Server<S> {
                 remaining,
                 body,
             } => {
-                let Ok(room) = self.bodies.reserve(body.bytes()) else {
+                let Ok(reservation) = self.bodies.reserve(body.bytes()) else {
                     session.answer_fault(id, &Fault::Refused(Refusal::NoRoom));
                     return Ok(());
                 };
@@ -297,13 +300,14 @@ impl<S: LocalService> Server<S> {
                     message,
                     deadline: Instant::now() + remaining,
                     body,
-                    room,
+                    reservation,
                 };
                 if calls.arriving.contains_key(&id) {
                     return Err(WireError::CallId(id).into());
                 }
                 if calls.arriving.len() >= CALLS_MAX {
-                    // Those whose bodies have not come in their time come for nobody.
+                    // Drop calls whose bodies have not arrived by the deadline: their callers have
+                    // given up.
                     let now = Instant::now();
                     calls.arriving.retain(|_, call| call.deadline > now);
                 }
@@ -339,8 +343,7 @@ impl<S: LocalService> Server<S> {
                 self.log_unreadable(&error);
                 session.answer_fault(id, &Fault::Refused(Refusal::NotUnderstood));
             }
-            // What a later version has to say beyond what was agreed, and frames that only the
-            // answering side sends.
+            // Unknown frames of a later version, and frames that only the server side sends.
             Frame::Unknown | Frame::UnreadableAnswer { .. } | Frame::UnreadableHello { .. } => {}
             Frame::Hello(_)
             | Frame::Reject(_)
@@ -352,7 +355,7 @@ impl<S: LocalService> Server<S> {
         Ok(())
     }
 
-    /// Starts a call that has arrived as a whole.
+    /// Starts a call that has arrived completely.
     fn begin(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -364,7 +367,7 @@ impl<S: LocalService> Server<S> {
             mut message,
             deadline,
             body,
-            room,
+            reservation,
         } = call;
         message.body = body.into_bytes();
         let message = Arc::from(message);
@@ -381,7 +384,8 @@ impl<S: LocalService> Server<S> {
         }
         // Held so that `drain` cannot finish before the call is a task that it waits for.
         let _token = self.calls.token();
-        // Here, so that calls are admitted in the order in which they arrive. A panic is the call's.
+        // Here, so that calls are admitted in the order in which they arrive. A panic fails only
+        // this call.
         let admit = || self.local.admit(message, deadline, Origin::Peer);
         let admitted = match catch_unwind(AssertUnwindSafe(admit)) {
             Ok(admitted) => admitted.map_err(Fault::Refused),
@@ -397,15 +401,15 @@ impl<S: LocalService> Server<S> {
                 Ok(admitted) => local.run(admitted).await,
                 Err(fault) => Err(fault),
             };
-            drop(room);
+            drop(reservation);
             running.session.answer(id, outcome).await;
         });
-        // Most are done at once: a task of its own, on another core, would take longer than they
-        // do.
+        // Most calls complete at their first poll: a task on another core would take longer than
+        // the call itself.
         if calls.may_wait_for_the_next() {
             let began = Instant::now();
             let mut context = Context::from_waker(Waker::noop());
-            // A panic is the call's.
+            // A panic fails only this call.
             let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context)));
             calls.note(began.elapsed());
             if !matches!(polled, Ok(Poll::Pending)) {

@@ -1,4 +1,4 @@
-//! The calls of one connection at the answering end: those that arrive, those that run, and their
+//! The calls of one connection on the server side: those that arrive, those that run, and their
 //! answers.
 
 use std::collections::HashMap;
@@ -13,42 +13,42 @@ use super::wire::{self, Body, CallId};
 use crate::bodies::Reservation;
 use crate::message::{Fault, Message, Outcome};
 
-/// How long the reader of a connection runs what has arrived together before the rest goes
-/// elsewhere; a call that alone takes longer is a long one.
+/// How long the reader of a connection runs the calls of one read inline before the rest is spawned
+/// as tasks; a single call that takes longer counts as long.
 const READ_MAX: Duration = Duration::from_millis(1);
 
-/// After two long calls, so many are taken for long ones.
+/// After two long calls in a row, so many following calls are assumed to be long.
 const LONG_AHEAD: u32 = 64;
 
-/// What one connection's reader knows of its calls.
+/// The reader's state for the calls of its connection.
 #[derive(Default)]
 pub(super) struct Calls {
     pub(super) arriving: HashMap<CallId, Arriving>,
-    /// Of those that follow, so many are taken for long ones.
+    /// How many of the following calls are assumed to be long.
     long_ahead: u32,
-    /// The last one was long. It may only be that the system did something else meanwhile.
+    /// Whether the last call was long. A single one may only mean that the thread was preempted.
     last_was_long: bool,
-    /// Since the reader last waited.
+    /// Time spent on calls since the reader last waited for frames.
     spent: Duration,
 }
 
 impl Calls {
-    /// The reader has waited.
+    /// Called when the reader has waited for frames.
     pub(super) fn begin_read(&mut self) {
         self.spent = Duration::ZERO;
     }
 
-    /// Whether the next call is likely to be done at once, and the reader has not kept others
-    /// waiting for long.
+    /// Whether to run the next call inline: it is likely to be short, and the reader has not
+    /// delayed other frames for long.
     pub(super) fn may_wait_for_the_next(&mut self) -> bool {
         let is_short = self.long_ahead == 0;
         self.long_ahead = self.long_ahead.saturating_sub(1);
         is_short && self.spent < READ_MAX
     }
 
-    /// A call took so long, in which the connection was not read. When two in a row are worth a
-    /// change of the thread, those that follow get one: on the main runtime, every core works for a
-    /// single connection.
+    /// Notes how long a call took inline, during which the connection was not read. After two long
+    /// calls in a row, the cost of a change of thread is worth it for the following ones: on the
+    /// main runtime, every core can work for a single connection.
     pub(super) fn note(&mut self, took: Duration) {
         self.spent += took;
         let is_long = took > READ_MAX;
@@ -59,15 +59,16 @@ impl Calls {
     }
 }
 
-/// A call of which not the whole body is here yet.
+/// A call whose body has not arrived completely.
 pub(super) struct Arriving {
     pub(super) message: Box<Message>,
     pub(super) deadline: Instant,
     pub(super) body: Body,
-    pub(super) room: Reservation,
+    pub(super) reservation: Reservation,
 }
 
-/// A call that runs. However it ends, it is not running any more, and its caller is told.
+/// A running call. On drop, so also after a panic, it is unregistered, and a panic is reported to
+/// its caller.
 pub(super) struct RunningCall {
     pub(super) session: Arc<Session>,
     pub(super) id: CallId,
@@ -82,7 +83,7 @@ impl Drop for RunningCall {
     }
 }
 
-/// However the reader of a connection ends, nobody waits for what still runs.
+/// Ends the session when the reader of its connection ends, in whatever way.
 pub(super) struct EndOnDrop<'a>(pub(super) &'a Session);
 
 impl Drop for EndOnDrop<'_> {
@@ -91,7 +92,7 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// One connection's calls and replies.
+/// The running calls and the outbox of one connection.
 pub(super) struct Session {
     pub(super) outbox: Outbox,
     running: Mutex<HashMap<CallId, Option<AbortHandle>>>,
@@ -112,12 +113,12 @@ impl Session {
     pub(super) async fn answer(&self, id: CallId, outcome: Outcome) {
         match outcome {
             Ok(mut reply) => {
-                let room = std::mem::take(&mut reply.room);
+                let reservation = std::mem::take(&mut reply.reservation);
                 let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
-                // On a closed connection nobody waits for the reply.
+                // If the connection is closed, nobody waits for the reply.
                 let _ = self
                     .outbox
-                    .push_with_body(id, reply.body.len(), room, encode)
+                    .push_with_body(id, reply.body.len(), reservation, encode)
                     .await;
             }
             Err(fault) => {
@@ -133,7 +134,7 @@ impl Session {
         }
     }
 
-    /// For who must not wait.
+    /// Like `answer`, for callers that must not wait.
     pub(super) fn answer_fault(&self, id: CallId, fault: &Fault) {
         let _ = self
             .outbox
@@ -148,7 +149,7 @@ impl Session {
         self.outbox.forget_body(id);
     }
 
-    /// Nobody waits for what still runs.
+    /// Aborts the calls that still run, as nobody waits for them, and closes the outbox.
     pub(super) fn end(&self) {
         let running = std::mem::take(&mut *self.running());
         for task in running.into_values().flatten() {
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn after_long_calls_some_are_taken_for_long_ones() {
         let (mut calls, long) = (Calls::default(), READ_MAX * 2);
-        // Between these calls the reader has waited.
+        // The reader waits between these calls.
         let note = |calls: &mut Calls, took| {
             calls.note(took);
             calls.begin_read();
@@ -177,7 +178,7 @@ mod tests {
         note(&mut calls, long);
         assert!((0..LONG_AHEAD).all(|_| !calls.may_wait_for_the_next()));
         assert!(calls.may_wait_for_the_next());
-        // However short they are, there is an end to those that arrive together.
+        // Even short calls run inline only until `READ_MAX` is spent.
         calls.note(READ_MAX);
         assert!(!calls.may_wait_for_the_next());
     }

@@ -1,13 +1,13 @@
-//! The connections to one peer: what happens to one of them concerns the others.
+//! The connections to one peer: a failure of one makes the others suspect.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-/// A connection that may be about to end.
+/// A connection that may have to be probed because a sibling failed.
 pub(super) trait Suspect: Send + Sync {
-    /// Gets no more messages until its peer has answered a ping.
+    /// Sends a ping, and accepts no more messages until the peer has answered it.
     fn suspect(&self);
 }
 
@@ -15,12 +15,12 @@ pub(super) trait Suspect: Send + Sync {
 #[derive(Default)]
 pub(super) struct Siblings {
     connections: Mutex<Vec<Weak<dyn Suspect>>>,
-    /// Told of whatever may matter to a message that waits for a connection.
+    /// Notified of every change that may matter to a message that waits for a connection.
     pub(super) changed: Arc<Notify>,
 }
 
 impl Siblings {
-    /// Resolves when something has changed since this was called.
+    /// Resolves at the next change after this call.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
@@ -35,7 +35,8 @@ impl Siblings {
         connections.push(connection);
     }
 
-    /// One was lost, which mostly means that the peer is, and that the others will end in a moment.
+    /// Called when one connection was lost: mostly the peer is lost too, and the other connections
+    /// will fail in a moment.
     pub(super) fn suspect(&self) {
         for connection in self.lock().iter().filter_map(Weak::upgrade) {
             connection.suspect();

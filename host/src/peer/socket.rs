@@ -13,7 +13,7 @@ use crate::message::NodeId;
 use crate::security::PeerTls;
 use crate::tcp;
 
-/// Why there is no connection, or not with the right one.
+/// Why connecting failed, or the other end is not the expected node.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SocketError {
     #[error("it cannot be reached")]

@@ -1,5 +1,5 @@
-//! Admission: how many messages of one stream run and wait at once on this node. It outlives the
-//! versions of the plugin: while one replaces another they share its permits, and counts go on.
+//! Admission: bounds how many messages of one stream run and wait at once on this node. It outlives
+//! the versions of the plugin: old and new versions share its permits, and its counters carry over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,21 +16,22 @@ use crate::telemetry::names;
 
 /// The admission of one stream's messages.
 pub struct Admission {
-    /// One for each message that may run now. Never closed.
+    /// One permit for each message that may start now. Never closed.
     permits: Semaphore,
-    /// Permits that a smaller `concurrency` has too many of. Messages that end give these up.
+    /// Permits to be retired after `concurrency` was lowered while they were in use. Messages that
+    /// end retire them.
     surplus: AtomicUsize,
     concurrency: AtomicUsize,
     queue: AtomicUsize,
     waiting: AtomicUsize,
     calls: AtomicU64,
     calls_total: Counter,
-    /// How large the next reply is expected to be.
+    /// The expected size of the next reply.
     pub reply_expected: ReplySize,
 }
 
-/// The place of one message: it runs or waits. Given back when dropped. It holds the plugin that
-/// the message runs on.
+/// The place of one message that runs or waits; freed when dropped. It holds the plugin that the
+/// message runs on.
 pub struct Place<P: AsRef<Admission>> {
     plugin: Arc<P>,
     state: State,
@@ -56,8 +57,7 @@ impl Admission {
         }
     }
 
-    /// Takes the limits of the version that messages run on from now on. Callers must not run at
-    /// the same time.
+    /// Applies the limits of a new current version. Calls must not run concurrently.
     pub(super) fn resize(&self, limits: &Limits) {
         self.queue.store(limits.queue, Ordering::Relaxed);
         let before = self.concurrency.swap(limits.concurrency, Ordering::Relaxed);
@@ -71,7 +71,7 @@ impl Admission {
         }
     }
 
-    /// Takes the surplus from the free permits, as far as there are any.
+    /// Retires surplus permits from the free ones, as far as there are any.
     fn forget_surplus(&self) {
         while self.take_surplus() {
             if self.permits.forget_permits(1) == 0 {
@@ -90,19 +90,19 @@ impl Admission {
                 .is_ok()
     }
 
-    /// Messages that have begun to run, on whichever version.
+    /// Count of messages that have begun to run, on all versions.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Messages that run now, on whichever version.
+    /// Number of messages that run now, on all versions.
     pub fn running(&self) -> usize {
         let permits =
             self.concurrency.load(Ordering::Relaxed) + self.surplus.load(Ordering::Relaxed);
         permits.saturating_sub(self.permits.available_permits())
     }
 
-    /// A permit is not used any more.
+    /// Returns a permit, or retires it if there is a surplus.
     fn give_back(&self) {
         if !self.take_surplus() {
             self.permits.add_permits(1);
@@ -117,10 +117,10 @@ impl AsRef<Self> for Admission {
 }
 
 impl<P: AsRef<Admission>> Place<P> {
-    /// Takes a permit if one is free, and else joins the queue.
+    /// Takes a permit if one is free, otherwise joins the queue.
     ///
     /// # Errors
-    /// If as many messages wait as may.
+    /// If the queue is full.
     pub fn new(plugin: Arc<P>) -> Result<Self, Refusal> {
         let admission = plugin.as_ref().as_ref();
         let permit = admission.permits.try_acquire();
@@ -130,7 +130,7 @@ impl<P: AsRef<Admission>> Place<P> {
         }
         let before = admission.waiting.fetch_add(1, Ordering::Relaxed);
         let has_room = before < admission.queue.load(Ordering::Relaxed);
-        // If the queue is full, dropping the place takes it off the count.
+        // If the queue is full, dropping the place decrements the count again.
         let state = State::Waiting;
         let place = Self { plugin, state };
         has_room.then_some(place).ok_or(Refusal::QueueFull)
@@ -145,10 +145,10 @@ impl<P: AsRef<Admission>> Place<P> {
         self.state == State::Running
     }
 
-    /// Waits for a permit. Permits go to those who wait in the order in which they began to.
+    /// Waits for a permit. Permits are granted in the order in which messages began to wait.
     ///
     /// # Errors
-    /// If none came before the deadline.
+    /// If no permit became free before the deadline.
     pub async fn wait(&mut self, deadline: Instant) -> Result<(), Refusal> {
         let acquiring = async {
             let permit = self.admission().permits.acquire().await;
@@ -160,7 +160,7 @@ impl<P: AsRef<Admission>> Place<P> {
         };
         self.admission().waiting.fetch_sub(1, Ordering::Relaxed);
         self.state = State::Running;
-        // A permit that was given back at the very deadline comes too late.
+        // A permit that was returned right at the deadline comes too late.
         if Instant::now() < deadline {
             Ok(())
         } else {
@@ -168,7 +168,7 @@ impl<P: AsRef<Admission>> Place<P> {
         }
     }
 
-    /// The message begins to run.
+    /// Counts a message that begins to run.
     pub fn count_call(&self) {
         self.admission().calls.fetch_add(1, Ordering::Relaxed);
         self.admission().calls_total.increment(1);
@@ -185,7 +185,7 @@ impl<P: AsRef<Admission>> Drop for Place<P> {
         match self.state {
             State::Waiting => {
                 admission.waiting.fetch_sub(1, Ordering::Relaxed);
-                // A permit may have come just when the wait was given up, and is free now.
+                // A permit may have been assigned just as the wait was abandoned, and is now free.
                 admission.forget_surplus();
             }
             State::Running => admission.give_back(),
@@ -212,7 +212,7 @@ mod tests {
         Arc::new(Admission::new(&stream, &limits(concurrency, queue)))
     }
 
-    /// As many places as there are permits for.
+    /// Takes places until the admission refuses one.
     fn fill(admission: &Arc<Admission>) -> Vec<Place<Admission>> {
         let place = || Place::new(admission.clone()).ok();
         std::iter::from_fn(place)
@@ -244,7 +244,7 @@ mod tests {
         admission.resize(&limits(3, 0));
         places.extend(fill(&admission));
         assert_eq!((places.len(), admission.running()), (3, 3));
-        // Those that run are more than may now: the next two that end leave no room.
+        // More messages run than may run now: the next two that end free no permit.
         admission.resize(&limits(1, 0));
         for running in [2, 1] {
             places.pop();

@@ -13,12 +13,13 @@ use super::withdrawals::{Withdrawal, Withdrawals};
 use crate::message::{Digest, Offer, StreamName, StreamProperties};
 use crate::runtime::Handler;
 
-/// Every plugin of the node, and what failed to become one.
+/// Every plugin of the node, and every file that failed to load.
 #[derive(Default)]
 pub struct Catalog {
     snapshot: ArcSwap<Snapshot>,
     offers: watch::Sender<Offers>,
-    /// Held while the snapshot changes. In it, the replaced versions, some of which may still run.
+    /// Held while the snapshot changes. Contains the replaced versions, some of which may still
+    /// run.
     replaced: Mutex<Vec<Weak<Plugin>>>,
 }
 
@@ -27,9 +28,9 @@ pub type Offers = BTreeMap<StreamName, Offer>;
 
 #[derive(Default, Clone)]
 struct Snapshot {
-    /// What messages run on.
+    /// The current version of each stream, which messages run on.
     plugins: BTreeMap<StreamName, Arc<Plugin>>,
-    /// Those of them that are not offered any more: they run what still arrives.
+    /// The streams that are no longer offered: their plugins still run messages that arrive.
     withdrawn: Withdrawals,
     failed: BTreeMap<String, Arc<Failed>>,
 }
@@ -37,14 +38,14 @@ struct Snapshot {
 /// One version of a plugin, ready to run.
 pub struct Plugin {
     pub stream: StreamName,
-    /// What it was made of, for people.
+    /// Where it came from, for people.
     pub origin: String,
     pub digest: Digest,
     /// The text of its manifest; empty if it has none.
     pub manifest: String,
     pub loaded_at: SystemTime,
     pub handler: Handler,
-    /// That of the stream, which all its versions share.
+    /// The admission of the stream, shared by all its versions.
     pub admission: Arc<Admission>,
 }
 
@@ -66,15 +67,15 @@ impl Plugin {
     }
 }
 
-/// What did not become a plugin. An older version of it may run on.
+/// A plugin that could not be loaded. An older version of it may still run.
 pub struct Failed {
-    /// The stream, unless it cannot be one.
+    /// The stream name, possibly an invalid one.
     pub name: String,
-    /// What it would have been made of, for people.
+    /// Where it came from, for people.
     pub origin: String,
     pub digest: Digest,
     pub failed_at: SystemTime,
-    /// Whether it stays so as long as the file is what it is.
+    /// Whether the failure is permanent until the file changes.
     pub is_lasting: bool,
     pub error: String,
 }
@@ -83,17 +84,17 @@ pub struct Failed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PluginState {
-    /// Messages run on it.
+    /// The current version: messages run on it.
     Ready,
-    /// It was replaced or removed, and finishes what it is running.
+    /// It was replaced or removed, and finishes its running messages.
     Draining,
     /// It could not be loaded.
     Failed,
 }
 
 impl Catalog {
-    /// Offers a plugin, instead of an older version if there is one. Messages that run on that one
-    /// run to their end.
+    /// Offers a plugin, in place of an older version if there is one. Messages on the older version
+    /// run to completion.
     pub(super) fn offer(&self, plugin: Arc<Plugin>) {
         self.change(|snapshot| {
             plugin.admission.resize(plugin.handler.limits());
@@ -113,8 +114,9 @@ impl Catalog {
         });
     }
 
-    /// Offers a stream no longer, but runs what still arrives for it. Returns the withdrawal, which
-    /// is to be ended later; `None` if there is nothing to withdraw, or it has been.
+    /// Stops offering a stream, but still runs messages that arrive for it. Returns the withdrawal,
+    /// to be passed to `remove_withdrawn` later; `None` if there is no such plugin, or it is
+    /// withdrawn already.
     pub(super) fn withdraw(&self, name: &str) -> Option<Withdrawal> {
         let mut withdrawal = None;
         self.change(|snapshot| {
@@ -127,7 +129,7 @@ impl Catalog {
         withdrawal
     }
 
-    /// Ends a withdrawal, and forgets its plugin, unless that, or another version, has been offered
+    /// Ends a withdrawal and removes its plugin, unless this or another version has been offered
     /// since.
     pub(super) fn remove_withdrawn(&self, withdrawal: &Withdrawal) {
         self.change(|snapshot| {
@@ -139,7 +141,7 @@ impl Catalog {
         });
     }
 
-    /// Makes the next snapshot of the present one. What the change takes out of it may still run.
+    /// Replaces the snapshot by a changed copy. A plugin that the change takes out may still run.
     fn change(&self, change: impl FnOnce(&mut Snapshot) -> Option<Arc<Plugin>>) {
         let mut replaced = self.lock();
         let mut snapshot = Snapshot::clone(&self.snapshot.load());
@@ -150,7 +152,7 @@ impl Catalog {
     }
 
     fn publish(&self, replaced: &mut Vec<Weak<Plugin>>, snapshot: Snapshot) {
-        // A version that is offered again, or still, is not a replaced one.
+        // A version that is current, still or again, does not count as replaced.
         let is_current = |old: &Weak<Plugin>| {
             snapshot
                 .plugins
@@ -176,17 +178,17 @@ impl Catalog {
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What this node offers, now and whenever it changes.
+    /// What this node offers, updated on every change.
     pub fn offers(&self) -> watch::Receiver<Offers> {
         self.offers.subscribe()
     }
 
-    /// The version that runs the messages of a stream.
+    /// The current version of a stream.
     pub fn plugin(&self, name: &str) -> Option<Arc<Plugin>> {
         self.snapshot.load().plugins.get(name).cloned()
     }
 
-    /// The admission of a stream, as long as any version of it is in memory.
+    /// The admission of a stream, if any version of it is still in memory.
     pub(super) fn admission(&self, name: &str) -> Option<Arc<Admission>> {
         let current = self.plugin(name);
         let replaced = || {
@@ -197,9 +199,9 @@ impl Catalog {
         Some(current.or_else(replaced)?.admission.clone())
     }
 
-    /// Every version that is in memory, by stream, the one that messages run on first.
+    /// Every version in memory, by stream, the current one first.
     pub fn plugins(&self) -> Vec<(PluginState, Arc<Plugin>)> {
-        // Together, so that no version is in both, or in neither.
+        // Read under one lock, so that no version is in both, or in neither.
         let (replaced, snapshot) = {
             let replaced = self.lock();
             (
@@ -231,7 +233,7 @@ impl Catalog {
         plugins
     }
 
-    /// What could not be loaded, by name.
+    /// The plugins that could not be loaded, by name.
     pub fn failed(&self) -> Vec<Arc<Failed>> {
         self.snapshot.load().failed.values().cloned().collect()
     }

@@ -1,35 +1,35 @@
-//! Debouncing: a change of a source is acted upon once it has stayed for a while, and a failure is
-//! logged once it has lasted. Pure: times and findings come in, steps go out.
+//! Debouncing: a change in the source is acted upon once it has been stable for a while, and a
+//! failure is logged once it has lasted. Pure: times and scan results in, steps out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::source::{Found, Version};
 
-/// A version that has stayed for this long is taken to be whole. A slower writer costs a failed load,
-/// and another one when it goes on.
+/// A version that has not changed for this long is assumed to be complete. A slower writer costs a
+/// failed load, and another load when it continues.
 const SETTLED: Duration = Duration::from_millis(50);
 
-/// A plugin that has been missing for this long is taken to be removed: tools delete a file before
-/// they write it.
+/// A plugin that has been missing for this long is assumed to be removed: tools delete a file
+/// before they write it anew.
 const REMOVED: Duration = Duration::from_millis(400);
 
-/// A failure is logged once its version has stayed for this long: a slow copy fails with each piece,
-/// and none of these failures matters.
+/// A failure is logged once its version has been unchanged for this long: a slow copy fails at
+/// every partial state, and none of those failures matters.
 const LOGGED_AFTER: Duration = Duration::from_secs(1);
 
-/// What has been seen and done, for each plugin by its name.
+/// The observed and the loaded state of each plugin, by name.
 #[derive(Default)]
 pub(super) struct Debounce(BTreeMap<String, Seen>);
 
 struct Seen {
-    /// `None`: it is missing.
+    /// `None`: the file is missing.
     version: Option<Version>,
     since: Instant,
-    /// What was last loaded, or tried to be.
+    /// The last version that was loaded or failed to load.
     loaded: Option<Version>,
     is_loading: bool,
-    /// Why the last load that said something failed.
+    /// Why the last load with a definite result failed, if it did.
     failure: Option<Failure>,
 }
 
@@ -56,22 +56,22 @@ pub(super) enum Step {
     },
 }
 
-/// How a load came to its end.
+/// The result of a load.
 #[derive(Debug)]
-pub(super) enum Ended {
-    /// The files are those of a version that runs.
-    Well,
-    /// The files changed meanwhile: it says nothing, and is made again.
-    Unsettled,
+pub(super) enum LoadOutcome {
+    /// The plugin runs in this version.
+    Loaded,
+    /// The files changed during the load: no result, so it is repeated.
+    ChangedMeanwhile,
     Failed {
         error: String,
-        /// When the same files are tried again; `None`: it would be in vain.
+        /// Delay before the same files are tried again; `None`: a retry is pointless.
         retry_after: Option<Duration>,
     },
 }
 
 impl Debounce {
-    /// Takes what a scan has found, and says what to do now.
+    /// Takes the result of a scan, and returns the steps that are due now.
     pub(super) fn observe(&mut self, now: Instant, found: &Found) -> Vec<Step> {
         for (name, version) in found {
             let seen = self.0.entry(name.clone()).or_insert_with(|| Seen {
@@ -95,14 +95,14 @@ impl Debounce {
         steps
     }
 
-    /// The first look at the source: nothing is waited for.
+    /// Takes the result of the first scan, without debouncing.
     pub(super) fn begin(&mut self, now: Instant, found: &Found) -> Vec<Step> {
         self.observe(now, found);
         self.ripe(now + SETTLED)
     }
 
-    /// The failures of the first loads are logged at once: whoever starts a node looks at its log
-    /// then.
+    /// Logs the failures of the first loads at once: operators look at the log when they start a
+    /// node.
     pub(super) fn begun(&mut self, now: Instant) -> Vec<Step> {
         self.log(now + LOGGED_AFTER)
     }
@@ -146,19 +146,19 @@ impl Debounce {
         steps
     }
 
-    /// A load has come to its end.
-    pub(super) fn loaded(&mut self, name: &str, now: Instant, ended: Ended) {
+    /// Takes the result of a load.
+    pub(super) fn loaded(&mut self, name: &str, now: Instant, ended: LoadOutcome) {
         let Some(seen) = self.0.get_mut(name) else {
             return;
         };
         seen.is_loading = false;
         match ended {
-            Ended::Well => seen.failure = None,
-            // Not at once: a source that contradicts itself must not keep a core busy.
-            Ended::Unsettled => (seen.loaded, seen.since) = (None, now),
-            Ended::Failed { error, retry_after } => {
+            LoadOutcome::Loaded => seen.failure = None,
+            // Not at once: a source whose scans and reads disagree must not keep a core busy.
+            LoadOutcome::ChangedMeanwhile => (seen.loaded, seen.since) = (None, now),
+            LoadOutcome::Failed { error, retry_after } => {
                 let version = seen.loaded;
-                // What fails again in the same way is told once.
+                // A repeated identical failure is logged once.
                 let is_known = |known: &Failure| known.version == version && known.error == error;
                 if !seen.failure.as_ref().is_some_and(is_known) {
                     seen.failure = Some(Failure {
@@ -168,7 +168,7 @@ impl Debounce {
                         is_logged: false,
                     });
                 }
-                // Those that have changed meanwhile are not the same.
+                // Only if the files have not changed since.
                 if let Some(pause) = retry_after.filter(|_| seen.version == version) {
                     (seen.loaded, seen.since) = (None, now + pause);
                 }
@@ -176,14 +176,14 @@ impl Debounce {
         }
     }
 
-    /// The source was away: what was missing then gets its time anew.
+    /// The source was unreadable: restarts the removal timeout of plugins that were missing.
     pub(super) fn look_anew(&mut self, now: Instant) {
         for seen in self.0.values_mut().filter(|seen| seen.version.is_none()) {
             seen.since = now;
         }
     }
 
-    /// When the next step is ripe, if nothing changes until then.
+    /// When the next step is due, if nothing changes until then.
     pub(super) fn due(&self) -> Option<Instant> {
         self.0
             .values()
@@ -198,7 +198,7 @@ impl Seen {
         match self.version {
             _ if self.is_loading => None,
             Some(version) if self.loaded == Some(version) => None,
-            // A manifest that is gone may be about to be written, too.
+            // A deleted manifest may also be about to be rewritten.
             Some(version)
                 if self
                     .loaded
@@ -242,8 +242,8 @@ mod tests {
         }]
     }
 
-    fn failed(error: &str, retry_after: Option<Duration>) -> Ended {
-        Ended::Failed {
+    fn failed(error: &str, retry_after: Option<Duration>) -> LoadOutcome {
+        LoadOutcome::Failed {
             error: error.into(),
             retry_after,
         }
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(debounce.due(), Some(at(90)));
         assert_eq!(debounce.observe(at(89), &found(2)), []);
         assert_eq!(debounce.observe(at(90), &found(2)), load(2));
-        debounce.loaded("echo", start, Ended::Well);
+        debounce.loaded("echo", start, LoadOutcome::Loaded);
         assert_eq!(debounce.due(), None);
         assert_eq!(debounce.observe(at(1000), &found(2)), []);
     }
@@ -281,9 +281,9 @@ mod tests {
             [],
             "one load at a time"
         );
-        debounce.loaded("echo", start, Ended::Well);
+        debounce.loaded("echo", start, LoadOutcome::Loaded);
         assert_eq!(debounce.observe(at(101), &found(2)), load(2));
-        // Without a pause, if that was for what it was before.
+        // No retry delay, as it applied to the earlier files.
         assert_eq!(debounce.observe(at(200), &found(3)), []);
         debounce.loaded(
             "echo",
@@ -297,7 +297,7 @@ mod tests {
     fn an_attempt_that_says_nothing_is_made_again() {
         let (mut debounce, start) = (Debounce::default(), Instant::now());
         assert_eq!(debounce.begin(start, &found(1)), load(1));
-        debounce.loaded("echo", start, Ended::Unsettled);
+        debounce.loaded("echo", start, LoadOutcome::ChangedMeanwhile);
         assert_eq!(debounce.observe(start + SETTLED, &found(1)), load(1));
         debounce.loaded(
             "echo",
@@ -319,7 +319,7 @@ mod tests {
         let (mut debounce, start) = (Debounce::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         debounce.begin(at(0), &found(1));
-        debounce.loaded("echo", at(0), Ended::Well);
+        debounce.loaded("echo", at(0), LoadOutcome::Loaded);
         assert_eq!(debounce.observe(at(10), &Found::new()), []);
         debounce.look_anew(at(5_000));
         assert_eq!(debounce.observe(at(5_000), &Found::new()), []);
@@ -336,9 +336,9 @@ mod tests {
         let (mut debounce, start) = (Debounce::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         debounce.begin(at(0), &found(1));
-        debounce.loaded("echo", start, Ended::Well);
+        debounce.loaded("echo", start, LoadOutcome::Loaded);
         assert_eq!(debounce.observe(at(10), &Found::new()), []);
-        // It is replaced the way editors do, and it is the same: nothing happens.
+        // It is deleted and rewritten as editors do, with the same version: nothing happens.
         assert_eq!(debounce.observe(at(100), &found(1)), []);
         assert_eq!(debounce.observe(at(200), &Found::new()), []);
         assert_eq!(debounce.observe(at(599), &Found::new()), []);
@@ -349,7 +349,7 @@ mod tests {
             }]
         );
         assert_eq!(debounce.due(), None);
-        // When it comes back it is loaded, whatever was loaded of it before.
+        // When it comes back it is loaded, even in the version that was loaded before.
         assert_eq!(debounce.observe(at(700), &found(1)), []);
         assert_eq!(debounce.observe(at(750), &found(1)), load(1));
     }
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(debounce.observe(at(9_000), &found(10)), []);
         assert_eq!(debounce.observe(at(9_050), &found(10)), load(10));
         assert_eq!(debounce.due(), None, "it is being loaded");
-        debounce.loaded("echo", at(9_060), Ended::Well);
+        debounce.loaded("echo", at(9_060), LoadOutcome::Loaded);
         assert_eq!(debounce.observe(at(20_000), &found(10)), []);
     }
 
@@ -387,12 +387,12 @@ mod tests {
         assert_eq!(debounce.observe(at(1_060), &found(1)), tell("broken"));
         assert_eq!(debounce.observe(at(5_000), &found(1)), []);
         assert_eq!(debounce.due(), None);
-        // Another file that is broken in the same way is another failure.
+        // Another version that is broken in the same way is a new failure.
         debounce.observe(at(6_000), &found(2));
         assert_eq!(debounce.observe(at(6_050), &found(2)), load(2));
         debounce.loaded("echo", at(6_060), failed("broken", None));
         assert_eq!(debounce.observe(at(7_060), &found(2)), tell("broken"));
-        // What is removed before it was told is told no more.
+        // A failure is not logged if its plugin is removed before that is due.
         debounce.observe(at(8_000), &found(3));
         assert_eq!(debounce.observe(at(8_050), &found(3)), load(3));
         debounce.loaded("echo", at(8_060), failed("broken", None));

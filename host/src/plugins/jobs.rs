@@ -1,5 +1,5 @@
-//! Jobs: what is done beside the reconciler's own loop, on other tasks and on threads that may wait.
-//! None gets lost: one that panics comes to an end, too, with a result.
+//! Jobs: work outside the reconciler's event loop, on other tasks and blocking threads. Every job
+//! yields a result, even one that panics.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
-/// Jobs that end with a `T`. Those that still run when the value goes end unheard.
+/// Jobs that yield a `T`. When this is dropped, the results of running jobs are lost.
 pub(super) struct Jobs<T>(JoinSet<T>);
 
 impl<T: Send + 'static> Jobs<T> {
@@ -15,7 +15,7 @@ impl<T: Send + 'static> Jobs<T> {
         Self(JoinSet::new())
     }
 
-    /// Starts a job as a task. `panicked` makes its result of what a panic says.
+    /// Starts a job as a task. `panicked` turns the text of a panic into a result.
     pub(super) fn start(
         &mut self,
         job: impl Future<Output = T> + Send + 'static,
@@ -27,8 +27,7 @@ impl<T: Send + 'static> Jobs<T> {
         });
     }
 
-    /// The same for a job that may block, on a thread of its own: one that hangs holds up only
-    /// itself.
+    /// The same for a job that may block, on a blocking thread: one that hangs delays no other.
     pub(super) fn start_blocking(
         &mut self,
         job: impl FnOnce() -> T + Send + 'static,
@@ -40,11 +39,11 @@ impl<T: Send + 'static> Jobs<T> {
         });
     }
 
-    /// The result of the next job that ends; `None` if there is none. May be dropped at any time.
+    /// The result of the next job that ends; `None` if there are no jobs. Cancellation-safe.
     pub(super) async fn next(&mut self) -> Option<T> {
         loop {
-            // Panics do not come so far, and nobody aborts a job: an error would be of a runtime
-            // that ends.
+            // Panics are caught, and jobs are never aborted: an error means that the runtime shuts
+            // down.
             if let Ok(done) = self.0.join_next().await? {
                 return Some(done);
             }

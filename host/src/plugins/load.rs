@@ -1,4 +1,4 @@
-//! Loading: from the bytes of one plugin to a version of it that can run.
+//! Loading: turns the bytes of one plugin into a version that can run.
 
 use std::io;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError, is_credential};
 use crate::security::{SignatureError, TrustedKeys};
 
-/// What is said of a plugin, at most: some of it comes from its file.
+/// Maximum size of an error text; parts of it come from the plugin's file.
 const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 
-/// Why one plugin does not run; the operator reads it in the log and in the admin API. The first
-/// field says what it is about.
+/// Why a plugin does not run; the operator reads it in the log and in the admin API. The first
+/// field names the file.
 #[derive(Debug, thiserror::Error)]
 enum PluginError {
     #[error("{origin} cannot be a stream: its name {name:?} is wrong: {problem}; rename the file")]
@@ -45,19 +45,19 @@ enum PluginError {
     Panicked(String, String),
 }
 
-/// What became of the bytes of a plugin.
+/// The result of loading a plugin.
 pub(super) enum Loaded {
     Plugin(Box<Plugin>),
     Failed(Failed),
-    /// They are those of the version that runs.
+    /// The bytes are those of the current version.
     Same(Arc<Plugin>),
 }
 
-/// Bytes that were checked.
+/// Bytes with checked signatures.
 struct Checked {
     component: Vec<u8>,
     digest: Digest,
-    /// The text and its origin.
+    /// The manifest's text and origin.
     manifest: Option<(String, String)>,
 }
 
@@ -67,23 +67,23 @@ impl Checked {
     }
 }
 
-/// Makes plugins of bytes.
+/// Loads plugins.
 #[derive(Clone)]
 pub struct Loader {
     pub engine: Engine,
-    /// The longest time for a message, which bounds what a manifest may say.
+    /// The node's timeout, the maximum for a plugin's own.
     pub timeout_max: Duration,
-    /// `None`: no file needs a signature.
+    /// `None`: signatures are not required.
     pub trusted_keys: Option<TrustedKeys>,
 }
 
 impl Loader {
-    /// Whether it wants the signatures of files.
+    /// Whether files must be signed.
     pub fn needs_signatures(&self) -> bool {
         self.trusted_keys.is_some()
     }
 
-    /// Loads a plugin whose stream is to be called `name`.
+    /// Loads a plugin for the stream `name`.
     ///
     /// # Errors
     /// Why it cannot run.
@@ -97,8 +97,8 @@ impl Loader {
         self.prepare(name, origin, checked, None).await
     }
 
-    /// Loads what has changed: `current` is the version that runs, `admission` that of the stream,
-    /// if any version of it is in memory.
+    /// Loads a plugin whose files have changed: `current` is its current version, `admission` that
+    /// of the stream, if any version of it is still in memory.
     pub(super) async fn reload(
         &self,
         name: &str,
@@ -120,7 +120,7 @@ impl Loader {
         }
     }
 
-    /// Checks signatures and makes the digest, on a thread where that may take its time.
+    /// Checks signatures and computes the digest, on a blocking thread, as both take a while.
     async fn check(&self, files: Result<Files, ReadError>) -> Result<Checked, PluginError> {
         let files = files?;
         let trusted_keys = self.trusted_keys.clone();
@@ -196,7 +196,8 @@ impl Loader {
 }
 
 impl Loaded {
-    /// What becomes of bytes that the host panics over: it may be a matter of the moment.
+    /// The result if the host panicked during the load. It is not permanent, since the cause may be
+    /// temporary.
     pub(super) fn panicked(name: &str, origin: String, panic: String) -> Self {
         let error = PluginError::Panicked(origin.clone(), panic);
         Self::Failed(failed(name, &origin, no_digest(), &error))
@@ -241,7 +242,7 @@ fn check(files: Files, trusted_keys: Option<&TrustedKeys>) -> Result<Checked, Pl
     })
 }
 
-/// Makes sure that a trusted key has signed the file, if there are trusted keys.
+/// Checks that a trusted key has signed the file, if signatures are required.
 fn check_signature(file: &File, trusted_keys: Option<&TrustedKeys>) -> Result<(), PluginError> {
     let Some(trusted_keys) = trusted_keys else {
         return Ok(());
@@ -265,7 +266,7 @@ fn check_signature(file: &File, trusted_keys: Option<&TrustedKeys>) -> Result<()
 }
 
 impl PluginError {
-    /// Whether it stays so as long as the bytes are what they are.
+    /// Whether the error is permanent until the bytes change.
     fn is_lasting(&self) -> bool {
         match self {
             Self::Read(error) => error.is_lasting,
@@ -276,7 +277,7 @@ impl PluginError {
     }
 }
 
-/// Of what could not be read.
+/// The digest of files that could not be read.
 fn no_digest() -> Digest {
     Digest::from_text("")
 }

@@ -1,4 +1,4 @@
-//! Plugins: keeps what this node offers as the source of its plugins is.
+//! Plugins: keeps the offers of this node in line with the source of its plugins.
 
 mod admission;
 mod catalog;

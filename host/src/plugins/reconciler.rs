@@ -1,5 +1,6 @@
-//! The reconciler: keeps the catalog as the source is, whatever happens to the source. What cannot
-//! be loaded leaves what ran before. It asks the source only on threads that may block.
+//! The reconciler: keeps the catalog in line with the source, whatever happens to the source. If a
+//! new version cannot be loaded, the old one keeps running. It accesses the source only on blocking
+//! threads.
 
 use std::future::pending;
 use std::io;
@@ -12,31 +13,32 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, error, info};
 
 use super::catalog::Catalog;
-use super::debounce::{Debounce, Ended, Step};
+use super::debounce::{Debounce, LoadOutcome, Step};
 use super::jobs::Jobs;
 use super::load::{Loaded, Loader};
 use super::source::{Found, ReadError, Source, SourceEvent, Version};
 use super::withdrawals::Withdrawal;
 
-/// How often the source is looked at without any event: network and container file systems lose
-/// them, and where a link leads changes elsewhere.
+/// How often the source is scanned without an event: network and container file systems lose
+/// events, and a symlink's target may change outside the directory.
 const RESCAN_INTERVAL: Duration = Duration::from_millis(500);
 
-/// When an operator is told that a look at the source hangs: no healthy file system takes so long.
+/// After how long the log says that a scan hangs: no healthy file system takes so long.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// How long a removed plugin still runs messages that arrive: five rounds of gossip, in which the
-/// other nodes learn of it.
+/// How long a removed plugin still runs messages that arrive: five gossip rounds, in which the
+/// other nodes learn of the removal.
 const REMOVAL_NOTICE: Duration = Duration::from_secs(1);
 
-/// When a load is tried again that lacked something (room, time, a file system that answers).
+/// Delay before a load is retried that failed for a temporary reason (no instance or memory, a
+/// timeout, a file system that does not respond).
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Plugins that are read and compiled at once; each may take up the largest component's size. The
-/// compiler has its own bound.
+/// Plugins that are read and compiled at once; each may need as much memory as the largest
+/// component. The compiler has its own bound.
 const LOADS_MAX: usize = 4;
 
-/// The source cannot be read at the start.
+/// The source could not be read at the start.
 #[derive(Debug, thiserror::Error)]
 #[error("{place} cannot be read")]
 pub struct SourceError {
@@ -52,19 +54,19 @@ pub struct Reconciler<S> {
     jobs: Jobs<Done>,
     loads: Arc<Semaphore>,
     changed: Arc<Notify>,
-    /// Since when the look has run that runs now. There is one at a time.
+    /// Start of the running scan. There is at most one.
     looking_since: Option<Instant>,
-    /// The last look was answered, and well.
+    /// Whether the last scan succeeded, and none hangs.
     is_readable: bool,
 }
 
 /// What wakes the reconciler.
 enum Wake {
-    /// It is time to look at the source.
+    /// A scan is due.
     Look,
-    /// The source has notified of a change.
+    /// The source has reported a change.
     Changed,
-    /// A look hangs.
+    /// A scan hangs.
     Unanswered,
     Done(Done),
 }
@@ -74,10 +76,10 @@ enum Done {
     Look(io::Result<Found>),
     Load {
         name: String,
-        /// `None`: the bytes changed while they were read, so that the attempt says nothing.
+        /// `None`: the bytes changed while they were read, so there is no result.
         loaded: Option<Loaded>,
     },
-    /// The other nodes have had the time to learn that a plugin is withdrawn.
+    /// The other nodes have had time to learn of a withdrawal.
     Notice(Withdrawal),
 }
 
@@ -96,7 +98,7 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// Loads every plugin of the source, so that the catalog has it, or why not.
+    /// Loads every plugin of the source: each ends up in the catalog, as a plugin or as a failure.
     ///
     /// # Errors
     /// If the source cannot be read.
@@ -132,14 +134,14 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// Keeps the catalog as the source is, for ever.
+    /// Keeps the catalog in line with the source; never returns.
     pub async fn run(mut self) {
         let mut rescans = interval(RESCAN_INTERVAL);
         rescans.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_looking = self.looking_since.is_some();
-            // A step that is due needs a look first; while the source cannot be read, the next
-            // rescan is soon enough.
+            // A due step needs a fresh scan first; while the source is unreadable, the next rescan
+            // is soon enough.
             let due = self
                 .debounce
                 .due()
@@ -147,7 +149,7 @@ impl<S: Source> Reconciler<S> {
             let unanswered = self.unanswered();
             let wake = tokio::select! {
                 _ = rescans.tick(), if !is_looking => Wake::Look,
-                // A change during a look is kept for the next one.
+                // A change during a scan is kept for the next one.
                 () = self.changed.notified(), if !is_looking => Wake::Changed,
                 () = at(due) => Wake::Look,
                 () = at(unanswered) => Wake::Unanswered,
@@ -165,7 +167,7 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// When the look that runs has taken too long, unless that has been logged.
+    /// When the running scan counts as hanging; `None` once that has been logged.
     fn unanswered(&self) -> Option<Instant> {
         let since = self.looking_since.filter(|_| self.is_readable);
         since.map(|since| since + ANSWER_MAX)
@@ -176,7 +178,7 @@ impl<S: Source> Reconciler<S> {
         self.source.log(SourceEvent::Silent);
     }
 
-    /// Begins to look at the source, unless a look runs already.
+    /// Starts a scan of the source, unless one is running.
     fn look(&mut self) {
         if self.looking_since.is_some() {
             return;
@@ -261,9 +263,9 @@ impl<S: Source> Reconciler<S> {
             }
             Done::Load { name, loaded } => {
                 let ended = match &loaded {
-                    Some(Loaded::Plugin(_) | Loaded::Same(_)) => Ended::Well,
-                    None => Ended::Unsettled,
-                    Some(Loaded::Failed(failed)) => Ended::Failed {
+                    Some(Loaded::Plugin(_) | Loaded::Same(_)) => LoadOutcome::Loaded,
+                    None => LoadOutcome::ChangedMeanwhile,
+                    Some(Loaded::Failed(failed)) => LoadOutcome::Failed {
                         error: failed.error.clone(),
                         retry_after: (!failed.is_lasting).then_some(RETRY_AFTER),
                     },
@@ -277,7 +279,7 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// Takes what a look has found.
+    /// Handles the result of a scan.
     fn see(&mut self, found: io::Result<Found>) {
         let now = Instant::now();
         match found {
@@ -290,7 +292,7 @@ impl<S: Source> Reconciler<S> {
                     self.take(step);
                 }
             }
-            // A source that is gone says nothing of its plugins: they stay until it is back.
+            // An unreadable source says nothing about its plugins: they stay until it is back.
             Err(error) if std::mem::replace(&mut self.is_readable, false) => {
                 self.source.log(SourceEvent::Unreadable(&error));
             }
@@ -298,7 +300,7 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// Puts into the catalog what became of a load.
+    /// Puts the result of a load into the catalog.
     fn offer(&self, loaded: Loaded) {
         match loaded {
             Loaded::Plugin(plugin) => {
@@ -328,7 +330,7 @@ impl<S: Source> Reconciler<S> {
     }
 }
 
-/// Waits for that time; for ever if there is none.
+/// Waits until `time`; for ever if it is `None`.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time.into()).await,

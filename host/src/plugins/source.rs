@@ -1,5 +1,6 @@
-//! Where plugins come from: a source says which there are, in which versions, and yields their
-//! bytes. `look` and `read` may block, and are called only on threads that may; the rest must not.
+//! Where plugins come from: a source lists its plugins with their versions, and reads their bytes.
+//! `look` and `read` may block, so they are called only on blocking threads; the other functions
+//! must not block.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,35 +9,35 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-/// A place that holds plugins. Displayed, it is where that is.
+/// A place that holds plugins. It displays as its location.
 pub trait Source: fmt::Display + Send + Sync + 'static {
-    /// Which plugins there are now. Not called while another call of it runs.
+    /// The plugins that there are now. Never called concurrently.
     ///
     /// # Errors
-    /// If the source cannot be read: that says nothing of its plugins.
+    /// If the source cannot be read, which says nothing about its plugins.
     fn look(&self) -> io::Result<Found>;
 
-    /// The bytes of a plugin, with signatures if `signed`, and the version that they are of.
+    /// The bytes of a plugin, with signatures if `signed`, and the version that they belong to.
     fn read(&self, name: &str, signed: bool) -> (Option<Version>, Result<Files, ReadError>);
 
-    /// How texts name what a plugin is made of.
+    /// Where a plugin comes from, for texts.
     fn origin(&self, name: &str) -> String;
 
     /// Notified when plugins may have changed. Notifications may be lost.
     fn changed(&self) -> Arc<Notify>;
 
-    /// Logs something that happens to the source itself.
+    /// Logs an event of the source itself.
     fn log(&self, event: SourceEvent<'_>);
 }
 
 /// The plugins of a source by name.
 pub(super) type Found = BTreeMap<String, Version>;
 
-/// What happens to a source.
+/// An event of a source.
 pub enum SourceEvent<'a> {
-    /// It has notified of a change.
+    /// It has reported a change.
     Changed,
-    /// A look at it hangs.
+    /// A scan of it hangs.
     Silent,
     /// It cannot be read any more.
     Unreadable(&'a io::Error),
@@ -45,23 +46,23 @@ pub enum SourceEvent<'a> {
     Readable,
 }
 
-/// One state of a plugin's bytes. However they are replaced, their version is another one.
+/// One state of a plugin's bytes. Every replacement, by whatever means, has another version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     pub id: u64,
     pub has_manifest: bool,
 }
 
-/// What a plugin is made of.
+/// The files of a plugin.
 pub struct Files {
     pub component: File,
-    /// `None`: there is none.
+    /// `None`: the plugin has no manifest.
     pub manifest: Option<Result<File, ReadError>>,
 }
 
-/// A file, or what is one in effect.
+/// A file, or an equivalent of one in another kind of source.
 pub struct File {
-    /// How texts name it.
+    /// Its location, for texts.
     pub origin: String,
     pub bytes: Vec<u8>,
     pub signature: Signature,
@@ -69,26 +70,26 @@ pub struct File {
 
 /// The signature of a file.
 pub struct Signature {
-    /// How texts name it.
+    /// Its location, for texts.
     pub origin: String,
     pub content: SignatureContent,
 }
 
 pub enum SignatureContent {
-    /// It was not asked for.
+    /// It was not requested.
     NotRead,
     Missing,
-    /// It is longer than any signature.
+    /// It is longer than any valid signature.
     TooLong,
     Text(String),
 }
 
-/// Why the bytes of a plugin cannot be had.
+/// Why the bytes of a plugin could not be read.
 #[derive(Debug)]
 pub struct ReadError {
-    /// With what it is about.
+    /// Names the file.
     pub text: String,
-    /// Whether it stays so as long as the version is what it is.
+    /// Whether the error is permanent until the version changes.
     pub is_lasting: bool,
 }
 

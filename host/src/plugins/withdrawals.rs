@@ -1,5 +1,5 @@
-//! Withdrawals: which streams are no longer offered, though they still run what arrives, and by
-//! which withdrawal of theirs. Pure: knows no plugins, and no clock.
+//! Withdrawals: which streams are no longer offered but still run messages that arrive, and by
+//! which withdrawal. Pure: knows no plugins, and no clock.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,13 @@ use crate::message::StreamName;
 /// The streams that are withdrawn now.
 #[derive(Default, Clone)]
 pub(super) struct Withdrawals {
-    /// By its number, which no other withdrawal has had, of any stream.
+    /// The number of each withdrawal, which is unique over all streams.
     numbers: BTreeMap<StreamName, u64>,
     begun: u64,
 }
 
-/// One withdrawal of a stream: it may be offered again before that ends, and withdrawn again.
+/// One withdrawal of a stream. Before it ends, the stream may be offered and withdrawn again, under
+/// another number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Withdrawal {
     pub(super) stream: StreamName,
@@ -21,7 +22,7 @@ pub(super) struct Withdrawal {
 }
 
 impl Withdrawals {
-    /// `None` if the stream is withdrawn already, and the others have been told.
+    /// Begins a withdrawal; `None` if the stream is withdrawn already.
     pub(super) fn begin(&mut self, stream: &StreamName) -> Option<Withdrawal> {
         if self.contains(stream) {
             return None;
@@ -34,13 +35,13 @@ impl Withdrawals {
         })
     }
 
-    /// The stream is offered again.
+    /// Cancels the withdrawal of a stream that is offered again.
     pub(super) fn cancel(&mut self, stream: &StreamName) {
         self.numbers.remove(stream);
     }
 
-    /// Ends a withdrawal. Returns whether it still was under way; a later one of the stream goes
-    /// on.
+    /// Ends a withdrawal. Returns whether it was still in effect; a later withdrawal of the stream
+    /// stays in effect.
     pub(super) fn end(&mut self, withdrawal: &Withdrawal) -> bool {
         let is_it = self.numbers.get(&withdrawal.stream) == Some(&withdrawal.number);
         if is_it {

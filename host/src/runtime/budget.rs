@@ -1,25 +1,28 @@
-//! The budget of one instance: what its memories and tables may grow to, all together.
+//! The budget of one instance: the limits that all its memories and all its tables share.
 
 use wasmtime::ResourceLimiter;
 
 use super::limits::TABLE_ELEMENTS_MAX;
 use crate::message::{Limit, LimitKind};
 
-/// Core instances, and tables, of one component: those of interpreters are made of a dozen.
+/// Maximum of core instances, and of tables, in one component: interpreters consist of about a
+/// dozen core instances.
 pub(super) const CORE_INSTANCES_MAX: usize = 32;
 
-/// Memories of one component. One is usual; each takes a place of the node's.
+/// Maximum of memories in one component. Usually there is one; each takes a memory slot of the
+/// node's instance pool.
 pub(super) const MEMORIES_MAX: usize = 2;
 
 pub(super) struct Budget {
     memory_bytes: Account,
     table_elements: Account,
-    /// The limit at which a growth was refused, if one was. A guest may live on without it.
+    /// The limit that refused a growth during this call, if any. The guest may carry on without the
+    /// growth.
     refused: Option<Limit>,
 }
 
-/// What has been taken of one thing. What was granted stays taken, even if the growth then came to
-/// nothing: the instance is retired the sooner.
+/// The amount used of one resource. A granted growth stays counted even if it then fails; that only
+/// retires the instance sooner.
 struct Account {
     taken: usize,
     limit: Limit,
@@ -42,7 +45,7 @@ impl Budget {
         self.refused
     }
 
-    /// Forgets what was refused: a new call begins.
+    /// Clears the refused limit at the start of a call.
     pub(super) fn begin(&mut self) {
         self.refused = None;
     }
@@ -59,8 +62,8 @@ impl Account {
         }
     }
 
-    /// Grants a growth, or returns the limit that it would exceed. What the part itself does not
-    /// allow comes to nothing anyway.
+    /// Grants a growth, or returns the limit that it would exceed. A growth beyond the memory's or
+    /// table's own maximum is denied without being counted.
     fn grow(
         &mut self,
         current: usize,

@@ -1,5 +1,5 @@
-//! The clock of guests: advances wasmtime's epoch from a plain thread, which no busy runtime can
-//! hold up.
+//! The epoch clock: advances wasmtime's epoch from a plain thread, so that a busy tokio runtime
+//! cannot delay it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,15 +10,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::EngineWeak;
 
-/// How long a busy guest's turn is while there are calls: what others wait for it at most, and the
+/// The tick while calls run. It bounds how long other guests wait for a busy one, and is the
 /// precision of time limits in a guest's loop. Each tick costs about 20 µs of a core.
 const TURN: Duration = Duration::from_millis(2);
 
-/// The same when there were none for a while: a thread that wakes up for nothing costs a little,
-/// too.
+/// The tick after a period without calls, since waking an idle thread costs a little CPU too.
 const REST: Duration = Duration::from_millis(10);
 
-/// Turns without any call until the clock rests.
+/// Ticks without a call before the clock slows down to `REST`.
 const TURNS_TO_REST: u32 = 50;
 
 #[derive(Clone, Default)]
@@ -27,8 +26,8 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Starts the clock, which runs as long as the engine lives, and cancels `ended` when it does
-    /// not.
+    /// Starts the clock, which runs as long as the engine lives. When its thread ends, it cancels
+    /// `ended`.
     pub(super) fn start(engine: EngineWeak, ended: CancellationToken) -> io::Result<Self> {
         let clock = Self::default();
         let was_called = clock.was_called.clone();
@@ -53,9 +52,10 @@ impl Clock {
         Ok(clock)
     }
 
-    /// A guest begins to run.
+    /// Called when a guest begins to run: keeps the clock at its fast tick.
     pub(super) fn note_call(&self) {
-        // Mostly it is set: then there is nothing to write, which another core would have to fetch.
+        // Usually it is already set; then skip the store, which would invalidate the cache line in
+        // the other cores.
         if !self.was_called.load(Ordering::Relaxed) {
             self.was_called.store(true, Ordering::Relaxed);
         }

@@ -1,5 +1,5 @@
-//! From bytes to a component that can be a handler: compiles it, off the request path, and checks
-//! what it imports and exports.
+//! Turns bytes into a component that can be a handler: compiles it, off the request path, and
+//! checks its imports and exports.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,20 +12,20 @@ use super::host;
 use super::interfaces::{MESH_VERSION, Package, are_compatible, package, split};
 use super::load_error::{Gap, LoadError, MAGIC, Relation, list, one_line};
 
-/// What a core module begins with: after the magic bytes comes its version. A component has a
-/// version and a layer there.
+/// The first bytes of a core module: the magic bytes, then its version. A component has a version
+/// and a layer there.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
-/// Compiles and checks a component, on a thread of its own: small components do not wait for large
-/// ones.
+/// Compiles and checks a component on a thread of its own, so that small components do not wait for
+/// large ones.
 pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<Prepared, LoadError> {
     let (sender, compiled) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("load".into())
         .spawn(move || {
-            // The component is a stranger's; a compiler bug that it triggers must not end the node.
+            // The component is untrusted; a compiler bug that it triggers must not end the node.
             let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
-            // If nobody waits for it any more, it is not needed.
+            // If the receiver is gone, the result is not needed.
             let _ = sender.send(result);
         });
     thread.map_err(|error| LoadError::NoRoom(error.to_string()))?;
@@ -60,7 +60,7 @@ fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<Prepared, LoadErro
         .map_err(|error| mismatch(engine, &component, &error))
 }
 
-/// The error for a component whose names are right, but not the types behind them.
+/// The error for a component whose imports and exports have the right names but the wrong types.
 pub(super) fn mismatch(
     engine: &Engine,
     component: &Component,
@@ -69,7 +69,7 @@ pub(super) fn mismatch(
     let problem = one_line(error);
     let ty = component.component_type();
     let (imports, exports) = (ty.imports(&engine.wasmtime), ty.exports(&engine.wasmtime));
-    // The interface that the problem names, or else the contract's.
+    // The interface that the error text names, or else the contract's.
     let names = imports
         .map(|(name, _)| name)
         .chain(exports.map(|(name, _)| name));
@@ -120,7 +120,7 @@ fn find_contract(exports: &[String]) -> Result<Contract, LoadError> {
     Ok(contract)
 }
 
-/// What else the component seems to be.
+/// A hint, for the error text, at what kind of component it is instead.
 fn hint(exports: &[String]) -> &'static str {
     let is = |name: &str| exports.iter().any(|export| split(export).0 == name);
     if is("wasi:cli/run") {
@@ -147,7 +147,7 @@ fn check_imports(imports: &[String]) -> Result<(), LoadError> {
         .try_for_each(|name| check_version(Relation::Imports, name))
 }
 
-/// What components may import, and export as handlers.
+/// The packages that components may import from, or export from as handlers.
 fn packages() -> impl Iterator<Item = &'static Package> {
     host::packages().chain(Contract::packages())
 }

@@ -1,5 +1,5 @@
-//! Turns at the compiler: of the nodes on one host that share a compile cache, one compiles a
-//! component, and the others wait for it and find it in the cache.
+//! Compile locks: when several nodes on one host share a compile cache, one compiles a component,
+//! and the others wait for it and find it in the cache.
 
 use std::fs::{File, OpenOptions, TryLockError, create_dir_all};
 use std::io;
@@ -11,36 +11,38 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Files to lock, chosen by what is compiled. Two components with the same one wait for each other
-/// in vain, which costs time and nothing else.
+/// Number of lock files; the hash of a component selects one. Two components with the same lock
+/// wait for each other needlessly, which costs nothing but time.
 const LOCKS: u64 = 64;
 
-/// How often one who waits looks again: the system tells nobody that a lock is free within a
-/// limited time.
+/// Poll interval while waiting: the operating system has no file lock with a timeout.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long one waits for another node, which may hang; then it compiles by itself. The largest
-/// components take 5 s on an idle machine.
+/// How long to wait for another node, which may hang, before compiling without the lock. The
+/// largest components take 5 s on an idle machine.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The turns of those that share a directory. Without one, nobody waits.
+/// The locks of all nodes that share a directory. Without a directory, nothing is locked.
 #[derive(Clone, Default)]
 pub(super) struct CompileLocks(Option<Arc<Path>>);
 
 impl CompileLocks {
-    /// Turns with all who name the same directory, which is made if it is missing.
+    /// Shares locks with every node that uses the same directory, which is created if it is
+    /// missing.
     pub(super) fn in_directory(directory: PathBuf) -> io::Result<Self> {
         create_dir_all(&directory)?;
         Ok(Self(Some(directory.into())))
     }
 
-    /// Waits for the turn to compile this component. It lasts until the value goes, or the process.
+    /// Waits for the lock of this component. It is held until the returned file is dropped or the
+    /// process ends.
     pub(super) fn take(&self, component: &[u8]) -> Option<File> {
         let path = self
             .0
             .as_ref()?
             .join(format!("{:02}.lock", xxh3_64(component) % LOCKS));
-        // What cannot be locked (on some network file systems) is compiled without a turn.
+        // Where locking fails (some network file systems do not support it), compile without a
+        // lock.
         let taken = OpenOptions::new()
             .create(true)
             .append(true)

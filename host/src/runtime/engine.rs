@@ -1,4 +1,5 @@
-//! The engine: one wasmtime for the whole node, its instance pool, its compile cache, its clock.
+//! The engine: one wasmtime engine for the whole node, with its instance pool, compile cache and
+//! epoch clock.
 
 use std::fs;
 use std::path::Path;
@@ -26,18 +27,18 @@ use crate::telemetry::names;
 /// Instances of all plugins together; each takes address space, but no memory until it is used.
 const INSTANCES_MAX: u32 = 1_000;
 
-/// A Rust component is made of 3 core instances, one from another toolchain of up to 5.
+/// A Rust component consists of 3 core instances, one from another toolchain of up to 5.
 const CORE_INSTANCES_PER_INSTANCE: u32 = 5;
 
-/// Memory that a pool slot keeps when its instance goes: what a small guest touches, so that its
-/// successor takes no page faults.
+/// Memory that a pool slot keeps resident after its instance is dropped: as much as a small guest
+/// touches, so that the next instance takes no page faults.
 const KEEP_RESIDENT_BYTES: usize = 256 << 10;
 
-/// What a memory has of address space beyond its size where that is scarce: so far it grows without
-/// being moved.
+/// Address space reserved for the growth of a memory where address space is scarce: it can grow by
+/// this much without being moved.
 const GROWTH_RESERVED_BYTES: u64 = 1 << 20;
 
-/// One for each node. Cheap to clone.
+/// One per node. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) wasmtime: wasmtime::Engine,
@@ -47,9 +48,9 @@ pub struct Engine {
     pub(super) pools: Pools,
     pub(super) clock: Clock,
     pub(super) turns: Turns,
-    /// What it has for each capability.
+    /// The node-wide part of each capability.
     pub(super) host: host::NodeShared,
-    /// One of its threads has ended.
+    /// Cancelled when one of the engine's threads has ended.
     ended: CancellationToken,
 }
 
@@ -60,8 +61,9 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// An engine with its compile cache in `data_dir`, which is made if it is missing. Nodes may
-    /// share it. If it cannot be there, the log says so, and the engine compiles everything anew.
+    /// An engine with its compile cache in `data_dir`, which is created if it is missing. Nodes may
+    /// share it. If the cache cannot be opened there, the engine logs a warning and compiles every
+    /// component anew.
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
@@ -84,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// An engine that compiles everything anew and leaves nothing behind.
+    /// An engine without a compile cache, which writes nothing to disk.
     ///
     /// # Errors
     /// If the machine cannot run compiled code.
@@ -99,7 +101,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
 
-        // The pool reserves terabytes of address space. Where those are not to be had (a limit on
+        // The pool reserves terabytes of address space. Where that is not available (a limit on
         // virtual memory, a small machine), instances are allocated one by one.
         let wasmtime = match wasmtime::Engine::new(&config(cache.clone(), pool())) {
             Ok(engine) => engine,
@@ -134,13 +136,13 @@ impl Engine {
         })
     }
 
-    /// Resolves when one of its threads has ended, which is a bug: without its clock no guest could
-    /// be stopped.
+    /// Resolves when one of the engine's threads has ended, which is a bug: without the clock no
+    /// guest could be interrupted.
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Counts the components that the cache did not have.
+    /// Updates the count of components that were not in the cache.
     pub(super) fn note_compiled(&self) {
         if let Some(cache) = &self.cache {
             counter!(names::COMPILED).absolute(cache.cache_misses() as u64);
@@ -148,8 +150,8 @@ impl Engine {
     }
 }
 
-/// Opens the cache, and the turns beside it, which removes what it does not know. What it cannot
-/// write it does not say.
+/// Opens the compile cache. The compile locks get a directory of their own, because the cache
+/// removes files that it does not know. The cache reports no write errors, hence the probe.
 fn open_cache(data_dir: &Path) -> Result<(Cache, CompileLocks), String> {
     let mut config = CacheConfig::new();
     let directory = data_dir.join("compiled");
@@ -157,7 +159,7 @@ fn open_cache(data_dir: &Path) -> Result<(Cache, CompileLocks), String> {
     let cache = Cache::new(config).map_err(|error| format!("{error:#}"))?;
     let turns = CompileLocks::in_directory(data_dir.join("compiling"))
         .map_err(|error| error.to_string())?;
-    // A name of its own: nodes in containers that share the directory have the same process ids.
+    // A unique name: nodes in containers that share the directory have the same process ids.
     let probe = directory.join(format!(".probe-{}", Uuid::now_v7()));
     fs::write(&probe, "")
         .and_then(|()| fs::remove_file(&probe))
@@ -172,11 +174,11 @@ fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config 
         .allocation_strategy(strategy)
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES_MAX)
-        // Components of WASI 0.2 need none of WASI 0.3's bookkeeping.
+        // WASI 0.2 components need none of WASI 0.3's bookkeeping.
         .concurrency_support(false)
-        // Backtraces have the functions' names as they are. Files and lines, and names made
-        // readable, would have wasmtime read what a stranger wrote, for minutes if he means ill,
-        // and where nothing can interrupt it.
+        // Backtraces show raw function names. For files, lines and demangled names wasmtime would
+        // parse untrusted debug information, which a malicious author can make last minutes, and
+        // which nothing can interrupt.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
@@ -192,8 +194,7 @@ fn pool() -> InstanceAllocationStrategy {
         .total_tables(INSTANCES_MAX * CORE_INSTANCES_PER_INSTANCE)
         .total_stacks(INSTANCES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
-        // Where the kernel can say which pages were written to (Linux 6.7), only those are set
-        // back.
+        // Where the kernel reports which pages were written to (Linux 6.7), only those are reset.
         .pagemap_scan(Enabled::Auto)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_BYTES);

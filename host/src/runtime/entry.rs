@@ -1,9 +1,9 @@
-//! One key of a manifest with its value: how values are read, and what is said of wrong ones. Knows
-//! no keys.
+//! One key of a manifest with its value: reads values, and makes the errors for wrong ones. Knows
+//! no particular keys.
 
 use toml::Value;
 
-/// What is wrong with a manifest, and what would be right.
+/// Why a manifest is invalid, and what would be valid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     #[error("it is not TOML: line {line}: {problem}")]
@@ -18,7 +18,7 @@ pub enum ManifestError {
     },
 }
 
-/// One key with its value.
+/// A key with its value.
 #[derive(Clone, Copy)]
 pub(super) struct Entry<'a> {
     key: &'a str,
@@ -34,7 +34,7 @@ impl<'a> Entry<'a> {
         self.key
     }
 
-    /// The error for this value, or for one in it.
+    /// The error for this value, or for a value inside it.
     pub(super) fn error(&self, value: &Value, expected: impl Into<String>) -> ManifestError {
         ManifestError::Value {
             key: self.key.to_owned(),
@@ -60,7 +60,7 @@ impl<'a> Entry<'a> {
             .ok_or_else(|| self.error(self.value, "true or false"))
     }
 
-    /// The text, if it is one of two.
+    /// Whether the text is the first of two allowed texts; any other text is an error.
     pub(super) fn is_first_of(&self, [first, second]: [&str; 2]) -> Result<bool, ManifestError> {
         match self.value.as_str() {
             Some(text) if text == first => Ok(true),
@@ -69,7 +69,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// A list of texts, each of which is read by a function that says what it expected.
+    /// A list of texts. `read` parses each, or returns what it expected.
     pub(super) fn list<T>(
         &self,
         expected: &str,
@@ -86,8 +86,8 @@ impl<'a> Entry<'a> {
             .collect()
     }
 
-    /// A table of texts, each with its name. What is wrong with a text or a name is said by
-    /// functions that return what they expected.
+    /// A table of texts by name. The check functions return what they expected if a text or a name
+    /// is invalid.
     pub(super) fn table(
         &self,
         expected: &str,
@@ -113,7 +113,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// A value as TOML writes it, on one line.
+/// A value in TOML notation, on one line.
 fn one_line(value: &Value) -> String {
     match value {
         Value::String(text) => format!("{text:?}"),

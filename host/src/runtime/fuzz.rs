@@ -4,7 +4,7 @@ use super::manifest::Manifest;
 
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
-/// Reads a manifest. What it says is within the bounds, or the error takes one line.
+/// Reads a manifest. Either its values are within bounds, or the error is a single line.
 pub fn manifest(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;

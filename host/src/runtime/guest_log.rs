@@ -1,5 +1,5 @@
-//! What a guest logs, and what it writes to stdout and stderr: entries of the node's log, with the
-//! stream and the message that was running, and bounded for each call.
+//! The log output of a guest, its stdout and stderr included: becomes entries of the node's log,
+//! tagged with the stream and the running message, and bounded per call.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,25 +14,26 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::message::{StreamName, truncate};
 
-/// What one call may log, all together. The rest is dropped, and the log says so.
+/// How much one call may log in total. The rest is dropped, and one log entry says so.
 const CALL_BYTES_MAX: usize = 64 * 1024;
 
-/// What an entry takes beside its text: time, level, stream and message id.
+/// Counted for each entry in addition to its text: time, level, stream and message id.
 const ENTRY_BYTES: usize = 128;
 
-/// One log entry of a guest; the rest is cut off.
+/// Longer log entries of a guest are truncated.
 const ENTRY_TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// A longer line of an output is cut into several.
+/// Longer lines of stdout or stderr are split into several entries.
 const LINE_BYTES_MAX: usize = 4 * 1024;
 
-/// What is kept of stderr for the entry that says how a call ended: a panic and what led to it.
+/// How much of the end of stderr is kept for the log entry about a failed call: a panic message and
+/// what led to it.
 const LAST_WORDS_BYTES_MAX: usize = 2 * 1024;
 
-/// What one write may bring; the guest's library splits larger ones.
+/// Largest single write; the guest's library splits larger ones.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
 
-/// The log of one instance. Clones are the same log.
+/// The log of one instance. Clones share it.
 #[derive(Clone)]
 pub(super) struct GuestLog(Arc<Mutex<Entries>>);
 
@@ -42,7 +43,7 @@ pub(super) enum Stdio {
     Err,
 }
 
-/// One of an instance's two outputs.
+/// stdout or stderr of an instance.
 #[derive(Clone)]
 pub(super) struct Output {
     log: GuestLog,
@@ -56,7 +57,7 @@ struct Entries {
     lines: [Vec<u8>; 2],
     /// The last lines of stderr, whether or not they were logged.
     last_words: Vec<u8>,
-    /// What the running call may still log, in bytes.
+    /// Bytes that the running call may still log.
     left: usize,
 }
 
@@ -71,7 +72,7 @@ impl GuestLog {
         })))
     }
 
-    /// A call begins: says which message the coming entries belong to.
+    /// Called when a call begins: the coming entries belong to this message.
     pub(super) fn begin(&self, message: Uuid) {
         let mut entries = self.entries();
         entries.message = message;
@@ -79,7 +80,7 @@ impl GuestLog {
         entries.left = CALL_BYTES_MAX;
     }
 
-    /// The call has ended: writes last lines that have no newline.
+    /// Called when the call has ended: flushes last lines without a newline.
     pub(super) fn end(&self) {
         let mut entries = self.entries();
         entries.flush(Stdio::Out);
@@ -101,7 +102,7 @@ impl GuestLog {
     }
 
     pub(super) fn entry(&self, level: Level, text: String) {
-        // An entry that is filtered out takes nothing from what the call may log.
+        // An entry that is filtered out does not count towards the limit of the call.
         let is_seen = match level {
             Level::TRACE => tracing::enabled!(target: "guest", Level::TRACE),
             Level::DEBUG => tracing::enabled!(target: "guest", Level::DEBUG),
@@ -133,7 +134,8 @@ impl GuestLog {
 }
 
 impl Entries {
-    /// Whether the call may log another entry of so many bytes. Says so once when it may not.
+    /// Whether the call may log another entry of this size. Logs a warning the first time it may
+    /// not.
     fn admits(&mut self, text_bytes: usize) -> bool {
         let bytes = text_bytes + ENTRY_BYTES;
         if bytes <= self.left {
@@ -190,7 +192,7 @@ impl Entries {
     }
 }
 
-/// A text that cannot be taken for several entries.
+/// Escapes newlines, so that one text cannot look like several entries.
 fn one_line(text: &str) -> String {
     text.replace('\n', "\\n").replace('\r', "\\r")
 }

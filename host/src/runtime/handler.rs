@@ -21,31 +21,32 @@ use crate::message::{
 };
 use crate::telemetry::PluginMetrics;
 
-/// A guest's backtrace in the log: twenty frames, whose names are the guest's to choose.
+/// Maximum of the logged error with its backtrace: twenty frames, whose function names the guest
+/// chooses.
 const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// How often one message has waiting instances given up for it: as often as the node has instances,
-/// by the eights in which they are given up.
+/// How often one message may trigger the reclaiming of idle instances: enough to reclaim all 1,000
+/// instances of the node, eight at a time.
 const RECLAIMS_MAX: u32 = 128;
 
-/// Runs the messages of one version of one stream.
+/// Runs messages on one version of one stream's handler.
 pub struct Handler {
     engine: Engine,
     stream: StreamName,
     limits: Limits,
     component: Prepared,
     grants: Grants,
-    /// What its instances share.
+    /// State that its instances share.
     shared: host::Shared,
     pool: Arc<Pool<Instance>>,
     metrics: PluginMetrics,
 }
 
-/// By when a call must have ended.
+/// The deadline of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct CallDeadline {
     at: Instant,
-    /// It is the plugin's own timeout, not the deadline of the message.
+    /// Whether it comes from the plugin's own timeout rather than from the message's deadline.
     is_own: bool,
 }
 
@@ -59,7 +60,7 @@ impl Handler {
     /// Compiles a component, checks that it is a handler, and makes its first instance.
     ///
     /// # Errors
-    /// What is wrong with the component, and what would be right.
+    /// Why the component cannot be a handler, and how to fix it.
     pub async fn load(
         engine: &Engine,
         stream: StreamName,
@@ -86,18 +87,18 @@ impl Handler {
         &self.limits
     }
 
-    /// What its manifest grants.
+    /// The capabilities that its manifest grants.
     pub fn grants(&self) -> &Grants {
         &self.grants
     }
 
-    /// Warm instances that wait for a message.
+    /// Number of warm, idle instances.
     pub fn idle_instances(&self) -> usize {
         self.pool.len()
     }
 
-    /// By when a call that begins now must have ended: at its message's deadline, or when the
-    /// plugin's own timeout is over, whichever is first.
+    /// The deadline of a call that begins now: the message's deadline, or the end of the plugin's
+    /// own timeout, whichever is first.
     pub fn call_deadline(&self, now: Instant, deadline: Instant) -> CallDeadline {
         let own = now + self.limits.timeout;
         CallDeadline {
@@ -106,10 +107,10 @@ impl Handler {
         }
     }
 
-    /// Runs a message, on a warm instance if there is one. Dropping the call stops the guest.
+    /// Runs a message, on a warm instance if there is one. Dropping the future stops the guest.
     ///
     /// # Errors
-    /// Why there is no reply.
+    /// Why the call brought no reply.
     pub async fn call(&self, message: &Message, deadline: CallDeadline) -> Outcome {
         let called = timeout_at(deadline.at.into(), self.run(message, deadline.at)).await;
         match called {
@@ -138,22 +139,23 @@ impl Handler {
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,
-            // In a box, as all that is rare: the future of every call would have room for it.
+            // Boxed, as it is rare: otherwise every call's future would reserve space for it.
             None => Box::pin(self.instance(deadline))
                 .await
                 .map_err(|stopped| self.ended(message, &stopped))?,
         };
-        let result = instance
+        let returned = instance
             .call(&self.engine, message, arguments, deadline)
             .await;
-        let result = result.map_err(|stopped| self.ended(message, &stopped))?;
-        if !instance.is_worn(&self.limits) {
+        let returned = returned.map_err(|stopped| self.ended(message, &stopped))?;
+        if !instance.should_retire(&self.limits) {
             self.pool.put(instance);
         }
-        result.map_err(|no_reply| Ended::Fault(self.no_reply(message, no_reply)))
+        let reply = returned.reply();
+        reply.map_err(|no_reply| Ended::Fault(self.no_reply(message, no_reply)))
     }
 
-    /// What it means to the caller that a handler returned no reply.
+    /// The fault that the caller sees when a handler returned no reply.
     fn no_reply(&self, message: &Message, no_reply: NoReply) -> Fault {
         let error = match no_reply {
             NoReply::Failure(failure) => return Fault::Failure(failure),
@@ -166,15 +168,15 @@ impl Handler {
         }
     }
 
-    /// Makes an instance. When the node has no more of them, those that wait in vain are given up
-    /// first.
+    /// Makes an instance. When the node has run out of instances, idle ones of the plugins that
+    /// have most of them are reclaimed first.
     async fn instance(&self, deadline: Instant) -> Result<Instance, Stopped> {
         let mut reclaims = 0;
         loop {
             match self.make_instance(deadline).await {
-                // Others who wait may take what has become free.
+                // Other waiting calls may take the freed instances, so it may take several rounds.
                 Err(stopped)
-                    if stopped.is_want_of_room()
+                    if stopped.is_out_of_capacity()
                         && reclaims < RECLAIMS_MAX
                         && self.engine.pools.reclaim() =>
                 {
@@ -198,7 +200,7 @@ impl Handler {
         .await
     }
 
-    /// The first instance, which shows that the component can be instantiated at all.
+    /// Makes the first instance, which shows that the component can be instantiated at all.
     async fn trial(&self) -> Result<Instance, LoadError> {
         let deadline = Instant::now() + self.limits.timeout;
         let trial = timeout_at(deadline.into(), self.instance(deadline)).await;
@@ -207,8 +209,8 @@ impl Handler {
             .map_err(|stopped| match stopped.limit {
                 Some(limit) => LoadError::Limit(limit),
                 None if stopped.error.is::<Interrupted>() => LoadError::Limit(self.time_limit()),
-                None if stopped.is_want_of_room() => LoadError::NoRoom(one_line(&stopped.error)),
-                // Nothing has run yet: it is what is exported that is wrong.
+                None if stopped.is_out_of_capacity() => LoadError::NoRoom(one_line(&stopped.error)),
+                // No guest code has run yet, so the exports have the wrong types.
                 None if !stopped.error.is::<WasmBacktrace>() => mismatch(
                     &self.engine,
                     self.component.pre().component(),
@@ -226,8 +228,8 @@ impl Handler {
         }
     }
 
-    /// What an instance's end means to the caller; everything else about it goes to the log, with
-    /// the guest's own backtrace.
+    /// The result for the caller after an instance was stopped; all other details go to the log,
+    /// with the guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
         let (stream, message, stderr) = (&self.stream, message.id, stopped.stderr.as_deref());
         let error = truncate(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
@@ -235,7 +237,7 @@ impl Handler {
             warn!(event = "handler-interrupted", %stream, message_id = %message, error, stderr, "stopped a handler that ran into its deadline");
             return Ended::Interrupted;
         }
-        if stopped.is_want_of_room() {
+        if stopped.is_out_of_capacity() {
             warn!(event = "no-instance", %stream, message_id = %message, error, "refused a message: the node has no room for another instance");
             return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
@@ -250,7 +252,7 @@ impl Handler {
 
 /// Why a call brought no reply.
 enum Ended {
-    /// Its deadline passed while the guest ran.
+    /// The deadline passed while the guest ran.
     Interrupted,
     Fault(Fault),
 }

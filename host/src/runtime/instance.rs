@@ -1,4 +1,4 @@
-//! One instance of a component, with everything that belongs to it alone.
+//! One instance of a component, with all the state that belongs to it alone.
 
 use std::io;
 use std::pin::pin;
@@ -7,15 +7,15 @@ use std::time::Instant;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 
-use super::contract::{Arguments, Exports, NoReply, Prepared};
+use super::contract::{Arguments, Exports, Prepared, Returned};
 use super::engine::Engine;
 use super::host::{self, HostState, RESOURCES_MAX};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
 use super::turns::Turn;
-use crate::message::{Limit, LimitKind, Message, Reply, StreamName};
+use crate::message::{Limit, LimitKind, Message, StreamName};
 
-/// How wasmtime says that a guest handed over more than [`TRANSFER_BYTES_MAX`]; its error has no
-/// public type.
+/// The text of wasmtime's error when a guest hands over more than [`TRANSFER_BYTES_MAX`]; the error
+/// has no public type.
 const TRANSFER_ERROR: &str = "too much data is being copied between the host and the guest";
 
 /// An instance, ready for the next message.
@@ -27,20 +27,20 @@ pub(super) struct Instance {
     memory_bytes_at_first: usize,
 }
 
-/// Why an instance could not be made, or its call did not come to its end.
+/// Why an instance could not be made, or its call did not complete.
 #[derive(Debug)]
 pub(super) struct Stopped {
-    /// The limit that the guest ran into, if that was it.
+    /// The limit that the guest exceeded, if that is the cause.
     pub(super) limit: Option<Limit>,
     pub(super) error: wasmtime::Error,
-    /// The last lines of its stderr: what a guest says of its panic.
+    /// The last lines of the guest's stderr, such as its panic message.
     pub(super) stderr: Option<String>,
 }
 
 impl Stopped {
-    /// Whether there was no place in the pool, or no memory of the system's, for an instance:
-    /// nothing of it ran.
-    pub(super) fn is_want_of_room(&self) -> bool {
+    /// Whether there was no free slot in the pool, or no memory from the system, for an instance.
+    /// No guest code has run then.
+    pub(super) fn is_out_of_capacity(&self) -> bool {
         let has_begun = self.error.is::<WasmBacktrace>();
         let cause = self.error.root_cause();
         let is_of_system = cause.is::<io::Error>() || cause.is::<rustix::io::Errno>();
@@ -66,7 +66,8 @@ impl Instance {
         let mut store = Store::new(&engine.wasmtime, state);
         store.limiter(|state| &mut state.budget);
         store.set_hostcall_fuel(TRANSFER_BYTES_MAX);
-        // At every tick a busy guest's turn is over, until its time is.
+        // The callback runs at every tick of the epoch: it yields when the guest's turn is over,
+        // and stops the guest once its deadline has passed.
         store.set_epoch_deadline(1);
         let clock = engine.clock.clone();
         store.epoch_deadline_callback(move |context| {
@@ -100,15 +101,15 @@ impl Instance {
         }
     }
 
-    /// Runs one message. After an error, or when the call is dropped before its end, the instance
-    /// is in an unknown state and must be dropped too.
+    /// Runs one message. After an error, or when the future is dropped before it completes, the
+    /// instance is in an unknown state and must be dropped too.
     pub(super) async fn call(
         &mut self,
         engine: &Engine,
         message: &Message,
         arguments: Arguments<'_>,
         deadline: Instant,
-    ) -> Result<Result<Reply, NoReply>, Stopped> {
+    ) -> Result<Returned, Stopped> {
         self.calls += 1;
         self.store.data_mut().begin(message.id, deadline);
         self.store.set_epoch_deadline(1);
@@ -120,9 +121,9 @@ impl Instance {
         result.map_err(|error| stopped(&self.store, error))
     }
 
-    /// Whether the instance has served its time: it has run as many messages as it may, or has
-    /// grown, or leaks what it takes from the host.
-    pub(super) fn is_worn(&mut self, limits: &Limits) -> bool {
+    /// Whether the instance should be retired: it has run as many messages as it may, has used half
+    /// of its room to grow, or holds half of its host resources (a leak).
+    pub(super) fn should_retire(&mut self, limits: &Limits) -> bool {
         let state = self.store.data_mut();
         let room = limits
             .memory_bytes_max
@@ -133,7 +134,7 @@ impl Instance {
     }
 }
 
-/// Puts together what is known of an instance's end.
+/// Collects what is known about why an instance was stopped.
 fn stopped(store: &Store<HostState>, error: wasmtime::Error) -> Stopped {
     let limit = |kind, max: usize| Limit {
         kind,

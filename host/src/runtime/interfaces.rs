@@ -1,14 +1,14 @@
-//! Interfaces of components: their names and versions, and which of them fit together. Pure.
+//! Interfaces of components: their names and versions, and which versions are compatible. Pure.
 
 use semver::Version;
 
-/// Some interfaces of one WIT package, in the version that this host has.
+/// Some interfaces of one WIT package, in this host's version.
 pub(super) struct Package {
     /// As `namespace:name`.
     pub(super) name: &'static str,
     pub(super) interfaces: &'static [&'static str],
     pub(super) version: Version,
-    /// Its name in texts, where it is of WASI.
+    /// The name of a WASI package in error texts; `None` for others.
     pub(super) wasi_title: Option<&'static str>,
 }
 
@@ -17,7 +17,7 @@ pub(super) const MESH_VERSION: Version = Version::new(0, 1, 0);
 const WASI_VERSION: Version = Version::new(0, 2, 12);
 
 impl Package {
-    /// Interfaces of the mesh's own package.
+    /// Interfaces of `meshage:mesh`.
     pub(super) const fn mesh(interfaces: &'static [&'static str]) -> Self {
         Self {
             name: MESH,
@@ -27,7 +27,7 @@ impl Package {
         }
     }
 
-    /// Interfaces of a WASI 0.2 package. `wasi_title` names it in texts.
+    /// Interfaces of a WASI 0.2 package. `wasi_title` is its name in error texts.
     pub(super) const fn wasi(
         name: &'static str,
         wasi_title: &'static str,
@@ -41,7 +41,7 @@ impl Package {
         }
     }
 
-    /// Whether it has an interface of this name, in whatever version.
+    /// Whether it has an interface of this name, in any version.
     pub(super) fn has(&self, name: &str) -> bool {
         let (name, _) = split(name);
         name.split_once('/').is_some_and(|(package, interface)| {
@@ -50,8 +50,8 @@ impl Package {
     }
 }
 
-/// Whether what was built against one version runs with the other: as for Cargo and the component
-/// model, the first number that is not zero decides. A pre-release is compatible with itself alone.
+/// Whether a component built against one version runs with the other: as in Cargo and the component
+/// model, the first non-zero number decides. A pre-release is compatible with itself alone.
 pub(super) fn are_compatible(one: &Version, other: &Version) -> bool {
     let line = |version: &Version| match (version.major, version.minor) {
         (0, 0) => (0, 0, version.patch),
@@ -61,7 +61,7 @@ pub(super) fn are_compatible(one: &Version, other: &Version) -> bool {
     one == other || (line(one) == line(other) && one.pre.is_empty() && other.pre.is_empty())
 }
 
-/// `ns:package/interface@1.2.3` as its name and its version.
+/// Splits `ns:package/interface@1.2.3` into name and version.
 pub(super) fn split(name: &str) -> (&str, Option<Version>) {
     match name.rsplit_once('@') {
         Some((name, version)) => (name, Version::parse(version).ok()),

@@ -1,4 +1,4 @@
-//! What one plugin may take.
+//! The limits of one plugin: time, memory, concurrency.
 
 use std::time::Duration;
 
@@ -6,15 +6,16 @@ use http::HeaderName;
 
 use crate::message::REPLY_BODY_BYTES_MAX;
 
-/// Elements of all tables of one instance: large interpreters have some ten thousand functions.
+/// Elements of all tables of one instance together: large interpreters have some ten thousand
+/// functions.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// The stack of a guest: what native threads have by default is 4 to 16 times as much, but a
-/// guest's own data is in its linear memory, not here.
+/// The stack of a guest. Native threads have 4 to 16 times as much by default, but a guest keeps
+/// its own data in its linear memory, not here.
 pub(super) const STACK_BYTES_MAX: usize = 512 << 10;
 
-/// What a guest may hand to the host at once: the largest reply with its headers, and room for what
-/// the host makes of it.
+/// How much a guest may pass to the host at once: the largest reply with its headers, plus the
+/// host's own overhead for it.
 pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 
 /// The limits of one plugin.
@@ -22,15 +23,15 @@ pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 pub struct Limits {
     /// Request headers that the handler may see, besides `content-type`.
     pub headers: Vec<HeaderName>,
-    /// It takes care of `Idempotency-Key` itself, and so sees the header, too.
+    /// The handler implements `Idempotency-Key` itself, so it also sees that header.
     pub takes_idempotency_keys: bool,
-    /// One call, from its acceptance to its reply, waiting included.
+    /// Maximum time of one call, from its acceptance to its reply, waiting included.
     pub timeout: Duration,
-    /// Linear memories of one instance together, in bytes.
+    /// Maximum size of all linear memories of one instance together.
     pub memory_bytes_max: usize,
-    /// Calls that run at once.
+    /// Maximum of calls that run at once.
     pub concurrency: usize,
-    /// Calls that wait for one of those; the next one is refused as overloaded.
+    /// Maximum of calls that wait for one of those to end; the next one is refused as overloaded.
     pub queue: usize,
     pub instances: Instances,
 }
@@ -40,7 +41,7 @@ pub struct Limits {
 pub enum Instances {
     /// A new instance for every message.
     Fresh,
-    /// An instance runs up to so many messages, one after the other.
+    /// An instance runs up to `calls_max` messages, one after the other.
     Reuse { calls_max: u64 },
 }
 
@@ -49,13 +50,13 @@ impl Limits {
     pub const MEMORY_BYTES_MAX: usize = 64 << 20;
     /// Enough to keep every core busy while some calls wait for the host.
     pub const CONCURRENCY: usize = 64;
-    /// At 2 µs a call, 2 ms of work; at 1 ms a call, 16 ms on each of 64 instances.
+    /// A full queue is 2 ms of work at 2 µs a call; at 1 ms a call, 16 ms on each of 64 instances.
     pub const QUEUE: usize = 1024;
-    /// What a guest leaks for each message is given back after so many; a new instance for ten
-    /// thousand messages costs each of them a few nanoseconds.
+    /// Bounds the leaks of a guest: retiring the instance frees them. A new instance every ten
+    /// thousand messages costs each message a few nanoseconds.
     pub const CALLS_PER_INSTANCE_MAX: u64 = 10_000;
 
-    /// The defaults, with the node's own timeout.
+    /// The defaults, with the node's timeout.
     pub fn with_timeout(timeout: Duration) -> Self {
         Self {
             headers: Vec::new(),

@@ -1,5 +1,5 @@
-//! Why a component cannot be a handler: what is wrong, what was expected, and what to do, for its
-//! author.
+//! Why a component cannot be a handler: tells its author what is wrong, what was expected, and what
+//! to do.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use crate::message::{Limit, LimitKind, truncate};
 /// The largest component file. JavaScript and Python ones take 12 to 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
-/// What a WebAssembly file begins with.
+/// The first bytes of every WebAssembly file.
 pub(super) const MAGIC: &[u8] = b"\0asm";
 
-/// What is quoted of wasmtime's errors; some of that text is the component's own.
+/// How much of a wasmtime error is quoted; parts of that text come from the component.
 const ERROR_TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// Names that one error lists, and how much of each.
+/// How many names one error lists, and how much of each.
 const NAMES_MAX: usize = 10;
 const NAME_BYTES_MAX: usize = 128;
 
@@ -75,16 +75,16 @@ pub enum LoadError {
     Compiler(String),
 }
 
-/// Two versions that do not fit.
+/// Two incompatible versions.
 #[derive(Debug)]
 pub struct Gap {
-    /// Of an interface or a package.
+    /// The name of an interface or a package.
     pub(super) name: String,
     pub(super) found: Version,
     pub(super) offered: Version,
 }
 
-/// What a component has to do with an interface.
+/// Whether a component imports or exports an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     Imports,
@@ -92,7 +92,7 @@ pub enum Relation {
 }
 
 impl LoadError {
-    /// Whether it stays so as long as the component is what it is.
+    /// Whether the error is permanent for this component, so that a retry is pointless.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::NoRoom(_) => false,
@@ -140,7 +140,7 @@ fn limit_advice(limit: &Limit) -> &'static str {
     }
 }
 
-/// Names as they are quoted in an error.
+/// Names, quoted and limited for an error text.
 pub(super) fn list(names: &[String]) -> String {
     let shown = names
         .iter()
@@ -153,7 +153,7 @@ pub(super) fn list(names: &[String]) -> String {
     list
 }
 
-/// The causes of an error, without the places in wasmtime's own code or the guest's.
+/// The error with its causes, on one line and without backtraces.
 pub(super) fn one_line(error: &wasmtime::Error) -> String {
     truncate(format!("{error:#}"), ERROR_TEXT_BYTES_MAX)
         .lines()

@@ -1,6 +1,5 @@
-//! A plugin's manifest, `<stream>.toml`: its limits, and what it is granted. Each key has its type
-//! and its bounds, and an error for everything else. Keys of a capability are read by that
-//! capability.
+//! A plugin's manifest, `<stream>.toml`: its limits and grants. Each key has a type and bounds;
+//! anything else is an error. A capability reads its own keys.
 
 use std::time::Duration;
 
@@ -12,19 +11,19 @@ use super::host::{self, Grants};
 use super::limits::{Instances, Limits};
 use crate::message::{CONNECTION_HEADERS, IDEMPOTENCY_KEY};
 
-/// What 32-bit memory can be.
+/// The largest 32-bit memory.
 const MEMORY_MB_MAX: u64 = 4_096;
 
-/// Calls of one plugin that run at once; the node's instances are for all of its plugins.
+/// Maximum concurrency of one plugin; the plugins of a node share its 1,000 instances.
 const CONCURRENCY_MAX: u64 = 500;
 
 /// A longer queue than this only keeps callers waiting for a refusal.
 const QUEUE_MAX: u64 = 1_000_000;
 
-/// In effect no limit.
+/// Effectively no limit.
 const CALLS_PER_INSTANCE_MAX: u64 = 1_000_000_000_000;
 
-/// The keys that are read here, for error texts.
+/// The keys that this file reads, for error texts.
 const KEYS: [&str; 8] = [
     "headers",
     "idempotency_keys",
@@ -36,7 +35,7 @@ const KEYS: [&str; 8] = [
     "max_calls_per_instance",
 ];
 
-/// What a manifest says.
+/// The contents of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     pub limits: Limits,
@@ -44,7 +43,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The defaults, with the node's own timeout.
+    /// The defaults, with the node's timeout.
     pub fn with_timeout(timeout: Duration) -> Self {
         Self {
             limits: Limits::with_timeout(timeout),
@@ -52,11 +51,11 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest; `timeout_max` is the node's, which no plugin exceeds: the node that was
-    /// asked waits no longer.
+    /// Reads a manifest. `timeout_max` is the node's timeout, which no plugin may exceed: the node
+    /// that received the request waits no longer than that.
     ///
     /// # Errors
-    /// Names the key, its value, and what would be right.
+    /// Names the key, its value, and what is allowed.
     pub fn read(text: &str, timeout_max: Duration) -> Result<Self, ManifestError> {
         let table: toml::Table = text.parse().map_err(|error| toml_error(text, &error))?;
         let mut manifest = Self::with_timeout(timeout_max);
@@ -99,7 +98,7 @@ fn toml_error(text: &str, error: &toml::de::Error) -> ManifestError {
     }
 }
 
-/// Reads a key that is a limit, and says whether it was one.
+/// Reads a key that sets a limit. Returns `false` if the key is not one of those.
 fn read_limit(
     limits: &mut Limits,
     entry: Entry<'_>,
@@ -160,8 +159,7 @@ fn header_name(name: &str) -> Result<HeaderName, String> {
     }
 }
 
-/// Whether a declared header carries credentials: worth a word in the log when a plugin asks for
-/// it.
+/// Whether a declared header carries credentials: the node logs when a plugin asks for one.
 pub fn is_credential(name: &HeaderName) -> bool {
     *name == AUTHORIZATION || *name == COOKIE
 }

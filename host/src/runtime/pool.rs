@@ -1,5 +1,5 @@
-//! Warm instances: those of each plugin wait in a pool of its own, and all pools give back what
-//! they have not needed for a while, or at once when the node is short of instances.
+//! Warm instances: each plugin has a pool of idle ones. A pool drops instances that it has not
+//! needed for a while, or at once when the node runs out of instances.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,24 +8,25 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// How long an instance stays in its pool without being needed: up to twice this.
+/// Interval at which pools are shrunk: an instance that is not needed stays between one and two
+/// intervals.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Instances that stay however long they are not needed: the next message finds one.
+/// Instances that stay in a pool even if not needed, so that the next message finds a warm one.
 const KEPT: usize = 1;
 
-/// Instances that are dropped at once when the node is short of them: who asks waits for that, some
-/// 30 µs for each.
+/// Instances that are dropped at once when the node runs out of them. The caller waits for that,
+/// some 30 µs for each.
 const RECLAIMED_AT_ONCE: usize = 8;
 
 /// The warm instances `I` of one plugin.
 pub(super) struct Pool<I>(Mutex<Idle<I>>);
 
 struct Idle<I> {
-    /// The last one back is the first to go: its memory is warm, and those at the bottom are not
-    /// needed.
+    /// A stack: the instance returned last is taken first, as its memory is warm, and those at the
+    /// bottom turn out to be unneeded.
     instances: Vec<I>,
-    /// How many were left when the fewest were, since the pool was last shrunk.
+    /// The smallest length of `instances` since the pool was last shrunk.
     unneeded: usize,
 }
 
@@ -33,18 +34,18 @@ struct Idle<I> {
 #[derive(Clone, Default)]
 pub(super) struct Pools {
     pools: Arc<Mutex<Vec<Weak<dyn Shrink>>>>,
-    /// Held by who gives up idle instances, until they are gone.
+    /// Held while idle instances are being dropped.
     reclaiming: Arc<Mutex<()>>,
 }
 
-/// A pool that gives back what it does not need.
+/// A pool that can drop idle instances.
 trait Shrink: Send + Sync {
     fn len(&self) -> usize;
 
-    /// How many instances were not needed since this was last called.
+    /// How many instances were not needed since the last call of this function.
     fn surplus(&self) -> usize;
 
-    /// Drops at most so many, but not those that stay, and returns how many that were.
+    /// Drops at most `max` idle instances, but keeps [`KEPT`]. Returns how many it dropped.
     fn give_up(&self, max: usize) -> usize;
 }
 
@@ -92,8 +93,8 @@ impl<I: Send> Shrink for Pool<I> {
 }
 
 impl Pools {
-    /// Starts the thread that shrinks the pools, for as long as they live, and cancels `ended` when
-    /// it ends.
+    /// Starts the thread that shrinks the pools. It runs as long as they live, and cancels `ended`
+    /// when it ends.
     pub(super) fn start(ended: CancellationToken) -> std::io::Result<Self> {
         let pools = Self::default();
         let (shrunk, reclaiming) = (Arc::downgrade(&pools.pools), pools.reclaiming.clone());
@@ -107,8 +108,8 @@ impl Pools {
                 for pool in living(&pools) {
                     let mut left = pool.surplus();
                     while left > 0 {
-                        // A few at a time, so that who is short of instances meanwhile waits for
-                        // these few, and finds room.
+                        // A few at a time: a call that needs an instance meanwhile waits only for
+                        // these few, and then finds a free slot.
                         let _reclaiming = lock(&reclaiming);
                         match pool.give_up(left.min(RECLAIMED_AT_ONCE)) {
                             0 => break,
@@ -132,11 +133,12 @@ impl Pools {
         pool
     }
 
-    /// Drops some of the idle instances of the node, of the plugins that have most of them, but
-    /// not the last one of any. Returns whether there may be room now.
+    /// Drops some idle instances of the plugins that have most of them, but never the last one of a
+    /// plugin. Returns whether there may be a free slot now.
     pub(super) fn reclaim(&self) -> bool {
         let Ok(_reclaiming) = self.reclaiming.try_lock() else {
-            // Somebody else is at it: what becomes free is for all who wait.
+            // Another call is reclaiming: wait for it, since the slots that it frees are for every
+            // waiting call.
             drop(lock(&self.reclaiming));
             return true;
         };

@@ -1,6 +1,6 @@
-//! Turns: guests that keep a core busy take turns with each other, as many at once as there are
-//! cores, and let everything else of the node run between two turns. So a short call waits for one
-//! turn of a long one at most, however many long ones there are.
+//! Turns: CPU-bound guests take turns, as many at once as there are cores, and other tasks of the
+//! node run between two turns. So a short call waits for at most one turn of a long one, however
+//! many long ones there are.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,12 +14,12 @@ use tokio::task::yield_now;
 
 use crate::lanes;
 
-/// The places for busy guests: one for each core.
+/// The permits for busy guests: one for each core.
 #[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
 
-/// Where a guest is in its turn. A turn is what lies between two polls: it begins with each, and is
-/// over when the second tick finds the guest still running.
+/// How far a guest is in its turn. A turn begins with each poll, and is over when the second tick
+/// finds the guest still running.
 #[derive(Clone, Default)]
 pub(super) struct Turn(Arc<AtomicU8>);
 
@@ -28,7 +28,7 @@ const TICKED: u8 = 1;
 const OVER: u8 = 2;
 
 impl Turn {
-    /// A tick finds the guest running. Returns whether its turn is over.
+    /// Called when a tick finds the guest running. Returns whether its turn is over.
     pub(super) fn tick(&self) -> bool {
         let is_over = self.0.load(Ordering::Relaxed) != BEGUN;
         self.0
@@ -52,9 +52,9 @@ impl Turns {
         )))
     }
 
-    /// Runs a guest: freely while it waits for the host again and again, and in turns with others
-    /// while it keeps a core busy. It comes pinned: moved in, its place would be there twice, in
-    /// the future of every call.
+    /// Runs a guest: without a permit as long as it keeps waiting for the host, and in turns with
+    /// others while it keeps a core busy. It takes a pinned reference: a guest that is moved in
+    /// would occupy its space twice in the future of every call.
     pub(super) async fn run<G: Future>(&self, mut guest: Pin<&mut G>, turn: &Turn) -> G::Output {
         loop {
             let free = poll_fn(|context| {
@@ -68,14 +68,13 @@ impl Turns {
             if let Some(output) = free.await {
                 return output;
             }
-            // It is a long one: on a lane it would be in the way of all others there, and each lane
-            // has but one core.
+            // A long call would block all others on its lane, as each lane has only one core.
             lanes::move_off_lane().await;
             while turn.is_over() {
-                // Tokio looks after I/O and timers before it comes back here.
+                // Lets tokio handle I/O and timers first.
                 yield_now().await;
-                // Only then: who has a place and does not run keeps a core idle. The semaphore is
-                // never closed.
+                // Only then acquire: a guest that holds a permit without running keeps a core idle.
+                // The semaphore is never closed.
                 let place = self.0.acquire().await;
                 turn.begin();
                 let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context))).await;
@@ -84,13 +83,13 @@ impl Turns {
                     return output;
                 }
             }
-            // It waits for the host, which has this task's waker.
+            // The guest waits for the host, which holds this task's waker.
             woken().await;
         }
     }
 }
 
-/// Resolves when the task is woken by someone who has its waker already.
+/// Resolves at the next wake-up of the task, by whatever already holds its waker.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| {
@@ -110,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// What wasmtime's callback does at a tick.
+    /// Does what wasmtime's epoch callback does at a tick.
     async fn tick(turn: &Turn) {
         if turn.tick() {
             yield_now().await;
@@ -149,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_runs_shortly_again_and_again_needs_no_place() {
-        // There is none.
+        // No permit at all.
         let turns = Turns(Arc::new(Semaphore::new(0)));
         let turn = Turn::default();
         let guest = async {

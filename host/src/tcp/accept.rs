@@ -16,20 +16,20 @@ use super::prepare;
 use crate::lanes::Lanes;
 use crate::telemetry::Throttle;
 
-/// After a failed accept (no file descriptors left, mostly) the next attempt waits this long.
+/// Pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts the connections of one server.
 pub(crate) struct Acceptor {
     listener: TcpListener,
-    /// What is served, for the log.
+    /// The server's name, for the log.
     server: &'static str,
     bound: Option<Bound>,
-    /// Connections are served there; without lanes on the runtime of the caller.
+    /// Where connections are served; `None`: on the runtime of the caller.
     lanes: Option<Lanes>,
 }
 
-/// How many connections there may be at once. Further ones wait until another ends.
+/// Limits concurrent connections. Further ones wait until another ends.
 struct Bound {
     connections_max: usize,
     permits: Arc<Semaphore>,
@@ -46,7 +46,7 @@ impl Acceptor {
         }
     }
 
-    /// Bounds the connections that there are at once.
+    /// Limits concurrent connections.
     pub(crate) fn at_most(mut self, connections_max: usize) -> Self {
         self.bound = Some(Bound {
             connections_max,
@@ -56,13 +56,13 @@ impl Acceptor {
         self
     }
 
-    /// Gives each connection to a lane, which they take in turns.
+    /// Distributes connections over the lanes, round-robin.
     pub(crate) fn on(mut self, lanes: Lanes) -> Self {
         self.lanes = Some(lanes);
         self
     }
 
-    /// Serves each connection as a task of `tasks`, until `stopped`. Then nothing listens any more.
+    /// Serves each connection as a task, until `stopped`; then the listener is closed.
     pub(crate) async fn run<F>(
         self,
         stopped: &CancellationToken,
@@ -80,7 +80,7 @@ impl Acceptor {
                 });
                 continue;
             };
-            // A lane has an event loop of its own, in which the socket must be registered anew.
+            // A lane has its own event loop, with which the socket must be registered anew.
             let lane = lanes.next();
             let registered = {
                 let _entered = lane.enter();

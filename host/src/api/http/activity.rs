@@ -1,5 +1,4 @@
-//! What happens on a client's connection, so that one on which nothing does can be told from
-//! others.
+//! Tracks the requests on a client's connection, to detect connections that are idle or stalled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,38 +9,39 @@ use tokio::time::sleep;
 /// The requests of one connection.
 #[derive(Default)]
 pub(in crate::api) struct Activity {
-    /// Requests that have begun, and whose answers are not sent yet.
+    /// Requests that have begun, and whose answers are not fully sent yet.
     open: AtomicUsize,
-    /// How often a request has begun or ended, or some of its answer was handed on.
+    /// Counts progress: a request begins or ends, or a piece of an answer is handed to hyper.
     steps: AtomicUsize,
 }
 
-/// Why a connection is of no use.
+/// Why a connection can be closed.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::api) enum Quiet {
-    /// There is no request.
+    /// No request is open.
     Idle,
-    /// There are requests, but the client does not take the answers.
+    /// Requests are open, but the client does not read the answers.
     Stalled,
 }
 
-/// A request, from its beginning until its answer is sent or given up.
-pub(in crate::api) struct Open(Arc<Activity>);
+/// An open request, from its beginning until its answer is sent or abandoned.
+pub(in crate::api) struct OpenRequest(Arc<Activity>);
 
 impl Activity {
-    pub(in crate::api) fn begin(self: &Arc<Self>) -> Open {
+    pub(in crate::api) fn begin(self: &Arc<Self>) -> OpenRequest {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.step();
-        Open(self.clone())
+        OpenRequest(self.clone())
     }
 
-    /// Some of an answer was handed on.
+    /// Notes that a piece of an answer was handed to hyper.
     pub(in crate::api) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until nothing has happened for at least so long: a little longer, since it looks only
-    /// now and then, so that requests need not set any timer.
+    /// Waits until nothing has happened for at least `idle_max` without requests, or `stalled_max`
+    /// with open ones. It may take a little longer, as it polls in intervals, so that requests need
+    /// not set timers.
     pub(in crate::api) async fn quiet(&self, idle_max: Duration, stalled_max: Duration) -> Quiet {
         let mut watch = QuietCheck {
             every: idle_max,
@@ -58,11 +58,11 @@ impl Activity {
     }
 }
 
-/// Looks at a connection in equal intervals, each as long as it may be idle.
+/// Checks a connection at equal intervals, each as long as it may be idle.
 struct QuietCheck {
     every: Duration,
     stalled_max: Duration,
-    /// Those that were seen last time.
+    /// The value of `Activity::steps` at the last check.
     steps: usize,
     quiet_for: Duration,
 }
@@ -84,13 +84,13 @@ impl QuietCheck {
     }
 }
 
-impl Open {
+impl OpenRequest {
     pub(in crate::api) fn activity(&self) -> &Arc<Activity> {
         &self.0
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
         self.0.step();
@@ -132,7 +132,7 @@ mod tests {
         let (activity, mut watch) = (Arc::new(Activity::default()), watch());
         let request = activity.begin();
         assert_eq!(watch.look(&activity), None);
-        // Slow, but not too slow.
+        // A slow client, but not a stalled one.
         for _ in 0..10 {
             assert_eq!([watch.look(&activity), watch.look(&activity)], [None, None]);
             activity.step();

@@ -1,4 +1,4 @@
-//! The body of an answer, on its way to the client.
+//! The body of an answer while it is sent to the client.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::activity::{Activity, Open};
+use super::activity::{Activity, OpenRequest};
 use crate::bodies::Reservation;
 
-/// It goes in pieces of this size: HTTP/2 asks for the next one when the client has taken most of
-/// those before.
+/// The body is sent in pieces of this size: HTTP/2 requests the next piece when the client has read
+/// most of the earlier ones.
 const PIECE_BYTES_MAX: usize = 64 * 1024;
 
 pub(in crate::api) struct AnswerBody {
@@ -22,17 +22,17 @@ pub(in crate::api) struct AnswerBody {
 
 /// The request that this is the answer to.
 enum Request {
-    /// It is over when the body was handed on: what may still be on its way is little.
-    Small(#[expect(dead_code, reason = "it counts while it lives")] Open),
-    /// It is over when the last piece was sent, and takes its room until then.
+    /// Ends when the body has been handed to hyper: little can still be unsent.
+    Small(#[expect(dead_code, reason = "it counts while it lives")] OpenRequest),
+    /// Ends when the last piece has been sent, and holds its memory reservation until then.
     Counted(Arc<Activity>),
 }
 
-/// Bytes with the room that they take.
+/// Bytes with their memory reservation.
 struct Counted {
     bytes: Bytes,
-    _open: Open,
-    _room: Reservation,
+    _open: OpenRequest,
+    _reservation: Reservation,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -42,8 +42,8 @@ impl AsRef<[u8]> for Counted {
 }
 
 impl AnswerBody {
-    pub(in crate::api) fn new(bytes: Bytes, open: Open, room: Reservation) -> Self {
-        if !room.is_counted() {
+    pub(in crate::api) fn new(bytes: Bytes, open: OpenRequest, reservation: Reservation) -> Self {
+        if !reservation.is_counted() {
             return Self {
                 bytes,
                 request: Request::Small(open),
@@ -54,7 +54,7 @@ impl AnswerBody {
             bytes: Bytes::from_owner(Counted {
                 bytes,
                 _open: open,
-                _room: room,
+                _reservation: reservation,
             }),
             request,
         }

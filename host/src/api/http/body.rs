@@ -1,4 +1,4 @@
-//! Takes in request bodies, within limits of size and time.
+//! Reads request bodies, within limits of size and time.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use tokio::time::timeout;
 use crate::bodies::{BodyMemory, NoRoom, Reservation};
 use crate::message::Refusal;
 
-/// How long a body that nobody wants is read for at most.
+/// Maximum time for reading a body that is discarded.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// What is read and thrown away of it, so that a client that sends before it listens gets to see
-/// the answer.
+/// Maximum size of a body that is read and discarded, so that a client that sends before it reads
+/// gets to see the answer.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -31,28 +31,29 @@ pub(in crate::api) enum BodyError {
     Broken(String),
 }
 
-/// The whole body, without a copy when it came in one piece; its room is had as it arrives.
+/// Reads the whole body, without a copy if it arrives in one piece. Its memory is reserved as it
+/// arrives.
 pub(in crate::api) async fn collect(
     body: &mut Incoming,
     bytes_max: usize,
     time_max: Duration,
     bodies: &'static BodyMemory,
-    room: &mut Reservation,
+    reservation: &mut Reservation,
 ) -> Result<Bytes, BodyError> {
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    let read = timeout(time_max, read(body, bytes_max, bodies, room)).await;
+    let read = timeout(time_max, read(body, bytes_max, bodies, reservation)).await;
     read.unwrap_or(Err(BodyError::Late(time_max)))
 }
 
-/// Reads a body to its end and throws it away, within limits. Returns whether it has come to its
-/// end.
+/// Reads a body to its end and discards it, within limits. Returns whether it reached the end.
 pub(in crate::api) async fn discard(body: &mut Incoming, headers: &HeaderMap) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    // Who waits for a word before he sends it hears another one instead.
+    // A client that sent `Expect: 100-continue` has not sent the body yet, and gets the final
+    // answer instead.
     if headers.contains_key(EXPECT) || body.size_hint().lower() > DISCARD_BYTES_MAX {
         return false;
     }
@@ -65,7 +66,7 @@ async fn read(
     body: &mut Incoming,
     bytes_max: usize,
     bodies: &'static BodyMemory,
-    room: &mut Reservation,
+    reservation: &mut Reservation,
 ) -> Result<Bytes, BodyError> {
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(BodyError::TooLarge { bytes_max });
@@ -81,7 +82,8 @@ async fn read(
         if bytes > bytes_max {
             return Err(BodyError::TooLarge { bytes_max });
         }
-        room.resize(bodies, bytes)
+        reservation
+            .resize(bodies, bytes)
             .map_err(|NoRoom| BodyError::NoRoom)?;
         if bytes == piece.len() {
             first = piece;

@@ -23,16 +23,16 @@ use super::activity::{Activity, Quiet};
 use super::head_timer::HeadTimer;
 use super::socket::{ClientSocket, Observed};
 
-/// For hyper to end an idle HTTP/1 connection first.
+/// Lets hyper close an idle HTTP/1 connection first.
 const QUIET_MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs the requests of HTTP/2 connections on the node's main runtime: one such connection may
-/// bring enough of them for every core.
+/// carry enough requests for every core.
 #[derive(Clone)]
 pub(in crate::api) struct OnRuntime(Handle);
 
 impl OnRuntime {
-    /// That of the caller.
+    /// The runtime of the caller.
     pub(in crate::api) fn current() -> Self {
         Self(Handle::current())
     }
@@ -47,14 +47,14 @@ impl<F: Future<Output: Send> + Send + 'static> Executor<F> for OnRuntime {
 /// How patient an API is with its clients.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::api) struct Patience {
-    /// For a request's head to arrive, and for a connection to be idle.
+    /// How long a request's head may take to arrive, and how long a connection may be idle.
     pub(in crate::api) idle_max: Duration,
-    /// For a client to take the next piece of an answer.
+    /// How long a client may take to read the next piece of an answer.
     pub(in crate::api) stalled_max: Duration,
 }
 
-/// Serves a connection until its client ends it, it is idle or stalled for too long, or `stopping`;
-/// then the requests that it has are finished.
+/// Serves a connection until its client closes it, it is idle or stalled for too long, or
+/// `stopping` is cancelled; then the open requests are finished.
 pub(in crate::api) async fn serve<I, S, B>(
     socket: I,
     mut builder: Builder<OnRuntime>,
@@ -78,12 +78,13 @@ pub(in crate::api) async fn serve<I, S, B>(
     let service = service(&activity, &observed);
     builder.http1().timer(HeadTimer::default());
     let conversation = async {
-        // Pinned here, so that the socket is still there when its connection has ended.
+        // Pinned here, so that the socket is dropped only after the notes below, which
+        // `ClientSocket` reads on drop.
         let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-        // hyper knows what is idle in HTTP/1, to the moment, and says goodbye better.
+        // hyper times idle HTTP/1 connections exactly, and closes them more cleanly.
         let quiet = || activity.quiet(idle_max + QUIET_MARGIN, stalled_max);
         let end = || stopping.run_until_cancelled(quiet());
-        // It is not looked at with every request, but when something has become of it.
+        // In a set of its own, so that it is polled only when it is woken, not with every request.
         let mut ends = FuturesUnordered::from_iter([end()]);
         let mut is_ending = false;
         let ended = loop {
@@ -94,10 +95,10 @@ pub(in crate::api) async fn serve<I, S, B>(
                     debug!(?quiet, "a client's connection is ended");
                     match quiet {
                         Some(Quiet::Stalled) => return,
-                        // It was told, and stays all the same.
+                        // The client was asked to close the connection, and did not.
                         Some(Quiet::Idle) if is_ending => return,
                         Some(Quiet::Idle) => ends.push(end()),
-                        // The node leaves, which has an end of its own.
+                        // The node is leaving, which has its own deadline.
                         None => {}
                     }
                     is_ending = true;
@@ -111,7 +112,7 @@ pub(in crate::api) async fn serve<I, S, B>(
             if hyper_error.is_some_and(hyper::Error::is_timeout) {
                 observed.set_timed_out();
             }
-            // hyper may have answered what it did not read to its end.
+            // hyper may have answered a request that it did not read to its end.
             observed.set_lingering();
         }
     };

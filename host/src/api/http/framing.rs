@@ -1,13 +1,13 @@
 //! Request smuggling: refuses HTTP/1 requests that a proxy between the client and this node could
-//! read in another way. Pure. hyper refuses some by itself (obsolete folding, control characters,
-//! two different lengths, a transfer encoding that does not end in `chunked`); of one with both a
-//! `Content-Length` and chunks it takes the chunks, and closes the connection after the answer (RFC
+//! parse differently. Pure. hyper refuses some itself (obsolete folding, control characters, two
+//! different lengths, a transfer encoding that does not end in `chunked`); if there are both
+//! `Content-Length` and chunks it uses the chunks, and closes the connection after the answer (RFC
 //! 9112, section 6.3).
 
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, Uri, Version};
 
-/// What is wrong with a request, if anything is.
+/// Why a request is refused, if it is.
 pub(in crate::api) fn problem(
     version: Version,
     target: &Uri,

@@ -1,5 +1,5 @@
-//! What hyper leaves to its users, for both APIs: connections that clients leave idle, stall or
-//! break, requests that could be read in two ways, and bodies within limits.
+//! What hyper leaves to its users, for both APIs: clients that leave connections idle, stall or
+//! disconnect, requests that could be parsed in two ways, and limits for bodies.
 
 mod activity;
 mod answer_body;

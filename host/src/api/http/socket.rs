@@ -1,6 +1,6 @@
-//! One client's connection, as hyper gets it, with what hyper does not do: an answer to a client
-//! whose request's head does not arrive in time, an end of clients that take nothing, and a close
-//! that does not cut off the answer.
+//! The socket that hyper gets for a client's connection. It adds what hyper does not do: a 408
+//! answer if a request's head does not arrive in time, a timeout for clients that do not read, and
+//! a close that does not cut off the last answer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,60 +12,60 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, sleep, timeout};
 
-/// The answer to half a head: there is no request yet that a problem could be about.
+/// The answer to an incomplete head: there is no request yet that a problem could refer to.
 const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// How long what a client still sends is read after the last answer: a system that gets bytes which
-/// nobody reads tells the client that the connection is broken, and the client may never get to
-/// read what was answered.
+/// How long to keep reading after the last answer: a kernel that receives data which nobody reads
+/// resets the connection, and the client may then lose the answer.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// Anything that bytes go through both ways.
+/// A byte stream in both directions.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
 pub(in crate::api) struct ClientSocket<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> {
-    /// Always there until the end.
+    /// `Some` until it is dropped.
     socket: Option<S>,
-    /// How long the client may leave no room for more.
+    /// How long the send buffer may stay full.
     stalled_max: Duration,
-    /// Something has arrived since the last answer.
+    /// Whether data has arrived since the last answer.
     request_has_begun: bool,
     observed: Arc<Observed>,
-    /// Until it is known which HTTP the client speaks: from then on hyper keeps the time.
+    /// `Some` until the client's HTTP version is known; from then on hyper handles the timeouts.
     opening: Option<Opening>,
-    /// While there is no room for more.
+    /// Runs while the send buffer is full.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is seen of a socket, for the one who serves it.
+/// State shared between the socket and the code that serves it.
 #[derive(Default)]
 pub(in crate::api) struct Observed {
     timed_out: AtomicBool,
-    /// The client may still be sending what nobody will read.
+    /// Whether the client may still be sending data that nobody will read.
     is_lingering: AtomicBool,
-    /// The socket that hyper has given up, if it is to linger.
+    /// The socket after hyper has dropped it, if it is to linger.
     left: Mutex<Option<Box<dyn Duplex>>>,
 }
 
-/// The first bytes of a connection, by which hyper tells HTTP/2 from HTTP/1.
+/// The first bytes of a connection, from which hyper distinguishes HTTP/2 from HTTP/1.
 struct Opening {
     first: [u8; 2],
     seen: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
-/// What an HTTP/2 connection begins with (RFC 9113, section 3.4), and no method of ours.
+/// The first bytes of an HTTP/2 connection (RFC 9113, section 3.4); no allowed HTTP/1 method begins
+/// with them.
 const PREFACE_BEGINS: [u8; 2] = *b"PR";
 const PREFACE_BYTES: usize = 24;
 
-/// A head and a small body.
+/// Enough for a head and a small body.
 const JOINED_BYTES_MAX: usize = 512;
 
 impl Opening {
-    /// Takes in what has arrived. Returns whether it is known now which HTTP it is.
+    /// Takes the bytes that have arrived. Returns whether the HTTP version is known now.
     fn is_over(&mut self, bytes: &[u8]) -> bool {
         for (place, byte) in self.first.iter_mut().skip(self.seen).zip(bytes) {
             *place = *byte;
@@ -102,8 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
         Pin::new(self.socket.as_mut().expect("it goes with the value"))
     }
 
-    /// Gives up a client that takes too little for too long: the system tells of room when enough
-    /// of what waits is gone.
+    /// Times out a client that reads too little for too long: the kernel reports a writable socket
+    /// only when a good part of its buffer is free.
     fn while_not_stalled<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -125,19 +125,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ClientSocket<S> {
 }
 
 impl Observed {
-    /// hyper has given up on the socket. To be called before the socket is dropped.
+    /// Notes that hyper has timed out. Must be called before the socket is dropped.
     pub(in crate::api) fn set_timed_out(&self) {
         self.timed_out.store(true, Ordering::Relaxed);
     }
 
-    /// The client may still be sending what nobody will read. To be called before the socket is
-    /// dropped.
+    /// Notes that the client may still be sending data that nobody will read. Must be called before
+    /// the socket is dropped.
     pub(in crate::api) fn set_lingering(&self) {
         self.is_lingering.store(true, Ordering::Relaxed);
     }
 
-    /// Reads what the client still sends, if it may, until it has seen that this side has ended. To
-    /// be called when the socket has been dropped.
+    /// Reads and discards what the client still sends, if anything, until the client closes its
+    /// side. Must be called after the socket has been dropped.
     pub(in crate::api) async fn linger(&self) {
         let left = self
             .left
@@ -156,9 +156,9 @@ impl Observed {
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientSocket<S> {
     fn drop(&mut self) {
-        // A client that is merely idle is told nothing: it would take it for the next answer.
+        // A merely idle client gets no answer: it would take it for the answer to its next request.
         if self.request_has_begun && self.observed.timed_out.load(Ordering::Relaxed) {
-            // So few bytes go at once or not at all.
+            // Such a small write succeeds at once or not at all.
             let mut context = Context::from_waker(Waker::noop());
             let _ = self.socket().poll_write(&mut context, REQUEST_TIMEOUT);
             let _ = self.socket().poll_flush(&mut context);
@@ -175,8 +175,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Drop for ClientSocket<S
     }
 }
 
-/// What is to be written, in one piece if it is little: the system takes one piece in less time
-/// than several.
+/// The slices joined into one, if they are small: a single-buffer write is faster than a vectored
+/// one.
 fn joined<'a>(slices: &[IoSlice<'_>], buffer: &'a mut [u8; JOINED_BYTES_MAX]) -> Option<&'a [u8]> {
     let mut length = 0;
     for slice in slices {

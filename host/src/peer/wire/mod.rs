@@ -388,7 +388,7 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         status,
         headers: head.headers.into_owned(),
         body: Bytes::new(),
-        room: Reservation::default(),
+        reservation: Reservation::default(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Reply {
@@ -517,7 +517,7 @@ pub(super) mod tests {
             status: StatusCode::CREATED,
             headers,
             body,
-            room: Reservation::default(),
+            reservation: Reservation::default(),
         };
         let faults = [
             Fault::Failure(Failure {

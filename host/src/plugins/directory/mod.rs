@@ -33,11 +33,11 @@ pub struct Directory {
     seen: Mutex<Seen>,
 }
 
-/// What lasts from one look to the next.
+/// State that is kept between scans.
 struct Seen {
     watch: DirectoryWatch,
     strays: Strays,
-    /// The component of each plugin: its name may be that of the file only in part.
+    /// The component of each plugin: the stream name may be only a part of the file name.
     components: BTreeMap<String, PathBuf>,
 }
 
@@ -56,7 +56,7 @@ impl Directory {
         }
     }
 
-    /// The component of a plugin that the last look found.
+    /// The component of a plugin, as found by the last scan.
     fn component(&self, name: &str) -> PathBuf {
         let found = self.seen().components.get(name).cloned();
         found.unwrap_or_else(|| self.path.join(format!("{name}.wasm")))
@@ -65,7 +65,7 @@ impl Directory {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|poisoned| {
             let mut seen = poisoned.into_inner();
-            // It may be in the middle of a change: the next look watches anew.
+            // A panic may have left the watch half changed: the next scan makes a new one.
             seen.watch = DirectoryWatch::new(self.changed.clone());
             self.seen.clear_poison();
             seen
@@ -82,7 +82,7 @@ impl fmt::Display for Directory {
 impl Source for Directory {
     fn look(&self) -> io::Result<Found> {
         let mut seen = self.seen();
-        // Watched first: what changes from here on is seen.
+        // Watch first, so that no change after the scan is missed.
         seen.watch.follow(&self.path);
         let scan = Scan::of(&self.path)?;
         for stray in seen.strays.observe(Instant::now(), scan.strays) {
@@ -101,7 +101,7 @@ impl Source for Directory {
     fn read(&self, name: &str, signed: bool) -> (Option<Version>, Result<Files, ReadError>) {
         let component = self.component(name);
         let files = read_files(&component, signed);
-        // Looked at afterwards: files that changed while they were read have another stamp.
+        // Take the stamp after reading: it differs if the files changed meanwhile.
         let version = Stamp::of(&component).map(|stamp| stamp.version());
         (version, files)
     }

@@ -1,5 +1,5 @@
-//! Reading the files of one plugin. Only regular files of limited size: anything else may never
-//! come to an end.
+//! Reading the files of one plugin. Reads only regular files of limited size: anything else may
+//! never end.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -12,10 +12,10 @@ use super::stamp::signature_of;
 use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent};
 use crate::runtime::{COMPONENT_BYTES_MAX, LoadError};
 
-/// The largest manifest. A longer file is none.
+/// The largest manifest; a longer file is an error.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 
-/// A longer file is no signature.
+/// The largest signature; a longer file is an error.
 const SIGNATURE_BYTES_MAX: u64 = 4 << 10;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,5 @@
-//! Scanning: which plugins there are in the directory, by what their files can be told from what
-//! they were before, and what else has been meant for them. It asks the file system, which may
-//! hang: only for threads that may wait.
+//! Scanning: finds the plugins in the directory with the stamps of their files, and files that seem
+//! to be meant as plugins. The file system may hang, so this is only for blocking threads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,22 +8,22 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::stamp::{FileStamp, Stamp};
-use super::strays::{self, Entries, Stray, Target};
+use super::strays::{self, Entries, EntryKind, Stray};
 
-/// What a directory holds. What is hidden is not looked at: Kubernetes keeps its mounts there, and
-/// tools what they have not finished.
+/// The contents of the directory. Hidden files are ignored: Kubernetes keeps its mounts there, and
+/// tools their unfinished files.
 pub struct Scan {
-    /// The component of each, with its stamp, by the file's name without `.wasm`.
+    /// The component of each plugin, with its stamp, by the file's name without `.wasm`.
     pub(super) plugins: BTreeMap<String, (PathBuf, Stamp)>,
     /// By name.
     pub strays: Vec<Stray>,
 }
 
 impl Scan {
-    /// Looks at a directory.
+    /// Scans a directory.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the directory cannot be read.
     pub fn of(directory: &Path) -> io::Result<Self> {
         let (mut plugins, mut entries) = (BTreeMap::new(), Entries::new());
         for entry in fs::read_dir(directory)? {
@@ -33,8 +32,8 @@ impl Scan {
             if !strays::is_meant(&name) {
                 continue;
             }
-            let target = Target::of(&entry);
-            if target == Target::File
+            let target = EntryKind::of(&entry);
+            if target == EntryKind::File
                 && let Some(stem) = name.strip_suffix(".wasm")
                 && let Some(stamp) = Stamp::of(&entry.path())
             {
@@ -64,9 +63,9 @@ impl Scan {
     }
 }
 
-impl Target {
-    /// Where a name leads. What cannot be looked at is taken for a file: to load it fails, and says
-    /// why.
+impl EntryKind {
+    /// What a directory entry refers to. An entry that cannot be inspected counts as a file:
+    /// loading it fails with the reason.
     fn of(entry: &fs::DirEntry) -> Self {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => Self::Directory,
@@ -79,7 +78,7 @@ impl Target {
         match fs::metadata(link) {
             Ok(metadata) if metadata.is_dir() => Self::Directory,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // It may be gone by now; then it is no plugin, and no stray either.
+                // The link may be gone by now; then it is no plugin, and no stray either.
                 fs::read_link(link).map_or(Self::File, Self::Nowhere)
             }
             _ => Self::File,
@@ -87,7 +86,8 @@ impl Target {
     }
 }
 
-/// Which directory a path leads to: another one when it was replaced, or a link on the way was.
+/// Identifies the directory that a path leads to: it changes if the directory, or a link on the
+/// path, is replaced.
 pub(super) fn identity(directory: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory)
         .ok()

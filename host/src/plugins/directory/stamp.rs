@@ -1,5 +1,5 @@
-//! Stamps: by which a file that was written or replaced is told from what it was before. Asks the
-//! file system, which may hang.
+//! Stamps: detect that a file was written or replaced. Reads metadata from the file system, which
+//! may hang.
 
 use std::fs;
 use std::io;
@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::plugins::source::Version;
 
-/// The state of a plugin's two files, and of their signatures. When a file is written or replaced,
-/// however, its stamp differs.
+/// The state of a plugin's two files and of their signatures. It differs after any write or
+/// replacement of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     component: FileStamp,
@@ -19,7 +19,7 @@ pub(super) struct Stamp {
     signatures: [Option<FileStamp>; 2],
 }
 
-/// A hash of what the system says of a file.
+/// A hash of a file's metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp(u64);
 
@@ -29,7 +29,8 @@ impl Stamp {
     pub(super) fn of(component: &Path) -> Option<Self> {
         let manifest = component.with_extension("toml");
         let signatures = [component, &manifest].map(|file| FileStamp::of(&signature_of(file)));
-        // A directory by that name is no manifest, but loading says so.
+        // A directory with that name is not a manifest, but counts here, so that loading reports
+        // it.
         Some(Self {
             component: FileStamp::of(component)?,
             manifest: FileStamp::of_any(&manifest),
@@ -37,7 +38,7 @@ impl Stamp {
         })
     }
 
-    /// What it is outside of the directory.
+    /// The stamp as a version, the form in which other modules see it.
     pub(super) fn version(&self) -> Version {
         let stamp =
             |stamp: Option<FileStamp>| [u64::from(stamp.is_some()), stamp.map_or(0, |it| it.0)];
@@ -57,7 +58,7 @@ impl Stamp {
 }
 
 impl FileStamp {
-    /// What cannot be looked at is there all the same: to load it fails, and says why.
+    /// A file whose metadata cannot be read still exists: loading it fails with the reason.
     const UNREADABLE: Self = Self(0);
 
     fn of(file: &Path) -> Option<Self> {
@@ -67,7 +68,7 @@ impl FileStamp {
         }
     }
 
-    /// That of a file, or of a directory that has its name.
+    /// The stamp of a file, or of a directory with its name.
     fn of_any(file: &Path) -> Option<Self> {
         Self::made_of(fs::metadata(file))
     }
@@ -80,7 +81,7 @@ impl FileStamp {
         }
     }
 
-    /// The stamp of what is there by this name itself, be it a link or a directory.
+    /// The stamp of the entry with this name itself: links are not followed.
     pub(super) fn of_name(name: &Path) -> Option<Self> {
         fs::symlink_metadata(name)
             .ok()
@@ -100,8 +101,8 @@ impl FileStamp {
     }
 }
 
-/// Where the signature of a file is, as minisign has it: beside it, with `.minisig` behind its
-/// name.
+/// The path of a file's signature, by minisign's convention: the file's name with `.minisig`
+/// appended.
 pub(super) fn signature_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".minisig");

@@ -1,6 +1,6 @@
-//! Strays: what is in the directory, was meant for a plugin, as its name shows, and is not used.
-//! Everything else (texts, backups, sources, what is hidden) is nobody's business. Pure: names and
-//! times come in, findings go out.
+//! Strays: files in the directory that are not used, although their names show that they were meant
+//! as part of a plugin. Other files (texts, backups, sources, hidden files) are ignored. Pure:
+//! names and times in, findings out.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 
 use super::stamp::FileStamp;
 
-/// What has been a stray for so long is told: a manifest may come before its component, and tools
-/// write in steps.
+/// A stray is logged after this time: a manifest may come before its component, and tools write in
+/// several steps.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
-/// What names lead to.
-pub(super) type Entries = BTreeMap<String, Target>;
+/// Directory entries by name.
+pub(super) type Entries = BTreeMap<String, EntryKind>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Target {
-    /// A file, or what only opening it tells from one.
+pub(super) enum EntryKind {
+    /// A file, or something that can be told from a file only by opening it.
     File,
     Directory,
-    /// A link that leads to this, where there is nothing.
+    /// A broken link, with its target.
     Nowhere(PathBuf),
 }
 
-/// A name in the directory that is not used.
+/// An entry of the directory that is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stray {
     pub name: String,
@@ -32,7 +32,7 @@ pub struct Stray {
     pub(super) stamp: FileStamp,
 }
 
-/// Why it is not used, and what would be right.
+/// Why it is not used, and how to fix that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unused {
     #[error("it is not loaded, as a component is a file <stream>.wasm; name it {0}")]
@@ -48,7 +48,7 @@ pub enum Unused {
 }
 
 impl Stray {
-    /// Whether a plugin is missing; else it is what a manifest says.
+    /// Whether it was meant as a component, so that a plugin is missing; otherwise as a manifest.
     pub fn is_component(&self) -> bool {
         component_stem(&self.name).is_some()
     }
@@ -67,12 +67,12 @@ impl Stray {
     }
 }
 
-/// Whether a name looks as if it was meant for a plugin.
+/// Whether a name looks as if it was meant as part of a plugin.
 pub(super) fn is_meant(name: &str) -> bool {
     !name.starts_with('.') && (component_stem(name).is_some() || manifest_stem(name).is_some())
 }
 
-/// The strays among all names that are meant.
+/// The strays among all entries that were meant as part of a plugin.
 pub(super) fn find(entries: &Entries) -> BTreeMap<String, Unused> {
     let strays = entries
         .iter()
@@ -80,14 +80,14 @@ pub(super) fn find(entries: &Entries) -> BTreeMap<String, Unused> {
     strays.collect()
 }
 
-fn why_unused(name: &str, target: &Target, entries: &Entries) -> Option<Unused> {
+fn why_unused(name: &str, target: &EntryKind, entries: &Entries) -> Option<Unused> {
     if let Some(stem) = component_stem(name) {
         let right = format!("{stem}.wasm");
         return match target {
-            Target::Directory => (name == right).then_some(Unused::Directory),
+            EntryKind::Directory => (name == right).then_some(Unused::Directory),
             _ if name != right => Some(Unused::ComponentName(right)),
-            Target::Nowhere(to) => Some(Unused::Nowhere(to.clone())),
-            Target::File => None,
+            EntryKind::Nowhere(to) => Some(Unused::Nowhere(to.clone())),
+            EntryKind::File => None,
         };
     }
     let stem = manifest_stem(name)?;
@@ -99,10 +99,10 @@ fn why_unused(name: &str, target: &Target, entries: &Entries) -> Option<Unused> 
         .unwrap_or(stem);
     let right = format!("{stream}.toml");
     match target {
-        Target::Directory => None,
+        EntryKind::Directory => None,
         _ if name != right => Some(Unused::ManifestName(right)),
-        Target::Nowhere(to) if has_component => Some(Unused::Nowhere(to.clone())),
-        // If the component is a stray itself, that is what is said.
+        EntryKind::Nowhere(to) if has_component => Some(Unused::Nowhere(to.clone())),
+        // If the component is a stray itself, only the component is reported.
         _ if entries
             .keys()
             .any(|other| component_stem(other) == Some(stem)) =>
@@ -113,7 +113,7 @@ fn why_unused(name: &str, target: &Target, entries: &Entries) -> Option<Unused> 
     }
 }
 
-/// What is before the extension of a component, in whatever case that is.
+/// The name without a component's extension, in any case.
 fn component_stem(name: &str) -> Option<&str> {
     stem(name, "wasm")
 }
@@ -127,7 +127,7 @@ fn stem<'a>(name: &'a str, expected: &str) -> Option<&'a str> {
     extension.eq_ignore_ascii_case(expected).then_some(stem)
 }
 
-/// The strays that there are, and which of them have been told.
+/// The present strays, and which of them have been reported.
 #[derive(Default)]
 pub(super) struct Strays(BTreeMap<String, Standing>);
 
@@ -138,8 +138,8 @@ struct Standing {
 }
 
 impl Strays {
-    /// Takes what a scan has found, and returns what is to be told now: each stray once, and again
-    /// when it changes.
+    /// Takes the strays of a scan, and returns those to report now: each stray once, and again when
+    /// it changes.
     pub(super) fn observe(&mut self, now: Instant, found: Vec<Stray>) -> Vec<Stray> {
         let mut before = std::mem::take(&mut self.0);
         let mut told = Vec::new();
@@ -166,15 +166,15 @@ impl Strays {
 mod tests {
     use super::*;
 
-    /// What is said of each stray among these names, of which those with a slash are directories,
-    /// and those with an arrow links to nowhere.
+    /// The reports for these names: a name with a slash is a directory, one with an arrow a broken
+    /// link.
     fn said(names: &str) -> Vec<String> {
         let mut entries = Entries::new();
         for name in names.split(", ") {
             let (name, target) = match (name.strip_suffix('/'), name.split_once(" -> ")) {
-                (Some(name), _) => (name, Target::Directory),
-                (_, Some((name, to))) => (name, Target::Nowhere(to.into())),
-                _ => (name, Target::File),
+                (Some(name), _) => (name, EntryKind::Directory),
+                (_, Some((name, to))) => (name, EntryKind::Nowhere(to.into())),
+                _ => (name, EntryKind::File),
             };
             if is_meant(name) {
                 entries.insert(name.to_owned(), target);
@@ -192,7 +192,7 @@ mod tests {
             "echo.wasm, echo.toml, echo.wasm.minisig, bare.wasm",
             "README.md, echo.wasm.new, echo.toml~, #echo.toml#, toml, wasm",
             ".hidden.toml, .wasm, ..data/, echo/, orders/, notes.toml/",
-            // A stream by the name of `a.wasm`, with its manifest.
+            // A stream named `a.wasm`, with its manifest.
             "a.wasm.wasm, a.wasm.toml",
         ] {
             assert_eq!(said(names), [""; 0], "{names}");
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(strays.observe(at(9_000), found(1)), []);
         assert_eq!(strays.observe(at(10_000), found(2)), []);
         assert_eq!(strays.observe(at(11_000), found(2)), found(2));
-        // It got its component, and lost it.
+        // Its component was added, and removed again.
         assert_eq!(strays.observe(at(12_000), Vec::new()), []);
         assert_eq!(strays.observe(at(13_000), found(2)), []);
         assert_eq!(strays.observe(at(14_000), found(2)), found(2));

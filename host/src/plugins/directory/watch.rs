@@ -1,5 +1,5 @@
-//! Watching: the events of the directory, as long as the system brings them. It asks the file
-//! system, which may hang: only for threads that may wait.
+//! Watching: file system events of the directory, as far as the system delivers them. The file
+//! system may hang, so this is only for blocking threads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use tracing::warn;
 
 use super::scan::identity;
 
-/// A watch that follows a path wherever it leads.
+/// A watch that follows a path, even when it leads to another directory later.
 pub(super) struct DirectoryWatch {
     changed: Arc<Notify>,
-    /// The directory that is watched. It ends with its directory.
+    /// The identity of the watched directory, and its watcher, which ends when the directory is
+    /// gone.
     watched: Option<((u64, u64), RecommendedWatcher)>,
     has_complained: bool,
 }
 
 impl DirectoryWatch {
-    /// `changed` is notified of whatever happens in the directory.
+    /// `changed` is notified of every change in the directory.
     pub(super) fn new(changed: Arc<Notify>) -> Self {
         Self {
             changed,
@@ -29,7 +30,7 @@ impl DirectoryWatch {
         }
     }
 
-    /// Watches the directory that the path leads to now.
+    /// Watches the directory that the path currently leads to.
     pub(super) fn follow(&mut self, directory: &Path) {
         let identity = identity(directory);
         if self.watched.as_ref().map(|(watched, _)| *watched) == identity {
@@ -58,7 +59,8 @@ impl DirectoryWatch {
 
 fn watch(directory: &Path, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading is no change, and the reconciler reads; all else, errors too, is worth a look.
+        // Ignore reads, which the reconciler itself causes; any other event, even an error,
+        // triggers a scan.
         let is_reading = matches!(&event, Ok(event) if matches!(event.kind, EventKind::Access(access)
             if access != AccessKind::Close(AccessMode::Write)));
         if !is_reading {

@@ -26,16 +26,17 @@ wasmtime::component::bindgen!({
 
 use exports::meshage::mesh::message_handler as wit;
 
-/// The largest set of reply headers, names and values together: what common clients accept at most.
+/// Maximum size of all reply headers, names and values together: the most that common clients
+/// accept.
 const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// Headers of one reply; clients accept about a hundred.
+/// Maximum number of reply headers; clients accept about a hundred.
 const REPLY_HEADERS_MAX: usize = 256;
 
-/// Reservation for the headers that HTTP adds: the node, the date, the length.
+/// Capacity reserved for the headers that HTTP adds: node, date and length.
 const HEADERS_OF_HTTP: usize = 3;
 
-/// The text of a failure is for people to read. The rest is cut off.
+/// Maximum size of a failure's text, which is for people to read. The rest is cut off.
 const FAILURE_TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// Names and values.
@@ -52,6 +53,7 @@ impl Call for MessageHandler {
     type Exports = Handler;
     /// The headers that the handler may see.
     type Arguments<'m> = Headers<'m>;
+    type Returned = Result<wit::Reply, wit::Failure>;
 
     fn prepare(component: InstancePre<HostState>) -> wasmtime::Result<Self> {
         HandlerPre::new(component).map(Self)
@@ -74,7 +76,7 @@ impl Call for MessageHandler {
         store: &mut Store<HostState>,
         message: &Message,
         headers: Self::Arguments<'_>,
-    ) -> wasmtime::Result<Result<Reply, NoReply>> {
+    ) -> wasmtime::Result<Self::Returned> {
         let mut id = Uuid::encode_buffer();
         let argument = wit::Message {
             id: message.id.as_hyphenated().encode_lower(&mut id),
@@ -85,14 +87,17 @@ impl Call for MessageHandler {
             headers: &headers,
             body: &message.body,
         };
-        let result = exports
+        exports
             .meshage_mesh_message_handler()
             .call_handle(store, argument)
-            .await?;
-        Ok(match result {
+            .await
+    }
+
+    fn reply(returned: Self::Returned) -> Result<Reply, NoReply> {
+        match returned {
             Ok(reply) => check_reply(reply).map_err(NoReply::Bad),
             Err(failure) => Err(NoReply::Failure(failure.into())),
-        })
+        }
     }
 }
 
@@ -109,13 +114,13 @@ fn not_utf8(name: &HeaderName) -> Failure {
 /// The headers that a handler may see: `content-type`, and those that its manifest names.
 ///
 /// # Errors
-/// The name of one whose value is not UTF-8: a handler cannot be shown it, and must not miss it.
+/// The name of a header whose value is not UTF-8: it cannot be passed to the handler, and must not
+/// be left out silently.
 fn visible_headers<'a>(
     message: &'a Message,
     declared: &[HeaderName],
 ) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
-    // In one pass: a request has few headers, and looking one up takes longer than reading past
-    // some.
+    // A single pass: a request has few headers, and a lookup takes longer than skipping a few.
     let visible = message
         .headers
         .iter()
@@ -155,7 +160,7 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         header_bytes,
         REPLY_HEADER_BYTES_MAX,
     )?;
-    // Those of HTTP itself come on top.
+    // The headers of HTTP itself are added later.
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (header_name(&name), HeaderValue::try_from(value)) else {
@@ -169,12 +174,12 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         status,
         headers,
         body: Bytes::from(reply.body),
-        room: Reservation::default(),
+        reservation: Reservation::default(),
     })
 }
 
 fn header_name(name: &str) -> Result<HeaderName, InvalidHeaderName> {
-    // The one that almost every reply has needs no reading.
+    // Shortcut for the header that almost every reply has.
     if name == header::CONTENT_TYPE {
         Ok(header::CONTENT_TYPE)
     } else {

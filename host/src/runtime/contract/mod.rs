@@ -1,5 +1,5 @@
-//! Contracts: the ways in which a component is called. One of them is chosen for each component, by
-//! what it exports, when it is loaded.
+//! Contracts: the ways to call a component. When a component is loaded, its exports decide which
+//! one applies.
 
 mod message_handler;
 
@@ -16,31 +16,34 @@ use message_handler::MessageHandler;
 pub(super) trait Call: Sized {
     /// The interface that a component of this contract exports, with its version.
     const EXPORT: &'static str;
-    /// What error texts say to an author whose component does not export it.
+    /// The expected export, for the error text if a component does not have it.
     const EXPECTED: &'static str;
-    /// Interfaces that belong to the contract: what its components export, and the types that they
+    /// The interfaces of the contract: those that its components export, and the types that they
     /// import for that.
     const PACKAGES: &'static [Package];
-    /// What an instance exports.
+    /// The exports of an instance.
     type Exports;
-    /// What a message is for a handler, beside the message itself.
+    /// What a handler receives in addition to the message itself.
     type Arguments<'m>;
+    /// What a handler returns. It becomes a reply only after the call: a reply is larger, and would
+    /// be moved with each result on the way.
+    type Returned;
 
     /// Checks that a component has what the contract demands.
     ///
     /// # Errors
-    /// What does not fit.
+    /// Which export or type does not match.
     fn prepare(component: InstancePre<HostState>) -> wasmtime::Result<Self>;
 
     fn pre(&self) -> &InstancePre<HostState>;
 
     async fn instantiate(&self, store: &mut Store<HostState>) -> wasmtime::Result<Self::Exports>;
 
-    /// Makes ready what the handler gets, which may see the `visible` headers. No instance is needed
-    /// for it.
+    /// Prepares the arguments of a call; the handler may see the `visible` headers. Needs no
+    /// instance.
     ///
     /// # Errors
-    /// What is wrong with the message.
+    /// Why the message cannot be passed to the handler.
     fn arguments<'m>(
         message: &'m Message,
         visible: &[HeaderName],
@@ -52,7 +55,13 @@ pub(super) trait Call: Sized {
         store: &mut Store<HostState>,
         message: &Message,
         arguments: Self::Arguments<'_>,
-    ) -> wasmtime::Result<Result<Reply, NoReply>>;
+    ) -> wasmtime::Result<Self::Returned>;
+
+    /// Makes a reply of what the handler returned.
+    ///
+    /// # Errors
+    /// Why it is none.
+    fn reply(returned: Self::Returned) -> Result<Reply, NoReply>;
 }
 
 /// What a handler returned instead of a reply.
@@ -62,8 +71,8 @@ pub(super) enum NoReply {
     Bad(BadReply),
 }
 
-/// Why what a handler returned is no HTTP reply. For the log; the caller learns of a limit, or only
-/// that it failed.
+/// Why the value that a handler returned is not a valid HTTP reply. For the log; the caller only
+/// learns which limit was exceeded, or that the handler failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadReply {
     #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
@@ -74,7 +83,7 @@ pub(super) enum BadReply {
     Limit(Limit),
 }
 
-/// Every contract, in the order in which a component is held against them.
+/// Every contract, in the order in which a component is matched against them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contract {
     MessageHandler,
@@ -85,23 +94,28 @@ pub(super) enum Prepared {
     MessageHandler(MessageHandler),
 }
 
-/// What an instance exports by its contract.
+/// The exports of an instance, by contract.
 pub(super) enum Exports {
     MessageHandler(<MessageHandler as Call>::Exports),
 }
 
-/// What a message is for a handler, by its contract.
+/// The arguments of a call, by contract.
 pub(super) enum Arguments<'m> {
     MessageHandler(message_handler::Headers<'m>),
+}
+
+/// What a handler returned, by its contract.
+pub(super) enum Returned {
+    MessageHandler(<MessageHandler as Call>::Returned),
 }
 
 impl Contract {
     const ALL: [Self; 1] = [Self::MessageHandler];
 
-    /// The one that error texts speak of where none is known.
+    /// The contract that error texts mention if none is known.
     pub(super) const DEFAULT: Self = Self::MessageHandler;
 
-    /// The contract of a component with these exports, and the export by which it is known.
+    /// The contract of a component with these exports, and the export that identifies it.
     pub(super) fn find(exports: &[String]) -> Option<(Self, &String)> {
         Self::ALL.into_iter().find_map(|contract| {
             let (wanted, _) = split(contract.export());
@@ -116,7 +130,7 @@ impl Contract {
         }
     }
 
-    /// What a component is to export, for error texts.
+    /// The exports that a component is expected to have, for error texts.
     pub(super) fn expected() -> String {
         let expected = Self::ALL.map(|contract| match contract {
             Self::MessageHandler => MessageHandler::EXPECTED,
@@ -133,7 +147,7 @@ impl Contract {
     /// Checks that a component has what the contract demands.
     ///
     /// # Errors
-    /// What does not fit.
+    /// Which export or type does not match.
     pub(super) fn prepare(self, component: InstancePre<HostState>) -> wasmtime::Result<Prepared> {
         match self {
             Self::MessageHandler => {
@@ -151,10 +165,10 @@ impl Prepared {
         }
     }
 
-    /// Makes ready what the handler gets, which may see the `visible` headers.
+    /// Prepares the arguments of a call; the handler may see the `visible` headers.
     ///
     /// # Errors
-    /// What is wrong with the message.
+    /// Why the message cannot be passed to the handler.
     pub(super) fn arguments<'m>(
         &self,
         message: &'m Message,
@@ -182,16 +196,30 @@ impl Prepared {
 
 impl Exports {
     /// Calls an instance. The arguments are those of its own contract.
-    pub(super) fn call<'a>(
-        &'a self,
-        store: &'a mut Store<HostState>,
-        message: &'a Message,
-        arguments: Arguments<'a>,
-    ) -> impl Future<Output = wasmtime::Result<Result<Reply, NoReply>>> + Send + 'a {
+    pub(super) async fn call(
+        &self,
+        store: &mut Store<HostState>,
+        message: &Message,
+        arguments: Arguments<'_>,
+    ) -> wasmtime::Result<Returned> {
         match (self, arguments) {
             (Self::MessageHandler(exports), Arguments::MessageHandler(arguments)) => {
                 MessageHandler::call(exports, store, message, arguments)
+                    .await
+                    .map(Returned::MessageHandler)
             }
+        }
+    }
+}
+
+impl Returned {
+    /// Makes a reply of what the handler returned.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(super) fn reply(self) -> Result<Reply, NoReply> {
+        match self {
+            Self::MessageHandler(returned) => MessageHandler::reply(returned),
         }
     }
 }

@@ -16,7 +16,8 @@ wasmtime::component::bindgen!({
 
 use meshage::mesh::logging;
 
-/// It holds nothing: every instance has a log, which also takes its stdout and stderr.
+/// Has no state of its own: every instance has a log anyway, which also takes its stdout and
+/// stderr.
 pub(super) struct Log;
 
 impl Capability for Log {

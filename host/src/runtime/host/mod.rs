@@ -1,6 +1,6 @@
-//! Capabilities: what guests can import from the host. Each is a unit of its own: what it links,
-//! what it reads from a manifest, what it holds for the node, for a plugin and for an instance, and
-//! what it does when a call begins. The list at the end of this file is all that names them.
+//! Capabilities: what guests can import from the host. Each is one unit: what it links, which
+//! manifest keys it reads, its state for the node, for a plugin and for an instance, and what it
+//! does when a call begins. Only the list at the end of this file names them.
 
 mod http;
 mod log;
@@ -21,58 +21,59 @@ use crate::message::StreamName;
 
 pub(super) use state::{HostState, RESOURCES_MAX};
 
-/// Settings of the node that capabilities depend on.
+/// Node settings that capabilities need.
 #[derive(Debug, Clone, Default)]
 pub struct HostSettings {
-    /// Authorities whom guests trust in HTTPS, besides those that browsers trust.
+    /// Certificate authorities that guests trust for HTTPS, in addition to those that browsers
+    /// trust.
     pub outbound_authorities: Vec<TrustAnchor<'static>>,
 }
 
-/// Something that guests can import. A value is what one instance holds of it.
+/// Something that guests can import. A value of the type is the state of one instance.
 trait Capability: Sized + Send + 'static {
     /// The interfaces that it offers.
     const PACKAGES: &'static [Package];
-    /// The keys of a manifest that it reads, for error texts.
+    /// The manifest keys that it reads, for error texts.
     const KEYS: &'static [&'static str] = &[];
-    /// What the whole node shares.
+    /// State shared by the whole node.
     type Node: Clone + Send + Sync + 'static;
-    /// What a manifest grants. Serialized it is a map, which `GET /plugins` shows: without what may
-    /// be secret.
+    /// What a manifest grants. It serializes as a map, which `GET /plugins` shows, so it must leave
+    /// out possible secrets.
     type Grant: Clone + std::fmt::Debug + Default + PartialEq + Eq + Serialize + Send + Sync;
-    /// What the instances of one version of a plugin share.
+    /// State shared by the instances of one version of a plugin.
     type Shared: Send + Sync + 'static;
 
-    /// Puts its functions into the linker.
+    /// Adds its functions to the linker.
     ///
     /// # Errors
-    /// A bug: a name is taken.
+    /// If a name is already taken, which is a bug.
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()>;
 
     /// # Errors
-    /// What it lacks of the system.
+    /// Which system resource is missing.
     fn start(settings: &HostSettings) -> wasmtime::Result<Self::Node>;
 
-    /// Reads a key of a manifest, if it is one of its own, and says whether it was.
+    /// Reads a manifest key. Returns `false` if the key is not its own.
     ///
     /// # Errors
-    /// What is wrong with the value, and what would be right.
+    /// Why the value is invalid, and what is allowed.
     fn read(_: &mut Self::Grant, _: Entry<'_>) -> Result<bool, ManifestError> {
         Ok(false)
     }
 
-    /// What a version of a plugin gets.
+    /// Makes the shared state for one version of a plugin.
     fn share(node: &Self::Node, stream: &StreamName, grant: &Self::Grant) -> Self::Shared;
 
     fn instance(shared: &Arc<Self::Shared>, log: &GuestLog) -> Self;
 
-    /// A call begins, or the start of the instance: it ends at the deadline.
+    /// Called when a call, or the start of the instance, begins; it must end by the deadline.
     fn begin(&mut self, _deadline: Instant) {}
 }
 
-/// Everything that the host holds, for each capability.
+/// Generates the host's state, with one field per capability.
 macro_rules! capabilities {
     ($($name:ident: $capability:ty),+ $(,)?) => {
-        /// What the node shares.
+        /// State shared by the whole node.
         #[derive(Clone)]
         pub(super) struct NodeShared {
             $($name: <$capability as Capability>::Node),+
@@ -84,12 +85,12 @@ macro_rules! capabilities {
             $(#[serde(flatten)] $name: <$capability as Capability>::Grant),+
         }
 
-        /// What the instances of one version of a plugin share.
+        /// State shared by the instances of one version of a plugin.
         pub(super) struct Shared {
             $($name: Arc<<$capability as Capability>::Shared>),+
         }
 
-        /// What one instance holds.
+        /// The state of one instance.
         struct Held {
             $($name: $capability),+
         }
@@ -107,10 +108,10 @@ macro_rules! capabilities {
         }
 
         impl Grants {
-            /// Reads a key of a manifest, if it is one of a capability's.
+            /// Reads a manifest key. Returns `false` if it belongs to no capability.
             ///
             /// # Errors
-            /// What is wrong with the value, and what would be right.
+            /// Why the value is invalid, and what is allowed.
             pub(super) fn read(&mut self, entry: Entry<'_>) -> Result<bool, ManifestError> {
                 Ok($(<$capability>::read(&mut self.$name, entry)?)||+)
             }
@@ -126,18 +127,18 @@ macro_rules! capabilities {
             }
         }
 
-        /// Puts the functions of every capability into a linker.
+        /// Adds the functions of every capability to a linker.
         pub(super) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
             $(<$capability>::link(linker)?;)+
             Ok(())
         }
 
-        /// The keys of a manifest that capabilities read.
+        /// The manifest keys that capabilities read.
         pub(super) fn manifest_keys() -> impl Iterator<Item = &'static str> {
             [$(<$capability>::KEYS),+].into_iter().flatten().copied()
         }
 
-        /// What guests can import.
+        /// The packages that guests can import from.
         pub(super) fn packages() -> impl Iterator<Item = &'static Package> {
             [$(<$capability>::PACKAGES),+].into_iter().flatten()
         }
@@ -150,7 +151,7 @@ capabilities! {
     log: log::Log,
 }
 
-/// What guests can import, for error texts.
+/// The packages that guests can import from, for error texts.
 pub(super) fn offered() -> String {
     let mut titles: Vec<&str> = packages()
         .filter_map(|package| package.wasi_title)

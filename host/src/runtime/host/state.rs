@@ -1,4 +1,4 @@
-//! What the host keeps for one instance: the capabilities, and what they all need.
+//! The host's state for one instance: the capabilities, and what they all need.
 
 use std::time::Instant;
 
@@ -11,11 +11,11 @@ use crate::runtime::budget::Budget;
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::turns::Turn;
 
-/// Handles (streams, pollables, requests) that one instance may hold at once. The largest, requests
-/// with headers and a body under way, are some 128 KiB.
+/// Handles (WASI streams, pollables, requests) that one instance may hold at once. The largest,
+/// requests in flight with headers and a body, take some 128 KiB.
 pub(in crate::runtime) const RESOURCES_MAX: usize = 500;
 
-/// What the host keeps for one instance.
+/// The host's state for one instance.
 pub(in crate::runtime) struct HostState {
     pub(super) held: Held,
     /// Handles of all capabilities.
@@ -48,7 +48,7 @@ impl HostState {
         }
     }
 
-    /// A call begins.
+    /// Called when a call begins.
     pub(in crate::runtime) fn begin(&mut self, message: Uuid, deadline: Instant) {
         self.deadline = deadline;
         self.held.begin(deadline);
@@ -56,7 +56,7 @@ impl HostState {
         self.log.begin(message);
     }
 
-    /// The call has ended.
+    /// Called when the call has ended.
     pub(in crate::runtime) fn end(&self) {
         self.log.end();
     }
@@ -66,7 +66,7 @@ impl HostState {
         self.log.last_words()
     }
 
-    /// How many handles it holds.
+    /// The number of handles that the instance holds.
     pub(in crate::runtime) fn resources_held(&mut self) -> usize {
         self.resources.iter_mut().count()
     }

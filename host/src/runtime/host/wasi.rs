@@ -15,13 +15,13 @@ use crate::runtime::entry::{Entry, ManifestError};
 use crate::runtime::guest_log::{GuestLog, Stdio};
 use crate::runtime::interfaces::Package;
 
-/// Random bytes that a guest may ask for at once.
+/// Maximum of random bytes per request of a guest.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
-/// The key of a manifest, and of `GET /plugins`.
+/// The key in a manifest, and in `GET /plugins`.
 const ENV: &str = "env";
 
-/// What one instance holds.
+/// The state of one instance.
 pub(super) struct Wasi(WasiCtx);
 
 /// The environment of the handler: names and values.
@@ -29,7 +29,7 @@ pub(super) struct Wasi(WasiCtx);
 pub(in crate::runtime) struct Environment(Vec<(String, String)>);
 
 impl Environment {
-    /// Values may be secrets.
+    /// Names only: values may be secrets.
     fn names(&self) -> Vec<&str> {
         self.0.iter().map(|(name, _)| name.as_str()).collect()
     }

@@ -14,16 +14,16 @@ use tracing::warn;
 use super::tls::OutboundTls;
 use crate::message::StreamName;
 
-/// Requests of one plugin under way at once; a further one is refused.
+/// Maximum of requests in flight for one plugin; a further one is refused.
 const REQUESTS_MAX: usize = 64;
 
-/// Hosts that are logged for each version of a plugin: a guest can make up any number of them.
+/// How many hosts are logged per version of a plugin: a guest can make up any number of them.
 const LOGGED_MAX: usize = 32;
 
 /// A host that a plugin may send requests to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AllowedHost {
-    /// In lower case; an IPv6 address in brackets.
+    /// Lower case; an IPv6 address is in brackets.
     name: String,
     port: u16,
 }
@@ -58,7 +58,7 @@ impl std::fmt::Display for AllowedHost {
     }
 }
 
-/// The hosts of a manifest.
+/// The allowed hosts of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::runtime) struct AllowedHosts(pub(super) Vec<AllowedHost>);
 
@@ -71,7 +71,7 @@ impl Serialize for AllowedHosts {
     }
 }
 
-/// Hosts that were logged, each once.
+/// Hosts that have been logged; each is logged once.
 type Logged = Mutex<BTreeSet<String>>;
 
 fn host_of(uri: &Uri) -> &str {
@@ -83,12 +83,13 @@ fn is_new(logged: &Logged, host: &str) -> bool {
     logged.len() < LOGGED_MAX && logged.insert(host.to_owned())
 }
 
-/// Which hosts the instances of one plugin may ask, and what they share for that.
+/// The hosts that the instances of one plugin may send requests to, and the state that the
+/// instances share for that.
 pub(in crate::runtime) struct Access {
     stream: StreamName,
     allowed: Vec<AllowedHost>,
     pub(super) tls: OutboundTls,
-    /// One for each request that may be under way.
+    /// One permit per request in flight.
     pub(super) permits: Arc<Semaphore>,
     denied: Logged,
     tls_failed: Logged,
@@ -106,7 +107,7 @@ impl Access {
         }
     }
 
-    /// Logs a host that the handler may not ask: its author may have forgotten to name it.
+    /// Logs a host that is not allowed: the plugin's author may have forgotten to list it.
     pub(super) fn log_denied(&self, uri: &Uri) {
         let host = host_of(uri);
         if is_new(&self.denied, host) {
@@ -115,8 +116,8 @@ impl Access {
         }
     }
 
-    /// Logs a failed TLS handshake, mostly for the host's certificate: the operator may have to name
-    /// an authority.
+    /// Logs a failed TLS handshake. The usual cause is the host's certificate: the operator may
+    /// have to configure its certificate authority.
     pub(super) fn log_tls_failed(&self, uri: &Uri, error: &io::Error) {
         let host = host_of(uri);
         if is_new(&self.tls_failed, host) {
@@ -134,7 +135,7 @@ impl Access {
             80
         };
         let port = authority.port_u16().unwrap_or(default_port);
-        // A user name in an address mostly serves to make it look like another one.
+        // User information in a URL mostly serves to disguise the real host.
         !authority.as_str().contains('@')
             && self
                 .allowed

@@ -1,4 +1,4 @@
-//! `wasi:http` in a linker, with bounds on texts that the library takes at any length.
+//! Adds `wasi:http` to a linker, with limits on texts that the library accepts at any length.
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
@@ -6,13 +6,13 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::{HostOutgoingRequest as _, Method, Scheme};
 use wasmtime_wasi_http::p2::types::HostOutgoingRequest as OutgoingRequest;
 
-/// A method, scheme or authority.
+/// Maximum size of a method, scheme or authority.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
-/// The interface in the linker's version; it serves every 0.2.
+/// The interface with the linker's version; it serves every 0.2.
 const TYPES: &str = "wasi:http/types@0.2.12";
 
-/// Puts `wasi:http` into a linker.
+/// Adds `wasi:http` to a linker.
 pub(super) fn add_to_linker<T: WasiHttpView + 'static>(
     linker: &mut Linker<T>,
 ) -> wasmtime::Result<()> {

@@ -20,13 +20,13 @@ use access::{Access, AllowedHosts};
 use send::Sender;
 use tls::OutboundTls;
 
-/// The headers of one request or response.
+/// Maximum size of the headers of one request or response.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
 
-/// The key of a manifest.
+/// The manifest key.
 const ALLOWED_HOSTS: &str = "allowed_hosts";
 
-/// What one instance holds.
+/// The state of one instance.
 pub(super) struct Http {
     context: WasiHttpCtx,
     sender: Sender,

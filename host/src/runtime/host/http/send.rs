@@ -1,5 +1,4 @@
-//! How requests of guests are sent: to allowed hosts only, and within limits of time, size and
-//! number.
+//! Sends the requests of guests: to allowed hosts only, and within limits of time, size and number.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,19 +12,19 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default
 
 use super::access::Access;
 
-/// The body of a request, and that of its response.
+/// Maximum size of a request body, and of a response body.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// What is in memory of the body of a request or response.
+/// How much of a request or response body is buffered at once.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// How long a connection may take to be made. No guest needs to learn later that a host is down.
+/// Connect timeout, TLS handshake included. No guest needs more time to learn that a host is down.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Sends the requests of one instance.
 pub(super) struct Sender {
     pub(super) access: Arc<Access>,
-    /// That of the running call: requests end by then.
+    /// The deadline of the running call; requests must end by then.
     pub(super) deadline: Instant,
 }
 

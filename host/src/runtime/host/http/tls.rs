@@ -1,5 +1,5 @@
-//! HTTPS of guests: like wasmtime's own way to send requests, but it also trusts the authorities
-//! that the operator names.
+//! HTTPS for guests: sends requests as wasmtime does by default, but also trusts the certificate
+//! authorities that the operator configures.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -24,15 +24,16 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(600);
 
 const HTTPS_PORT: u16 = 443;
 
-/// The authorities that guests trust: built once, as browsers have many.
+/// The TLS configuration with the certificate authorities that guests trust. Built once, as there
+/// are many of them.
 #[derive(Clone)]
 pub(in crate::runtime) struct OutboundTls(TlsConnector);
 
-/// A connection that is to be driven until it ends.
+/// The future that drives a connection; it must be polled until it ends.
 pub(super) type Driven = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl OutboundTls {
-    /// Trusts the authorities that browsers do, and these.
+    /// Trusts the authorities that browsers trust, plus `own`.
     pub(super) fn new(own: &[TrustAnchor<'static>]) -> Result<Self, rustls::Error> {
         let roots = RootCertStore {
             roots: [webpki_roots::TLS_SERVER_ROOTS, own].concat(),
@@ -56,7 +57,7 @@ impl OutboundTls {
             .await
             .map_err(|_| Error::ConnectionTimeout)??;
         let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // To a server, not to a proxy, a request names its path alone.
+        // A request to an origin server, not to a proxy, has only the path in its request line.
         let path = request
             .uri()
             .path_and_query()
@@ -71,7 +72,7 @@ impl OutboundTls {
             tokio::select! {
                 biased;
                 response = &mut sending => response,
-                // Then the response is there, or the error that became of it.
+                // The connection has ended, so the response or its error is available.
                 ended = &mut driven => {
                     driven = Box::pin(std::future::ready(ended));
                     sending.await
@@ -104,7 +105,7 @@ impl OutboundTls {
     }
 }
 
-/// A body whose sender may not pause for too long.
+/// A body with a timeout between two frames.
 pub(super) struct Paced {
     body: Incoming,
     pause_max: Duration,
