@@ -12,7 +12,8 @@ pub(crate) fn everything() -> Result<()> {
     setup::run(cargo().args(["fmt", "--all", "--check"]))?;
     dependencies()?;
     build::all_guests()?;
-    // One profile for everything: the tests start the host that users run, and compile it once.
+    // The release profile for everything, so that dependencies are compiled once; nodes in tests are
+    // the host that users run.
     setup::run(cargo().args([
         "clippy",
         "--release",

@@ -10,6 +10,7 @@
 //! | `GET /plugins` | every plugin: its state, version and limits |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -32,7 +33,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::http::{self, Activity, Observed, OnRuntime, Patience};
+use super::http::{self, Activity, Observed, OnRuntime, Patience, Tracked};
 use crate::dispatch::Dispatcher;
 use crate::membership::{Node, View};
 use crate::message::{PartitionKey, StreamName};
@@ -41,7 +42,7 @@ use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
 use crate::runtime::{Grants, Handler, Instances};
 use crate::security::{RequestSource, SEC_FETCH_SITE, Tokens, check_admin_request};
-use crate::tcp::Acceptor;
+use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::{InstanceGauges, Metrics, names};
 
 /// There are few operators and tools.
@@ -109,19 +110,20 @@ impl Admin {
             .header_read_timeout(PATIENCE.idle_max)
             .max_buf_size(HEAD_BYTES_MAX);
         let router = TowerToHyperService::new(self.router());
-        let acceptor = Acceptor::new(listener, "the admin API").at_most(CONNECTIONS_MAX);
+        let acceptor = Acceptor::new(listener, "the admin API", CONNECTIONS_MAX);
         let connections = TaskTracker::new();
-        let serve = |socket, _| {
+        let serve = |socket, _, permit| {
             let (builder, router, stopped) = (builder.clone(), router.clone(), stopped.clone());
             async move {
+                let _permit: Permit = permit;
                 let service = |activity: &Arc<Activity>, _: &Arc<Observed>| {
                     let activity = activity.clone();
                     service_fn(move |request| {
                         let open = activity.begin();
                         let answer = router.call(request);
                         async move {
-                            let _open = open;
-                            answer.await
+                            let answer = answer.await?;
+                            Ok::<_, Infallible>(answer.map(|body| Tracked::new(body, open)))
                         }
                     })
                 };

@@ -20,7 +20,7 @@ use super::requests::{Client, PublicConfig, Requests};
 use crate::bodies::BodyMemory;
 use crate::dispatch::Dispatcher;
 use crate::lanes::Lanes;
-use crate::tcp::Acceptor;
+use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::names;
 
 /// Maximum size of request line and headers together; more is answered with 431.
@@ -39,18 +39,24 @@ pub struct PublicApi {
 }
 
 /// Counts one open connection until it is dropped.
-struct OpenConnection(Gauge);
+struct OpenConnection {
+    open: Gauge,
+    _permit: Permit,
+}
 
 impl OpenConnection {
-    fn count(open: Gauge) -> Self {
+    fn count(open: Gauge, permit: Permit) -> Self {
         open.increment(1);
-        Self(open)
+        Self {
+            open,
+            _permit: permit,
+        }
     }
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.decrement(1);
+        self.open.decrement(1);
     }
 }
 
@@ -68,15 +74,17 @@ impl PublicApi {
     /// Serves until `stopping`; then finishes the open requests.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stopping: CancellationToken) {
         let (builder, open) = (self.builder(), gauge!(names::CLIENT_CONNECTIONS));
-        let acceptor = Acceptor::new(listener, "the public API (--max-connections)")
-            .at_most(self.requests.config.connections_max)
+        let connections_max = self.requests.config.connections_max;
+        let acceptor = Acceptor::new(listener, "the public API", connections_max)
+            .limited_by(" (--max-connections)")
             .on(self.lanes.clone());
         let connections = TaskTracker::new();
-        let serve = |socket, _| {
+        let serve = |socket, _, permit| {
             let (api, builder, open) = (self.clone(), builder.clone(), open.clone());
             // A child token for each connection: all cores would contend for a shared one.
             let stopping = stopping.child_token();
-            api.secure_and_serve(socket, builder, stopping, OpenConnection::count(open))
+            let open = OpenConnection::count(open, permit);
+            api.secure_and_serve(socket, builder, stopping, open)
         };
         acceptor.run(&stopping, &connections, serve).await;
         connections.close();

@@ -40,7 +40,7 @@ pub struct PublicConfig {
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
     /// The sites whose pages may use the API, and the host names that it may be addressed by.
     pub sites: Sites,
-    pub names: HostTrust,
+    pub host_trust: HostTrust,
 }
 
 /// Handles the requests of all connections.
@@ -213,7 +213,7 @@ impl Client {
             .requests
             .config
             .sites
-            .check(source, self.requests.config.names)
+            .check(source, self.requests.config.host_trust)
             .map_err(ApiError::Site)?;
         if is_of_tool && let Some(host) = host {
             let _ = self.host.set(host.as_bytes().into());

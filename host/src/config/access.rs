@@ -16,7 +16,7 @@ const SECRET_FILE: Setting = Setting {
     variables: &["MESHAGE_SECRET_FILE"],
     value: "FILE",
     help: "File with the secret of the mesh, one or several, one a line: the first is used, all are good; read again when it changes. `meshage-host secret` makes one",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "a file of secrets",
     is_switch: false,
 };
@@ -96,7 +96,7 @@ const ALLOWED_ORIGINS: Setting = Setting {
     variables: &["MESHAGE_ALLOWED_ORIGINS"],
     value: "ORIGIN,…",
     help: "Origins whose pages may use the public API in a browser, comma-separated, or `*` for all; also the names of proxies in front of a node on loopback",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "origins, comma-separated, such as https://app.example.com or http://localhost:3000, or * for all",
     is_switch: false,
 };
@@ -205,7 +205,11 @@ pub(super) fn check_certificate_of(
                 "a name that its certificate (peer_cert) can have, of letters, digits, '-' and '.'";
             ConfigError::new(&mesh::NODE_ID, node_id.as_str(), expected)
         }
-        error => files::wrong(&PEER_CERT, &files.certificate, &error),
+        error => {
+            let file = files.certificate.display().to_string();
+            let expected = format!("this node's certificate, but {error}");
+            ConfigError::new(&PEER_CERT, &file, &expected)
+        }
     })
 }
 

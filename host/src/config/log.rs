@@ -14,7 +14,7 @@ const LOG: Setting = Setting {
     is_switch: false,
 };
 
-const LOG_FORMAT: Setting = Setting {
+pub(super) const LOG_FORMAT: Setting = Setting {
     name: "log_format",
     variables: &["MESHAGE_LOG_FORMAT"],
     value: "FORMAT",
@@ -28,14 +28,14 @@ pub(super) const SETTINGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
 
 #[derive(Debug, Clone)]
 pub struct Log {
-    pub format: LogFormat,
     pub filter: String,
 }
 
 impl Log {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        // `Written` has it already.
+        format(settings)?;
         Ok(Self {
-            format: format(settings)?,
             filter: settings.text(&LOG).to_owned(),
         })
     }

@@ -11,7 +11,7 @@ const SEEDS: Setting = Setting {
     variables: &["SEEDS"],
     value: "HOST:PORT,…",
     help: "Cluster ports of other nodes, comma-separated; they may be down, or name this node",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "host:port, comma-separated, such as 10.0.0.1:9742",
     is_switch: false,
 };

@@ -19,7 +19,7 @@ use std::env;
 use crate::message::NodeId;
 use crate::security::HostTrust;
 use crate::telemetry::LogFormat;
-use written::{Environment, Settings, complete};
+use written::{Environment, Settings, add_environment, complete};
 
 pub use access::Access;
 pub use clients::Clients;
@@ -33,11 +33,11 @@ pub use written::Values;
 
 /// The path of the file that can hold all settings; not a setting itself.
 pub const CONFIG: Setting = Setting {
-    name: "config",
+    name: written::CONFIG_NAME,
     variables: &["MESHAGE_CONFIG"],
     value: "FILE",
     help: "A TOML file with any of these settings",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "a file in TOML",
     is_switch: false,
 };
@@ -77,9 +77,10 @@ impl Written {
         let known = match &settings {
             Ok(settings) => log::format(settings),
             Err(_) => {
-                without_file.insert(CONFIG.name, String::new());
-                let without_file = complete(without_file, |_| None, &[], &CONFIG);
-                without_file.and_then(|settings| log::format(&settings))
+                without_file.remove(CONFIG.name);
+                let format: &[_] = &[&log::LOG_FORMAT];
+                let without_file = add_environment(without_file, environment, format);
+                without_file.and_then(|values| log::format(&Settings(values)))
             }
         };
         Self {
@@ -166,7 +167,7 @@ impl Config {
     }
 
     /// How far the `Host` of a request to the public API is to be trusted.
-    pub fn names(&self) -> HostTrust {
+    pub fn host_trust(&self) -> HostTrust {
         if self.access.tokens.is_some() || self.access.certificate.is_some() {
             HostTrust::Safe
         } else if self.network.bind.is_loopback() {
@@ -197,6 +198,41 @@ mod tests {
     fn written(flags: &[&str]) -> Written {
         let cli = Cli::parse([&["meshage-host"], flags].concat()).unwrap();
         Written::with(cli.flags, |_| None)
+    }
+
+    #[test]
+    fn an_error_is_logged_in_the_format_of_the_environment() {
+        let json = |variable: &str| (variable == "MESHAGE_LOG_FORMAT").then(|| "json".into());
+        let flags = Values::from([("config", "/missing.toml".into())]);
+        let written = Written::with(flags, json);
+        assert_eq!(written.log_format, LogFormat::Json);
+        assert!(Config::new(written).is_err());
+    }
+
+    #[test]
+    fn a_flag_beats_its_variable_and_one_that_is_not_text_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let environment = |variable: &str| match variable {
+            "SERVICE_PORT" => Some("82".into()),
+            "CLUSTER_PORT" => Some(std::ffi::OsString::from_vec(vec![0xff])),
+            _ => None,
+        };
+        let flags = |cluster_port: &'static str| {
+            let flags = ["--plugins", ".", "--cluster-port", cluster_port];
+            Cli::parse([&["meshage-host"][..], &flags].concat())
+                .unwrap()
+                .flags
+        };
+        let config = Config::new(Written::with(flags("9000"), environment)).unwrap();
+        assert_eq!(
+            (config.network.http_port, config.network.cluster_port),
+            (82, 9000)
+        );
+        let error = Config::new(Written::with(flags(""), environment)).unwrap_err();
+        assert!(
+            error.to_string().contains("expected text in UTF-8"),
+            "{error}"
+        );
     }
 
     #[track_caller]
@@ -370,7 +406,10 @@ mod tests {
             .iter()
             .map(|variable| format!("`{variable}`"))
             .collect();
-        let (DefaultValue::Value(default) | DefaultValue::Described(default)) = setting.default;
+        let default = match setting.default {
+            DefaultValue::Value(default) | DefaultValue::Described(default) => default,
+            DefaultValue::None => "none",
+        };
         format!(
             "| `--{}` | {} | {} | {default} |",
             setting.flag(),

@@ -43,7 +43,7 @@ const TRUSTED_KEYS: Setting = Setting {
     variables: &["MESHAGE_TRUSTED_KEYS"],
     value: "FILE",
     help: "File with public keys of minisign, one a line: only plugins that one of them has signed are loaded",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "a file of keys",
     is_switch: false,
 };
@@ -53,7 +53,7 @@ const OUTBOUND_CA: Setting = Setting {
     variables: &["MESHAGE_OUTBOUND_CA"],
     value: "PEM FILE",
     help: "Authorities that handlers trust in their HTTPS requests, besides those that browsers trust",
-    default: DefaultValue::Described("none"),
+    default: DefaultValue::None,
     expected: "a file of certificates in PEM form",
     is_switch: false,
 };
@@ -98,9 +98,10 @@ impl Plugins {
 
 impl PluginTerms {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let timeout_max = settings.duration(&clients::TIMEOUT)?;
         let trusted_keys = files::read(settings, &TRUSTED_KEYS, TrustedKeys::read)?;
         Ok(Self {
-            timeout_max: settings.duration(&clients::TIMEOUT)?,
+            timeout_max,
             trusted_keys: trusted_keys.map(|read| read.first),
         })
     }

@@ -26,6 +26,8 @@ pub enum DefaultValue {
     Value(&'static str),
     /// Determined by the node, as these words describe.
     Described(&'static str),
+    /// The setting is then not set.
+    None,
 }
 
 impl Setting {
@@ -37,7 +39,7 @@ impl Setting {
     pub fn help_text(&self) -> String {
         let mut text = self.help.to_owned();
         match self.default {
-            DefaultValue::Described("none") => {}
+            DefaultValue::None => {}
             DefaultValue::Value(default) | DefaultValue::Described(default) => {
                 text += &format!(" [default: {default}]");
             }

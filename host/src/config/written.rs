@@ -1,5 +1,4 @@
-//! Raw settings: from flags, then environment variables, then the configuration file. The only
-//! place that reads the environment.
+//! Raw settings: from flags, then environment variables, then the configuration file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,6 +11,9 @@ use crate::setting_file;
 
 /// Upper bound for timeouts: no client waits for longer than an hour.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
+
+/// The name of the file with all settings, which is not in that file.
+pub(super) const CONFIG_NAME: &str = "config";
 
 /// Raw values by the setting's name.
 pub type Values = BTreeMap<&'static str, String>;
@@ -27,7 +29,7 @@ impl Settings {
         let written = self.0.get(setting.name).map(String::as_str);
         written.or(match setting.default {
             DefaultValue::Value(value) => Some(value),
-            DefaultValue::Described(_) => None,
+            DefaultValue::Described(_) | DefaultValue::None => None,
         })
     }
 
@@ -110,7 +112,7 @@ pub(super) fn complete(
 }
 
 /// Adds values from variables to the flags. An empty flag does not override a variable.
-fn add_environment(
+pub(super) fn add_environment(
     flags: Values,
     environment: Environment,
     settings: &[&'static Setting],
@@ -120,17 +122,33 @@ fn add_environment(
         .filter_map(|(name, text)| Some((name, meant(name, &text)?)))
         .collect();
     for setting in settings {
+        if values.contains_key(setting.name) {
+            continue;
+        }
         let variables = setting.variables.iter();
         for value in variables.filter_map(|variable| environment(variable)) {
-            let text = value.to_str().ok_or_else(|| {
-                ConfigError::new(setting, &value.to_string_lossy(), "text in UTF-8")
-            })?;
+            let text = value
+                .to_str()
+                .ok_or_else(|| not_text(setting, &value.to_string_lossy()))?;
             if let Some(text) = meant(setting.name, text) {
                 values.entry(setting.name).or_insert(text);
             }
         }
     }
     Ok(values)
+}
+
+fn not_text(setting: &Setting, value: &str) -> ConfigError {
+    let expected = "text in UTF-8";
+    if setting.name != CONFIG_NAME {
+        return ConfigError::new(setting, value, expected);
+    }
+    let problem = format!(
+        "expected {expected} (set by {})",
+        setting.variables.join(", ")
+    );
+    let file = value.to_owned();
+    ConfigError::File { file, problem }
 }
 
 /// Normalizes a raw value: spaces and line ends around it come from shells, env files and templates

@@ -86,9 +86,7 @@ impl Local {
     fn reserve(&self, place: &Place<Plugin>) -> Result<ReplyReservation, Refusal> {
         let expected = place.plugin().admission.reply_expected.bytes();
         let reserved = self.bodies.reserve_reply(expected);
-        let reserved = reserved.map_err(|NoRoom| Refusal::NoRoom)?;
-        place.count_call();
-        Ok(reserved)
+        reserved.map_err(|NoRoom| Refusal::NoRoom)
     }
 
     fn log_refused(&self, message: &Message, because: Refusal) {
@@ -146,7 +144,11 @@ impl LocalService for Local {
                 Err(refusal) => break 'outcome Err(Fault::Refused(refusal)),
             };
             let plugin = admitted.place.plugin();
-            match plugin.handler.call(&admitted.message, deadline).await {
+            match plugin
+                .handler
+                .call(&admitted.message, deadline, || admitted.place.count_call())
+                .await
+            {
                 Ok(reply) => {
                     plugin.admission.reply_expected.note(reply.body.len());
                     reply.with_reservation(reserved, self.bodies)

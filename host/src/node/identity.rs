@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::NodeError;
+use super::error::NodeError;
 use super::sockets::Sockets;
 use crate::config::Config;
 use crate::membership::{Node, NodeState};

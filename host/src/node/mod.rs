@@ -1,6 +1,7 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
 mod check;
+mod error;
 mod identity;
 mod leave;
 mod offer;
@@ -10,56 +11,18 @@ mod secrets;
 mod sockets;
 mod vital;
 
-use std::io;
-
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::membership::GossipError;
-use crate::message::NameError;
-use crate::plugins::SourceError;
-use crate::runtime::EngineError;
-use crate::security::TlsError;
-use crate::telemetry::MetricsError;
 use parts::Parts;
 use vital::vital;
 
 pub use check::check;
+pub use error::NodeError;
 pub use leave::leave_max;
 pub use sockets::BindError;
-
-/// Why a node could not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// A setting is invalid, which could only be checked once the ports were bound.
-    #[error(transparent)]
-    Setting(#[from] ConfigError),
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error("the host's name {host:?} cannot be part of a node id: {problem}; set --node-id")]
-    HostName { host: String, problem: NameError },
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    Plugins(#[from] SourceError),
-    #[error(transparent)]
-    Gossip(#[from] GossipError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    #[error("the system gives no threads for connections")]
-    Threads(#[source] io::Error),
-    #[error("a socket has no address")]
-    Address(#[from] io::Error),
-    #[error("the engine's start was cut off")]
-    Cut(#[from] JoinError),
-    /// A bug; the log has details.
-    #[error("{0} ended before its time, which a node cannot go on without")]
-    Ended(&'static str),
-}
 
 /// Runs a node until `leaving` is cancelled or a vital task ends.
 ///

@@ -6,7 +6,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::NodeError;
+use super::error::NodeError;
 use super::parts::Parts;
 use crate::config::{Config, PluginTerms};
 use crate::membership::NodeState;

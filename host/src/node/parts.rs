@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::NodeError;
+use super::error::NodeError;
 use super::identity::own_node;
 use super::open_files;
 use super::secrets;
@@ -193,7 +193,7 @@ fn public_config(
         tls: certificate.map(|certificate| secrets::server_tls(certificate, vital)),
         tokens,
         sites: config.access.sites.clone(),
-        names: config.names(),
+        host_trust: config.host_trust(),
     }
 }
 

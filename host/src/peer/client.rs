@@ -23,7 +23,7 @@ use super::handshake::{ConnectError, Incarnation};
 use super::liveness::Health;
 use super::outbox::Closed;
 use super::siblings::Siblings;
-use super::socket::TlsNow;
+use super::socket::{SocketError, TlsNow};
 use super::wire::Hello;
 use crate::bodies::BodyMemory;
 use crate::lanes::{self, Lanes};
@@ -87,7 +87,7 @@ impl Spread {
 
 struct SupervisedLink {
     link: Arc<Link>,
-    keeping: AbortHandle,
+    task: AbortHandle,
 }
 
 /// One link to a peer: its connection, if it has one, and the state that its reconnector published
@@ -175,7 +175,7 @@ impl Peers {
             let (own, tls, departures) =
                 (self.own.clone(), self.tls.clone(), self.departures.clone());
             let (life, link_kept) = (life.clone(), link.clone());
-            let keeper = Reconnector {
+            let reconnector = Reconnector {
                 own,
                 tls,
                 bodies: self.bodies,
@@ -186,7 +186,7 @@ impl Peers {
             };
             SupervisedLink {
                 link,
-                keeping: lane.spawn(keeper.run_supervised()).abort_handle(),
+                task: lane.spawn(reconnector.run_supervised()).abort_handle(),
             }
         });
         let links = links.collect();
@@ -326,7 +326,7 @@ impl Peer {
 
 impl Drop for SupervisedLink {
     fn drop(&mut self) {
-        self.keeping.abort();
+        self.task.abort();
         // First the state, then the connection: a reconnector that stores a connection concurrently
         // sees the state afterwards, and closes the connection itself.
         self.link.show(LinkState::Left);
@@ -385,7 +385,7 @@ impl Reconnector {
     async fn run_supervised(mut self) {
         while AssertUnwindSafe(self.run()).catch_unwind().await.is_err() {
             error!(event = "peer-keeper-crashed", peer = %self.link.node_id, "what keeps the link to a peer crashed, which is a bug; it begins anew");
-            self.note(LinkEvent::AttemptFailed, "its keeper crashed");
+            self.note(LinkEvent::AttemptFailed, "its reconnector crashed");
         }
     }
 
@@ -450,7 +450,7 @@ impl Reconnector {
     fn failed(&mut self, error: &ConnectError) {
         if self.breaker.backoff().is_zero() {
             let cause = match error {
-                ConnectError::Io(cause) => Some(cause.to_string()),
+                ConnectError::Socket(SocketError::Io(cause)) => Some(cause.to_string()),
                 _ => None,
             };
             warn!(event = "peer-unreachable", peer = %self.link.node_id, addr = %self.life.addr, %error, cause, "no connection to a peer; trying again and again");

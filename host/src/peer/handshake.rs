@@ -20,14 +20,18 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) enum ConnectError {
     #[error(transparent)]
     Socket(#[from] SocketError),
-    #[error("it cannot be reached")]
-    Io(#[from] io::Error),
     #[error("it did not answer within {0:?}")]
     Timeout(Duration),
     #[error("it refused the connection: {0}")]
     Rejected(String),
     #[error("it is not what gossip said: {0}")]
     Unexpected(String),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        SocketError::Io(error).into()
+    }
 }
 
 /// One run of another node, from its start to its end.

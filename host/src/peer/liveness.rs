@@ -33,7 +33,7 @@ pub(super) struct Liveness {
     is_silent: AtomicBool,
     is_leaving: AtomicBool,
     has_ended: AtomicBool,
-    /// The health as last published, for the keeper of the link.
+    /// The health as last published, for the reconnector of the link.
     shown: watch::Sender<Health>,
     /// Notified of each change of the health.
     changed: Arc<Notify>,

@@ -1,5 +1,5 @@
 //! The write queue of one connection. Frames are encoded as they arise into one buffer, which the
-//! writer takes as a whole: many messages, one write. BodyMemory larger than a chunk are queued beside
+//! writer takes as a whole: many messages, one write. Bodies larger than a chunk are queued beside
 //! it and written round robin, a chunk at a time.
 
 use std::collections::VecDeque;

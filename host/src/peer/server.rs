@@ -30,7 +30,7 @@ use crate::bodies::BodyMemory;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
 use crate::message::{Fault, Refusal};
-use crate::tcp::Acceptor;
+use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::Throttle;
 
 /// Concurrent connections of peers: a mesh of a thousand nodes, each with its maximum of links,
@@ -110,22 +110,19 @@ impl<S: LocalService> Server<S> {
 
     /// Accepts connections until [`Server::stop`].
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        let acceptor = Acceptor::new(listener, "the cluster port").on(self.lanes.clone());
-        let serve = |socket, addr| self.clone().serve(socket, addr, handshakes.clone());
+        let server = self.clone();
+        let log = move |addr| {
+            let error = "too many at once have not said yet who they are";
+            server.log_rejected(Rejected::Unheard, addr, error);
+        };
+        let acceptor = Acceptor::new(listener, "the cluster port", HANDSHAKES_MAX)
+            .close_beyond(log)
+            .on(self.lanes.clone());
+        let serve = |socket, addr, handshaking| self.clone().serve(socket, addr, handshaking);
         acceptor.run(&self.stopped, &self.connections, serve).await;
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        socket: TcpStream,
-        addr: SocketAddr,
-        handshakes: Arc<Semaphore>,
-    ) {
-        let Ok(handshaking) = handshakes.try_acquire() else {
-            let error = "too many at once have not said yet who they are";
-            return self.log_rejected(Rejected::Unheard, addr, error);
-        };
+    async fn serve(self: Arc<Self>, socket: TcpStream, addr: SocketAddr, handshaking: Permit) {
         let handshaken = self.handshake_in_time(socket, addr).await;
         drop(handshaking);
         if let Some((_permit, frames, writer)) = handshaken {

@@ -111,8 +111,14 @@ impl Handler {
     ///
     /// # Errors
     /// Why the call brought no reply.
-    pub async fn call(&self, message: &Message, deadline: CallDeadline) -> Outcome {
-        let called = timeout_at(deadline.at.into(), self.run(message, deadline.at)).await;
+    pub async fn call(
+        &self,
+        message: &Message,
+        deadline: CallDeadline,
+        on_start: impl FnOnce(),
+    ) -> Outcome {
+        let run = self.run(message, deadline.at, on_start);
+        let called = timeout_at(deadline.at.into(), run).await;
         match called {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(Ended::Interrupted)) => Err(self.late(deadline)),
@@ -133,9 +139,15 @@ impl Handler {
         }
     }
 
-    async fn run(&self, message: &Message, deadline: Instant) -> Result<Reply, Ended> {
+    async fn run(
+        &self,
+        message: &Message,
+        deadline: Instant,
+        on_start: impl FnOnce(),
+    ) -> Result<Reply, Ended> {
         let arguments = self.component.arguments(message, &self.limits.headers);
         let arguments = arguments.map_err(|failure| Ended::Fault(Fault::Failure(failure)))?;
+        on_start();
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
             Some(instance) => instance,

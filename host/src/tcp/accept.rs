@@ -12,47 +12,66 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::prepare;
+use super::options::prepare;
 use crate::lanes::Lanes;
 use crate::telemetry::Throttle;
 
 /// Pause after a failed accept, which mostly means that no file descriptors are left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Permission for one of the connections that a server may have at once; dropped when the
+/// connection no longer counts.
+pub(crate) type Permit = OwnedSemaphorePermit;
+
 /// Accepts the connections of one server.
 pub(crate) struct Acceptor {
     listener: TcpListener,
     /// The server's name, for the log.
     server: &'static str,
-    bound: Option<Bound>,
+    permits: Arc<Semaphore>,
+    connections_max: usize,
+    when_full: WhenFull,
     /// Where connections are served; `None`: on the runtime of the caller.
     lanes: Option<Lanes>,
 }
 
-/// Limits concurrent connections. Further ones wait until another ends.
-struct Bound {
-    connections_max: usize,
-    permits: Arc<Semaphore>,
-    full: Throttle<()>,
+/// What happens to connections beyond the limit.
+enum WhenFull {
+    /// They wait until another connection ends. `setting` is what limits them, for the log.
+    Wait {
+        setting: &'static str,
+        full: Throttle<()>,
+    },
+    /// They are closed, which this logs.
+    Close(Box<dyn Fn(SocketAddr) + Send + Sync>),
 }
 
 impl Acceptor {
-    pub(crate) fn new(listener: TcpListener, server: &'static str) -> Self {
+    /// Further connections than `connections_max` wait.
+    pub(crate) fn new(listener: TcpListener, server: &'static str, connections_max: usize) -> Self {
         Self {
             listener,
             server,
-            bound: None,
+            permits: Arc::new(Semaphore::new(connections_max)),
+            connections_max,
+            when_full: WhenFull::Wait {
+                setting: "",
+                full: Throttle::default(),
+            },
             lanes: None,
         }
     }
 
-    /// Limits concurrent connections.
-    pub(crate) fn at_most(mut self, connections_max: usize) -> Self {
-        self.bound = Some(Bound {
-            connections_max,
-            permits: Arc::new(Semaphore::new(connections_max)),
-            full: Throttle::default(),
-        });
+    /// Names the setting that limits connections, as ` (--flag)`, for the log.
+    pub(crate) fn limited_by(mut self, setting: &'static str) -> Self {
+        let full = Throttle::default();
+        self.when_full = WhenFull::Wait { setting, full };
+        self
+    }
+
+    /// Closes connections beyond the limit instead of having them wait.
+    pub(crate) fn close_beyond(mut self, log: impl Fn(SocketAddr) + Send + Sync + 'static) -> Self {
+        self.when_full = WhenFull::Close(Box::new(log));
         self
     }
 
@@ -67,17 +86,13 @@ impl Acceptor {
         self,
         stopped: &CancellationToken,
         tasks: &TaskTracker,
-        serve: impl Fn(TcpStream, SocketAddr) -> F,
+        serve: impl Fn(TcpStream, SocketAddr, Permit) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         while let Some((socket, addr, permit)) = stopped.run_until_cancelled(self.next()).await {
             let Some(lanes) = &self.lanes else {
-                let serving = serve(socket, addr);
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    serving.await;
-                });
+                tasks.spawn(serve(socket, addr, permit));
                 continue;
             };
             // A lane has its own event loop, with which the socket must be registered anew.
@@ -88,49 +103,59 @@ impl Acceptor {
             };
             match registered {
                 Ok(socket) => {
-                    let serving = serve(socket, addr);
-                    let serving = async move {
-                        let _permit = permit;
-                        serving.await;
-                    };
-                    tasks.spawn_on(serving, lane);
+                    tasks.spawn_on(serve(socket, addr, permit), lane);
                 }
                 Err(error) => self.log_failed(&error),
             }
         }
     }
 
-    async fn next(&self) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
-        let permit = match &self.bound {
-            Some(bound) => Some(self.permit(bound).await),
-            None => None,
+    async fn next(&self) -> (TcpStream, SocketAddr, Permit) {
+        let mut waited_for = match &self.when_full {
+            WhenFull::Wait { setting, full } => Some(self.wait(setting, full).await),
+            WhenFull::Close(_) => None,
         };
         loop {
-            match self.listener.accept().await {
-                Ok((socket, addr)) => match prepare(&socket) {
-                    Ok(()) => return (socket, addr, permit),
-                    Err(error) => debug!(%error, %addr, "{}: a connection broke", self.server),
-                },
+            let (socket, addr) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     self.log_failed(&error);
                     sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let permit = waited_for
+                .take()
+                .or_else(|| self.permits.clone().try_acquire_owned().ok());
+            let Some(permit) = permit else {
+                if let WhenFull::Close(log) = &self.when_full {
+                    log(addr);
+                }
+                continue;
+            };
+            match prepare(&socket) {
+                Ok(()) => return (socket, addr, permit),
+                Err(error) => {
+                    debug!(%error, %addr, "{}: a connection broke", self.server);
+                    waited_for = Some(permit);
                 }
             }
         }
     }
 
-    async fn permit(&self, bound: &Bound) -> OwnedSemaphorePermit {
-        let permits = &bound.permits;
-        if permits.available_permits() == 0
-            && let Some(times) = bound.full.note((), Instant::now())
+    async fn wait(&self, setting: &str, full: &Throttle<()>) -> Permit {
+        if self.permits.available_permits() == 0
+            && let Some(times) = full.note((), Instant::now())
         {
-            let (server, connections) = (self.server, bound.connections_max);
+            let (server, connections) = (self.server, self.connections_max);
             warn!(
                 event = "connections-full",
-                connections, times, "{server} has as many connections as it may: others wait"
+                connections,
+                times,
+                "{server}{setting} has as many connections as it may: others wait"
             );
         }
-        let permit = permits.clone().acquire_owned().await;
+        let permit = self.permits.clone().acquire_owned().await;
         permit.expect("the semaphore is never closed")
     }
 

@@ -101,12 +101,27 @@ enum OutcomeLabel {
     Unreachable,
     Lost,
     Limit,
-    /// A fault of a later version. The last one.
+    /// A fault of a later version.
     Other,
 }
 
 impl OutcomeLabel {
-    const COUNT: usize = Self::Other as usize + 1;
+    const ALL: [Self; 14] = [
+        Self::Ok,
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Unavailable,
+        Self::Internal,
+        Self::Crashed,
+        Self::Deadline,
+        Self::Refused,
+        Self::Overloaded,
+        Self::Unreachable,
+        Self::Lost,
+        Self::Limit,
+        Self::Other,
+    ];
 
     fn of(outcome: &Outcome) -> Self {
         let fault = match outcome {
@@ -211,7 +226,7 @@ pub struct StreamMetrics {
 struct RouteMetrics {
     name: &'static str,
     /// By `OutcomeLabel`.
-    messages: [OnceLock<Counter>; OutcomeLabel::COUNT],
+    messages: [OnceLock<Counter>; OutcomeLabel::ALL.len()],
     seconds: OnceLock<Histogram>,
 }
 
@@ -253,7 +268,14 @@ impl StreamMetrics {
 
 #[cfg(test)]
 mod tests {
-    use super::stream_of;
+    use super::{OutcomeLabel, stream_of};
+
+    #[test]
+    fn every_label_has_its_place() {
+        for (place, label) in OutcomeLabel::ALL.into_iter().enumerate() {
+            assert_eq!(label as usize, place, "{label:?}");
+        }
+    }
 
     #[test]
     fn a_line_is_of_a_stream_or_of_none() {

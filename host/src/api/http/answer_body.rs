@@ -87,3 +87,37 @@ impl Body for AnswerBody {
         SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
+
+/// Another body, whose request ends with it: a client that takes it slowly is not idle.
+pub(in crate::api) struct Tracked<B> {
+    body: B,
+    open: OpenRequest,
+}
+
+impl<B> Tracked<B> {
+    pub(in crate::api) fn new(body: B, open: OpenRequest) -> Self {
+        Self { body, open }
+    }
+}
+
+impl<B: Body + Unpin> Body for Tracked<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.open.activity().step();
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // hyper drops a body that has ended before its last frame is written.
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -49,17 +49,17 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut sleep = self.timer.lock();
-        let timer = sleep.get_or_insert_with(|| Box::pin(sleep_until(self.deadline.into())));
+        let mut slot = self.timer.lock();
+        let sleep = slot.get_or_insert_with(|| Box::pin(sleep_until(self.deadline.into())));
         // The timer may still have the earlier or later deadline of a previous wait.
-        if timer.deadline() > self.deadline.into() {
-            timer.as_mut().reset(self.deadline.into());
+        if sleep.deadline() > self.deadline.into() {
+            sleep.as_mut().reset(self.deadline.into());
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= self.deadline.into() {
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= self.deadline.into() {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(self.deadline.into());
+            sleep.as_mut().reset(self.deadline.into());
         }
         Poll::Pending
     }

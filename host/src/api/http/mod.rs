@@ -10,7 +10,7 @@ mod head_timer;
 mod socket;
 
 pub(super) use activity::Activity;
-pub(super) use answer_body::AnswerBody;
+pub(super) use answer_body::{AnswerBody, Tracked};
 pub(super) use body::{BodyError, collect, discard};
 pub(super) use connection::{OnRuntime, Patience, serve};
 pub(super) use framing::problem as framing_problem;

@@ -31,7 +31,7 @@ use crate::message::{
     BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName, truncate,
 };
 
-/// BodyMemory are cut into pieces of this size, so that a large one does not hold up small ones.
+/// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
 pub(super) const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// A chunk and the head before it: 64 KiB of headers, 64 KiB of query, and small fields.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
@@ -30,15 +31,17 @@ pub use strays::Stray;
 pub struct Directory {
     path: PathBuf,
     changed: Arc<Notify>,
+    /// Held during a scan, which may hang.
     seen: Mutex<Seen>,
+    /// The component of each plugin by the last scan: a file name that is not text is not what its
+    /// plugin is called.
+    components: ArcSwap<BTreeMap<String, PathBuf>>,
 }
 
 /// State that is kept between scans.
 struct Seen {
     watch: DirectoryWatch,
     strays: Strays,
-    /// The component of each plugin: the stream name may be only a part of the file name.
-    components: BTreeMap<String, PathBuf>,
 }
 
 impl Directory {
@@ -47,18 +50,18 @@ impl Directory {
         let seen = Seen {
             watch: DirectoryWatch::new(changed.clone()),
             strays: Strays::default(),
-            components: BTreeMap::new(),
         };
         Self {
             path,
             changed,
             seen: Mutex::new(seen),
+            components: ArcSwap::default(),
         }
     }
 
     /// The component of a plugin, as found by the last scan.
     fn component(&self, name: &str) -> PathBuf {
-        let found = self.seen().components.get(name).cloned();
+        let found = self.components.load().get(name).cloned();
         found.unwrap_or_else(|| self.path.join(format!("{name}.wasm")))
     }
 
@@ -91,10 +94,10 @@ impl Source for Directory {
             warn!(event = "plugin-file-unused", %file, %because, "a file in the plugins directory is not used");
         }
         let plugins = scan.plugins.into_iter();
-        let (components, found) = plugins
+        let (components, found): (BTreeMap<_, _>, _) = plugins
             .map(|(name, (file, stamp))| ((name.clone(), file), (name, stamp.version())))
             .unzip();
-        seen.components = components;
+        self.components.store(Arc::new(components));
         Ok(found)
     }
 

@@ -34,7 +34,8 @@ fn main() -> Result<()> {
                         let began = Instant::now();
                         let deadline = handler.call_deadline(began, began + TIMEOUT);
                         for _ in 0..times {
-                            black_box(handler.call(&message, deadline).await).expect("it answers");
+                            black_box(handler.call(&message, deadline, || ()).await)
+                                .expect("it answers");
                         }
                         began.elapsed()
                     })
