@@ -12,36 +12,35 @@ pub(crate) fn everything() -> Result<()> {
     setup::run(cargo().args(["fmt", "--all", "--check"]))?;
     dependencies()?;
     build::all_guests()?;
-    // The release profile for everything, so that dependencies are compiled once; nodes in tests are
-    // the host that users run.
-    setup::run(cargo().args([
-        "clippy",
-        "--release",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "--deny",
-        "warnings",
-    ]))?;
-    unit_tests()?;
+    // Dependencies are compiled once, for all that follows.
+    lints_and_unit_tests()?;
     build::everything()?;
     integration_tests(None)?;
     setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
 }
 
-/// The host is compiled without optimization for its unit tests: with it, that takes two minutes.
-fn unit_tests() -> Result<()> {
-    setup::run(cargo().args([
-        "test",
-        "--release",
-        "--workspace",
-        "--lib",
-        "--bins",
-        "--config",
-        "profile.release.package.meshage-host.opt-level=0",
-        "--config",
-        "profile.release.package.meshage-host.codegen-units=16",
-    ]))
+/// Compiles everything with clippy's compiler, warnings denied, and runs the unit tests of that.
+/// `cargo clippy` would look at each dependency anew, which takes minutes where nothing is compiled
+/// yet. The crates of the workspace are not optimized here: that takes minutes, too, and what users
+/// run is compiled for the tests over real nodes.
+fn lints_and_unit_tests() -> Result<()> {
+    let linted = || {
+        let mut command = cargo();
+        // As `cargo clippy` calls it.
+        command
+            .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
+            .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
+        command.args(["test", "--release", "--workspace"]);
+        for package in ["meshage-host", "meshage-bench"] {
+            for setting in ["opt-level=0", "codegen-units=16"] {
+                let setting = format!("profile.release.package.{package}.{setting}");
+                command.args(["--config", &setting]);
+            }
+        }
+        command
+    };
+    setup::run(linted().args(["--all-targets", "--no-run"]))?;
+    setup::run(linted().args(["--lib", "--bins"]))
 }
 
 /// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
