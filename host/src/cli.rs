@@ -57,15 +57,16 @@ impl Cli {
 fn command() -> clap::Command {
     let command = clap::Command::new("meshage-host")
         .version(env!("CARGO_PKG_VERSION"))
+        .args(settings().into_iter().chain([&CONFIG]).map(argument))
+        .arg(Arg::new(SERVICE_PORT).long("service-port").hide(true));
+    // The texts come last: the comment on the subcommands would replace them.
+    Command::augment_subcommands(command)
         .about("A node of a meshage mesh: serves each WebAssembly component of a directory as a stream")
         .long_about(
             "A node of a meshage mesh: serves each WebAssembly component of a directory as a stream.\n\n\
              Each setting is taken from its flag, else from its environment variable, else from the \
              configuration file, else it has its default.",
         )
-        .args(settings().into_iter().chain([&CONFIG]).map(argument))
-        .arg(Arg::new(SERVICE_PORT).long("service-port").hide(true));
-    Command::augment_subcommands(command)
 }
 
 fn argument(setting: &'static Setting) -> Arg {
@@ -94,4 +95,20 @@ fn flags(matches: &ArgMatches) -> Values {
         flags.insert(HTTP_PORT, port);
     }
     flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_says_what_it_is_and_has_every_setting() {
+        let help = command().render_long_help().to_string();
+        assert!(help.starts_with("A node of a meshage mesh"), "{help}");
+        for setting in settings() {
+            assert!(help.contains(&format!("--{}", setting.flag())), "{help}");
+            assert!(help.contains(setting.variables[0]), "{help}");
+        }
+        assert!(!help.contains("service-port"), "{help}");
+    }
 }
