@@ -77,7 +77,8 @@ fn argument(setting: &'static Setting) -> Arg {
     if setting.is_switch {
         argument.num_args(0..=1).default_missing_value("true")
     } else {
-        argument
+        // So that the error for a number that is too small names the setting.
+        argument.allow_negative_numbers(true)
     }
 }
 
@@ -110,5 +111,20 @@ mod tests {
             assert!(help.contains(setting.variables[0]), "{help}");
         }
         assert!(!help.contains("service-port"), "{help}");
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value() {
+        let cli = Cli::parse([
+            "meshage-host",
+            "--max-body",
+            "-1",
+            "--insecure",
+            "--bind",
+            "::",
+        ]);
+        let flags = cli.unwrap().flags;
+        assert_eq!(flags["max_body"], "-1");
+        assert_eq!((&*flags["insecure"], &*flags["bind"]), ("true", "::"));
     }
 }
