@@ -261,6 +261,15 @@ async fn a_message_goes_on_from_a_node_that_is_not_its_owner_by_its_own_view() {
     assert_eq!(problem["retryable"], true);
 }
 
+#[tokio::test]
+async fn a_peer_that_cannot_be_reached_is_logged_with_what_the_system_says() {
+    let node = Setup::new(Plugins::usual()).ready().await;
+    let (_peer, connections) = HandMade::start("p1", GENERATION, "ready", &[], &[&node]).await;
+    drop(connections);
+    let logged = node.event("peer-unreachable").await;
+    assert!(logged.contains(r#""cause":""#), "{logged}");
+}
+
 /// A reply without its head.
 fn no_reply(id: &[u8]) -> Vec<u8> {
     frame(REPLY, id)

@@ -12,7 +12,7 @@ use std::thread::{self, available_parallelism};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use moving::{move_off_lane, run_movable};
+pub use moving::{move_off_lane, next_poll, run_movable};
 
 /// The lanes of one node. They stop when the last clone is dropped. Each clone assigns connections
 /// round-robin by its own counter.

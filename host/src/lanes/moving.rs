@@ -70,17 +70,22 @@ impl Drop for MayMove {
 pub async fn move_off_lane() {
     if MAY_MOVE.get() {
         WANTS_TO_MOVE.set(true);
-        let mut is_first = true;
         // No waker is needed: the other runtime polls it at once.
-        poll_fn(|_| {
-            if std::mem::take(&mut is_first) {
-                Poll::Pending
-            } else {
-                Poll::Ready(())
-            }
-        })
-        .await;
+        next_poll().await;
     }
+}
+
+/// Resolves when it is polled again, by whatever already holds the task's waker.
+pub async fn next_poll() {
+    let mut is_first = true;
+    poll_fn(|_| {
+        if std::mem::take(&mut is_first) {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]

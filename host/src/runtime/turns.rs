@@ -84,22 +84,9 @@ impl Turns {
                 }
             }
             // The guest waits for the host, which holds this task's waker.
-            woken().await;
+            lanes::next_poll().await;
         }
     }
-}
-
-/// Resolves at the next wake-up of the task, by whatever already holds its waker.
-async fn woken() {
-    let mut is_first = true;
-    poll_fn(|_| {
-        if std::mem::take(&mut is_first) {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        }
-    })
-    .await;
 }
 
 #[cfg(test)]
