@@ -15,8 +15,9 @@ const REPEATED: &str = "unsupported value";
 #[diagnostic::on_unimplemented(
     message = "a handler cannot take an argument of type `{Self}`",
     label = "not made from a message",
-    note = "a handler takes `Message`, `Json<T>`, `Query<T>`, `PartitionKey`, `String`, `Vec<u8>`, or a \
-            type that implements `meshage_sdk::FromMessage`",
+    note = "a handler takes `Message`, `Json<T>`, `Query<T>`, `PartitionKey`, `String`, `Vec<u8>`, \
+            `Entity`, or a type that implements `meshage_sdk::FromMessage`; and `&mut State<T>`, or \
+            `&State<T>` to read only, by reference",
     note = "for a type of your own, write `Json<{Self}>` and derive `serde::Deserialize` for it"
 )]
 pub trait FromMessage: Sized {

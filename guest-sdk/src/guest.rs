@@ -8,7 +8,7 @@ use crate::{Failure, Message, Reply};
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "handler",
+        world: "entity",
         pub_export_macro: true,
         export_macro_name: "export_handler",
     });

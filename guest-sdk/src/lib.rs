@@ -18,6 +18,9 @@
 //! body). If one cannot be made from the message, the caller gets [`Failure::Invalid`], and the
 //! handler does not run.
 //!
+//! **State**: a handler that takes [`&mut State<T>`](State), or an [`Entity`] for values by name, has
+//! state for each partition key, which is committed before the reply leaves the node.
+//!
 //! **Results** are of any type that implements [`IntoReply`]:
 //! [`Json<T>`], `String`, `&'static str`, `Vec<u8>`, `()` (status 204), [`Reply`], or a `Result` of
 //! one of them and a [`Failure`].
@@ -54,6 +57,7 @@ extern crate self as meshage_sdk;
     not(target_feature = "atomics")
 ))]
 mod allocator;
+mod entity;
 mod extract;
 mod failure;
 #[cfg(target_family = "wasm")]
@@ -63,7 +67,11 @@ mod json;
 mod json_body;
 mod message;
 mod reply;
+mod state;
+mod stored;
+mod values;
 
+pub use entity::{Entity, Scan};
 pub use extract::{FromMessage, Json, PartitionKey, Query};
 pub use failure::Failure;
 pub use log;
@@ -71,6 +79,7 @@ pub use meshage_sdk_macros::{handler, json};
 pub use message::Message;
 pub use reply::{IntoReply, Reply};
 pub use serde_json::Value;
+pub use state::{State, Stateful};
 
 /// What the expansion of `json!` needs; not for use by hand, and free to change.
 #[doc(hidden)]

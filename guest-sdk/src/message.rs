@@ -3,11 +3,11 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::Failure;
 use crate::json_body;
+use crate::{Failure, FromMessage, Json};
 
 /// The fields of a merged message that a body cannot set.
 const STREAM: &str = "stream";
@@ -138,6 +138,15 @@ impl Message {
     /// The body as it was sent, without a copy.
     pub fn into_body(self) -> Vec<u8> {
         self.body
+    }
+
+    /// The body, read as JSON; like the argument [`Json`](crate::Json), for a handler that needs it
+    /// for some methods only.
+    ///
+    /// # Errors
+    /// [`Failure::Invalid`] if it cannot be read as a `T`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        Json::from_message(self).map(|Json(value)| value)
     }
 
     /// The merged message: `{stream, partitionKey, …body}`, in that order.

@@ -7,6 +7,7 @@ pub mod bodies;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod entities;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod lanes;
@@ -20,5 +21,6 @@ pub mod plugins;
 pub mod runtime;
 pub mod security;
 mod setting_file;
+pub mod state;
 mod tcp;
 pub mod telemetry;

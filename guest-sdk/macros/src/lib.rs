@@ -61,21 +61,49 @@ fn check_attribute(attribute: &Tokens) -> Result<()> {
 }
 
 fn expand(function: &ItemFn) -> Result<Tokens> {
-    let types = argument_types(function)?;
+    let arguments = arguments(function)?;
     let name = &function.sig.ident;
     // Hygienic names, which cannot clash with those in the function or of other items.
     let message = Ident::new("message", Span::mixed_site());
-    let names: Vec<_> = (0..types.len())
+    let entity = Ident::new("entity", Span::mixed_site());
+    let names: Vec<_> = (0..arguments.len())
         .map(|i| Ident::new(&format!("argument_{i}"), Span::mixed_site()))
         .collect();
-    let extractions = types.iter().zip(&names).enumerate().map(|(i, (ty, name))| {
-        // Only the last one may consume the message; the others borrow it.
-        let extract = if i + 1 == types.len() {
+    let named = || arguments.iter().zip(&names);
+    // What is borrowed is loaded first: the last of the others may consume the message.
+    let loads = named().filter_map(|(argument, name)| {
+        let ty = argument.borrowed()?;
+        let load = quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::Stateful>::load(&#entity)?);
+        Some(quote!(let mut #name = #load;))
+    });
+    let last_owned = arguments
+        .iter()
+        .rposition(|argument| argument.borrowed().is_none());
+    let extractions = named().enumerate().filter_map(|(i, (argument, name))| {
+        let Argument::Owned(ty) = argument else { return None };
+        let extract = if Some(i) == last_owned {
             quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_owned(#message)?)
         } else {
             quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::FromMessage>::from_message(&#message)?)
         };
-        quote!(let #name = #extract;)
+        Some(quote!(let #name = #extract;))
+    });
+    let passed = named().map(|(argument, name)| match argument {
+        Argument::Owned(_) => quote!(#name),
+        Argument::Shared(_) => quote!(&#name),
+        Argument::Mutable(_) => quote!(&mut #name),
+    });
+    let saves = named().filter_map(|(argument, name)| match argument {
+        Argument::Mutable(ty) => Some(
+            quote_spanned!(ty.span()=> <#ty as ::meshage_sdk::Stateful>::save(#name, &#entity)?;),
+        ),
+        Argument::Owned(_) | Argument::Shared(_) => None,
+    });
+    let is_stateful = arguments
+        .iter()
+        .any(|argument| argument.borrowed().is_some());
+    let entity_of_message = is_stateful.then(|| {
+        quote!(let #entity = <::meshage_sdk::Entity as ::meshage_sdk::FromMessage>::from_message(&#message)?;)
     });
     let result_span = match &function.sig.output {
         ReturnType::Default => name.span(),
@@ -85,13 +113,17 @@ fn expand(function: &ItemFn) -> Result<Tokens> {
 
     Ok(quote! {
         #[doc(hidden)]
-        #[allow(dead_code, unused_variables)]
+        #[allow(dead_code, unused_variables, unused_mut)]
         fn __meshage_handler_of_this_component(
             #message: ::meshage_sdk::Message,
         ) -> ::core::result::Result<::meshage_sdk::Reply, ::meshage_sdk::Failure> {
+            #entity_of_message
+            #(#loads)*
             #(#extractions)*
-            let result = #name(#(#names),*);
-            #into_reply
+            let result = #name(#(#passed),*);
+            let reply = #into_reply?;
+            #(#saves)*
+            ::core::result::Result::Ok(reply)
         }
 
         #[cfg(target_family = "wasm")]
@@ -112,8 +144,27 @@ fn expand(function: &ItemFn) -> Result<Tokens> {
     })
 }
 
-/// The types of the arguments, if the signature is one that a handler can have.
-fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
+/// An argument of a handler, by its type.
+enum Argument<'a> {
+    Owned(&'a Type),
+    /// `&T`.
+    Shared(&'a Type),
+    /// `&mut T`.
+    Mutable(&'a Type),
+}
+
+impl<'a> Argument<'a> {
+    /// The type behind the reference, if it is one.
+    fn borrowed(&self) -> Option<&'a Type> {
+        match self {
+            Self::Owned(_) => None,
+            Self::Shared(ty) | Self::Mutable(ty) => Some(ty),
+        }
+    }
+}
+
+/// The arguments, if the signature is one that a handler can have.
+fn arguments(function: &ItemFn) -> Result<Vec<Argument<'_>>> {
     let signature = &function.sig;
     if let Some(asyncness) = signature.asyncness {
         return Err(Error::new_spanned(
@@ -141,25 +192,53 @@ fn argument_types(function: &ItemFn) -> Result<Vec<&Type>> {
             ),
         ));
     }
-    signature.inputs.iter().map(argument_type).collect()
+    let arguments = signature.inputs.iter().map(argument);
+    let arguments = arguments.collect::<Result<Vec<_>>>()?;
+    let mut mutable = arguments.iter().filter_map(|argument| match argument {
+        Argument::Mutable(ty) => Some(ty),
+        Argument::Owned(_) | Argument::Shared(_) => None,
+    });
+    if let (Some(_), Some(second)) = (mutable.next(), mutable.next()) {
+        return Err(Error::new_spanned(
+            second,
+            "an entity has one state: the second would overwrite the first; take one, or `Entity`",
+        ));
+    }
+    Ok(arguments)
 }
 
-fn argument_type(argument: &FnArg) -> Result<&Type> {
-    match argument {
-        FnArg::Receiver(receiver) => Err(Error::new_spanned(
-            receiver,
-            "a handler is a free function, not a method: instances of a component hold no `self`",
+fn argument(argument: &FnArg) -> Result<Argument<'_>> {
+    let typed = match argument {
+        FnArg::Receiver(receiver) => {
+            return Err(Error::new_spanned(
+                receiver,
+                "a handler is a free function, not a method: instances of a component hold no `self`",
+            ));
+        }
+        FnArg::Typed(typed) => typed,
+    };
+    match &*typed.ty {
+        Type::Reference(reference) if reference.mutability.is_some() => {
+            Ok(Argument::Mutable(&reference.elem))
+        }
+        Type::Reference(reference) => Ok(Argument::Shared(&reference.elem)),
+        Type::ImplTrait(ty) => Err(Error::new_spanned(
+            ty,
+            "a handler's arguments have types, not `impl Trait`",
         )),
-        FnArg::Typed(typed) => match &*typed.ty {
-            Type::Reference(reference) => Err(Error::new_spanned(
-                reference,
-                "a handler owns its arguments: write the type without `&`",
-            )),
-            Type::ImplTrait(ty) => Err(Error::new_spanned(
-                ty,
-                "a handler's arguments have types, not `impl Trait`",
-            )),
-            ty => Ok(ty),
-        },
+        Type::Path(path)
+            if path
+                .path
+                .segments
+                .last()
+                .is_some_and(|last| last.ident == "State") =>
+        {
+            Err(Error::new_spanned(
+                path,
+                "the state is taken by reference, as it is saved when the handler has returned: write `&mut State<…>`, \
+                 or `&State<…>` to read only",
+            ))
+        }
+        ty => Ok(Argument::Owned(ty)),
     }
 }

@@ -1,4 +1,4 @@
-use meshage_sdk::{Failure, Json, Message, PartitionKey, Query, Reply, Value};
+use meshage_sdk::{Entity, Failure, Json, Message, PartitionKey, Query, Reply, State, Value};
 
 mod whole {
     use super::*;
@@ -35,6 +35,25 @@ mod text {
     #[meshage_sdk::handler]
     fn handle(text: String) -> String {
         text
+    }
+}
+
+mod state {
+    use super::*;
+
+    #[meshage_sdk::handler]
+    fn handle(count: &mut State<u32>, Json(more): Json<u32>) -> Result<Json<u32>, Failure> {
+        **count += more;
+        Ok(Json(**count))
+    }
+}
+
+mod entity {
+    use super::*;
+
+    #[meshage_sdk::handler]
+    fn handle(message: Message, entity: Entity, count: &State<u32>) -> String {
+        format!("{} {} {}", message.id(), entity.key(), **count)
     }
 }
 

@@ -72,7 +72,9 @@ impl ApiError {
                 "The path is not well encoded",
                 StatusCode::BAD_REQUEST,
             ),
-            Self::Target(TargetError::EmptyKey | TargetError::LongKey(_)) => ProblemType::new(
+            Self::Target(
+                TargetError::EmptyKey | TargetError::LongKey(_) | TargetError::ZeroInKey,
+            ) => ProblemType::new(
                 "bad-partition-key",
                 "The partition key cannot be used",
                 StatusCode::BAD_REQUEST,
@@ -168,6 +170,7 @@ impl ApiError {
             Fault::Unreachable => {
                 format!("no node that offers the stream {stream:?} could be reached")
             }
+            Fault::ReadOnly => fault.to_string(),
             Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
             Fault::Foreign(fault) => fault.text.clone(),
         }

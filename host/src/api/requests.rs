@@ -316,17 +316,18 @@ impl Requests {
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers,
             body: bytes,
+            is_broadcast: target.broadcast,
         });
-        let response = self.run(&message, target.broadcast).await;
+        let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.
         drop(reservation);
         (response, true)
     }
 
-    async fn run(&self, message: &Arc<Message>, is_broadcast: bool) -> HttpResponse {
+    async fn run(&self, message: &Arc<Message>) -> HttpResponse {
         // The deadline starts here: the time that the request took to arrive does not count.
         let deadline = Instant::now() + self.config.timeout;
-        if !is_broadcast {
+        if !message.is_broadcast {
             return self
                 .answers
                 .send(message, self.dispatcher.send(message, deadline).await);

@@ -28,6 +28,8 @@ pub(super) enum TargetError {
     Encoding(String),
     #[error("the partition key is empty")]
     EmptyKey,
+    #[error("the partition key has U+0000 in it, which is not allowed")]
+    ZeroInKey,
     #[error("the partition key has {0} bytes; the limit is {PARTITION_KEY_BYTES_MAX}")]
     LongKey(usize),
     /// The name is not a valid stream name, so no plugin can have it.
@@ -90,6 +92,7 @@ pub(super) fn parse(path: &str) -> Result<Target, BadTarget> {
 fn check_key(key: &str) -> Result<PartitionKey, TargetError> {
     PartitionKey::try_from(key).map_err(|error| match error {
         NameError::TooLong { bytes, .. } => TargetError::LongKey(bytes),
+        NameError::Zero => TargetError::ZeroInKey,
         NameError::Empty | NameError::Character(_) | NameError::Reserved => TargetError::EmptyKey,
     })
 }
@@ -167,6 +170,7 @@ mod tests {
         check_error("/api/echo/", TargetError::EmptyKey);
         check_error("/api/echo//", TargetError::EmptyKey);
         check_error("/api/broadcast/echo/", TargetError::EmptyKey);
+        check_error("/api/echo/a%00b", TargetError::ZeroInKey);
         let longest = "k".repeat(1024);
         check(&format!("/api/echo/{longest}"), "echo", &longest, false);
         check_error(&format!("/api/echo/{longest}k"), TargetError::LongKey(1025));

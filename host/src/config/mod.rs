@@ -12,6 +12,7 @@ mod mesh;
 mod network;
 mod plugins;
 mod setting;
+mod state;
 mod written;
 
 use std::env;
@@ -29,6 +30,7 @@ pub use mesh::Mesh;
 pub use network::Network;
 pub use plugins::{PluginTerms, Plugins};
 pub use setting::{ConfigError, DefaultValue, Setting};
+pub use state::State;
 pub use written::Values;
 
 /// The path of the file that can hold all settings; not a setting itself.
@@ -44,10 +46,11 @@ pub const CONFIG: Setting = Setting {
 
 /// Every setting, in the order of the documentation.
 pub fn settings() -> Vec<&'static Setting> {
-    let sections: [&[&'static Setting]; 6] = [
+    let sections: [&[&'static Setting]; 7] = [
         network::SETTINGS,
         mesh::SETTINGS,
         plugins::SETTINGS,
+        state::SETTINGS,
         access::SETTINGS,
         clients::SETTINGS,
         log::SETTINGS,
@@ -106,6 +109,7 @@ pub struct Config {
     pub network: Network,
     pub mesh: Mesh,
     pub plugins: Plugins,
+    pub state: State,
     pub access: Access,
     pub clients: Clients,
     pub log: Log,
@@ -121,9 +125,11 @@ impl Config {
     }
 
     fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let mesh = Mesh::read(settings)?;
         let config = Self {
             network: Network::read(settings)?,
-            mesh: Mesh::read(settings)?,
+            state: State::read(settings, &mesh)?,
+            mesh,
             access: Access::read(settings)?,
             clients: Clients::read(settings)?,
             log: Log::read(settings)?,

@@ -1,5 +1,5 @@
-//! The implementation for stateless streams: a message runs on the version of the plugin that is
-//! current when the message is admitted.
+//! The implementation. A message of a stateless stream runs on the version of the plugin that is
+//! current when the message is admitted; those of stateful streams go through `entities`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,15 +9,16 @@ use metrics::counter;
 use tracing::info;
 
 use super::{LocalService, Origin};
-use crate::bodies::{BodyMemory, NoRoom, ReplyReservation};
+use crate::bodies::BodyMemory;
+use crate::entities::{Entities, EntityMessage};
 use crate::message::{Fault, Message, Outcome, Refusal};
-use crate::plugins::{Catalog, Place, Plugin};
-use crate::runtime::CallDeadline;
+use crate::plugins::{Catalog, Place, Plugin, run};
 use crate::telemetry::{Throttle, names};
 
 /// Runs messages on the plugins of the catalog.
 pub struct Local {
     catalog: Arc<Catalog>,
+    entities: Arc<Entities>,
     /// Replies reserve their memory here.
     bodies: &'static BodyMemory,
     /// A `Phase` as a number.
@@ -43,17 +44,32 @@ impl Phase {
 pub struct Admitted {
     message: Arc<Message>,
     deadline: Instant,
-    /// When it joined the queue, if it has to wait.
-    waits_since: Option<Instant>,
-    place: Place<Plugin>,
     origin: Origin,
+    kind: Kind,
+}
+
+enum Kind {
+    Stateless {
+        place: Place<Plugin>,
+        /// When it joined the queue, if it has to wait.
+        waits_since: Option<Instant>,
+    },
+    Stateful {
+        entity: Box<EntityMessage>,
+        admitted_at: Instant,
+    },
 }
 
 impl Local {
     /// Messages of peers are refused until [`Local::open`].
-    pub fn new(catalog: Arc<Catalog>, bodies: &'static BodyMemory) -> Self {
+    pub fn new(
+        catalog: Arc<Catalog>,
+        entities: Arc<Entities>,
+        bodies: &'static BodyMemory,
+    ) -> Self {
         Self {
             catalog,
+            entities,
             bodies,
             phase: AtomicU8::new(Phase::Starting as u8),
             refused: Throttle::default(),
@@ -70,7 +86,7 @@ impl Local {
         self.phase.store(Phase::Leaving as u8, Ordering::Relaxed);
     }
 
-    fn find_place(&self, message: &Message, origin: Origin) -> Result<Place<Plugin>, Refusal> {
+    fn find_place(&self, message: &Message, origin: Origin) -> Result<Kind, Refusal> {
         if origin == Origin::Peer {
             match Phase::ALL[usize::from(self.phase.load(Ordering::Relaxed))] {
                 Phase::Starting => return Err(Refusal::Starting),
@@ -79,14 +95,36 @@ impl Local {
             }
         }
         let plugin = self.catalog.plugin(message.stream.as_str());
-        Place::new(plugin.ok_or(Refusal::NotOffered)?)
+        let plugin = plugin.ok_or(Refusal::NotOffered)?;
+        if plugin.handler.is_stateful() {
+            let entity = Box::new(self.entities.admit(plugin, message)?);
+            let admitted_at = Instant::now();
+            return Ok(Kind::Stateful {
+                entity,
+                admitted_at,
+            });
+        }
+        let place = Place::new(plugin)?;
+        let waits_since = (!place.is_running()).then(Instant::now);
+        Ok(Kind::Stateless { place, waits_since })
     }
 
-    /// Reserves memory for the reply: before the handler runs, but not while the message waits.
-    fn reserve(&self, place: &Place<Plugin>) -> Result<ReplyReservation, Refusal> {
-        let expected = place.plugin().admission.reply_expected.bytes();
-        let reserved = self.bodies.reserve_reply(expected);
-        reserved.map_err(|NoRoom| Refusal::NoRoom)
+    async fn run_stateless(
+        &self,
+        message: &Message,
+        deadline: Instant,
+        place: &mut Place<Plugin>,
+        waits_since: Option<Instant>,
+    ) -> Outcome {
+        let now = Instant::now();
+        if deadline <= now {
+            // The deadline passed on the way here.
+            return Err(Fault::Refused(Refusal::WaitedTooLong));
+        }
+        // A plugin's own timeout starts when a message begins to wait.
+        let handler = &place.plugin().handler;
+        let deadline = handler.call_deadline(waits_since.unwrap_or(now), deadline);
+        run(place, message, &mut None, deadline, self.bodies).await
     }
 
     fn log_refused(&self, message: &Message, because: Refusal) {
@@ -107,12 +145,11 @@ impl LocalService for Local {
         origin: Origin,
     ) -> Result<Admitted, Refusal> {
         match self.find_place(&message, origin) {
-            Ok(place) => Ok(Admitted {
+            Ok(kind) => Ok(Admitted {
                 message,
                 deadline,
-                waits_since: (!place.is_running()).then(Instant::now),
-                place,
                 origin,
+                kind,
             }),
             Err(refusal) => {
                 if origin == Origin::Peer {
@@ -123,50 +160,33 @@ impl LocalService for Local {
         }
     }
 
-    async fn run(self: Arc<Self>, mut admitted: Admitted) -> Outcome {
-        let outcome = 'outcome: {
-            let now = Instant::now();
-            if admitted.deadline <= now {
-                // The deadline passed on the way here.
-                break 'outcome Err(Fault::Refused(Refusal::WaitedTooLong));
+    async fn run(self: Arc<Self>, admitted: Admitted) -> Outcome {
+        let Admitted {
+            message,
+            deadline,
+            origin,
+            kind,
+        } = admitted;
+        let outcome = match kind {
+            Kind::Stateless {
+                mut place,
+                waits_since,
+            } => {
+                self.run_stateless(&message, deadline, &mut place, waits_since)
+                    .await
             }
-            let deadline = admitted.call_deadline(now);
-            if !admitted.place.is_running() {
-                // Boxed because it is rare: otherwise every message's future would reserve space
-                // for it.
-                let waited = Box::pin(admitted.place.wait(deadline.at())).await;
-                if let Err(refusal) = waited {
-                    break 'outcome Err(Fault::Refused(refusal));
-                }
-            }
-            let reserved = match self.reserve(&admitted.place) {
-                Ok(reserved) => reserved,
-                Err(refusal) => break 'outcome Err(Fault::Refused(refusal)),
-            };
-            let plugin = admitted.place.plugin();
-            match plugin
-                .handler
-                .call(&admitted.message, deadline, || admitted.place.count_call())
-                .await
-            {
-                Ok(reply) => {
-                    plugin.admission.reply_expected.note(reply.body.len());
-                    reply.with_reservation(reserved, self.bodies)
-                }
-                Err(fault) => Err(fault),
+            // Boxed, as it is larger than the other.
+            Kind::Stateful {
+                entity,
+                admitted_at,
+            } => {
+                let entities = self.entities.clone();
+                Box::pin(entities.run(*entity, message.clone(), admitted_at, deadline)).await
             }
         };
-        if let (Err(Fault::Refused(refusal)), Origin::Peer) = (&outcome, admitted.origin) {
-            self.log_refused(&admitted.message, *refusal);
+        if let (Err(Fault::Refused(refusal)), Origin::Peer) = (&outcome, origin) {
+            self.log_refused(&message, *refusal);
         }
         outcome
-    }
-}
-
-impl Admitted {
-    /// A plugin's own timeout starts when a message begins to wait.
-    fn call_deadline(&self, now: Instant) -> CallDeadline {
-        let handler = &self.place.plugin().handler;
-        handler.call_deadline(self.waits_since.unwrap_or(now), self.deadline)
     }
 }

@@ -11,9 +11,10 @@ const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
 const STREAM_PREFIX: &str = "stream:";
 
-/// A flag that may follow the digest of a stream, after a space. Unknown flags are those of later
+/// Flags that may follow the digest of a stream, after a space. Unknown flags are those of later
 /// versions, and are ignored.
 const IDEMPOTENCY_KEYS: &str = "idempotency-keys";
+const STATEFUL: &str = "stateful";
 
 /// The keys to gossip for this node. Chitchat itself carries its id, generation and cluster
 /// address.
@@ -76,23 +77,24 @@ pub(super) fn from_key_values<'a>(
 }
 
 fn write_offer(offer: &Offer) -> String {
+    let StreamProperties {
+        takes_idempotency_keys,
+        is_stateful,
+    } = offer.properties;
     let mut words = vec![offer.digest.as_str()];
-    words.extend(
-        offer
-            .properties
-            .takes_idempotency_keys
-            .then_some(IDEMPOTENCY_KEYS),
-    );
+    words.extend(takes_idempotency_keys.then_some(IDEMPOTENCY_KEYS));
+    words.extend(is_stateful.then_some(STATEFUL));
     words.join(" ")
 }
 
 fn read_offer(text: &str) -> Offer {
     let (digest, words) = text.split_once(' ').unwrap_or((text, ""));
-    let takes_idempotency_keys = words.split(' ').any(|word| word == IDEMPOTENCY_KEYS);
+    let has = |flag| words.split(' ').any(|word| word == flag);
     Offer {
         digest: Digest::from_text(digest),
         properties: StreamProperties {
-            takes_idempotency_keys,
+            takes_idempotency_keys: has(IDEMPOTENCY_KEYS),
+            is_stateful: has(STATEFUL),
         },
     }
 }
@@ -119,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_later_versions_say_of_a_stream_is_skipped() {
-        let offer = read_offer("abc stateful:7 idempotency-keys");
+        let offer = read_offer("abc later:7 idempotency-keys");
         assert_eq!(
             (
                 offer.digest.as_str(),
@@ -128,6 +130,9 @@ mod tests {
             ("abc", true)
         );
         assert_eq!(write_offer(&offer), "abc idempotency-keys");
+        let stateful = read_offer("abc stateful");
+        assert!(stateful.properties.is_stateful);
+        assert_eq!(write_offer(&stateful), "abc stateful");
         assert_eq!(write_offer(&read_offer("abc other-words")), "abc");
     }
 

@@ -66,6 +66,9 @@ pub enum Fault {
     /// It was stopped because it exceeded a limit of its plugin.
     #[error("the handler was stopped at its limit of {0}")]
     LimitExceeded(Limit),
+    /// It is a read (a `GET`, or a broadcast of a stateful stream), and tried to write.
+    #[error("a GET, and a broadcast, cannot write: send it with another method")]
+    ReadOnly,
     #[error("{}", .0.text)]
     Foreign(Box<ForeignFault>),
 }
@@ -106,10 +109,15 @@ pub enum Refusal {
     /// The views of the two nodes differ at the moment.
     #[error("the node is not the owner of the key, by its own view of the mesh")]
     NotOwner,
+    /// Other nodes committed to the entity again and again while it ran.
+    #[error("other nodes write to the entity at the same time, again and again")]
+    Contended,
+    #[error("the store of the entities' state cannot be reached")]
+    StateUnavailable,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::NotOffered,
         Self::Starting,
         Self::Leaving,
@@ -119,6 +127,8 @@ impl Refusal {
         Self::NoRoom,
         Self::NotUnderstood,
         Self::NotOwner,
+        Self::Contended,
+        Self::StateUnavailable,
     ];
 
     /// Its name in the peer protocol, in logs and in metrics.
@@ -133,6 +143,8 @@ impl Refusal {
             Self::NoRoom => "no-room",
             Self::NotUnderstood => "not-understood",
             Self::NotOwner => "not-owner",
+            Self::Contended => "contended",
+            Self::StateUnavailable => "state-unavailable",
         }
     }
 }
@@ -173,11 +185,14 @@ impl Fault {
                 Refusal::Overloaded
                 | Refusal::QueueFull
                 | Refusal::NoRoom
-                | Refusal::WaitedTooLong => false,
+                | Refusal::WaitedTooLong
+                | Refusal::Contended
+                | Refusal::StateUnavailable => false,
             },
             Self::Unreachable => true,
             Self::Foreign(fault) => fault.may_fail_over,
             Self::Failure(_)
+            | Self::ReadOnly
             | Self::Crashed
             | Self::DeadlineExceeded
             | Self::LimitExceeded(_)
@@ -191,7 +206,11 @@ impl Fault {
         match self {
             Self::Refused(_) | Self::Unreachable | Self::NoCandidate => true,
             Self::Failure(failure) => failure.kind == FailureKind::Unavailable,
-            Self::Crashed | Self::LimitExceeded(_) | Self::DeadlineExceeded | Self::Lost => false,
+            Self::Crashed
+            | Self::LimitExceeded(_)
+            | Self::DeadlineExceeded
+            | Self::Lost
+            | Self::ReadOnly => false,
             Self::Foreign(fault) => fault.nothing_ran,
         }
     }

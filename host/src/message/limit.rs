@@ -26,10 +26,15 @@ pub enum LimitKind {
     ReplyHeaderBytes,
     /// The memory for all bodies of a node: there was no room for a reply.
     BodiesBytes,
+    /// The name of a value of an entity's state; empty, or with U+0000, is not allowed either.
+    StateNameBytes,
+    StateValueBytes,
+    /// All that one message writes.
+    StateWrittenBytes,
 }
 
 impl LimitKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Time,
         Self::MemoryBytes,
         Self::TableElements,
@@ -40,6 +45,9 @@ impl LimitKind {
         Self::ReplyHeaders,
         Self::ReplyHeaderBytes,
         Self::BodiesBytes,
+        Self::StateNameBytes,
+        Self::StateValueBytes,
+        Self::StateWrittenBytes,
     ];
 
     /// Its name in the peer protocol.
@@ -55,6 +63,9 @@ impl LimitKind {
             Self::ReplyHeaders => "reply-headers",
             Self::ReplyHeaderBytes => "reply-header-bytes",
             Self::BodiesBytes => "bodies-bytes",
+            Self::StateNameBytes => "state-name-bytes",
+            Self::StateValueBytes => "state-value-bytes",
+            Self::StateWrittenBytes => "state-written-bytes",
         }
     }
 }
@@ -73,6 +84,12 @@ impl fmt::Display for Limit {
             LimitKind::ReplyHeaders => write!(f, "{max} headers in a reply"),
             LimitKind::ReplyHeaderBytes => write!(f, "{} KiB of headers in a reply", max >> 10),
             LimitKind::BodiesBytes => write!(f, "{} MiB for all bodies of a node", max >> 20),
+            LimitKind::StateNameBytes => write!(
+                f,
+                "1 to {max} bytes, none of them zero, in the name of a value"
+            ),
+            LimitKind::StateValueBytes => write!(f, "{} MiB in a value", max >> 20),
+            LimitKind::StateWrittenBytes => write!(f, "{} MiB of writes of a message", max >> 20),
         }
     }
 }

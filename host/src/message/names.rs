@@ -57,6 +57,8 @@ pub enum NameError {
     Character(char),
     #[error("{RESERVED_STREAM:?} is reserved for the broadcast route")]
     Reserved,
+    #[error("it has U+0000 in it, which databases cannot keep")]
+    Zero,
 }
 
 fn check_length(text: &str, bytes_max: usize) -> Result<(), NameError> {
@@ -105,6 +107,9 @@ impl TryFrom<&str> for PartitionKey {
 
     fn try_from(text: &str) -> Result<Self, NameError> {
         check_length(text, PARTITION_KEY_BYTES_MAX)?;
+        if text.contains('\0') {
+            return Err(NameError::Zero);
+        }
         Ok(Self(text.into()))
     }
 }
@@ -180,7 +185,8 @@ mod tests {
 
     #[test]
     fn keys_are_any_text_up_to_their_limit() {
-        assert!(PartitionKey::try_from("a/b ü\u{0}").is_ok());
+        assert!(PartitionKey::try_from("a/b ü\u{1}").is_ok());
+        assert_eq!(PartitionKey::try_from("a\u{0}"), Err(NameError::Zero));
         assert!(PartitionKey::try_from("k".repeat(1024).as_str()).is_ok());
         assert!(PartitionKey::try_from("k".repeat(1025).as_str()).is_err());
         assert_eq!(PartitionKey::try_from(""), Err(NameError::Empty));

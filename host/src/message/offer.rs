@@ -12,18 +12,22 @@ pub struct Offer {
     pub properties: StreamProperties,
 }
 
-/// The properties of a stream that decide about retries. All streams are stateless.
+/// The properties of a stream that decide about retries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamProperties {
     /// The handler implements `Idempotency-Key`: a message with that header may run twice.
     pub takes_idempotency_keys: bool,
+    /// Its entities have state.
+    pub is_stateful: bool,
 }
 
 impl StreamProperties {
-    /// The properties that both share.
+    /// The properties of a stream that one node offers with these and another with those: what
+    /// holds whichever of them runs a message.
     pub fn and(self, other: Self) -> Self {
         Self {
             takes_idempotency_keys: self.takes_idempotency_keys && other.takes_idempotency_keys,
+            is_stateful: self.is_stateful || other.is_stateful,
         }
     }
 }

@@ -110,6 +110,21 @@ impl Fault {
                 "The views of the nodes disagree",
                 StatusCode::SERVICE_UNAVAILABLE,
             ),
+            Self::Refused(Refusal::Contended) => ProblemType::new(
+                "contended",
+                "The entity is contended",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Self::Refused(Refusal::StateUnavailable) => ProblemType::new(
+                "state-unavailable",
+                "The state cannot be reached",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+            Self::ReadOnly => ProblemType::new(
+                "read-only",
+                "The handler tried to write in a read",
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
             Self::Refused(Refusal::NotOffered) => ProblemType::new(
                 "not-offered",
                 "The views of the nodes disagree",

@@ -85,6 +85,8 @@ pub struct Message {
     /// The end-to-end headers of the request. The runtime decides which of them a handler sees.
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// It goes to every candidate.
+    pub is_broadcast: bool,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent
@@ -92,10 +94,21 @@ pub struct Message {
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Message {
+    /// Whether a stateful stream treats it as a read, which cannot write: it may run on nodes that
+    /// do not own the entity, or beside other messages.
+    pub fn is_read(&self) -> bool {
+        self.method == Method::Get || self.is_broadcast
+    }
+
     /// Whether running it twice has the same effect as running it once: because of its method, or
     /// because the handler implements `Idempotency-Key`.
     pub fn may_run_twice(&self, stream: StreamProperties) -> bool {
-        self.method.is_idempotent()
-            || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
+        let is_idempotent = if stream.is_stateful {
+            // Another message may have come in between.
+            self.is_read()
+        } else {
+            self.method.is_idempotent()
+        };
+        is_idempotent || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
     }
 }

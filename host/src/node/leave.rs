@@ -21,7 +21,7 @@ const PARTING_MAX: Duration = Duration::from_secs(3);
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
 /// Maximum time for closing what remains: connections of peers take three seconds at most, gossip
-/// one round.
+/// one round; and again for the store, which commits what was handed over.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Allowance for delays between the steps on a busy machine.
@@ -29,7 +29,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 
 /// Maximum time that a node takes to leave.
 pub fn leave_max(config: &Config) -> Duration {
-    NOTICE + PARTING_MAX + drain_max(config) + STOP_MAX + NOTICE + MARGIN
+    NOTICE + PARTING_MAX + drain_max(config) + STOP_MAX + STOP_MAX + NOTICE + MARGIN
 }
 
 fn drain_max(config: &Config) -> Duration {
@@ -49,6 +49,7 @@ pub(super) async fn leave(parts: Parts, config: &Config) {
     let Parts {
         gossip,
         server,
+        entities,
         serving_peers,
         public,
         admin,
@@ -66,6 +67,12 @@ pub(super) async fn leave(parts: Parts, config: &Config) {
             let _ = serving_peers.await;
             gossip.stop().await;
         },
+    )
+    .await;
+    step(
+        "what was handed over to the store was not committed",
+        STOP_MAX,
+        entities.close(),
     )
     .await;
     admin.stop();

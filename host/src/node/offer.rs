@@ -35,6 +35,7 @@ impl Parts {
             engine: engine.clone(),
             timeout_max,
             trusted_keys,
+            store: self.entities.clone(),
         };
         let directory = Directory::new(config.plugins.directory.clone());
         let mut reconciler = Reconciler::new(directory, loader, self.catalog.clone());
@@ -62,6 +63,7 @@ impl Parts {
             () = reconciler.run() => Ok(Some("what keeps the plugins")),
             () = self.announce_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
             () = engine.ended() => Ok(Some("a thread of the engine")),
+            () = self.entities.ended() => Ok(Some("the store of entities' state")),
         }
     }
 

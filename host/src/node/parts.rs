@@ -18,6 +18,7 @@ use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::bodies::BodyMemory;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::entities::{Entities, EntitiesConfig};
 use crate::lanes::Lanes;
 use crate::local::Local;
 use crate::membership::{Gossip, GossipConfig, View};
@@ -32,6 +33,7 @@ pub(super) struct Parts {
     pub(super) gossip: Gossip,
     pub(super) lanes: Lanes,
     pub(super) catalog: Arc<Catalog>,
+    pub(super) entities: Arc<Entities>,
     pub(super) local: Arc<Local>,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) readiness: Arc<Readiness>,
@@ -92,7 +94,12 @@ impl Parts {
 
         let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
-        let local = Arc::new(Local::new(catalog.clone(), bodies));
+        let entities = Arc::new(Entities::new(
+            entities_config(config),
+            catalog.clone(),
+            bodies,
+        ));
+        let local = Arc::new(Local::new(catalog.clone(), entities.clone(), bodies));
         let peers = Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone());
         let node_id = own.node_id.clone();
         let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), local.clone(), peers));
@@ -138,6 +145,7 @@ impl Parts {
             gossip,
             lanes,
             catalog,
+            entities,
             local,
             dispatcher,
             readiness,
@@ -175,6 +183,14 @@ fn follow_secrets(config: &Config, vital: &Vital) -> Secrets {
         );
     }
     secrets
+}
+
+fn entities_config(config: &Config) -> EntitiesConfig {
+    EntitiesConfig {
+        location: config.state.location.clone(),
+        cluster_id: config.mesh.cluster_id.clone(),
+        cache_bytes_max: config.state.cache_bytes_max,
+    }
 }
 
 fn public_config(

@@ -59,6 +59,7 @@ impl Plugin {
     fn offer(&self) -> Offer {
         let properties = StreamProperties {
             takes_idempotency_keys: self.handler.limits().takes_idempotency_keys,
+            is_stateful: self.handler.is_stateful(),
         };
         Offer {
             digest: self.digest.clone(),

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
@@ -41,6 +42,8 @@ enum PluginError {
     Signature(String, SignatureError),
     #[error("{0}: {1}")]
     Component(String, LoadError),
+    #[error("{0}: it keeps state, and there is no store for that: {1}")]
+    NoStore(String, String),
     #[error("{0}: the host panicked when it loaded it: {1}; it is tried again")]
     Panicked(String, String),
 }
@@ -75,6 +78,18 @@ pub struct Loader {
     pub timeout_max: Duration,
     /// `None`: signatures are not required.
     pub trusted_keys: Option<TrustedKeys>,
+    /// Where stateful plugins keep their state.
+    pub store: Arc<dyn StateStore>,
+}
+
+/// The store of the state of entities, as far as plugins need it.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Opens it, if it is not open.
+    ///
+    /// # Errors
+    /// Why no plugin can keep state.
+    async fn open(&self) -> Result<(), String>;
 }
 
 impl Loader {
@@ -191,6 +206,10 @@ impl Loader {
         let handler = Handler::load(&self.engine, stream.clone(), component, manifest)
             .await
             .map_err(|error| PluginError::Component(origin.to_owned(), error))?;
+        if handler.is_stateful() {
+            let opened = self.store.open().await;
+            opened.map_err(|error| PluginError::NoStore(origin.to_owned(), error))?;
+        }
         Ok((stream, text, handler))
     }
 }
@@ -271,7 +290,7 @@ impl PluginError {
         match self {
             Self::Read(error) => error.is_lasting,
             Self::Component(_, error) => error.is_lasting(),
-            Self::Panicked(..) => false,
+            Self::Panicked(..) | Self::NoStore(..) => false,
             _ => true,
         }
     }

@@ -7,12 +7,14 @@ mod directory;
 mod jobs;
 mod load;
 mod reconciler;
+mod run;
 mod source;
 mod withdrawals;
 
 pub use admission::{Admission, Place};
 pub use catalog::{Catalog, Failed, Offers, Plugin, PluginState};
 pub use directory::{Directory, Scan, Stray, read_files};
-pub use load::Loader;
+pub use load::{Loader, StateStore};
 pub use reconciler::{Reconciler, SourceError};
+pub use run::run;
 pub use source::{ReadError, Source};

@@ -10,7 +10,7 @@ use wasmtime::WasmBacktrace;
 use super::compile::{compile, mismatch};
 use super::contract::{BadReply, NoReply, Prepared};
 use super::engine::Engine;
-use super::host::{self, Grants};
+use super::host::{self, EntityCall, Grants, STATE, StateError};
 use super::instance::{Instance, Interrupted, Stopped};
 use super::limits::Limits;
 use super::load_error::{LoadError, one_line};
@@ -40,6 +40,7 @@ pub struct Handler {
     shared: host::Shared,
     pool: Arc<Pool<Instance>>,
     metrics: PluginMetrics,
+    is_stateful: bool,
 }
 
 /// The deadline of one call.
@@ -69,6 +70,7 @@ impl Handler {
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;
         let handler = Self {
+            is_stateful: component.imports(engine, STATE),
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
             shared: engine.host.share(&stream, &grants),
@@ -92,6 +94,11 @@ impl Handler {
         &self.grants
     }
 
+    /// Whether it imports `state`.
+    pub fn is_stateful(&self) -> bool {
+        self.is_stateful
+    }
+
     /// Number of warm, idle instances.
     pub fn idle_instances(&self) -> usize {
         self.pool.len()
@@ -107,17 +114,19 @@ impl Handler {
         }
     }
 
-    /// Runs a message, on a warm instance if there is one. Dropping the future stops the guest.
+    /// Runs a message, on a warm instance if there is one. Dropping the future stops the guest. A
+    /// stateful handler works on `entity`, which has what it wrote when the call has ended.
     ///
     /// # Errors
     /// Why the call brought no reply.
     pub async fn call(
         &self,
         message: &Message,
+        entity: &mut Option<Box<EntityCall>>,
         deadline: CallDeadline,
         on_start: impl FnOnce(),
     ) -> Outcome {
-        let run = self.run(message, deadline.at, on_start);
+        let run = self.run(message, entity, deadline.at, on_start);
         let called = timeout_at(deadline.at.into(), run).await;
         match called {
             Ok(Ok(reply)) => Ok(reply),
@@ -142,6 +151,7 @@ impl Handler {
     async fn run(
         &self,
         message: &Message,
+        entity: &mut Option<Box<EntityCall>>,
         deadline: Instant,
         on_start: impl FnOnce(),
     ) -> Result<Reply, Ended> {
@@ -157,7 +167,7 @@ impl Handler {
                 .map_err(|stopped| self.ended(message, &stopped))?,
         };
         let returned = instance
-            .call(&self.engine, message, arguments, deadline)
+            .call(&self.engine, message, arguments, entity, deadline)
             .await;
         let returned = returned.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.should_retire(&self.limits) {
@@ -253,12 +263,28 @@ impl Handler {
             warn!(event = "no-instance", %stream, message_id = %message, error, "refused a message: the node has no room for another instance");
             return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
+        if let Some(error) = stopped.error.downcast_ref::<StateError>()
+            && let Some(fault) = fault_of(*error)
+        {
+            return Ended::Fault(fault);
+        }
         if let Some(limit) = stopped.limit {
             error!(event = "handler-limit", %stream, message_id = %message, %limit, error, stderr, "a handler was stopped at a limit");
             return Ended::Fault(Fault::LimitExceeded(limit));
         }
         error!(event = "handler-crashed", %stream, message_id = %message, error, stderr, "a handler crashed");
         Ended::Fault(Fault::Crashed)
+    }
+}
+
+/// The fault for a call that a function of `state` ended; `None` if it is the handler's own.
+fn fault_of(error: StateError) -> Option<Fault> {
+    match error {
+        StateError::Outdated => Some(Fault::Refused(Refusal::Contended)),
+        StateError::Unavailable => Some(Fault::Refused(Refusal::StateUnavailable)),
+        StateError::NoRoom => Some(Fault::Refused(Refusal::NoRoom)),
+        StateError::ReadOnly => Some(Fault::ReadOnly),
+        StateError::Limit(_) | StateError::NoMessage => None,
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Limits {
     pub concurrency: usize,
     /// Maximum of calls that wait for one of those to end; the next one is refused as overloaded.
     pub queue: usize,
+    /// Of a stateful stream: maximum of messages of one entity that wait for their turn, run, or
+    /// wait for their commit.
+    pub queue_per_key: usize,
     pub instances: Instances,
 }
 
@@ -52,6 +55,8 @@ impl Limits {
     pub const CONCURRENCY: usize = 64;
     /// A full queue is 2 ms of work at 2 µs a call; at 1 ms a call, 16 ms on each of 64 instances.
     pub const QUEUE: usize = 1024;
+    /// As much as the queue of a stateless stream: with group commit, 50 ms of work.
+    pub const QUEUE_PER_KEY: usize = 1024;
     /// Bounds the leaks of a guest: retiring the instance frees them. A new instance every ten
     /// thousand messages costs each message a few nanoseconds.
     pub const CALLS_PER_INSTANCE_MAX: u64 = 10_000;
@@ -65,6 +70,7 @@ impl Limits {
             memory_bytes_max: Self::MEMORY_BYTES_MAX,
             concurrency: Self::CONCURRENCY,
             queue: Self::QUEUE,
+            queue_per_key: Self::QUEUE_PER_KEY,
             instances: Instances::Reuse {
                 calls_max: Self::CALLS_PER_INSTANCE_MAX,
             },

@@ -24,13 +24,14 @@ const QUEUE_MAX: u64 = 1_000_000;
 const CALLS_PER_INSTANCE_MAX: u64 = 1_000_000_000_000;
 
 /// The keys that this file reads, for error texts.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "headers",
     "idempotency_keys",
     "timeout_ms",
     "memory_mb",
     "concurrency",
     "queue",
+    "queue_per_key",
     "instances",
     "max_calls_per_instance",
 ];
@@ -119,6 +120,7 @@ fn read_limit(
             limits.memory_bytes_max = (entry.integer(1, MEMORY_MB_MAX, "MiB")? as usize) << 20
         }
         "concurrency" => limits.concurrency = entry.integer(1, CONCURRENCY_MAX, "calls")? as usize,
+        "queue_per_key" => limits.queue_per_key = entry.integer(1, QUEUE_MAX, "messages")? as usize,
         "queue" => limits.queue = entry.integer(0, QUEUE_MAX, "calls")? as usize,
         _ => return Ok(false),
     }
@@ -195,6 +197,7 @@ mod tests {
             memory_mb = 8
             concurrency = 2
             queue = 0
+            queue_per_key = 3
             instances = "reuse"
             max_calls_per_instance = 7
             env = { GREETING = "hello" }
@@ -208,6 +211,7 @@ mod tests {
             memory_bytes_max: 8 << 20,
             concurrency: 2,
             queue: 0,
+            queue_per_key: 3,
             instances: Instances::Reuse { calls_max: 7 },
         };
         let manifest = manifest.unwrap();
@@ -227,7 +231,7 @@ mod tests {
     fn errors_name_key_value_and_what_is_right() {
         check_error(
             "timeout = 5",
-            "unknown key \"timeout\"; the keys are headers, idempotency_keys, timeout_ms, memory_mb, concurrency, queue, instances, max_calls_per_instance, env, allowed_hosts",
+            "unknown key \"timeout\"; the keys are headers, idempotency_keys, timeout_ms, memory_mb, concurrency, queue, queue_per_key, instances, max_calls_per_instance, env, allowed_hosts",
         );
         let expected =
             "a whole number of milliseconds (at most the node's --timeout), from 1 to 30000";

@@ -101,12 +101,14 @@ enum OutcomeLabel {
     Unreachable,
     Lost,
     Limit,
+    /// A read tried to write.
+    ReadOnly,
     /// A fault of a later version.
     Other,
 }
 
 impl OutcomeLabel {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Ok,
         Self::Invalid,
         Self::NotFound,
@@ -120,6 +122,7 @@ impl OutcomeLabel {
         Self::Unreachable,
         Self::Lost,
         Self::Limit,
+        Self::ReadOnly,
         Self::Other,
     ];
 
@@ -143,6 +146,7 @@ impl OutcomeLabel {
             Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom) => {
                 Self::Overloaded
             }
+            Fault::ReadOnly => Self::ReadOnly,
             Fault::Refused(_) => Self::Refused,
             Fault::Unreachable | Fault::NoCandidate => Self::Unreachable,
             Fault::Lost => Self::Lost,
@@ -165,6 +169,7 @@ impl OutcomeLabel {
             Self::Unreachable => "unreachable",
             Self::Lost => "lost",
             Self::Limit => "limit",
+            Self::ReadOnly => "read_only",
             Self::Other => "other",
         }
     }

@@ -35,7 +35,12 @@ async fn main() -> Result<()> {
     for _ in 0..number {
         let now = Instant::now();
         handler
-            .call(&message, handler.call_deadline(now, now + TIMEOUT), || ())
+            .call(
+                &message,
+                &mut None,
+                handler.call_deadline(now, now + TIMEOUT),
+                || (),
+            )
             .await?;
     }
     Ok(())

@@ -22,6 +22,7 @@ const UNREACHABLE: &str = "unreachable";
 const LOST: &str = "lost";
 const NO_CANDIDATE: &str = "no-candidate";
 const LIMIT_EXCEEDED: &str = "limit-exceeded";
+const READ_ONLY: &str = "read-only";
 
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
@@ -49,6 +50,7 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         Fault::Unreachable => (UNREACHABLE, None),
         Fault::Lost => (LOST, None),
         Fault::NoCandidate => (NO_CANDIDATE, None),
+        Fault::ReadOnly => (READ_ONLY, None),
         Fault::LimitExceeded(limit) => (LIMIT_EXCEEDED, Some((limit.kind.name(), limit.max))),
         Fault::Foreign(fault) => (fault.kind.as_str(), None),
     };
@@ -95,6 +97,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     };
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
         (CRASHED, _) => Fault::Crashed,
+        (READ_ONLY, _) => Fault::ReadOnly,
         (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
         (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
         // `unreachable`, `lost` and `no-candidate` are foreign too: the peer reports them about
@@ -147,7 +150,7 @@ mod tests {
             })
         };
         let limit = |kind| Fault::LimitExceeded(Limit { kind, max: 7 });
-        let others = [Fault::Crashed, Fault::DeadlineExceeded];
+        let others = [Fault::Crashed, Fault::DeadlineExceeded, Fault::ReadOnly];
         let all = FailureKind::ALL
             .map(failure)
             .into_iter()
@@ -182,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_fault_of_a_later_version_is_an_answer() {
-        check_foreign("contended", 503, ("contended", 503));
+        check_foreign("of-a-later-version", 503, ("of-a-later-version", 503));
         check_foreign("limit-exceeded", 500, ("limit-exceeded", 500));
         check_foreign("no name\r\n", 200, ("other", 500));
         check_foreign("", 999, ("other", 500));

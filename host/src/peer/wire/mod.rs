@@ -104,9 +104,11 @@ pub(super) enum Frame {
     Unknown,
 }
 
-/// Fields that later versions may add to a head, by number. This version knows none, and skips all
-/// of them.
+/// Fields that later versions may add to a head, by number. Unknown ones are skipped.
 type Extensions<'a> = Vec<(u32, &'a [u8])>;
+
+/// The extension of a call that goes to every candidate; its value is empty.
+const BROADCAST: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
@@ -198,7 +200,11 @@ pub(super) fn put_call(
         query: message.query.as_str().into(),
         headers: Cow::Borrowed(&message.headers),
         body_bytes: message.body.len(),
-        extensions: Extensions::new(),
+        extensions: message
+            .is_broadcast
+            .then_some((BROADCAST, &[][..]))
+            .into_iter()
+            .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
@@ -370,6 +376,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         query: head.query.into_owned(),
         headers: head.headers.into_owned(),
         body: Bytes::new(),
+        is_broadcast: head.extensions.iter().any(|(id, _)| *id == BROADCAST),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -420,6 +427,7 @@ pub(super) mod tests {
             query: "a=b&c".into(),
             headers,
             body: Bytes::from(vec![b'x'; body_bytes]),
+            is_broadcast: body_bytes == 1,
         }
     }
 

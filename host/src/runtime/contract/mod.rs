@@ -7,6 +7,7 @@ use http::HeaderName;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
+use super::engine::Engine;
 use super::host::HostState;
 use super::interfaces::{Package, split};
 use crate::message::{Failure, Limit, Message, Reply};
@@ -163,6 +164,13 @@ impl Prepared {
         match self {
             Self::MessageHandler(prepared) => prepared.pre(),
         }
+    }
+
+    /// Whether the component imports an interface, named without its version.
+    pub(super) fn imports(&self, engine: &Engine, interface: &str) -> bool {
+        let ty = self.pre().component().component_type();
+        ty.imports(&engine.wasmtime)
+            .any(|(name, _)| split(name).0 == interface)
     }
 
     /// Prepares the arguments of a call; the handler may see the `visible` headers.

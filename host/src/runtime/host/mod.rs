@@ -2,6 +2,7 @@
 //! manifest keys it reads, its state for the node, for a plugin and for an instance, and what it
 //! does when a call begins. Only the list at the end of this file names them.
 
+mod entity;
 mod http;
 mod log;
 mod state;
@@ -19,6 +20,8 @@ use super::guest_log::GuestLog;
 use super::interfaces::{MESH, MESH_VERSION, Package};
 use crate::message::StreamName;
 
+pub(super) use entity::STATE;
+pub use entity::{EntityCall, Loading, StateError, StateView};
 pub(super) use state::{HostState, RESOURCES_MAX};
 
 /// Node settings that capabilities need.
@@ -149,6 +152,7 @@ capabilities! {
     wasi: wasi::Wasi,
     http: http::Http,
     log: log::Log,
+    state: entity::State,
 }
 
 /// The packages that guests can import from, for error texts.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
-use super::{Held, Shared};
+use super::{EntityCall, Held, Shared};
 use crate::message::StreamName;
 use crate::runtime::budget::Budget;
 use crate::runtime::guest_log::GuestLog;
@@ -24,6 +24,8 @@ pub(in crate::runtime) struct HostState {
     pub(in crate::runtime) budget: Budget,
     pub(in crate::runtime) deadline: Instant,
     pub(in crate::runtime) turn: Turn,
+    /// What the call works on, if its stream is stateful.
+    pub(in crate::runtime) entity: Option<Box<EntityCall>>,
 }
 
 impl HostState {
@@ -45,6 +47,7 @@ impl HostState {
             budget: Budget::new(memory_bytes_max),
             deadline,
             turn: Turn::default(),
+            entity: None,
         }
     }
 

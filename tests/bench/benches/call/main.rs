@@ -34,7 +34,7 @@ fn main() -> Result<()> {
                         let began = Instant::now();
                         let deadline = handler.call_deadline(began, began + TIMEOUT);
                         for _ in 0..times {
-                            black_box(handler.call(&message, deadline, || ()).await)
+                            black_box(handler.call(&message, &mut None, deadline, || ()).await)
                                 .expect("it answers");
                         }
                         began.elapsed()

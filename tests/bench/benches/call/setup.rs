@@ -33,6 +33,7 @@ pub(crate) fn message() -> Result<Message> {
             HeaderValue::from_static("application/json"),
         )]),
         body: Bytes::from_static(br#"{"hello":"world"}"#),
+        is_broadcast: false,
     })
 }
 

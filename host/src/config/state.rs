@@ -1,0 +1,101 @@
+//! Settings for the state of entities.
+
+use std::path::{Path, PathBuf};
+
+use etcetera::BaseStrategy;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::mesh::Mesh;
+use super::setting::{ConfigError, DefaultValue, Setting};
+use super::written::Settings;
+use crate::entities::StateLocation;
+
+/// Upper bound for the setting `state_cache`.
+const CACHE_BYTES_MAX: usize = 1 << 40;
+
+/// What may be in a file name; other characters of a cluster id are percent-encoded.
+const NOT_IN_FILE_NAMES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+
+const STATE: Setting = Setting {
+    name: "state",
+    variables: &["MESHAGE_STATE"],
+    value: "LOCATION",
+    help: "Where entities keep their state: `sqlite:FILE` (nodes of one host share it), or `none`",
+    default: DefaultValue::Described(
+        "SQLite in the platform's state directory, a file for each cluster id",
+    ),
+    expected: "sqlite:FILE or none",
+    is_switch: false,
+};
+
+const STATE_CACHE: Setting = Setting {
+    name: "state_cache",
+    variables: &["MESHAGE_STATE_CACHE"],
+    value: "BYTES",
+    help: "Memory for the state of entities, in bytes",
+    default: DefaultValue::Value("134217728"),
+    expected: "1 to 1099511627776 bytes",
+    is_switch: false,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[&STATE, &STATE_CACHE];
+
+#[derive(Debug, Clone)]
+pub struct State {
+    pub location: StateLocation,
+    pub cache_bytes_max: usize,
+}
+
+impl State {
+    pub(super) fn read(settings: &Settings, mesh: &Mesh) -> Result<Self, ConfigError> {
+        let location = match settings.optional(&STATE) {
+            Some(text) => location(settings, text)?,
+            None => default_location(&mesh.cluster_id),
+        };
+        Ok(Self {
+            location,
+            cache_bytes_max: settings.number(&STATE_CACHE, CACHE_BYTES_MAX)?,
+        })
+    }
+}
+
+fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigError> {
+    if text == "none" {
+        return Ok(StateLocation::Nowhere("--state is none"));
+    }
+    let path = text.strip_prefix("sqlite:").filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| settings.unexpected(&STATE))?;
+    std::path::absolute(path)
+        .map(StateLocation::Sqlite)
+        .map_err(|error| settings.error(&STATE, &format!("sqlite:FILE, but {error}")))
+}
+
+fn default_location(cluster_id: &str) -> StateLocation {
+    let Ok(base) = etcetera::choose_base_strategy() else {
+        return StateLocation::Nowhere("there is no home directory for it; set --state");
+    };
+    let directory: PathBuf = base.state_dir().unwrap_or_else(|| base.data_dir());
+    let name = utf8_percent_encode(cluster_id, NOT_IN_FILE_NAMES).to_string();
+    StateLocation::Sqlite(directory.join("meshage").join(Path::new(&(name + ".db"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_those_that_errors_name() {
+        let max = format!("to {CACHE_BYTES_MAX} ");
+        assert!(STATE_CACHE.expected.contains(&max));
+    }
+
+    #[test]
+    fn every_cluster_has_a_file_of_its_own() {
+        let of = |cluster| match default_location(cluster) {
+            StateLocation::Sqlite(path) => path,
+            other => panic!("{other:?}"),
+        };
+        assert!(of("meshage").ends_with("meshage/meshage.db"));
+        assert!(of("../a/b").ends_with("meshage/..%2Fa%2Fb.db"));
+    }
+}

@@ -1,0 +1,160 @@
+//! An active entity: the state machine of `entity` with its lock, and the tasks that wait for it.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use super::Active;
+use super::commit::{Commit, CommitId, EntityId, Outcome};
+use super::entity::{Effects, Entity, Finished, Full, Run, Seq};
+use super::store::CommitOwner;
+use crate::state::Writes;
+
+/// An active entity.
+pub(super) struct Cell {
+    pub(super) id: Arc<EntityId>,
+    entity: Mutex<Entity<Waker>>,
+    /// Whether it was used since the cache last looked for something to drop.
+    used: AtomicBool,
+    /// The memory of values and writes that the cache counts for it.
+    charged: AtomicUsize,
+}
+
+/// The place of a message in the order of its entity's messages, until it is dropped.
+pub(super) struct Ticket {
+    pub(super) cell: Arc<Cell>,
+    seq: Seq,
+    active: Arc<Active>,
+}
+
+impl Cell {
+    pub(super) fn new(id: EntityId) -> Self {
+        Self {
+            id: Arc::new(id),
+            entity: Mutex::default(),
+            used: AtomicBool::new(true),
+            charged: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Entity<Waker>> {
+        self.entity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_use(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used since this was last called.
+    pub(super) fn take_use(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Cell {
+    /// Has the cache count the memory that the values and writes take now.
+    pub(super) fn recharge(&self, active: &Active) {
+        let now = self.lock().memory();
+        let before = self.charged.swap(now, Ordering::Relaxed);
+        if now > before {
+            active.cache.grow(now - before);
+        } else if now < before {
+            active.cache.shrink(before - now);
+        }
+    }
+
+    pub(super) fn charged(&self) -> usize {
+        self.charged.load(Ordering::Relaxed)
+    }
+}
+
+impl CommitOwner for Cell {
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<Waker>) -> Option<Commit> {
+        let effects = self.lock().commit_ended(outcome, &self.id);
+        wake.extend(effects.wake);
+        effects.submit
+    }
+}
+
+impl Ticket {
+    /// Joins the queue of an entity.
+    ///
+    /// # Errors
+    /// If there are `max` messages in it.
+    pub(super) fn new(cell: Arc<Cell>, active: Arc<Active>, max: usize) -> Result<Self, Full> {
+        let seq = cell.lock().arrive(max)?;
+        Ok(Self { cell, seq, active })
+    }
+
+    /// Waits for the turn.
+    pub(super) async fn turn(&self) -> Run {
+        poll_fn(|context| {
+            let turn = self
+                .cell
+                .lock()
+                .take_turn(self.seq, || context.waker().clone());
+            turn.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Gives back the turn: the handler has ended, and wrote this.
+    pub(super) fn finish(&self, run: Run, writes: Writes) -> Finished {
+        let (finished, effects) = self
+            .cell
+            .lock()
+            .finish(self.seq, run, writes, &self.cell.id);
+        self.apply(effects);
+        self.cell.recharge(&self.active);
+        finished
+    }
+
+    /// Gives back the turn: the state turned out to be outdated.
+    pub(super) fn give_up_run(&self, run: Run) -> Finished {
+        let (finished, effects) = self.cell.lock().give_up_run(self.seq, run);
+        self.apply(effects);
+        finished
+    }
+
+    /// The store was asked what the entity's last commit is.
+    pub(super) fn checked(
+        &self,
+        run: Run,
+        expected: Option<CommitId>,
+        found: Option<CommitId>,
+    ) -> Finished {
+        let (finished, effects) = self.cell.lock().checked(self.seq, run, expected, found);
+        self.apply(effects);
+        finished
+    }
+
+    /// Waits until what the answer rests on is committed, or is not.
+    pub(super) async fn settled(&self) -> Finished {
+        poll_fn(|context| {
+            let settled = self
+                .cell
+                .lock()
+                .settled(self.seq, || context.waker().clone());
+            settled.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    fn apply(&self, effects: Effects<Waker>) {
+        if let Some(commit) = effects.submit {
+            self.active.store.submit(commit, self.cell.clone());
+        }
+        effects.wake.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let effects = self.cell.lock().leave(self.seq);
+        self.apply(effects);
+        self.cell.recharge(&self.active);
+    }
+}

@@ -1,0 +1,69 @@
+//! A commit: what is written to one entity at once, and how it went.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::message::{PartitionKey, StreamName};
+use crate::state::Writes;
+
+/// An entity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct EntityId {
+    pub(super) stream: StreamName,
+    pub(super) key: PartitionKey,
+}
+
+/// The id of a commit. It is compared for equality alone: ids are never used again, also if a store
+/// is set back to an older backup.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct CommitId(Uuid);
+
+/// What is committed to one entity, all or nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Commit {
+    pub(super) entity: Arc<EntityId>,
+    /// The commit that must be the entity's last one; `None`: there must be none.
+    pub(super) expected: Option<CommitId>,
+    pub(super) id: CommitId,
+    pub(super) writes: Arc<Writes>,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Committed,
+    /// The entity's last commit was another one than expected. Nothing was written.
+    Fenced,
+    /// The store could not commit. Nothing was written.
+    Unavailable,
+    /// The store rejects this commit, and would do so again. Nothing was written.
+    Rejected,
+}
+
+impl CommitId {
+    pub(super) fn new() -> Self {
+        Self(Uuid::new_v7(Timestamp::now(NoContext)))
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for EntityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.stream, self.key)
+    }
+}

@@ -1,0 +1,973 @@
+//! One entity: the queue of its messages, the turn, and what they write until it is committed. A
+//! state machine without I/O and without a clock: what happens goes in, what to do comes out.
+//!
+//! Messages run one after the other. When one has ended, the next begins at once, on what the one
+//! before it wrote; replies wait until what they rest on is committed. One commit is in flight at a
+//! time; what is written meanwhile gathers into the next one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::commit::{Commit, CommitId, EntityId, Outcome};
+use crate::state::{Name, Page, Range, Values, Writes};
+
+/// How often a message runs again because another node has committed in the meantime. More often
+/// than that happens only while nodes disagree about who owns the entity.
+const RERUNS_MAX: u8 = 3;
+
+/// The place of a message in its entity's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seq(u64);
+
+/// An entity that messages wait for, run on, or that is cached. `W` wakes who waits.
+#[derive(Debug)]
+pub(super) struct Entity<W> {
+    next_seq: u64,
+    /// By their place in the order.
+    messages: VecDeque<Entry<W>>,
+    /// Whose handler runs.
+    turn: Option<Seq>,
+    /// What was committed last, as far as this node knows; `None`: not loaded.
+    committed: Option<Committed>,
+    /// The commit that the store is working on.
+    in_flight: Option<Layer>,
+    /// What was written after it.
+    gathering: Option<Layer>,
+    next_layer: u64,
+    /// Counts the times at which uncommitted writes were dropped: what ran before is void.
+    epoch: u64,
+    /// The committed state turned out to be outdated while a commit was in flight: no message runs
+    /// before that has ended, which it will without success.
+    is_outdated: bool,
+}
+
+#[derive(Debug)]
+struct Committed {
+    /// `None`: nothing was committed ever.
+    id: Option<CommitId>,
+    values: Arc<Values>,
+}
+
+/// Writes that are not committed yet, on top of what is below.
+#[derive(Debug)]
+struct Layer {
+    number: u64,
+    id: CommitId,
+    writes: Arc<Writes>,
+}
+
+#[derive(Debug)]
+struct Entry<W> {
+    seq: Seq,
+    phase: Phase,
+    reruns: u8,
+    waker: Option<W>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// For its turn.
+    Waiting,
+    /// Its handler runs, or has ended and what it rests on is being compared with the store.
+    Running,
+    Checking,
+    /// Its handler has ended; its answer rests on this layer, and on all below.
+    Resting {
+        layer: u64,
+    },
+    Settled(Settled),
+}
+
+/// How it went on with a message whose handler has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// What its answer rests on is committed.
+    Released,
+    /// It ran on outdated state too often.
+    Contended,
+    /// The store did not commit; nothing was done.
+    Unavailable,
+    /// The store rejects what was written; nothing was done.
+    Rejected,
+}
+
+/// What a message gets at its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    epoch: u64,
+    /// Whether the committed state is in memory.
+    pub(super) is_loaded: bool,
+}
+
+/// What a message whose handler has ended waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Finished {
+    /// Until it is settled.
+    Rests,
+    /// It rests on nothing but the committed state: the store must still have this commit as the
+    /// entity's last.
+    Check(Option<CommitId>),
+    /// It ran on outdated state: it waits for another turn.
+    Again,
+    Settled(Settled),
+}
+
+/// What is to be done after a change, once no lock is held.
+#[derive(Debug)]
+pub(super) struct Effects<W> {
+    pub(super) wake: Vec<W>,
+    pub(super) submit: Option<Commit>,
+}
+
+impl<W> Default for Effects<W> {
+    fn default() -> Self {
+        Self {
+            wake: Vec::new(),
+            submit: None,
+        }
+    }
+}
+
+/// The queue of an entity is full.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// The state that a message sees, or a part of it, is not that of its run any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outdated;
+
+/// The commits that a look at the store may find as the entity's last without contradiction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Expected([Option<CommitId>; 2]);
+
+impl<W> Default for Entity<W> {
+    fn default() -> Self {
+        Self {
+            next_seq: 0,
+            messages: VecDeque::new(),
+            turn: None,
+            committed: None,
+            in_flight: None,
+            gathering: None,
+            next_layer: 0,
+            epoch: 0,
+            is_outdated: false,
+        }
+    }
+}
+
+impl<W> Entity<W> {
+    /// Puts a message at the end of the queue.
+    ///
+    /// # Errors
+    /// If there are `max` messages already that wait, run, or wait for their commit.
+    pub(super) fn arrive(&mut self, max: usize) -> Result<Seq, Full> {
+        if self.messages.len() >= max {
+            return Err(Full);
+        }
+        let seq = Seq(self.next_seq);
+        self.next_seq += 1;
+        self.messages.push_back(Entry {
+            seq,
+            phase: Phase::Waiting,
+            reruns: 0,
+            waker: None,
+        });
+        Ok(seq)
+    }
+
+    /// Takes the turn, if the message is the next. Otherwise it is woken when it is.
+    pub(super) fn take_turn(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> Option<Run> {
+        if self.turn.is_none() && !self.is_outdated && self.next_waiting() == Some(seq) {
+            self.turn = Some(seq);
+            self.entry(seq).phase = Phase::Running;
+            return Some(Run {
+                epoch: self.epoch,
+                is_loaded: self.committed.is_some(),
+            });
+        }
+        self.entry(seq).waker = Some(waker());
+        None
+    }
+
+    /// Takes over what was loaded from the store, unless it is known already.
+    pub(super) fn install(&mut self, id: Option<CommitId>, values: Arc<Values>) {
+        if self.committed.is_none() {
+            self.committed = Some(Committed { id, values });
+        }
+    }
+
+    /// The committed state, if it is loaded, for a read beside the queue.
+    pub(super) fn snapshot(&self) -> Option<(Option<CommitId>, Arc<Values>)> {
+        let committed = self.committed.as_ref()?;
+        Some((committed.id, committed.values.clone()))
+    }
+
+    /// A value as the message that has the turn sees it. `Ok(None)`: it must be loaded.
+    pub(super) fn get(&self, run: Run, name: &str) -> Result<Option<Option<Bytes>>, Outdated> {
+        let committed = self.committed(run)?;
+        let written = self.layers().rev().find_map(|layer| layer.writes.get(name));
+        Ok(match written {
+            Some(value) => Some(value.cloned()),
+            None => committed.values.get(name).map(|value| value.cloned()),
+        })
+    }
+
+    /// A page of values as the message that has the turn sees it, if all values are known.
+    /// `Ok(None)`: it must be loaded, and [`Entity::with_uncommitted`] completes it.
+    pub(super) fn page(&self, run: Run, range: &Range) -> Result<Option<Page>, Outdated> {
+        let Some(page) = self.committed(run)?.values.page(range) else {
+            return Ok(None);
+        };
+        self.with_uncommitted(run, page, range).map(Some)
+    }
+
+    /// A page of committed values with the uncommitted changes on top.
+    pub(super) fn with_uncommitted(
+        &self,
+        run: Run,
+        page: Page,
+        range: &Range,
+    ) -> Result<Page, Outdated> {
+        self.committed(run)?;
+        let on_top = |page: Page, layer: &Layer| page.with(&layer.writes, range);
+        Ok(self.layers().fold(page, on_top))
+    }
+
+    /// What a look at the store that begins or ends now may find.
+    pub(super) fn expected(&self, run: Run) -> Result<Expected, Outdated> {
+        let committed = self.committed(run)?.id;
+        let in_flight = self.in_flight.as_ref().map(|layer| layer.id);
+        Ok(Expected([committed, in_flight.or(committed)]))
+    }
+
+    /// Takes over a value that was loaded during a run: the store said that the entity's last
+    /// commit was `found`, and `before` was expected when the look began.
+    pub(super) fn learn(
+        &mut self,
+        run: Run,
+        before: Expected,
+        found: Option<CommitId>,
+        name: Name,
+        value: Option<Bytes>,
+    ) -> Result<(), Outdated> {
+        self.compare(run, before, found)?;
+        let is_overwritten = self.layers().any(|layer| layer.writes.get(&name).is_some());
+        // A commit that ended during the look may have written it: it was not in it before, as
+        // only this message has run since.
+        if let Some(committed) = &mut self.committed
+            && !is_overwritten
+            && committed.values.get(&name).is_none()
+        {
+            Arc::make_mut(&mut committed.values).learn(name, value);
+        }
+        Ok(())
+    }
+
+    /// Compares what the store said with what was expected. If it contradicts, all that rests on
+    /// the committed state is void.
+    pub(super) fn compare(
+        &mut self,
+        run: Run,
+        before: Expected,
+        found: Option<CommitId>,
+    ) -> Result<(), Outdated> {
+        let after = self.expected(run)?;
+        if before.0.contains(&found) || after.0.contains(&found) {
+            return Ok(());
+        }
+        self.mark_outdated();
+        Err(Outdated)
+    }
+
+    /// The handler of the message that has the turn has ended, with these writes; without any if it
+    /// failed.
+    pub(super) fn finish(
+        &mut self,
+        seq: Seq,
+        run: Run,
+        writes: Writes,
+        entity: &Arc<EntityId>,
+    ) -> (Finished, Effects<W>) {
+        let mut effects = Effects::default();
+        self.turn = None;
+        let finished = if run.epoch != self.epoch || self.is_outdated {
+            self.run_again(seq)
+        } else if !writes.is_empty() {
+            let layer = self.write(writes);
+            self.entry(seq).phase = Phase::Resting { layer };
+            effects.submit = self.submit(entity);
+            Finished::Rests
+        } else {
+            self.rest(seq)
+        };
+        self.wake_next(&mut effects);
+        (finished, effects)
+    }
+
+    /// The answer rests on the uppermost layer, or on the committed state alone.
+    fn rest(&mut self, seq: Seq) -> Finished {
+        let (phase, finished) = match self.layers().next_back() {
+            Some(layer) => (
+                Phase::Resting {
+                    layer: layer.number,
+                },
+                Finished::Rests,
+            ),
+            None => {
+                let committed = self.committed.as_ref().and_then(|committed| committed.id);
+                (Phase::Checking, Finished::Check(committed))
+            }
+        };
+        self.entry(seq).phase = phase;
+        finished
+    }
+
+    /// The store was asked, after the message's run: the entity's last commit is `found`, and the
+    /// message ran on `expected`.
+    pub(super) fn checked(
+        &mut self,
+        seq: Seq,
+        run: Run,
+        expected: Option<CommitId>,
+        found: Option<CommitId>,
+    ) -> (Finished, Effects<W>) {
+        let mut effects = Effects::default();
+        let is_settled = match &self.committed {
+            // Later messages committed on top of what this one saw, so it was current then.
+            Some(committed) if run.epoch == self.epoch => {
+                found == expected || committed.id != expected
+            }
+            _ => false,
+        };
+        let finished = if is_settled {
+            Finished::Settled(Settled::Released)
+        } else if run.epoch == self.epoch && self.in_flight.is_some() {
+            // What is in flight was written after this one's run: if it is committed, nobody else
+            // has been there.
+            self.rest(seq)
+        } else {
+            if run.epoch == self.epoch {
+                self.mark_outdated();
+            }
+            let finished = self.run_again(seq);
+            self.wake_next(&mut effects);
+            finished
+        };
+        (finished, effects)
+    }
+
+    /// How a message that rests was settled. `None`: not yet, it is woken then.
+    pub(super) fn settled(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> Option<Finished> {
+        let entry = self.entry(seq);
+        match entry.phase {
+            Phase::Settled(settled) => Some(Finished::Settled(settled)),
+            Phase::Waiting => Some(Finished::Again),
+            Phase::Running | Phase::Checking | Phase::Resting { .. } => {
+                entry.waker = Some(waker());
+                None
+            }
+        }
+    }
+
+    /// The message that has the turn saw that the state is outdated: it waits for another turn.
+    pub(super) fn give_up_run(&mut self, seq: Seq, run: Run) -> (Finished, Effects<W>) {
+        let mut effects = Effects::default();
+        self.turn = None;
+        if run.epoch == self.epoch {
+            self.mark_outdated();
+        }
+        let finished = self.run_again(seq);
+        self.wake_next(&mut effects);
+        (finished, effects)
+    }
+
+    /// A message is gone: it has been answered, or nobody waits for it any more.
+    pub(super) fn leave(&mut self, seq: Seq) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.messages.retain(|entry| entry.seq != seq);
+        if self.turn == Some(seq) {
+            self.turn = None;
+        }
+        self.wake_next(&mut effects);
+        effects
+    }
+
+    /// The store has done with the commit in flight.
+    pub(super) fn commit_ended(&mut self, outcome: Outcome, entity: &Arc<EntityId>) -> Effects<W> {
+        let mut effects = Effects::default();
+        let Some(layer) = self.in_flight.take() else {
+            return effects;
+        };
+        if outcome == Outcome::Committed {
+            if let Some(committed) = &mut self.committed {
+                committed.id = Some(layer.id);
+                Arc::make_mut(&mut committed.values).apply(&layer.writes);
+            }
+            self.settle(&mut effects, |resting| {
+                (resting <= layer.number).then_some(Settled::Released)
+            });
+            effects.submit = self.submit(entity);
+            if std::mem::take(&mut self.is_outdated) {
+                self.wake_next(&mut effects);
+            }
+            return effects;
+        }
+        // What ran on top of it is void, too.
+        self.gathering = None;
+        self.committed = None;
+        self.epoch += 1;
+        self.is_outdated = false;
+        self.settle(&mut effects, |resting| match outcome {
+            Outcome::Unavailable => Some(Settled::Unavailable),
+            Outcome::Rejected if resting <= layer.number => Some(Settled::Rejected),
+            _ => None,
+        });
+        for index in 0..self.messages.len() {
+            if let Phase::Resting { .. } = self.messages[index].phase {
+                let seq = self.messages[index].seq;
+                self.run_again(seq);
+                effects.wake.extend(self.messages[index].waker.take());
+            }
+        }
+        self.wake_next(&mut effects);
+        effects
+    }
+
+    /// Settles the messages that rest on layers, as `how` says for each layer.
+    fn settle(&mut self, effects: &mut Effects<W>, how: impl Fn(u64) -> Option<Settled>) {
+        for entry in &mut self.messages {
+            if let Phase::Resting { layer } = entry.phase
+                && let Some(settled) = how(layer)
+            {
+                entry.phase = Phase::Settled(settled);
+                effects.wake.extend(entry.waker.take());
+            }
+        }
+    }
+
+    /// A read of the committed state, whose last commit was `read`, saw that it is `found`.
+    pub(super) fn read_contradicted(&mut self, read: Option<CommitId>, found: Option<CommitId>) {
+        let is_own = self.in_flight.as_ref().map(|layer| layer.id) == found;
+        let is_current = self
+            .committed
+            .as_ref()
+            .is_some_and(|committed| committed.id == read);
+        // Otherwise it is only that this node's own commits are ahead of the read.
+        if is_current && !(is_own && found.is_some()) {
+            self.mark_outdated();
+        }
+    }
+
+    /// Whether nothing but the cached state is left.
+    pub(super) fn is_idle(&self) -> bool {
+        self.messages.is_empty() && self.in_flight.is_none() && self.gathering.is_none()
+    }
+
+    /// An estimate of the memory of the values and writes.
+    pub(super) fn memory(&self) -> usize {
+        let committed = self.committed.as_ref();
+        let values = committed.map_or(0, |committed| committed.values.memory());
+        let writes: usize = self.layers().map(|layer| layer.writes.memory()).sum();
+        values + writes
+    }
+
+    /// Messages that wait, run, or wait for their commit.
+    pub(super) fn queued(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn committed(&self, run: Run) -> Result<&Committed, Outdated> {
+        match &self.committed {
+            Some(committed) if run.epoch == self.epoch && !self.is_outdated => Ok(committed),
+            _ => Err(Outdated),
+        }
+    }
+
+    /// From the lowest to the uppermost.
+    fn layers(&self) -> impl DoubleEndedIterator<Item = &Layer> {
+        self.in_flight.iter().chain(&self.gathering)
+    }
+
+    /// Adds writes to those that gather. Returns the number of their layer.
+    fn write(&mut self, writes: Writes) -> u64 {
+        if let Some(layer) = &mut self.gathering {
+            Arc::make_mut(&mut layer.writes).append(writes);
+            return layer.number;
+        }
+        let number = self.next_layer;
+        self.next_layer += 1;
+        self.gathering = Some(Layer {
+            number,
+            id: CommitId::new(),
+            writes: Arc::new(writes),
+        });
+        number
+    }
+
+    /// Hands over what has gathered, if no commit is in flight.
+    fn submit(&mut self, entity: &Arc<EntityId>) -> Option<Commit> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let layer = self.gathering.take()?;
+        let commit = Commit {
+            entity: entity.clone(),
+            expected: self.committed.as_ref().and_then(|committed| committed.id),
+            id: layer.id,
+            writes: layer.writes.clone(),
+        };
+        self.in_flight = Some(layer);
+        Some(commit)
+    }
+
+    /// The committed state is outdated: it is loaded again once nothing is in flight.
+    fn mark_outdated(&mut self) {
+        if self.in_flight.is_some() {
+            self.is_outdated = true;
+        } else {
+            self.committed = None;
+            self.epoch += 1;
+        }
+    }
+
+    fn run_again(&mut self, seq: Seq) -> Finished {
+        let entry = self.entry(seq);
+        entry.reruns += 1;
+        if entry.reruns > RERUNS_MAX {
+            entry.phase = Phase::Settled(Settled::Contended);
+            return Finished::Settled(Settled::Contended);
+        }
+        entry.phase = Phase::Waiting;
+        Finished::Again
+    }
+
+    fn next_waiting(&self) -> Option<Seq> {
+        let is_waiting = |entry: &&Entry<W>| entry.phase == Phase::Waiting;
+        self.messages.iter().find(is_waiting).map(|entry| entry.seq)
+    }
+
+    /// Wakes the message whose turn is next.
+    fn wake_next(&mut self, effects: &mut Effects<W>) {
+        if self.turn.is_none()
+            && !self.is_outdated
+            && let Some(seq) = self.next_waiting()
+        {
+            effects.wake.extend(self.entry(seq).waker.take());
+        }
+    }
+
+    fn entry(&mut self, seq: Seq) -> &mut Entry<W> {
+        let index = self.messages.binary_search_by_key(&seq, |entry| entry.seq);
+        let index = index.expect("who has a place in the order is in the queue until it leaves");
+        &mut self.messages[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::message::{PartitionKey, StreamName};
+
+    /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
+    /// of the store, and messages that nobody waits for any more.
+    const SCHEDULES: u64 = 20_000;
+
+    const STEPS: usize = 60;
+
+    /// Chooses what happens next (xorshift64*); a schedule is its seed.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+        }
+    }
+
+    /// A store with one entity, whose only value is a list of who wrote to it.
+    #[derive(Default)]
+    struct Store {
+        last: Option<CommitId>,
+        list: String,
+    }
+
+    impl Store {
+        fn values(&self) -> Values {
+            if self.list.is_empty() {
+                return Values::none();
+            }
+            let list = Bytes::copy_from_slice(self.list.as_bytes());
+            Values::new([("list".into(), list)], true)
+        }
+
+        fn commit(&mut self, commit: &Commit) -> Outcome {
+            if commit.expected != self.last {
+                return Outcome::Fenced;
+            }
+            self.last = Some(commit.id);
+            if let Some(Some(list)) = commit.writes.get("list") {
+                self.list = String::from_utf8(list.to_vec()).unwrap();
+            }
+            Outcome::Committed
+        }
+
+        /// Another node writes.
+        fn commit_elsewhere(&mut self, who: usize) {
+            self.last = Some(CommitId::new());
+            self.list += &format!("other{who} ");
+        }
+    }
+
+    /// A message, as the task of its request sees it.
+    #[derive(Debug)]
+    enum Task {
+        Waits,
+        Runs {
+            run: Run,
+            saw: String,
+        },
+        Checks {
+            run: Run,
+            expected: Option<CommitId>,
+            saw: String,
+        },
+        Rests {
+            run: Run,
+            saw: String,
+        },
+    }
+
+    /// Everything around one entity.
+    struct World {
+        random: Random,
+        entity: Entity<Seq>,
+        id: Arc<EntityId>,
+        store: Store,
+        tasks: BTreeMap<Seq, Task>,
+        in_flight: Option<Commit>,
+        /// What was answered, and the list that was seen then.
+        released: BTreeMap<Seq, (bool, String)>,
+        log: Vec<String>,
+    }
+
+    impl World {
+        fn new(seed: u64) -> Self {
+            let stream = StreamName::try_from("cart").unwrap();
+            let key = PartitionKey::try_from("ada").unwrap();
+            Self {
+                random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+                entity: Entity::default(),
+                id: Arc::new(EntityId { stream, key }),
+                store: Store::default(),
+                tasks: BTreeMap::new(),
+                in_flight: None,
+                released: BTreeMap::new(),
+                log: Vec::new(),
+            }
+        }
+
+        fn note(&mut self, what: impl Into<String>) {
+            self.log.push(what.into());
+        }
+
+        fn effects(&mut self, effects: Effects<Seq>) {
+            if let Some(commit) = effects.submit {
+                assert!(self.in_flight.is_none(), "two commits in flight");
+                self.in_flight = Some(commit);
+            }
+        }
+
+        /// A message writes if its number is even.
+        fn writes(seq: Seq) -> bool {
+            seq.0.is_multiple_of(2)
+        }
+
+        fn answered(&mut self, seq: Seq, finished: Finished, run: Run, saw: String) {
+            match finished {
+                Finished::Rests => {
+                    self.tasks.insert(seq, Task::Rests { run, saw });
+                }
+                Finished::Check(expected) => {
+                    let task = Task::Checks { run, expected, saw };
+                    self.tasks.insert(seq, task);
+                }
+                Finished::Again => {
+                    self.tasks.insert(seq, Task::Waits);
+                }
+                Finished::Settled(settled) => {
+                    self.tasks.remove(&seq);
+                    let effects = self.entity.leave(seq);
+                    self.effects(effects);
+                    if settled == Settled::Released {
+                        self.released.insert(seq, (Self::writes(seq), saw));
+                    }
+                }
+            }
+        }
+
+        fn step(&mut self, count: usize) {
+            match self.random.below(20) {
+                0..4 => {
+                    if let Ok(seq) = self.entity.arrive(8) {
+                        self.note(format!("arrives {seq:?}"));
+                        self.tasks.insert(seq, Task::Waits);
+                    }
+                }
+                4..6 => self.commit_ends(),
+                6 => {
+                    self.note("elsewhere");
+                    self.store.commit_elsewhere(count);
+                }
+                7 => self.someone_leaves(),
+                _ => self.a_task_goes_on(),
+            }
+        }
+
+        fn commit_ends(&mut self) {
+            let Some(commit) = self.in_flight.take() else {
+                return;
+            };
+            let outcome = match self.random.below(8) {
+                0 => Outcome::Unavailable,
+                1 => Outcome::Rejected,
+                _ => self.store.commit(&commit),
+            };
+            self.note(format!("commit {:?} {outcome:?}", commit.id));
+            let effects = self.entity.commit_ended(outcome, &self.id);
+            self.effects(effects);
+        }
+
+        fn someone_leaves(&mut self) {
+            let Some(seq) = self.any() else { return };
+            self.note(format!("leaves {seq:?}"));
+            self.tasks.remove(&seq);
+            let effects = self.entity.leave(seq);
+            self.effects(effects);
+        }
+
+        fn any(&mut self) -> Option<Seq> {
+            let count = self.tasks.len();
+            if count == 0 {
+                return None;
+            }
+            let index = self.random.below(count);
+            self.tasks.keys().nth(index).copied()
+        }
+
+        fn a_task_goes_on(&mut self) {
+            if let Some(seq) = self.any() {
+                self.go_on(seq);
+            }
+        }
+
+        fn go_on(&mut self, seq: Seq) {
+            let Some(task) = self.tasks.remove(&seq) else {
+                return;
+            };
+            match task {
+                Task::Waits => self.begin(seq),
+                Task::Runs { run, saw } => self.end(seq, run, saw),
+                Task::Checks { run, expected, saw } => {
+                    let found = self.store.last;
+                    let (finished, effects) = self.entity.checked(seq, run, expected, found);
+                    self.note(format!("checked {seq:?} {finished:?}"));
+                    self.effects(effects);
+                    self.answered(seq, finished, run, saw);
+                }
+                Task::Rests { run, saw } => match self.entity.settled(seq, || seq) {
+                    Some(finished) => {
+                        self.note(format!("settled {seq:?} {finished:?}"));
+                        self.answered(seq, finished, run, saw);
+                    }
+                    None => {
+                        self.tasks.insert(seq, Task::Rests { run, saw });
+                    }
+                },
+            }
+        }
+
+        fn begin(&mut self, seq: Seq) {
+            let Some(run) = self.entity.take_turn(seq, || seq) else {
+                self.tasks.insert(seq, Task::Waits);
+                return;
+            };
+            if !run.is_loaded {
+                // Now and then values are loaded one by one.
+                let values = if self.random.below(2) == 0 {
+                    Values::default()
+                } else {
+                    self.store.values()
+                };
+                self.entity.install(self.store.last, values.into());
+            }
+            let saw = match self.entity.get(run, "list") {
+                Ok(Some(known)) => Ok(known),
+                Ok(None) => self.load(run),
+                Err(outdated) => Err(outdated),
+            };
+            match saw {
+                Ok(saw) => {
+                    let saw = String::from_utf8(saw.unwrap_or_default().to_vec()).unwrap();
+                    self.note(format!("runs {seq:?} on {saw:?}"));
+                    self.tasks.insert(seq, Task::Runs { run, saw });
+                }
+                Err(Outdated) => {
+                    self.note(format!("outdated {seq:?}"));
+                    let (finished, effects) = self.entity.give_up_run(seq, run);
+                    self.effects(effects);
+                    self.answered(seq, finished, run, String::new());
+                }
+            }
+        }
+
+        fn load(&mut self, run: Run) -> Result<Option<Bytes>, Outdated> {
+            let before = self.entity.expected(run)?;
+            let (found, value) = (self.store.last, self.store.list.clone());
+            let value = (!value.is_empty()).then(|| Bytes::from(value.into_bytes()));
+            let name: Name = "list".into();
+            self.entity.learn(run, before, found, name, value)?;
+            let known = self.entity.get(run, "list")?;
+            Ok(known.expect("it was learned"))
+        }
+
+        fn end(&mut self, seq: Seq, run: Run, saw: String) {
+            let mut writes = Writes::default();
+            if Self::writes(seq) {
+                let list = format!("{saw}{} ", seq.0);
+                writes.put("list".into(), Some(list.into_bytes().into()));
+            }
+            let (finished, effects) = self.entity.finish(seq, run, writes, &self.id.clone());
+            self.note(format!("ends {seq:?} {finished:?}"));
+            self.effects(effects);
+            self.answered(seq, finished, run, saw);
+        }
+
+        /// Lets everything come to its end, without further faults.
+        fn drain(&mut self) {
+            for _ in 0..10_000 {
+                if let Some(commit) = self.in_flight.take() {
+                    let outcome = self.store.commit(&commit);
+                    self.note(format!("commit {outcome:?}"));
+                    let effects = self.entity.commit_ended(outcome, &self.id.clone());
+                    self.effects(effects);
+                }
+                match self.any() {
+                    Some(seq) => self.go_on(seq),
+                    None if self.in_flight.is_none() => return,
+                    None => {}
+                }
+            }
+            panic!("it never ends: {:?}", self.entity);
+        }
+
+        fn check(&self) {
+            let list: Vec<&str> = self.store.list.split_whitespace().collect();
+            let mut last = None;
+            for (seq, (writes, saw)) in &self.released {
+                assert!(
+                    self.store.list.starts_with(saw.as_str()),
+                    "{seq:?} saw {saw:?}, which is not a beginning of {:?}",
+                    self.store.list
+                );
+                if *writes {
+                    let name = seq.0.to_string();
+                    let places: Vec<_> = (0..list.len()).filter(|i| list[*i] == name).collect();
+                    assert_eq!(places.len(), 1, "{seq:?} is in {list:?}");
+                    assert!(last < Some(places[0]), "{seq:?} overtook another");
+                    last = Some(places[0]);
+                }
+            }
+            assert!(self.entity.is_idle());
+        }
+    }
+
+    #[test]
+    fn whatever_happens_what_was_answered_is_there_once_and_in_order() {
+        let (mut released, mut seen) = (0, 0);
+        for seed in 1..=SCHEDULES {
+            let mut world = World::new(seed);
+            let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for count in 0..STEPS {
+                    world.step(count);
+                }
+                world.drain();
+                world.check();
+            }));
+            if let Err(panic) = run {
+                eprintln!("schedule {seed}:\n{}", world.log.join("\n"));
+                std::panic::resume_unwind(panic);
+            }
+            released += world.released.len();
+            seen += world.entity.next_seq as usize;
+        }
+        // Faults are frequent, but most messages get through.
+        assert!(released * 2 > seen, "{released} of {seen}");
+    }
+
+    fn one() -> (Entity<Seq>, Arc<EntityId>) {
+        let stream = StreamName::try_from("cart").unwrap();
+        let key = PartitionKey::try_from("ada").unwrap();
+        (Entity::default(), Arc::new(EntityId { stream, key }))
+    }
+
+    fn write(value: &'static str) -> Writes {
+        let mut writes = Writes::default();
+        writes.put("a".into(), Some(Bytes::from_static(value.as_bytes())));
+        writes
+    }
+
+    #[test]
+    fn writes_that_wait_become_one_commit() {
+        let (mut entity, id) = one();
+        let seqs: Vec<Seq> = (0..4).map(|_| entity.arrive(8).unwrap()).collect();
+        let mut commits = Vec::new();
+        for (seq, value) in seqs.iter().zip(["1", "2", "3", "4"]) {
+            let run = entity.take_turn(*seq, || *seq).unwrap();
+            if !run.is_loaded {
+                entity.install(None, Values::none().into());
+            }
+            let (finished, effects) = entity.finish(*seq, run, write(value), &id);
+            assert_eq!(finished, Finished::Rests);
+            commits.extend(effects.submit);
+        }
+        assert_eq!(commits.len(), 1);
+        assert_eq!(entity.settled(seqs[0], || seqs[0]), None);
+        let next = entity.commit_ended(Outcome::Committed, &id).submit.unwrap();
+        assert_eq!(next.expected, Some(commits[0].id));
+        assert_eq!(*next.writes, write("4"));
+        let released = Some(Finished::Settled(Settled::Released));
+        assert_eq!(entity.settled(seqs[0], || seqs[0]), released);
+        assert_eq!(entity.settled(seqs[1], || seqs[1]), None);
+    }
+
+    #[test]
+    fn the_queue_has_its_limit() {
+        let (mut entity, _) = one();
+        let first = entity.arrive(2).unwrap();
+        entity.arrive(2).unwrap();
+        assert_eq!(entity.arrive(2), Err(Full));
+        entity.leave(first);
+        entity.arrive(2).unwrap();
+    }
+
+    #[test]
+    fn who_is_fenced_too_often_is_told_so() {
+        let (mut entity, id) = one();
+        let seq = entity.arrive(2).unwrap();
+        for _ in 0..=RERUNS_MAX {
+            let run = entity.take_turn(seq, || seq).unwrap();
+            entity.install(None, Values::none().into());
+            entity.finish(seq, run, write("1"), &id);
+            entity.commit_ended(Outcome::Fenced, &id);
+        }
+        let settled = Some(Finished::Settled(Settled::Contended));
+        assert_eq!(entity.settled(seq, || seq), settled);
+    }
+}

@@ -1,0 +1,155 @@
+//! Entities: messages of stateful streams run one after the other for each key, on state that is
+//! committed before the answer leaves. `ARCHITECTURE.md` tells how.
+
+#![allow(dead_code)]
+mod cache;
+mod cell;
+mod commit;
+mod entity;
+mod run;
+mod store;
+mod view;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::bodies::BodyMemory;
+use crate::message::{Message, Refusal};
+use crate::plugins::{Catalog, Plugin, StateStore};
+use cache::Cache;
+use cell::{Cell, Ticket};
+use store::{Store, StoreError};
+
+/// Where the state of entities is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateLocation {
+    Sqlite(PathBuf),
+    /// Nowhere, for this reason: there are no stateful streams.
+    Nowhere(&'static str),
+}
+
+#[derive(Debug, Clone)]
+pub struct EntitiesConfig {
+    pub location: StateLocation,
+    pub cluster_id: String,
+    /// Memory for entities that are not in use.
+    pub cache_bytes_max: usize,
+}
+
+/// Runs messages of stateful streams.
+pub struct Entities {
+    config: EntitiesConfig,
+    catalog: Arc<Catalog>,
+    bodies: &'static BodyMemory,
+    /// Opened when the first stateful plugin is loaded.
+    active: OnceCell<Arc<Active>>,
+    /// Cancelled when the store has ended.
+    ended: CancellationToken,
+}
+
+/// The store, and the entities that are in memory.
+struct Active {
+    store: Store,
+    cache: Cache,
+}
+
+/// A message of a stateful stream that was admitted.
+pub struct EntityMessage {
+    /// The plugin's current version at that time.
+    plugin: Arc<Plugin>,
+    active: Arc<Active>,
+    way: Way,
+}
+
+enum Way {
+    /// Beside the queue, on committed state.
+    Read(Arc<Cell>),
+    /// One after the other.
+    Turn(Ticket),
+}
+
+impl Entities {
+    pub fn new(config: EntitiesConfig, catalog: Arc<Catalog>, bodies: &'static BodyMemory) -> Self {
+        Self {
+            config,
+            catalog,
+            bodies,
+            active: OnceCell::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Gives a message its place in the order of its entity's messages. It never waits, so messages
+    /// have the order in which they arrive.
+    ///
+    /// # Errors
+    /// Why the message may not run here. Nothing of it has run.
+    pub fn admit(&self, plugin: Arc<Plugin>, message: &Message) -> Result<EntityMessage, Refusal> {
+        let active = self.active.get().ok_or(Refusal::StateUnavailable)?;
+        if !active.store.is_good() {
+            return Err(Refusal::StateUnavailable);
+        }
+        let cell = active.cache.get(&message.stream, &message.partition_key);
+        let way = if message.is_read() {
+            Way::Read(cell)
+        } else {
+            Way::Turn(active.ticket(cell, &plugin)?)
+        };
+        let active = active.clone();
+        Ok(EntityMessage {
+            plugin,
+            active,
+            way,
+        })
+    }
+
+    /// Takes no messages any more, and ends when what was handed over is committed.
+    pub async fn close(&self) {
+        if let Some(active) = self.active.get() {
+            active.store.close().await;
+        }
+    }
+
+    /// Resolves when the store has ended without being closed, which is a bug.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+}
+
+#[async_trait]
+impl StateStore for Entities {
+    async fn open(&self) -> Result<(), String> {
+        let opened = self.active.get_or_try_init(|| async {
+            let store = open(&self.config, self.ended.clone()).await?;
+            let cache = Cache::new(self.config.cache_bytes_max);
+            Ok::<_, StoreError>(Arc::new(Active { store, cache }))
+        });
+        opened.await.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+impl Active {
+    /// A place in the queue of an entity.
+    fn ticket(self: &Arc<Self>, cell: Arc<Cell>, plugin: &Plugin) -> Result<Ticket, Refusal> {
+        let max = plugin.handler.limits().queue_per_key;
+        Ticket::new(cell, self.clone(), max).map_err(|entity::Full| Refusal::QueueFull)
+    }
+}
+
+async fn open(config: &EntitiesConfig, ended: CancellationToken) -> Result<Store, StoreError> {
+    match config.location.clone() {
+        StateLocation::Sqlite(path) => {
+            let cluster = config.cluster_id.clone();
+            let opening =
+                tokio::task::spawn_blocking(move || Store::open_sqlite(&path, &cluster, ended));
+            opening
+                .await
+                .unwrap_or_else(|error| Err(StoreError(error.to_string())))
+        }
+        StateLocation::Nowhere(because) => Err(StoreError(because.into())),
+    }
+}

@@ -1,0 +1,244 @@
+//! Runs a message of a stateful stream: at its turn, or beside the queue if it is a read. Its answer
+//! leaves once what it rests on is committed and was found to be current.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::timeout_at;
+
+use super::cell::{Cell, Ticket};
+use super::entity::{Finished, Run, Settled};
+use super::store::{Found, Seen, StoreError, What};
+use super::view::{Snapshot, TurnView};
+use super::{Active, Entities, EntityMessage, Way};
+use crate::bodies::Reservation;
+use crate::message::{Fault, LimitKind, Message, Outcome, Refusal};
+use crate::plugins::{Place, Plugin, run};
+use crate::runtime::{CallDeadline, EntityCall, StateView};
+use crate::state::{Values, Writes};
+
+/// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
+/// in the queue.
+const READS_MAX: usize = 3;
+
+/// What all runs of one message need.
+struct Work {
+    entities: Arc<Entities>,
+    active: Arc<Active>,
+    /// The version for the case that the stream is gone.
+    plugin: Arc<Plugin>,
+    message: Arc<Message>,
+    admitted_at: Instant,
+    deadline: Instant,
+}
+
+impl Entities {
+    /// Runs an admitted message.
+    pub async fn run(
+        self: Arc<Self>,
+        admitted: EntityMessage,
+        message: Arc<Message>,
+        admitted_at: Instant,
+        deadline: Instant,
+    ) -> Outcome {
+        let EntityMessage {
+            plugin,
+            active,
+            way,
+        } = admitted;
+        let work = Work {
+            entities: self,
+            active,
+            plugin,
+            message,
+            admitted_at,
+            deadline,
+        };
+        match way {
+            Way::Read(cell) => work.read(cell).await,
+            Way::Turn(ticket) => work.take_turns(ticket).await,
+        }
+    }
+}
+
+impl Work {
+    /// Runs beside the queue, on committed state.
+    async fn read(&self, cell: Arc<Cell>) -> Outcome {
+        for _ in 0..READS_MAX {
+            let snapshot = cell.lock().snapshot();
+            let is_loaded = snapshot.is_some();
+            let (last, values) = match snapshot {
+                Some(snapshot) => snapshot,
+                None => self.load(&cell).await.map_err(unavailable)?,
+            };
+            let view = Arc::new(Snapshot::new(
+                self.active.clone(),
+                cell.clone(),
+                last,
+                values,
+            ));
+            // What was loaded just now needs no other look.
+            let check = async {
+                if is_loaded {
+                    let seen = self.active.look(&cell, What::Last).await?;
+                    Ok(seen.last)
+                } else {
+                    Ok::<_, StoreError>(last)
+                }
+            };
+            let mut call = self.call(view, false);
+            let (outcome, found) = tokio::join!(self.run(&mut call), check);
+            if is_outdated(&outcome) {
+                continue;
+            }
+            if !rests_on_state(&outcome) {
+                return outcome;
+            }
+            let found = found.map_err(unavailable)?;
+            if found == last {
+                return outcome;
+            }
+            cell.lock().read_contradicted(last, found);
+        }
+        let ticket = self.active.ticket(cell, &self.plugin);
+        self.take_turns(ticket.map_err(Fault::Refused)?).await
+    }
+
+    /// Runs when it is this message's turn, and again if the state turns out to be outdated.
+    async fn take_turns(&self, ticket: Ticket) -> Outcome {
+        let may_write = !self.message.is_read();
+        loop {
+            let turn = timeout_at(self.deadline.into(), ticket.turn()).await;
+            let Ok(turn) = turn else {
+                return Err(Fault::Refused(Refusal::WaitedTooLong));
+            };
+            if !turn.is_loaded {
+                self.load(&ticket.cell).await.map_err(unavailable)?;
+            }
+            let view = Arc::new(TurnView {
+                active: self.active.clone(),
+                cell: ticket.cell.clone(),
+                run: turn,
+            });
+            let mut call = self.call(view, may_write);
+            let outcome = self.run(&mut call).await;
+            // The memory of the writes stays reserved until the answer leaves.
+            let (writes, _reservation) = match (&outcome, call) {
+                (Ok(_), Some(call)) => (call.writes, call.reservation),
+                _ => (Writes::default(), Reservation::default()),
+            };
+            let finished = if is_outdated(&outcome) {
+                ticket.give_up_run(turn)
+            } else if rests_on_state(&outcome) {
+                ticket.finish(turn, writes)
+            } else {
+                return outcome;
+            };
+            match self.settle(&ticket, turn, finished).await? {
+                Some(Settled::Released) => return outcome,
+                Some(settled) => return Err(self.fault(settled)),
+                None => {}
+            }
+        }
+    }
+
+    /// Waits until what the answer rests on is committed. `None`: the message runs again.
+    async fn settle(
+        &self,
+        ticket: &Ticket,
+        turn: Run,
+        mut finished: Finished,
+    ) -> Result<Option<Settled>, Fault> {
+        loop {
+            finished = match finished {
+                Finished::Settled(settled) => return Ok(Some(settled)),
+                Finished::Again => return Ok(None),
+                Finished::Rests => timeout_at(self.deadline.into(), ticket.settled())
+                    .await
+                    .map_err(|_| Fault::DeadlineExceeded)?,
+                Finished::Check(expected) => {
+                    let looking = self.active.look(&ticket.cell, What::Last);
+                    let Seen { last, .. } = timeout_at(self.deadline.into(), looking)
+                        .await
+                        .map_err(|_| Fault::DeadlineExceeded)?
+                        .map_err(unavailable)?;
+                    ticket.checked(turn, expected, last)
+                }
+            };
+        }
+    }
+
+    fn fault(&self, settled: Settled) -> Fault {
+        match settled {
+            Settled::Released | Settled::Rejected => Fault::Crashed,
+            Settled::Contended => Fault::Refused(Refusal::Contended),
+            Settled::Unavailable => Fault::Refused(Refusal::StateUnavailable),
+        }
+    }
+
+    /// Loads the entity from the store, into the cache too.
+    async fn load(
+        &self,
+        cell: &Arc<Cell>,
+    ) -> Result<(Option<super::commit::CommitId>, Arc<Values>), StoreError> {
+        let Seen { last, found } = self.active.look(cell, What::Values).await?;
+        let Found::Values(values) = found else {
+            return Err(StoreError("it answers something else".into()));
+        };
+        let values = Arc::new(values);
+        cell.lock().install(last, values.clone());
+        cell.recharge(&self.active);
+        Ok((last, values))
+    }
+
+    fn call(&self, view: Arc<dyn StateView>, may_write: bool) -> Option<Box<EntityCall>> {
+        Some(Box::new(EntityCall {
+            view,
+            may_write,
+            writes: Writes::default(),
+            reservation: Reservation::default(),
+            bodies: self.entities.bodies,
+        }))
+    }
+
+    /// Calls the handler, on the plugin's current version.
+    async fn run(&self, call: &mut Option<Box<EntityCall>>) -> Outcome {
+        if Instant::now() >= self.deadline {
+            return Err(Fault::Refused(Refusal::WaitedTooLong));
+        }
+        let current = self.entities.catalog.plugin(self.message.stream.as_str());
+        let plugin = current.unwrap_or_else(|| self.plugin.clone());
+        let deadline: CallDeadline = plugin
+            .handler
+            .call_deadline(self.admitted_at, self.deadline);
+        let mut place = Place::new(plugin).map_err(Fault::Refused)?;
+        run(
+            &mut place,
+            &self.message,
+            call,
+            deadline,
+            self.entities.bodies,
+        )
+        .await
+    }
+}
+
+fn unavailable(error: StoreError) -> Fault {
+    tracing::debug!(%error, "the store did not answer");
+    Fault::Refused(Refusal::StateUnavailable)
+}
+
+/// Whether the run was ended because its state was outdated.
+fn is_outdated(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(Fault::Refused(Refusal::Contended)))
+}
+
+/// Whether the outcome may follow from what the handler saw of the state. It then leaves only once
+/// that is committed.
+fn rests_on_state(outcome: &Outcome) -> bool {
+    match outcome {
+        Ok(_) | Err(Fault::Failure(_) | Fault::Crashed) => true,
+        Err(Fault::LimitExceeded(limit)) => limit.kind != LimitKind::Time,
+        Err(_) => false,
+    }
+}

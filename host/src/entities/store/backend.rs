@@ -1,0 +1,78 @@
+//! What a database must be able to do, to be a store of entities. The conformance tests in
+//! `conformance` run on every one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::super::commit::{Commit, CommitId, EntityId, Outcome};
+use crate::state::{Name, Page, Range, Values};
+
+/// Values that are loaded together with an entity, and their bytes, the last one not counted.
+/// Others are loaded when they are asked for.
+pub(super) const LOADED_VALUES_MAX: usize = 32;
+pub(super) const LOADED_BYTES_MAX: usize = 64 << 10;
+
+/// One connection to the database.
+pub(super) trait Backend: Send {
+    /// Commits in one transaction. For each commit it compares the entity's last commit with the
+    /// expected one, and writes all of it or nothing. What it returns is on disk. The outcomes are
+    /// in the order of the commits, which are of different entities.
+    ///
+    /// # Errors
+    /// If nothing was committed.
+    fn commit(
+        &mut self,
+        commits: &[Commit],
+    ) -> impl Future<Output = Result<Vec<Outcome>, StoreError>> + Send;
+
+    /// Looks at what is committed. All of it is at least as new as the last commit that had ended
+    /// when this was called; each answer is of one moment.
+    ///
+    /// # Errors
+    /// If nothing could be read.
+    fn look(
+        &mut self,
+        looks: &[Look],
+    ) -> impl Future<Output = Result<Vec<Seen>, StoreError>> + Send;
+}
+
+/// A question to the store about one entity.
+#[derive(Debug, Clone)]
+pub(in crate::entities) struct Look {
+    pub(in crate::entities) entity: Arc<EntityId>,
+    pub(in crate::entities) what: What,
+}
+
+#[derive(Debug, Clone)]
+pub(in crate::entities) enum What {
+    /// The last commit alone.
+    Last,
+    /// Its values, or some of them if they are many or large.
+    Values,
+    /// One value.
+    Value(Name),
+    /// Some values.
+    Page(Range),
+}
+
+/// What was seen of an entity.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::entities) struct Seen {
+    /// `None`: nothing was committed to it ever.
+    pub(in crate::entities) last: Option<CommitId>,
+    pub(in crate::entities) found: Found,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::entities) enum Found {
+    Nothing,
+    Values(Values),
+    Value(Option<Bytes>),
+    Page(Page),
+}
+
+/// Why the store cannot be used now.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::entities) struct StoreError(pub(in crate::entities) String);

@@ -1,0 +1,113 @@
+//! What gathers while a connection of the store is busy, and is then taken together: the batch is
+//! as large as the store is slow.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Things that wait to be taken, in order.
+pub(super) struct Gather<T> {
+    waiting: Mutex<Waiting<T>>,
+    filled: Notify,
+}
+
+struct Waiting<T> {
+    things: Vec<T>,
+    is_closed: bool,
+}
+
+impl<T> Default for Gather<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                things: Vec::new(),
+                is_closed: false,
+            }),
+            filled: Notify::new(),
+        }
+    }
+}
+
+impl<T> Gather<T> {
+    /// Adds one. Gives it back if nobody takes any more.
+    pub(super) fn push(&self, thing: T) -> Result<(), T> {
+        let mut waiting = self.lock();
+        if waiting.is_closed {
+            return Err(thing);
+        }
+        waiting.things.push(thing);
+        let is_first = waiting.things.len() == 1;
+        drop(waiting);
+        if is_first {
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes what has gathered, at most `max`, as soon as there is anything. `None` once it is
+    /// closed and empty.
+    pub(super) async fn take(&self, max: usize) -> Option<Vec<T>> {
+        loop {
+            {
+                let mut waiting = self.lock();
+                if !waiting.things.is_empty() {
+                    let count = max.min(waiting.things.len());
+                    let rest = waiting.things.split_off(count);
+                    let taken = std::mem::replace(&mut waiting.things, rest);
+                    if !waiting.things.is_empty() {
+                        self.filled.notify_one();
+                    }
+                    return Some(taken);
+                }
+                if waiting.is_closed {
+                    // For others that wait.
+                    self.filled.notify_one();
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Takes nothing more in. What waits can still be taken.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.filled.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_gathered_is_taken_together() {
+        let gather = Gather::default();
+        for number in 0..5 {
+            gather.push(number).unwrap();
+        }
+        assert_eq!(gather.take(3).await, Some(vec![0, 1, 2]));
+        assert_eq!(gather.take(3).await, Some(vec![3, 4]));
+        gather.push(5).unwrap();
+        gather.close();
+        assert_eq!(gather.push(6), Err(6));
+        assert_eq!(gather.take(3).await, Some(vec![5]));
+        assert_eq!(gather.take(3).await, None);
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken() {
+        let gather = std::sync::Arc::new(Gather::default());
+        let taking = tokio::spawn({
+            let gather = gather.clone();
+            async move { gather.take(1).await }
+        });
+        tokio::task::yield_now().await;
+        gather.push(1).unwrap();
+        assert_eq!(taking.await.unwrap(), Some(vec![1]));
+    }
+}

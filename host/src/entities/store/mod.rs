@@ -1,0 +1,176 @@
+//! The store: where the state of entities is kept. Commits and looks gather, and connections take
+//! them in batches.
+
+mod backend;
+mod gather;
+mod health;
+mod sqlite;
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::commit::{Commit, Outcome};
+use backend::Backend;
+use gather::Gather;
+use health::Health;
+
+pub(super) use backend::{Found, Look, Seen, StoreError, What};
+
+/// Commits of one batch at most: beyond that a batch becomes no cheaper.
+const BATCH_COMMITS_MAX: usize = 1024;
+
+/// Looks that one connection takes at once.
+const BATCH_LOOKS_MAX: usize = 128;
+
+/// Who waits for a commit.
+pub(super) trait CommitOwner: Send + Sync {
+    /// The commit has ended. Returns the next one of the entity, and adds who is to be woken.
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<Waker>) -> Option<Commit>;
+}
+
+/// Takes commits and looks. Clones are the same store.
+#[derive(Clone)]
+pub(super) struct Store(Arc<Shared>);
+
+struct Shared {
+    commits: Gather<Submitted>,
+    looks: Gather<Asked>,
+    health: Health,
+    /// Cancelled when the task of any connection has ended.
+    ended: CancellationToken,
+    /// Cancelled when the one that commits has ended.
+    committed: CancellationToken,
+}
+
+struct Submitted {
+    commit: Commit,
+    owner: Arc<dyn CommitOwner>,
+}
+
+struct Asked {
+    look: Look,
+    answer: oneshot::Sender<Result<Seen, StoreError>>,
+}
+
+impl Store {
+    /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
+    fn new(ended: CancellationToken) -> Self {
+        Self(Arc::new(Shared {
+            commits: Gather::default(),
+            looks: Gather::default(),
+            health: Health::default(),
+            ended,
+            committed: CancellationToken::new(),
+        }))
+    }
+
+    /// Whether the store works, as far as is known.
+    pub(super) fn is_good(&self) -> bool {
+        self.0.health.is_good()
+    }
+
+    /// Hands over a commit. Nothing cancels it from here on.
+    pub(super) fn submit(&self, commit: Commit, owner: Arc<dyn CommitOwner>) {
+        let mut next = self.0.commits.push(Submitted { commit, owner });
+        let mut wake = Vec::new();
+        while let Err(Submitted { owner, .. }) = next {
+            next = match owner.commit_ended(Outcome::Unavailable, &mut wake) {
+                Some(commit) => self.0.commits.push(Submitted { commit, owner }),
+                None => Ok(()),
+            };
+        }
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Looks at an entity.
+    ///
+    /// # Errors
+    /// If the store does not work.
+    pub(super) async fn look(&self, look: Look) -> Result<Seen, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || StoreError("it is closed".into());
+        self.0
+            .looks
+            .push(Asked { look, answer })
+            .map_err(|_| closed())?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Takes nothing more in, and resolves when what was taken in is committed.
+    pub(super) async fn close(&self) {
+        self.0.commits.close();
+        self.0.looks.close();
+        self.0.committed.cancelled().await;
+    }
+
+    /// Commits what gathers, until the store is closed.
+    async fn serve_commits(&self, mut backend: impl Backend) {
+        let shared = &self.0;
+        let _ended = shared.ended.clone().drop_guard();
+        let _committed = shared.committed.clone().drop_guard();
+        while let Some(batch) = shared.commits.take(BATCH_COMMITS_MAX).await {
+            let (commits, owners): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|Submitted { commit, owner }| (commit, owner))
+                .unzip();
+            let outcomes = self.commit(&mut backend, &commits).await;
+            let mut wake = Vec::with_capacity(owners.len());
+            for (owner, outcome) in owners.into_iter().zip(outcomes) {
+                if let Some(commit) = owner.commit_ended(outcome, &mut wake) {
+                    self.submit(commit, owner);
+                }
+            }
+            wake.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    async fn commit(&self, backend: &mut impl Backend, commits: &[Commit]) -> Vec<Outcome> {
+        let health = &self.0.health;
+        if !health.is_good() {
+            return vec![Outcome::Unavailable; commits.len()];
+        }
+        health.begin();
+        let outcomes = backend.commit(commits).await;
+        health.end();
+        match outcomes {
+            Ok(outcomes) => {
+                health.note_success();
+                outcomes
+            }
+            Err(error) => {
+                health.note_failure(&error);
+                vec![Outcome::Unavailable; commits.len()]
+            }
+        }
+    }
+
+    /// Answers looks, until the store is closed.
+    async fn serve_looks(&self, mut backend: impl Backend) {
+        let shared = &self.0;
+        let _ended = shared.ended.clone().drop_guard();
+        while let Some(batch) = shared.looks.take(BATCH_LOOKS_MAX).await {
+            let (looks, answers): (Vec<_>, Vec<_>) = batch
+                .into_iter()
+                .map(|Asked { look, answer }| (look, answer))
+                .unzip();
+            match backend.look(&looks).await {
+                Ok(seen) => {
+                    shared.health.note_success();
+                    for (answer, seen) in answers.into_iter().zip(seen) {
+                        // Who asked may be gone.
+                        let _ = answer.send(Ok(seen));
+                    }
+                }
+                Err(error) => {
+                    shared.health.note_failure(&error);
+                    for answer in answers {
+                        let _ = answer.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The tables, which `docs/state.md` documents, and what is checked before they are used.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use uuid::{NoContext, Timestamp, Uuid};
+
+use super::super::backend::StoreError;
+
+/// The version of the tables. A later version that an older node can use leaves `compatible` as it
+/// is.
+pub(super) const VERSION: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE meshage_store (
+        id BLOB NOT NULL,
+        version INTEGER NOT NULL,
+        compatible INTEGER NOT NULL,
+        cluster TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE meshage_entity (
+        stream TEXT NOT NULL,
+        key TEXT NOT NULL,
+        commit_id BLOB NOT NULL,
+        state ANY,
+        PRIMARY KEY (stream, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE meshage_value (
+        stream TEXT NOT NULL,
+        key TEXT NOT NULL,
+        name TEXT NOT NULL,
+        value ANY NOT NULL,
+        PRIMARY KEY (stream, key, name)
+    ) STRICT, WITHOUT ROWID;";
+
+/// Makes the tables if there are none, and checks that this version of meshage can use those that
+/// are there, and that they are of this cluster. Returns the store's id.
+pub(super) fn prepare(connection: &mut Connection, cluster: &str) -> Result<Uuid, StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let has_tables = transaction
+        .query_row(
+            "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'meshage_store'",
+            [],
+            |_| Ok(()),
+        )
+        .optional()?
+        .is_some();
+    if !has_tables {
+        let id = Uuid::new_v7(Timestamp::now(NoContext));
+        transaction.execute_batch(TABLES)?;
+        transaction.execute(
+            "INSERT INTO meshage_store (id, version, compatible, cluster) VALUES (?1, ?2, ?2, ?3)",
+            (id.as_bytes(), VERSION, cluster),
+        )?;
+    }
+    let (id, compatible, owner): ([u8; 16], i64, String) = transaction.query_row(
+        "SELECT id, compatible, cluster FROM meshage_store",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    check_compatible(compatible)?;
+    if owner != cluster {
+        return Err(StoreError(format!(
+            "it has the state of the cluster {owner:?}, and this node is of {cluster:?}: set --cluster-id, or name another file"
+        )));
+    }
+    transaction.commit()?;
+    Ok(Uuid::from_bytes(id))
+}
+
+/// # Errors
+/// If the tables are of a version that this one cannot use.
+pub(super) fn check_compatible(compatible: i64) -> Result<(), StoreError> {
+    if compatible <= VERSION {
+        return Ok(());
+    }
+    Err(StoreError(format!(
+        "its tables are of version {compatible}, and this meshage-host knows those up to {VERSION}: upgrade it"
+    )))
+}

@@ -1,0 +1,44 @@
+//! A turnstile in front of the file's write lock. SQLite's lock is not fair: who has just committed
+//! gets it again before the others wake up. Here, who waits for it holds the turnstile, and who has
+//! just committed must wait behind.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Passed by one process at a time. The system opens it again when a process dies in it.
+pub(super) struct Turnstile(File);
+
+/// Holds the turnstile.
+pub(super) struct Passing<'a>(&'a File);
+
+impl Turnstile {
+    /// # Errors
+    /// If there can be no file of that name.
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        Ok(Self(file))
+    }
+
+    /// Waits until no other process is in it.
+    ///
+    /// # Errors
+    /// If the file system has no locks.
+    pub(super) fn pass(&self) -> io::Result<Passing<'_>> {
+        flock(&self.0, FlockOperation::LockExclusive)?;
+        Ok(Passing(&self.0))
+    }
+}
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        // Unlocking a lock that is held does not fail.
+        let _ = flock(self.0, FlockOperation::Unlock);
+    }
+}

@@ -1,0 +1,156 @@
+//! What a handler sees of its entity: at its turn, the state that the message before it left; in a
+//! read beside the queue, one committed version.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::Active;
+use super::cell::Cell;
+use super::commit::CommitId;
+use super::entity::{Outdated, Run};
+use super::store::{Found, Look, Seen, StoreError, What};
+use crate::runtime::{Loading, StateError, StateView};
+use crate::state::{Name, Page, Range, Values};
+
+/// The state at a message's turn.
+pub(super) struct TurnView {
+    pub(super) active: Arc<Active>,
+    pub(super) cell: Arc<Cell>,
+    pub(super) run: Run,
+}
+
+/// One committed version.
+pub(super) struct Snapshot {
+    active: Arc<Active>,
+    cell: Arc<Cell>,
+    pub(super) last: Option<CommitId>,
+    values: Mutex<Arc<Values>>,
+}
+
+impl From<Outdated> for StateError {
+    fn from(Outdated: Outdated) -> Self {
+        Self::Outdated
+    }
+}
+
+impl From<StoreError> for StateError {
+    fn from(_: StoreError) -> Self {
+        Self::Unavailable
+    }
+}
+
+impl Active {
+    pub(super) async fn look(&self, cell: &Cell, what: What) -> Result<Seen, StoreError> {
+        let entity = cell.id.clone();
+        self.store.look(Look { entity, what }).await
+    }
+}
+
+impl StateView for TurnView {
+    fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
+        Ok(self.cell.lock().get(self.run, name)?)
+    }
+
+    fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
+        Box::pin(async move {
+            let before = self.cell.lock().expected(self.run)?;
+            let name: Name = name.into();
+            let seen = self.active.look(&self.cell, What::Value(name.clone()));
+            let Seen { last, found } = seen.await?;
+            let value = value_of(found);
+            let learned = self
+                .cell
+                .lock()
+                .learn(self.run, before, last, name, value.clone());
+            learned?;
+            self.cell.recharge(&self.active);
+            Ok(value)
+        })
+    }
+
+    fn scan<'a>(&'a self, range: &'a Range) -> Loading<'a, Page> {
+        Box::pin(async move {
+            let before = {
+                let entity = self.cell.lock();
+                if let Some(page) = entity.page(self.run, range)? {
+                    return Ok(page);
+                }
+                entity.expected(self.run)?
+            };
+            let seen = self.active.look(&self.cell, What::Page(range.clone()));
+            let Seen { last, found } = seen.await?;
+            let mut entity = self.cell.lock();
+            entity.compare(self.run, before, last)?;
+            Ok(entity.with_uncommitted(self.run, page_of(found), range)?)
+        })
+    }
+}
+
+impl Snapshot {
+    pub(super) fn new(
+        active: Arc<Active>,
+        cell: Arc<Cell>,
+        last: Option<CommitId>,
+        values: Arc<Values>,
+    ) -> Self {
+        let values = Mutex::new(values);
+        Self {
+            active,
+            cell,
+            last,
+            values,
+        }
+    }
+
+    fn values(&self) -> std::sync::MutexGuard<'_, Arc<Values>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found, if it is of this version.
+    async fn look(&self, what: What) -> Result<Found, StateError> {
+        let Seen { last, found } = self.active.look(&self.cell, what).await?;
+        if last == self.last {
+            return Ok(found);
+        }
+        self.cell.lock().read_contradicted(self.last, last);
+        Err(StateError::Outdated)
+    }
+}
+
+impl StateView for Snapshot {
+    fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
+        Ok(self.values().get(name).map(|value| value.cloned()))
+    }
+
+    fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
+        Box::pin(async move {
+            let value = value_of(self.look(What::Value(name.into())).await?);
+            Arc::make_mut(&mut self.values()).learn(name.into(), value.clone());
+            Ok(value)
+        })
+    }
+
+    fn scan<'a>(&'a self, range: &'a Range) -> Loading<'a, Page> {
+        Box::pin(async move {
+            if let Some(page) = self.values().page(range) {
+                return Ok(page);
+            }
+            Ok(page_of(self.look(What::Page(range.clone())).await?))
+        })
+    }
+}
+
+fn value_of(found: Found) -> Option<Bytes> {
+    match found {
+        Found::Value(value) => value,
+        Found::Nothing | Found::Values(_) | Found::Page(_) => None,
+    }
+}
+
+fn page_of(found: Found) -> Page {
+    match found {
+        Found::Page(page) => page,
+        Found::Nothing | Found::Values(_) | Found::Value(_) => Page::end(),
+    }
+}

@@ -1,0 +1,96 @@
+//! The stream `journal` of the tests: each message appends an id to the entity's list and gets the
+//! list back, and does what its query asks for besides.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use meshage_sdk::{Entity, Failure, Json, Message, Query, Value, json};
+use serde::Deserialize;
+
+/// What a message is to do, in this order.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    /// Deletes all values.
+    #[serde(default)]
+    clear: bool,
+    /// Appends this to the list.
+    append: Option<String>,
+    /// Writes so many bytes to the value `set`, so many times, to names with a number at the end.
+    set: Option<String>,
+    #[serde(default)]
+    bytes: usize,
+    #[serde(default = "once")]
+    times: usize,
+    delete: Option<String>,
+    /// Waits for so long, in the host.
+    #[serde(default)]
+    wait_ms: u64,
+    /// How it ends: `trap`, `fail`, `spin`; a reply otherwise.
+    then: Option<String>,
+    /// Returns the size of this value.
+    get: Option<String>,
+    /// Returns the names with this prefix.
+    scan: Option<String>,
+}
+
+fn once() -> usize {
+    1
+}
+
+#[meshage_sdk::handler]
+fn handle(
+    message: Message,
+    entity: Entity,
+    Query(wanted): Query<Wanted>,
+) -> Result<Json<Value>, Failure> {
+    if wanted.clear {
+        entity.clear();
+    }
+    let mut list: Vec<String> = entity.get("list")?.unwrap_or_default();
+    if let Some(id) = &wanted.append {
+        list.push(id.clone());
+        entity.set("list", &list)?;
+    }
+    if let Some(name) = &wanted.set {
+        write(&entity, name, &wanted);
+    }
+    if let Some(name) = &wanted.delete {
+        entity.delete(name);
+    }
+    if wanted.wait_ms > 0 {
+        sleep(Duration::from_millis(wanted.wait_ms));
+    }
+    match wanted.then.as_deref() {
+        Some("trap") => panic!("asked to"),
+        Some("fail") => return Err(Failure::conflict(json!(list))),
+        Some("spin") => spin(),
+        _ => {}
+    }
+    if let Some(name) = &wanted.get {
+        let bytes = entity.get_bytes(name).map(|value| value.len());
+        return Ok(Json(json!({ "bytes": bytes })));
+    }
+    if let Some(prefix) = &wanted.scan {
+        let names: Vec<String> = entity.scan(prefix).map(|(name, _)| name).collect();
+        return Ok(Json(json!({ "names": names })));
+    }
+    Ok(Json(json!({ "id": message.id(), "list": list })))
+}
+
+fn write(entity: &Entity, name: &str, wanted: &Wanted) {
+    let value = vec![b'x'; wanted.bytes];
+    if wanted.times == 1 {
+        entity.set_bytes(name, value);
+        return;
+    }
+    for number in 0..wanted.times {
+        entity.set_bytes(&format!("{name}{number:04}"), &value);
+    }
+}
+
+fn spin() {
+    loop {
+        std::hint::black_box(());
+    }
+}
