@@ -53,8 +53,20 @@ pub struct State<T> {
     value: T,
     /// What is in the store.
     stored: Option<Vec<u8>>,
-    /// Whether the handler had mutable access.
-    may_have_changed: bool,
+    /// Whether the handler had mutable access, and what `T` did not know of the stored value.
+    access: Access,
+    /// Finds that out, at the first mutable access.
+    compare: fn(&T, &[u8]) -> bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// It was only read.
+    Shared,
+    /// It may have been changed, and `T` knows every member of the stored value.
+    Mutable,
+    /// It may have been changed, and `T` does not know every member, or writes them differently.
+    WithUnknown,
 }
 
 impl<T> State<T> {
@@ -63,7 +75,8 @@ impl<T> State<T> {
         Self {
             value,
             stored: None,
-            may_have_changed: false,
+            access: Access::Shared,
+            compare: |_, _| true,
         }
     }
 }
@@ -78,7 +91,18 @@ impl<T> Deref for State<T> {
 
 impl<T> DerefMut for State<T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.may_have_changed = true;
+        if self.access == Access::Shared {
+            // Now it is as it was loaded.
+            let is_whole = match &self.stored {
+                Some(stored) => (self.compare)(&self.value, stored),
+                None => true,
+            };
+            self.access = if is_whole {
+                Access::Mutable
+            } else {
+                Access::WithUnknown
+            };
+        }
         &mut self.value
     }
 }
@@ -121,12 +145,13 @@ impl<T: Default + Serialize + DeserializeOwned> Stateful for State<T> {
         Ok(Self {
             value,
             stored,
-            may_have_changed: false,
+            access: Access::Shared,
+            compare: stored::is_written_as::<T>,
         })
     }
 
     fn save(self, entity: &Entity) -> Result<(), Failure> {
-        if !self.may_have_changed {
+        if self.access == Access::Shared {
             return Ok(());
         }
         let mut new = stored::write(entity, NAME, &self.value)?;
@@ -134,7 +159,9 @@ impl<T: Default + Serialize + DeserializeOwned> Stateful for State<T> {
             if *stored == new {
                 return Ok(());
             }
-            new = stored::with_unknown::<T>(stored, new);
+            if self.access == Access::WithUnknown {
+                new = stored::with_unknown::<T>(stored, new);
+            }
         }
         if self.stored.as_ref() != Some(&new) {
             entity.set_bytes(NAME, new);

@@ -1,6 +1,8 @@
 //! Values as JSON in the store: reads them, says what is wrong with one that cannot be read, and
 //! keeps members that this version of a handler does not know.
 
+use std::io;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -53,6 +55,31 @@ fn problem<T: DeserializeOwned>(bytes: &[u8], error: &serde_json::Error) -> Stri
         error.to_string()
     } else {
         format!("{place}: {error}")
+    }
+}
+
+/// Whether a value is written exactly as it is stored.
+pub(crate) fn is_written_as<T: Serialize>(value: &T, stored: &[u8]) -> bool {
+    let mut rest = Expected(stored);
+    serde_json::to_writer(&mut rest, value).is_ok() && rest.0.is_empty()
+}
+
+/// What is still to be written. Anything else is an error.
+struct Expected<'a>(&'a [u8]);
+
+impl io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.strip_prefix(bytes) {
+            Some(rest) => {
+                self.0 = rest;
+                Ok(bytes.len())
+            }
+            None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -44,5 +44,7 @@ mod silent_directory;
 mod sites;
 mod soak;
 mod start;
+mod state;
+mod state_faults;
 mod stray_files;
 mod versions;

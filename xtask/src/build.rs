@@ -14,7 +14,7 @@ const PLUGINS: [&str; 3] = ["cart", "echo", "orders"];
 const TEST_GUESTS: [&str; 3] = ["alien", "fickle", "journal"];
 
 /// Guests that benchmarks run beside the example plugins, on our host and on others.
-const BENCH_GUESTS: [&str; 3] = ["body-echo", "http-echo", "http-echo-p3"];
+const BENCH_GUESTS: [&str; 4] = ["body-echo", "counter", "http-echo", "http-echo-p3"];
 
 /// Builds the host and the example plugins. `--workspace` gives dependencies the same features as
 /// in the tests, so that both share what is compiled.

@@ -3,18 +3,19 @@
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::Active;
 use super::commit::{Commit, CommitId, EntityId, Outcome};
 use super::entity::{Effects, Entity, Finished, Full, Run, Seq};
 use super::store::CommitOwner;
+use crate::lanes::{LaneWaker, wake_all};
 use crate::state::Writes;
 
 /// An active entity.
 pub(super) struct Cell {
     pub(super) id: Arc<EntityId>,
-    entity: Mutex<Entity<Waker>>,
+    entity: Mutex<Entity<LaneWaker>>,
     /// Whether it was used since the cache last looked for something to drop.
     used: AtomicBool,
     /// The memory of values and writes that the cache counts for it.
@@ -38,7 +39,7 @@ impl Cell {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Entity<Waker>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Entity<LaneWaker>> {
         self.entity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -72,7 +73,7 @@ impl Cell {
 }
 
 impl CommitOwner for Cell {
-    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<Waker>) -> Option<Commit> {
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> Option<Commit> {
         let effects = self.lock().commit_ended(outcome, &self.id);
         wake.extend(effects.wake);
         effects.submit
@@ -95,7 +96,7 @@ impl Ticket {
             let turn = self
                 .cell
                 .lock()
-                .take_turn(self.seq, || context.waker().clone());
+                .take_turn(self.seq, || LaneWaker::new(context));
             turn.map_or(Poll::Pending, Poll::Ready)
         })
         .await
@@ -137,17 +138,17 @@ impl Ticket {
             let settled = self
                 .cell
                 .lock()
-                .settled(self.seq, || context.waker().clone());
+                .settled(self.seq, || LaneWaker::new(context));
             settled.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 
-    fn apply(&self, effects: Effects<Waker>) {
+    fn apply(&self, effects: Effects<LaneWaker>) {
         if let Some(commit) = effects.submit {
             self.active.store.submit(commit, self.cell.clone());
         }
-        effects.wake.into_iter().for_each(Waker::wake);
+        wake_all(effects.wake);
     }
 }
 

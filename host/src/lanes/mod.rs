@@ -1,6 +1,7 @@
 //! Lanes: one thread for each core, each with its own event loop. A connection of a client or a
 //! peer stays on the lane that it is assigned to, so that serving it never waits for another core.
 
+mod mailbox;
 mod moving;
 
 use std::cell::Cell;
@@ -9,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, available_parallelism};
 
+use mailbox::Mailbox;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use mailbox::{LaneWaker, wake_all};
 pub use moving::{move_off_lane, next_poll, run_movable};
 
 /// The lanes of one node. They stop when the last clone is dropped. Each clone assigns connections
@@ -101,7 +104,12 @@ fn start_lane(
         let _ended = ended.drop_guard();
         NUMBER.set(Some(number));
         IS_LANE.set(true);
-        lane.block_on(stopped.cancelled());
+        lane.block_on(async {
+            tokio::select! {
+                () = stopped.cancelled() => {}
+                () = Arc::<Mailbox>::default().deliver() => {}
+            }
+        });
     })?;
     Ok(handle)
 }

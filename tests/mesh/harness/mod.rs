@@ -6,6 +6,7 @@ pub(crate) mod frames;
 mod gate;
 mod hand_made;
 mod http2;
+mod journal;
 #[cfg(target_os = "linux")]
 mod later;
 mod node;
@@ -14,6 +15,7 @@ mod one_core;
 mod open_files;
 mod plugins;
 mod secret;
+mod state;
 mod taken;
 mod traffic;
 #[cfg(target_os = "linux")]
@@ -25,6 +27,7 @@ pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
+pub(crate) use journal::Writers;
 #[cfg(target_os = "linux")]
 pub(crate) use later::LaterVersions;
 pub(crate) use node::{
@@ -33,6 +36,7 @@ pub(crate) use node::{
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
 pub(crate) use secret::{Secret, new_secret};
+pub(crate) use state::State;
 pub(crate) use taken::{taken, threads};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 #[cfg(target_os = "linux")]
 use super::one_core::on_one_core;
-use super::{Answer, Client, HANG, Plugins, Request, Secret};
+use super::{Answer, Client, HANG, Plugins, Request, Secret, State};
 #[cfg(target_os = "linux")]
 use super::{Place, Wire};
 
@@ -146,6 +146,11 @@ impl Setup {
             .secret(&Secret::shared());
         // Only the test can reach this network.
         setup.flag("--admin-bind", &addr).flag("--insecure", "true")
+    }
+
+    /// Where the node keeps the state of its entities.
+    pub(crate) fn state(self, state: &State) -> Self {
+        self.flag("--state", &state.location())
     }
 
     /// Gives the node this secret file.

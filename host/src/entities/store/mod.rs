@@ -7,12 +7,12 @@ mod health;
 mod sqlite;
 
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{Commit, Outcome};
+use crate::lanes::{LaneWaker, wake_all};
 use backend::Backend;
 use gather::Gather;
 use health::Health;
@@ -28,7 +28,7 @@ const BATCH_LOOKS_MAX: usize = 128;
 /// Who waits for a commit.
 pub(super) trait CommitOwner: Send + Sync {
     /// The commit has ended. Returns the next one of the entity, and adds who is to be woken.
-    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<Waker>) -> Option<Commit>;
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> Option<Commit>;
 }
 
 /// Takes commits and looks. Clones are the same store.
@@ -82,7 +82,7 @@ impl Store {
                 None => Ok(()),
             };
         }
-        wake.into_iter().for_each(Waker::wake);
+        wake_all(wake);
     }
 
     /// Looks at an entity.
@@ -123,7 +123,7 @@ impl Store {
                     self.submit(commit, owner);
                 }
             }
-            wake.into_iter().for_each(Waker::wake);
+            wake_all(wake);
         }
     }
 

@@ -1,6 +1,10 @@
 //! The stream `journal` of the tests: each message appends an id to the entity's list and gets the
 //! list back, and does what its query asks for besides.
 
+#[path = "../../fickle/src/fetch.rs"]
+#[allow(dead_code)]
+mod fetch;
+
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -26,6 +30,8 @@ struct Wanted {
     /// Waits for so long, in the host.
     #[serde(default)]
     wait_ms: u64,
+    /// Waits until this server answers: `host:port/`.
+    wait_for: Option<String>,
     /// How it ends: `trap`, `fail`, `spin`; a reply otherwise.
     then: Option<String>,
     /// Returns the size of this value.
@@ -60,6 +66,9 @@ fn handle(
     }
     if wanted.wait_ms > 0 {
         sleep(Duration::from_millis(wanted.wait_ms));
+    }
+    if let Some(target) = &wanted.wait_for {
+        fetch::wait_for(target).map_err(Failure::internal)?;
     }
     match wanted.then.as_deref() {
         Some("trap") => panic!("asked to"),

@@ -1,0 +1,160 @@
+//! Entities have state: it is committed before the reply, once, in order, and nobody sees an older
+//! one.
+
+use rustix::process::Signal;
+
+use crate::harness::{Node, Plugins, Setup, State, Writers, refs, stamped, wait_for_mesh};
+
+/// The usual plugins and `journal`.
+fn plugins() -> Plugins {
+    Plugins::empty()
+        .with("journal", "journal")
+        .with("echo", "echo")
+}
+
+fn setup(number: usize, state: &State) -> Setup {
+    Setup::new(plugins()).id(&format!("n{number}")).state(state)
+}
+
+/// Nodes `n1`, `n2`, … that share a store.
+async fn mesh(size: usize, state: &State) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=size {
+        let node = setup(number, state).seeds(&refs(&nodes)).start().await;
+        nodes.push(node);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+async fn list(node: &Node, key: &str) -> String {
+    let answer = node.get(&format!("/api/journal/{key}")).send().await;
+    answer.ok();
+    answer.json()["list"].to_string()
+}
+
+async fn append(node: &Node, key: &str, id: &str) {
+    let answer = node
+        .post(&format!("/api/journal/{key}?append={id}"))
+        .send()
+        .await;
+    answer.ok();
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_on_every_node_and_after_all_have_ended() {
+    let state = State::sqlite();
+    let mut nodes = mesh(2, &state).await;
+    for (i, id) in ["a", "b", "c"].iter().enumerate() {
+        append(&nodes[i % 2], "k", id).await;
+    }
+    for node in &nodes {
+        assert_eq!(list(node, "k").await, r#"["a","b","c"]"#);
+    }
+    for node in &mut nodes {
+        node.kill().await;
+    }
+    let again = mesh(1, &state).await;
+    assert_eq!(list(&again[0], "k").await, r#"["a","b","c"]"#);
+}
+
+#[tokio::test]
+async fn eight_clients_on_few_keys_over_three_nodes() {
+    let state = State::sqlite();
+    let nodes = mesh(3, &state).await;
+    let writers = Writers::start(8, 3, &refs(&nodes));
+    writers.wait_for(3_000).await;
+    let journal = writers.check(&nodes[0]).await;
+    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+}
+
+#[tokio::test]
+async fn owners_are_killed_again_and_again() {
+    let state = State::sqlite();
+    let mut nodes = mesh(3, &state).await;
+    let mut writers = Writers::start(8, 3, &refs(&nodes));
+    for round in 0..6 {
+        writers.wait_for(300).await;
+        let mut victim = nodes.remove(0);
+        victim.kill().await;
+        writers.send_to(&refs(&nodes));
+        writers.wait_for(300).await;
+        let number = round % 3 + 1;
+        let back = setup(number, &state).seeds(&refs(&nodes)).start().await;
+        nodes.push(back);
+        wait_for_mesh(&refs(&nodes)).await;
+        writers.send_to(&refs(&nodes));
+    }
+    let journal = writers.check(&nodes[0]).await;
+    println!(
+        "{} of {} answered, {:?}",
+        journal.good(),
+        journal.len(),
+        journal.bad()
+    );
+    assert!(
+        journal.good() * 100 > journal.len() * 95,
+        "{:?}",
+        journal.bad()
+    );
+}
+
+#[tokio::test]
+async fn every_node_is_restarted_in_turn_and_no_request_fails() {
+    let state = State::sqlite();
+    let mut nodes = mesh(3, &state).await;
+    let mut writers = Writers::start(8, 3, &refs(&nodes));
+    for number in 1..=3 {
+        let mut leaver = nodes.remove(0);
+        writers.send_to(&refs(&nodes));
+        writers.wait_for(200).await;
+        leaver.signal(Signal::TERM);
+        assert!(leaver.ended().await.success());
+        let back = setup(number, &state).seeds(&refs(&nodes)).start().await;
+        nodes.push(back);
+        wait_for_mesh(&refs(&nodes)).await;
+        writers.send_to(&refs(&nodes));
+        writers.wait_for(200).await;
+    }
+    let journal = writers.check(&nodes[0]).await;
+    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_replaced_again_and_again_loses_nothing() {
+    let (state, plugins) = (State::sqlite(), plugins());
+    let setup = |id: &str| Setup::new(plugins.clone()).id(id).state(&state);
+    let first = setup("n1").ready().await;
+    let second = setup("n2").seeds(&[&first]).ready().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let writers = Writers::start(8, 3, &[&first, &second]);
+    for version in 0..20 {
+        plugins.put("journal.wasm", &stamped("journal", version));
+        writers.wait_for(150).await;
+    }
+    let journal = writers.check(&first).await;
+    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_two_hundred_times_loses_nothing() {
+    const KILLS: usize = 200;
+    let state = State::sqlite();
+    let mut node = setup(1, &state).ready().await;
+    let mut writers = Writers::start(8, 5, &[&node]);
+    for _ in 0..KILLS {
+        writers.wait_for(40).await;
+        node.kill().await;
+        node = setup(1, &state).ready().await;
+        writers.send_to(&[&node]);
+    }
+    writers.wait_for(100).await;
+    let journal = writers.check(&node).await;
+    println!(
+        "{} of {} answered, {:?}",
+        journal.good(),
+        journal.len(),
+        journal.bad()
+    );
+    assert!(journal.good() > KILLS * 10, "{:?}", journal.bad());
+}
