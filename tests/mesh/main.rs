@@ -45,6 +45,7 @@ mod sites;
 mod soak;
 mod start;
 mod state;
+#[cfg(target_os = "linux")]
 mod state_faults;
 mod stray_files;
 mod versions;

@@ -1,1 +1,419 @@
-//! later
+//! Entities when things go wrong: nodes that disagree about who owns one, handlers that fail in
+//! every way, clients that go away, and stores that fail.
+
+use std::time::Duration;
+
+use http::Method;
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::harness::{
+    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, refs, until,
+    wait_for_mesh,
+};
+
+fn plugins() -> Plugins {
+    Plugins::empty()
+        .with("journal", "journal")
+        .with("echo", "echo")
+}
+
+async fn one_node(state: &State) -> Node {
+    Setup::new(plugins()).id("n1").state(state).ready().await
+}
+
+/// Nodes on a network that can be cut, which share a store all the same.
+async fn mesh_on(wire: &Wire, size: usize, state: &State) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=size {
+        let setup = Setup::new(plugins()).on(wire, number).state(state);
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+async fn wait_until_seen(by: &Node, count: usize) {
+    until(|| async { by.view().await.len() == count }).await;
+}
+
+async fn act(node: &Node, key: &str, query: &str) -> Answer {
+    node.post(&format!("/api/journal/{key}?{query}"))
+        .send()
+        .await
+}
+
+async fn list(node: &Node, key: &str) -> String {
+    let answer = node.get(&format!("/api/journal/{key}")).send().await;
+    answer.ok();
+    answer.json()["list"].to_string()
+}
+
+#[tokio::test]
+async fn both_sides_of_a_split_write_and_nothing_is_lost() {
+    let (wire, state) = (Wire::lay(3), State::sqlite());
+    let nodes = mesh_on(&wire, 3, &state).await;
+    let writers = Writers::start(8, 3, &refs(&nodes));
+    writers.wait_for(300).await;
+    for _ in 0..3 {
+        wire.between(&[1], &[2, 3], Path::Cut);
+        wait_until_seen(&nodes[0], 1).await;
+        writers.wait_for(600).await;
+        wire.heal();
+        wait_for_mesh(&refs(&nodes)).await;
+        writers.wait_for(100).await;
+    }
+    let journal = writers.check(&nodes[0]).await;
+    println!(
+        "{} of {} answered, {:?}",
+        journal.good(),
+        journal.len(),
+        journal.bad()
+    );
+    assert!(journal.good() * 2 > journal.len(), "{:?}", journal.bad());
+}
+
+#[tokio::test]
+async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced() {
+    let (wire, state) = (Wire::lay(2), State::sqlite());
+    let nodes = mesh_on(&wire, 2, &state).await;
+    wire.between(&[1], &[2], Path::Cut);
+    wait_until_seen(&nodes[0], 1).await;
+    wait_until_seen(&nodes[1], 1).await;
+    let (one, other) = (&nodes[0], &nodes[1]);
+    // Both have it in memory.
+    act(one, "k", "append=a").await.ok();
+    assert_eq!(list(other, "k").await, r#"["a"]"#);
+    act(other, "k", "append=b").await.ok();
+    // A read, a message that writes nothing, a failure, and a write, each on what the other wrote.
+    assert_eq!(list(one, "k").await, r#"["a","b"]"#);
+    act(one, "k", "append=c").await.ok();
+    let answer = act(other, "k", "").await;
+    assert_eq!(answer.json()["list"].to_string(), r#"["a","b","c"]"#);
+    act(one, "k", "append=d").await.ok();
+    let failure = act(other, "k", "append=e&then=fail").await;
+    let problem = failure.problem(409, "conflict");
+    assert_eq!(problem["detail"], r#"["a","b","c","d","e"]"#);
+    act(one, "k", "append=f").await.ok();
+    act(other, "k", "append=g&then=trap")
+        .await
+        .problem(500, "crashed");
+    act(other, "k", "append=h").await.ok();
+    for node in &nodes {
+        assert_eq!(list(node, "k").await, r#"["a","b","c","d","f","h"]"#);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_leaves_nothing_behind() {
+    let state = State::sqlite();
+    let node = Setup::new(plugins().with_file("journal.toml", "timeout_ms = 300"))
+        .state(&state)
+        .ready()
+        .await;
+    act(&node, "k", "append=a").await.ok();
+    act(&node, "k", "clear=true&append=b&then=fail")
+        .await
+        .problem(409, "conflict");
+    act(&node, "k", "append=c&then=trap")
+        .await
+        .problem(500, "crashed");
+    act(&node, "k", "append=d&then=spin")
+        .await
+        .problem(504, "deadline-exceeded");
+    act(&node, "k", "append=e&wait_ms=60000")
+        .await
+        .problem(504, "deadline-exceeded");
+    let value = "set=v&bytes=1048577";
+    let problem = act(&node, "k", value).await.problem(500, "limit-exceeded");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("1 MiB in a value"), "{detail}");
+    let problem = act(&node, "k", "set=v&bytes=1000000&times=17").await;
+    let problem = problem.problem(500, "limit-exceeded");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("16 MiB of writes"), "{detail}");
+    let names = ["set=&bytes=1", "delete=a%00b", "get="];
+    for name in names {
+        act(&node, "k", name).await.problem(500, "limit-exceeded");
+    }
+    let long = "n".repeat(1025);
+    act(&node, "k", &format!("set={long}"))
+        .await
+        .problem(500, "limit-exceeded");
+    assert_eq!(list(&node, "k").await, r#"["a"]"#);
+}
+
+#[tokio::test]
+async fn a_read_cannot_write() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    for query in ["append=b", "set=v&bytes=1", "delete=list", "clear=true"] {
+        let answer = node.get(&format!("/api/journal/k?{query}")).send().await;
+        let problem = answer.problem(500, "read-only");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("another method"), "{detail}");
+    }
+    let broadcast = node.post("/api/broadcast/journal/k?append=b").send().await;
+    assert_eq!(broadcast.json()[0]["type"], "urn:meshage:read-only");
+    assert_eq!(list(&node, "k").await, r#"["a"]"#);
+}
+
+#[tokio::test]
+async fn names_are_scanned_in_order_with_what_was_just_written() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "set=a&bytes=10&times=2500").await.ok();
+    act(&node, "k", "set=b&bytes=10").await.ok();
+    let all = |answer: Answer| -> Vec<String> {
+        answer.ok();
+        serde_json::from_value(answer.json()["names"].clone()).unwrap()
+    };
+    let names = all(act(&node, "k", "set=a0000x&bytes=1&delete=a0001&scan=a").await);
+    assert_eq!(names.len(), 2500);
+    assert!(names.is_sorted());
+    assert_eq!(names[..3], ["a0000", "a0000x", "a0002"]);
+    // On another node's start, none of it is in memory.
+    let again = Setup::new(plugins()).id("n2").state(&state).ready().await;
+    let read = again.get("/api/journal/k?scan=").send().await;
+    assert_eq!(all(read).len(), 2501);
+    let answer = again.get("/api/journal/k?get=a2499").send().await;
+    assert_eq!(answer.json()["bytes"], 10);
+    let answer = again.get("/api/journal/k?get=none").send().await;
+    assert!(answer.json()["bytes"].is_null());
+    act(&again, "k", "clear=true").await.ok();
+    assert_eq!(all(act(&again, "k", "scan=").await).len(), 0);
+    assert_eq!(all(act(&node, "k", "scan=").await).len(), 0);
+}
+
+/// How many messages are in the queue of an entity.
+async fn queued(node: &Node, key: &str) -> u64 {
+    let answer = node.admin(&format!("/entities/journal/{key}")).await;
+    answer.json()["queued"].as_u64().unwrap()
+}
+
+/// A node whose `journal` may wait at a gate.
+async fn node_with_gate(gate: &Gate, more: &str, state: &State) -> Node {
+    let manifest = gate.manifest() + more;
+    let plugins = plugins().with_file("journal.toml", manifest);
+    Setup::new(plugins).id("n1").state(state).ready().await
+}
+
+#[tokio::test]
+async fn messages_of_a_key_run_one_after_the_other_and_reads_beside_them() {
+    let (gate, state) = (Gate::new().await, State::sqlite());
+    let node = node_with_gate(&gate, "queue_per_key = 3\n", &state).await;
+    act(&node, "k", "append=a").await.ok();
+    let held = format!("append=b&wait_for={}/", gate.addr);
+    let held = act(&node, "k", &held);
+    let others = async {
+        gate.wait_for(1).await;
+        assert_eq!(list(&node, "k").await, r#"["a"]"#, "not committed yet");
+        act(&node, "other", "append=x").await.ok();
+        let (second, third) = (act(&node, "k", "append=c"), act(&node, "k", "append=d"));
+        let refused = async {
+            until(|| async { queued(&node, "k").await == 3 }).await;
+            act(&node, "k", "append=e").await.problem(503, "overloaded");
+            gate.open();
+        };
+        let (second, third, ()) = tokio::join!(second, third, refused);
+        second.ok();
+        third.ok();
+    };
+    let (held, ()) = tokio::join!(held, others);
+    held.ok();
+    let list = list(&node, "k").await;
+    assert!(list.starts_with(r#"["a","b","#), "{list}");
+    assert!(list.contains(r#""c""#) && list.contains(r#""d""#), "{list}");
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_the_hand_over_leaves_nothing_behind() {
+    let (gate, state) = (Gate::new().await, State::sqlite());
+    let node = node_with_gate(&gate, "", &state).await;
+    let url = format!(
+        "http://{}/api/journal/k?append=a&wait_for={}/",
+        node.http, gate.addr
+    );
+    let client = Client::new();
+    let request = tokio::spawn(async move { client.request(Method::POST, &url).try_send().await });
+    gate.wait_for(1).await;
+    request.abort();
+    // The next one does not wait for the gate.
+    act(&node, "k", "append=b").await.ok();
+    gate.open();
+    assert_eq!(list(&node, "k").await, r#"["b"]"#);
+}
+
+/// Holds the lock of the file that a commit needs.
+struct Lock(Connection);
+
+impl Lock {
+    fn hold(state: &State) -> Self {
+        let connection = Connection::open(state.file()).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        Self(connection)
+    }
+
+    fn release(self) {
+        self.0.execute_batch("COMMIT").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_after_the_hand_over_changes_nothing() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let lock = Lock::hold(&state);
+    let url = format!("http://{}/api/journal/k?append=b", node.http);
+    let client = Client::new();
+    let request = tokio::spawn(async move { client.request(Method::POST, &url).try_send().await });
+    // It has run, and waits for its commit.
+    until(|| async { node.served("journal").await == 2 }).await;
+    request.abort();
+    lock.release();
+    until(|| async { list(&node, "k").await == r#"["a","b"]"# }).await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_stopped_in_a_commit_holds_up_stateful_streams_alone() {
+    let state = State::sqlite();
+    let node = Setup::new(plugins())
+        .state(&state)
+        .flag("--timeout", "20s")
+        .ready()
+        .await;
+    act(&node, "k", "append=a").await.ok();
+    let lock = Lock::hold(&state);
+    // The first ones wait for the lock; once that takes too long, others are refused at once.
+    let waiting = act(&node, "k", "append=b");
+    let refused = async {
+        until(|| async {
+            let answer = act(&node, "other", "append=x").await;
+            answer.status == 503
+        })
+        .await;
+        let answer = act(&node, "other", "append=x").await;
+        let problem = answer.problem(503, "state-unavailable");
+        assert_eq!(problem["retryable"], true);
+        node.post("/api/echo/1").json("{}").send().await.ok();
+    };
+    let (waited, ()) = tokio::join!(waiting, refused);
+    waited.problem(503, "state-unavailable");
+    lock.release();
+    until(|| async { act(&node, "k", "append=c").await.status == 200 }).await;
+    assert_eq!(list(&node, "k").await, r#"["a","c"]"#);
+    node.event("state-unavailable").await;
+    node.event("state-available").await;
+}
+
+#[tokio::test]
+async fn one_commit_that_the_store_rejects_fails_alone() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    // Somebody's own rule for a table.
+    let own = Connection::open(state.file()).unwrap();
+    own.execute_batch(
+        "CREATE TRIGGER own BEFORE INSERT ON meshage_entity WHEN NEW.key = 'bad'
+         BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    .unwrap();
+    let lock = Lock::hold(&state);
+    let keys: Vec<String> = (0..100).map(|number| format!("good-{number}")).collect();
+    let good = keys.iter().map(|key| act(&node, key, "append=x"));
+    let all = async {
+        let bad = act(&node, "bad", "append=x");
+        tokio::join!(bad, futures_util::future::join_all(good))
+    };
+    let release = async {
+        until(|| async { node.served("journal").await >= 102 }).await;
+        lock.release();
+    };
+    let ((bad, good), ()) = tokio::join!(all, release);
+    bad.problem(500, "crashed");
+    for answer in good {
+        answer.ok();
+    }
+    node.event("commit-rejected").await;
+    act(&node, "k", "append=b").await.ok();
+}
+
+#[tokio::test]
+async fn state_that_was_set_back_counts() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let own = Connection::open(state.file()).unwrap();
+    own.execute_batch(
+        "CREATE TABLE backup AS SELECT * FROM meshage_entity;
+         CREATE TABLE backup_values AS SELECT * FROM meshage_value;",
+    )
+    .unwrap();
+    act(&node, "k", "append=b").await.ok();
+    act(&node, "new", "append=x").await.ok();
+    let mut own = own;
+    let restore = own
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .unwrap();
+    restore
+        .execute_batch(
+            "DELETE FROM meshage_entity; INSERT INTO meshage_entity SELECT * FROM backup;
+             DELETE FROM meshage_value; INSERT INTO meshage_value SELECT * FROM backup_values;",
+        )
+        .unwrap();
+    restore.commit().unwrap();
+    act(&node, "k", "append=c").await.ok();
+    assert_eq!(list(&node, "k").await, r#"["a","c"]"#);
+    assert_eq!(list(&node, "new").await, "[]");
+    act(&node, "new", "append=y").await.ok();
+    assert_eq!(list(&node, "new").await, r#"["y"]"#);
+}
+
+#[tokio::test]
+async fn a_hot_key_holds_up_no_other() {
+    let (gate, state) = (Gate::new().await, State::sqlite());
+    let node = node_with_gate(&gate, "concurrency = 2\nqueue = 2000\n", &state).await;
+    // One message of the hot key runs and holds its place; a hundred wait for their turn.
+    let hot = format!("append=a&wait_for={}/", gate.addr);
+    let waiting = (0..100).map(|number| {
+        let query = if number == 0 {
+            hot.clone()
+        } else {
+            "append=b".to_owned()
+        };
+        let node = &node;
+        async move { act(node, "hot", &query).await }
+    });
+    let others = async {
+        gate.wait_for(1).await;
+        for number in 0..1_000 {
+            act(&node, &format!("k{number}"), "append=x").await.ok();
+        }
+        gate.open();
+    };
+    let (hot, ()) = tokio::join!(futures_util::future::join_all(waiting), others);
+    for answer in hot {
+        answer.ok();
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_a_zero_is_refused_and_no_store_means_no_stateful_streams() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "a%00b", "append=a")
+        .await
+        .problem(400, "bad-partition-key");
+    let without = Setup::new(plugins()).flag("--state", "none").ready().await;
+    act(&without, "k", "append=a")
+        .await
+        .problem(404, "no-candidate");
+    without.post("/api/echo/1").json("{}").send().await.ok();
+    let listed = without.admin("/plugins").await.text().to_owned();
+    assert!(
+        listed.contains("there is no store for that: --state is none"),
+        "{listed}"
+    );
+}

@@ -8,6 +8,8 @@
 //! | `GET /cluster` | the view |
 //! | `GET /cluster/owner/{stream}/{partitionKey}` | the owner of a key, and the ranking behind it |
 //! | `GET /plugins` | every plugin: its state, version and limits |
+//! | `GET /entities/{stream}` | the entities of a stream, by their keys |
+//! | `GET /entities/{stream}/{partitionKey}` | one entity: its values, its owner, its queue |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -33,10 +35,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::entities;
 use super::http::{self, Activity, Observed, OnRuntime, Patience, Tracked};
 use crate::dispatch::Dispatcher;
+use crate::entities::Entities;
 use crate::membership::{Node, View};
-use crate::message::{PartitionKey, StreamName};
+use crate::message::{NodeId, PartitionKey, StreamName};
 use crate::peer::BreakerState;
 use crate::placement::{self, Seed};
 use crate::plugins::{Catalog, Failed, Plugin, PluginState};
@@ -94,6 +98,7 @@ pub struct Admin {
     pub view: watch::Receiver<Arc<View>>,
     pub dispatcher: Arc<Dispatcher>,
     pub catalog: Arc<Catalog>,
+    pub entities: Arc<Entities>,
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
     pub instances: Arc<InstanceGauges>,
@@ -141,6 +146,11 @@ impl Admin {
             .route("/cluster", get(cluster))
             .route("/cluster/owner/{stream}/{partition_key}", get(owner))
             .route("/plugins", get(plugins))
+            .route("/entities/{stream}", get(entities::list))
+            .route(
+                "/entities/{stream}/{partition_key}",
+                get(entities::describe),
+            )
             .layer(from_fn_with_state(self.clone(), need_token))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
             // No checks for these: they reveal nothing that is not visible from outside, and probes
@@ -226,6 +236,7 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
         instances.keys().cloned().collect::<BTreeSet<_>>(),
     );
     admin.instances.show(instances);
+    admin.entities.show_gauges();
     let is_known = |stream: &str| {
         own.contains(stream)
             || view
@@ -254,20 +265,11 @@ async fn owner(
     State(admin): State<Admin>,
     Path((stream, key)): Path<(String, String)>,
 ) -> Response {
-    let view = admin.view.borrow().clone();
-    let (stream, key) = match (StreamName::try_from(stream), PartitionKey::try_from(key)) {
-        (Ok(stream), Ok(key)) => (stream, key),
-        (Err(error), _) => return bad_request(format!("the stream cannot be used: {error}")),
-        (_, Err(error)) => {
-            return bad_request(format!("the partition key cannot be used: {error}"));
-        }
+    let (stream, key) = match names_of(stream, key) {
+        Ok(names) => names,
+        Err(error) => return bad_request(error),
     };
-    let candidates = view.candidates().remove(&stream).unwrap_or_default();
-    let seed = |node: &&Node| Seed::of(&node.node_id);
-    let ranking: Vec<_> = placement::ranking(&candidates, key.as_str(), seed)
-        .into_iter()
-        .map(|index| &candidates[index].node_id)
-        .collect();
+    let ranking = admin.ranking(&stream, &key);
     let Some(owner) = ranking.first() else {
         let error = format!("no node offers the stream {stream}");
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
@@ -276,7 +278,30 @@ async fn owner(
         .into_response()
 }
 
-fn bad_request(error: String) -> Response {
+/// # Errors
+/// Which of the two cannot be used, and why.
+pub(super) fn names_of(stream: String, key: String) -> Result<(StreamName, PartitionKey), String> {
+    let stream = StreamName::try_from(stream);
+    let stream = stream.map_err(|error| format!("the stream cannot be used: {error}"))?;
+    let key = PartitionKey::try_from(key);
+    let key = key.map_err(|error| format!("the partition key cannot be used: {error}"))?;
+    Ok((stream, key))
+}
+
+impl Admin {
+    /// The candidates for a key, the owner first.
+    pub(super) fn ranking(&self, stream: &StreamName, key: &PartitionKey) -> Vec<NodeId> {
+        let view = self.view.borrow().clone();
+        let candidates = view.candidates().remove(stream).unwrap_or_default();
+        let seed = |node: &&Node| Seed::of(&node.node_id);
+        placement::ranking(&candidates, key.as_str(), seed)
+            .into_iter()
+            .map(|index| candidates[index].node_id.clone())
+            .collect()
+    }
+}
+
+pub(super) fn bad_request(error: String) -> Response {
     (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod answer;
+mod entities;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;

@@ -67,3 +67,9 @@ impl fmt::Display for EntityId {
         write!(f, "{}/{}", self.stream, self.key)
     }
 }
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}

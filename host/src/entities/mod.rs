@@ -1,10 +1,10 @@
 //! Entities: messages of stateful streams run one after the other for each key, on state that is
 //! committed before the answer leaves. `ARCHITECTURE.md` tells how.
 
-#![allow(dead_code)]
 mod cache;
 mod cell;
 mod commit;
+mod describe;
 mod entity;
 mod run;
 mod store;
@@ -14,12 +14,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use metrics::counter;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::bodies::BodyMemory;
 use crate::message::{Message, Refusal};
 use crate::plugins::{Catalog, Plugin, StateStore};
+use crate::telemetry::names;
 use cache::Cache;
 use cell::{Cell, Ticket};
 use store::{Store, StoreError};
@@ -91,6 +93,7 @@ impl Entities {
     pub fn admit(&self, plugin: Arc<Plugin>, message: &Message) -> Result<EntityMessage, Refusal> {
         let active = self.active.get().ok_or(Refusal::StateUnavailable)?;
         if !active.store.is_good() {
+            counter!(names::STATE_REFUSED).increment(1);
             return Err(Refusal::StateUnavailable);
         }
         let cell = active.cache.get(&message.stream, &message.partition_key);

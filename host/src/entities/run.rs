@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use metrics::counter;
 use tokio::time::timeout_at;
 
 use super::cell::{Cell, Ticket};
@@ -16,6 +17,7 @@ use crate::message::{Fault, LimitKind, Message, Outcome, Refusal};
 use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallDeadline, EntityCall, StateView};
 use crate::state::{Values, Writes};
+use crate::telemetry::names;
 
 /// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
 /// in the queue.
@@ -107,7 +109,11 @@ impl Work {
     /// Runs when it is this message's turn, and again if the state turns out to be outdated.
     async fn take_turns(&self, ticket: Ticket) -> Outcome {
         let may_write = !self.message.is_read();
+        let mut is_first = true;
         loop {
+            if !std::mem::take(&mut is_first) {
+                counter!(names::STATE_RERUNS).increment(1);
+            }
             let turn = timeout_at(self.deadline.into(), ticket.turn()).await;
             let Ok(turn) = turn else {
                 return Err(Fault::Refused(Refusal::WaitedTooLong));

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use metrics::counter;
 
 use super::Active;
 use super::cell::Cell;
@@ -12,6 +13,7 @@ use super::entity::{Outdated, Run};
 use super::store::{Found, Look, Seen, StoreError, What};
 use crate::runtime::{Loading, StateError, StateView};
 use crate::state::{Name, Page, Range, Values};
+use crate::telemetry::names;
 
 /// The state at a message's turn.
 pub(super) struct TurnView {
@@ -43,7 +45,10 @@ impl From<StoreError> for StateError {
 impl Active {
     pub(super) async fn look(&self, cell: &Cell, what: What) -> Result<Seen, StoreError> {
         let entity = cell.id.clone();
-        self.store.look(Look { entity, what }).await
+        if let What::Values = what {
+            counter!(names::STATE_LOADS).increment(1);
+        }
+        self.store.look(Look::At(entity, what)).await
     }
 }
 
@@ -144,13 +149,13 @@ impl StateView for Snapshot {
 fn value_of(found: Found) -> Option<Bytes> {
     match found {
         Found::Value(value) => value,
-        Found::Nothing | Found::Values(_) | Found::Page(_) => None,
+        Found::Nothing | Found::Values(_) | Found::Page(_) | Found::Entities(_) => None,
     }
 }
 
 fn page_of(found: Found) -> Page {
     match found {
         Found::Page(page) => page,
-        Found::Nothing | Found::Values(_) | Found::Value(_) => Page::end(),
+        Found::Nothing | Found::Values(_) | Found::Value(_) | Found::Entities(_) => Page::end(),
     }
 }

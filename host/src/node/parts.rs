@@ -127,6 +127,7 @@ impl Parts {
             view: gossip.view(),
             dispatcher: dispatcher.clone(),
             catalog: catalog.clone(),
+            entities: entities.clone(),
             readiness: readiness.clone(),
             metrics,
             instances: Arc::default(),

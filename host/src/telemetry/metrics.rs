@@ -16,6 +16,11 @@ const SECONDS_BUCKETS: [f64; 14] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 
+/// Upper bounds of the histogram of batches, in commits.
+const BATCH_BUCKETS: [f64; 11] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0,
+];
+
 /// How often recorded latencies are moved into their buckets; until then each takes 8 bytes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -40,6 +45,14 @@ impl Metrics {
                 Matcher::Full(names::MESSAGE_SECONDS.into()),
                 &SECONDS_BUCKETS,
             )
+            .and_then(|builder| {
+                let seconds = Matcher::Full(names::STATE_COMMIT_SECONDS.into());
+                builder.set_buckets_for_metric(seconds, &SECONDS_BUCKETS)
+            })
+            .and_then(|builder| {
+                let commits = Matcher::Full(names::STATE_BATCH_COMMITS.into());
+                builder.set_buckets_for_metric(commits, &BATCH_BUCKETS)
+            })
             .expect("there are buckets")
             .build_recorder();
         let handle = recorder.handle();

@@ -51,6 +51,22 @@ metrics! {
     describe_counter INSTANCES_MADE = "meshage_instances_made_total", "Component instances that were made, the first of each version included.";
     /// Gauge by `stream`: versions in memory; one while nothing is being replaced.
     describe_gauge PLUGIN_VERSIONS = "meshage_plugin_versions", "Versions of plugins in memory, those that only finish what they run included.";
+    /// Counter by `outcome`: commits of entities.
+    describe_counter STATE_COMMITS = "meshage_state_commits_total", "Commits of entities, by how they ended.";
+    /// Histogram: commits in one batch.
+    describe_histogram STATE_BATCH_COMMITS = "meshage_state_batch_commits", "Commits that went to the store together.";
+    /// Histogram, in seconds: the time of one batch.
+    describe_histogram STATE_COMMIT_SECONDS = "meshage_state_commit_duration_seconds", Unit::Seconds, "How long the store took for one batch of commits.";
+    /// Counter: entities that were loaded from the store.
+    describe_counter STATE_LOADS = "meshage_state_loads_total", "Entities that were loaded from the store.";
+    /// Counter: runs that were repeated because the state was outdated.
+    describe_counter STATE_RERUNS = "meshage_state_reruns_total", "Runs of handlers that were repeated, as another node had committed in between.";
+    /// Counter: messages that were refused because the store does not work.
+    describe_counter STATE_REFUSED = "meshage_state_refused_total", "Messages of stateful streams that were refused, as the store does not work.";
+    /// Gauge: entities in memory.
+    describe_gauge STATE_ENTITIES = "meshage_state_active_entities", "Entities in memory, cached ones included.";
+    /// Gauge: the memory that they take.
+    describe_gauge STATE_CACHED_BYTES = "meshage_state_cached_bytes", Unit::Bytes, "Memory of entities and their values, as the node estimates it.";
     /// Counter: log lines that were dropped because the queue was full or they could not be written.
     describe_counter LOG_DROPPED = "meshage_log_lines_dropped_total", "Lines of the log that were dropped, as nobody took it.";
 }

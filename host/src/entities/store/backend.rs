@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
+use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range, Values};
 
 /// Values that are loaded together with an entity, and their bytes, the last one not counted.
@@ -37,11 +38,22 @@ pub(super) trait Backend: Send {
     ) -> impl Future<Output = Result<Vec<Seen>, StoreError>> + Send;
 }
 
-/// A question to the store about one entity.
+/// A question to the store.
 #[derive(Debug, Clone)]
-pub(in crate::entities) struct Look {
-    pub(in crate::entities) entity: Arc<EntityId>,
-    pub(in crate::entities) what: What,
+pub(in crate::entities) enum Look {
+    At(Arc<EntityId>, What),
+    /// The entities of a stream.
+    Entities(Listing),
+}
+
+/// Which entities of a stream, in the order of their keys' bytes.
+#[derive(Debug, Clone)]
+pub(in crate::entities) struct Listing {
+    pub(in crate::entities) stream: StreamName,
+    pub(in crate::entities) prefix: String,
+    /// Only keys after this one; empty: from the beginning.
+    pub(in crate::entities) after: String,
+    pub(in crate::entities) limit: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -56,10 +68,10 @@ pub(in crate::entities) enum What {
     Page(Range),
 }
 
-/// What was seen of an entity.
+/// What was seen.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::entities) struct Seen {
-    /// `None`: nothing was committed to it ever.
+    /// The entity's last commit; `None`: nothing was committed to it ever.
     pub(in crate::entities) last: Option<CommitId>,
     pub(in crate::entities) found: Found,
 }
@@ -70,6 +82,8 @@ pub(in crate::entities) enum Found {
     Values(Values),
     Value(Option<Bytes>),
     Page(Page),
+    /// Keys, each with the last commit.
+    Entities(Vec<(PartitionKey, CommitId)>),
 }
 
 /// Why the store cannot be used now.

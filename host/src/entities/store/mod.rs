@@ -8,16 +8,20 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use std::time::Instant;
+
+use metrics::{counter, histogram};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{Commit, Outcome};
 use crate::lanes::{LaneWaker, wake_all};
+use crate::telemetry::names;
 use backend::Backend;
 use gather::Gather;
 use health::Health;
 
-pub(super) use backend::{Found, Look, Seen, StoreError, What};
+pub(super) use backend::{Found, Listing, Look, Seen, StoreError, What};
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
 const BATCH_COMMITS_MAX: usize = 1024;
@@ -85,7 +89,7 @@ impl Store {
         wake_all(wake);
     }
 
-    /// Looks at an entity.
+    /// Looks at what is committed.
     ///
     /// # Errors
     /// If the store does not work.
@@ -117,6 +121,7 @@ impl Store {
                 .map(|Submitted { commit, owner }| (commit, owner))
                 .unzip();
             let outcomes = self.commit(&mut backend, &commits).await;
+            count(&outcomes);
             let mut wake = Vec::with_capacity(owners.len());
             for (owner, outcome) in owners.into_iter().zip(outcomes) {
                 if let Some(commit) = owner.commit_ended(outcome, &mut wake) {
@@ -133,8 +138,11 @@ impl Store {
             return vec![Outcome::Unavailable; commits.len()];
         }
         health.begin();
+        let began = Instant::now();
         let outcomes = backend.commit(commits).await;
         health.end();
+        histogram!(names::STATE_COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
+        histogram!(names::STATE_BATCH_COMMITS).record(commits.len() as f64);
         match outcomes {
             Ok(outcomes) => {
                 health.note_success();
@@ -171,6 +179,20 @@ impl Store {
                     }
                 }
             }
+        }
+    }
+}
+
+fn count(outcomes: &[Outcome]) {
+    for (outcome, name) in [
+        (Outcome::Committed, "committed"),
+        (Outcome::Fenced, "fenced"),
+        (Outcome::Unavailable, "unavailable"),
+        (Outcome::Rejected, "rejected"),
+    ] {
+        let commits = outcomes.iter().filter(|found| **found == outcome).count();
+        if commits > 0 {
+            counter!(names::STATE_COMMITS, "outcome" => name).increment(commits as u64);
         }
     }
 }

@@ -21,9 +21,10 @@ use tracing::error;
 
 use super::Store;
 use super::backend::{
-    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Look, Seen, StoreError, What,
+    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Seen, StoreError, What,
 };
 use crate::entities::commit::{Commit, CommitId, EntityId, Outcome};
+use crate::message::PartitionKey;
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 use turnstile::Turnstile;
 
@@ -326,7 +327,15 @@ fn value(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
 }
 
 fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
-    let Look { entity, what } = look;
+    let (entity, what) = match look {
+        Look::At(entity, what) => (entity, what),
+        Look::Entities(listing) => {
+            return Ok(Seen {
+                last: None,
+                found: Found::Entities(keys(transaction, listing)?),
+            });
+        }
+    };
     let parameters = (entity.stream.as_str(), entity.key.as_str());
     if let What::Last = what {
         let last = transaction
@@ -437,4 +446,33 @@ fn page(
         own_row.put(MAIN_VALUE.into(), main);
     }
     Ok(page.with(&own_row, range))
+}
+
+fn keys(
+    transaction: &Transaction<'_>,
+    listing: &Listing,
+) -> rusqlite::Result<Vec<(PartitionKey, CommitId)>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT key, commit_id FROM meshage_entity WHERE stream = ?1 AND key >= ?2 AND key > ?3 ORDER BY key LIMIT ?4",
+    )?;
+    let Listing {
+        stream,
+        prefix,
+        after,
+        limit,
+    } = listing;
+    let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+    let mut rows = statement.query((stream.as_str(), prefix, after, limit))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key = row.get_ref(0)?.as_str()?;
+        if !key.starts_with(prefix.as_str()) {
+            break;
+        }
+        // What somebody wrote by hand may be no key.
+        if let Ok(key) = PartitionKey::try_from(key) {
+            found.push((key, CommitId::from_bytes(row.get(1)?)));
+        }
+    }
+    Ok(found)
 }

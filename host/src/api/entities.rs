@@ -1,0 +1,135 @@
+//! The admin API's view of entities.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::admin::{Admin, bad_request, names_of};
+use crate::message::StreamName;
+
+/// Entities, or values, that one answer has at most.
+const LIMIT_MAX: usize = 1000;
+const LIMIT_DEFAULT: usize = 100;
+
+/// Values of more bytes are shown by their size alone.
+const SHOWN_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    after: String,
+    limit: Option<usize>,
+}
+
+impl Wanted {
+    fn limit(&self) -> Result<usize, String> {
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if (1..=LIMIT_MAX).contains(&limit) {
+            return Ok(limit);
+        }
+        Err(format!("limit is {limit}; expected 1 to {LIMIT_MAX}"))
+    }
+}
+
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Path(stream): Path<String>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    let stream = match StreamName::try_from(stream) {
+        Ok(stream) => stream,
+        Err(error) => return bad_request(format!("the stream cannot be used: {error}")),
+    };
+    let limit = match wanted.limit() {
+        Ok(limit) => limit,
+        Err(error) => return bad_request(error),
+    };
+    let listed = admin
+        .entities
+        .list(stream.clone(), wanted.prefix, wanted.after, limit)
+        .await;
+    let keys = match listed {
+        Ok(keys) => keys,
+        Err(error) => return unavailable(&error),
+    };
+    let next = (keys.len() == limit).then(|| keys.last().map(|(key, _)| key.clone()));
+    let entities: Vec<Value> = keys
+        .iter()
+        .map(|(key, commit_id)| json!({ "partitionKey": key, "commitId": commit_id }))
+        .collect();
+    Json(json!({ "stream": stream, "entities": entities, "next": next.flatten() })).into_response()
+}
+
+pub(super) async fn describe(
+    State(admin): State<Admin>,
+    Path((stream, key)): Path<(String, String)>,
+    Query(wanted): Query<Wanted>,
+) -> Response {
+    let (stream, key) = match names_of(stream, key) {
+        Ok(names) => names,
+        Err(error) => return bad_request(error),
+    };
+    let limit = match wanted.limit() {
+        Ok(limit) => limit,
+        Err(error) => return bad_request(error),
+    };
+    let after = wanted.after.into();
+    let entity = match admin.entities.describe(&stream, &key, after, limit).await {
+        Ok(Some(entity)) => entity,
+        Ok(None) => {
+            let error = format!("nothing was committed to {stream}/{key} ever");
+            return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
+        }
+        Err(error) => return unavailable(&error),
+    };
+    let values: Vec<Value> = entity
+        .values
+        .values
+        .iter()
+        .map(|(name, value)| show(name, value))
+        .collect();
+    Json(json!({
+        "stream": stream,
+        "partitionKey": key,
+        "commitId": entity.commit_id,
+        "owner": admin.ranking(&stream, &key).first(),
+        "active": entity.is_active,
+        "queued": entity.queued,
+        "values": values,
+        "next": entity.values.until.as_deref(),
+    }))
+    .into_response()
+}
+
+/// A value as JSON if it is some, else as text, else in base64.
+fn show(name: &str, value: &Bytes) -> Value {
+    let bytes = value.len();
+    if bytes > SHOWN_BYTES_MAX {
+        return json!({ "name": name, "bytes": bytes });
+    }
+    if let Ok(json) = serde_json::from_slice::<Value>(value) {
+        return json!({ "name": name, "bytes": bytes, "json": json });
+    }
+    match std::str::from_utf8(value) {
+        Ok(text) => json!({ "name": name, "bytes": bytes, "text": text }),
+        Err(_) => json!({ "name": name, "bytes": bytes, "base64": STANDARD.encode(value) }),
+    }
+}
+
+fn unavailable(error: &str) -> Response {
+    let error = format!("the state cannot be read: {error}");
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        Json(json!({ "error": error })),
+    )
+        .into_response()
+}
