@@ -3,9 +3,19 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Node, Plugins, Setup, State, Writers, refs, stamped, wait_for_mesh};
+use crate::harness::{
+    Node, Plugins, Setup, State, Writers, on_both_stores, refs, stamped, wait_for_mesh,
+};
 
 /// The usual plugins and `journal`.
+on_both_stores!(
+    what_was_written_is_there_on_every_node_and_after_all_have_ended,
+    eight_clients_on_few_keys_over_three_nodes,
+    owners_are_killed_again_and_again,
+    every_node_is_restarted_in_turn_and_no_request_fails,
+    a_plugin_that_is_replaced_again_and_again_loses_nothing,
+);
+
 fn plugins() -> Plugins {
     Plugins::empty()
         .with("journal", "journal")
@@ -41,9 +51,7 @@ async fn append(node: &Node, key: &str, id: &str) {
     answer.ok();
 }
 
-#[tokio::test]
-async fn what_was_written_is_there_on_every_node_and_after_all_have_ended() {
-    let state = State::sqlite();
+async fn what_was_written_is_there_on_every_node_and_after_all_have_ended(state: State) {
     let mut nodes = mesh(2, &state).await;
     for (i, id) in ["a", "b", "c"].iter().enumerate() {
         append(&nodes[i % 2], "k", id).await;
@@ -58,9 +66,7 @@ async fn what_was_written_is_there_on_every_node_and_after_all_have_ended() {
     assert_eq!(list(&again[0], "k").await, r#"["a","b","c"]"#);
 }
 
-#[tokio::test]
-async fn eight_clients_on_few_keys_over_three_nodes() {
-    let state = State::sqlite();
+async fn eight_clients_on_few_keys_over_three_nodes(state: State) {
     let nodes = mesh(3, &state).await;
     let writers = Writers::start(8, 3, &refs(&nodes));
     writers.wait_for(3_000).await;
@@ -68,9 +74,7 @@ async fn eight_clients_on_few_keys_over_three_nodes() {
     assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
 }
 
-#[tokio::test]
-async fn owners_are_killed_again_and_again() {
-    let state = State::sqlite();
+async fn owners_are_killed_again_and_again(state: State) {
     let mut nodes = mesh(3, &state).await;
     let mut writers = Writers::start(8, 3, &refs(&nodes));
     for round in 0..6 {
@@ -99,9 +103,7 @@ async fn owners_are_killed_again_and_again() {
     );
 }
 
-#[tokio::test]
-async fn every_node_is_restarted_in_turn_and_no_request_fails() {
-    let state = State::sqlite();
+async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {
     let mut nodes = mesh(3, &state).await;
     let mut writers = Writers::start(8, 3, &refs(&nodes));
     for number in 1..=3 {
@@ -120,9 +122,8 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails() {
     assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
 }
 
-#[tokio::test]
-async fn a_plugin_that_is_replaced_again_and_again_loses_nothing() {
-    let (state, plugins) = (State::sqlite(), plugins());
+async fn a_plugin_that_is_replaced_again_and_again_loses_nothing(state: State) {
+    let plugins = plugins();
     let setup = |id: &str| Setup::new(plugins.clone()).id(id).state(&state);
     let first = setup("n1").ready().await;
     let second = setup("n2").seeds(&[&first]).ready().await;

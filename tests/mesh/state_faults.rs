@@ -7,9 +7,20 @@ use http::Method;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::harness::{
-    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, refs, until,
-    wait_for_mesh,
+    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, on_both_stores, refs,
+    until, wait_for_mesh,
 };
+
+on_both_stores!(
+    both_sides_of_a_split_write_and_nothing_is_lost,
+    of_two_owners_none_answers_from_state_that_the_other_has_replaced,
+    a_handler_that_fails_leaves_nothing_behind,
+    a_read_cannot_write,
+    names_are_scanned_in_order_with_what_was_just_written,
+    messages_of_a_key_run_one_after_the_other_and_reads_beside_them,
+    a_client_that_goes_away_before_the_hand_over_leaves_nothing_behind,
+    a_hot_key_holds_up_no_other,
+);
 
 fn plugins() -> Plugins {
     Plugins::empty()
@@ -48,9 +59,8 @@ async fn list(node: &Node, key: &str) -> String {
     answer.json()["list"].to_string()
 }
 
-#[tokio::test]
-async fn both_sides_of_a_split_write_and_nothing_is_lost() {
-    let (wire, state) = (Wire::lay(3), State::sqlite());
+async fn both_sides_of_a_split_write_and_nothing_is_lost(state: State) {
+    let wire = Wire::lay(3);
     let nodes = mesh_on(&wire, 3, &state).await;
     let writers = Writers::start(8, 3, &refs(&nodes));
     writers.wait_for(300).await;
@@ -72,9 +82,8 @@ async fn both_sides_of_a_split_write_and_nothing_is_lost() {
     assert!(journal.good() * 2 > journal.len(), "{:?}", journal.bad());
 }
 
-#[tokio::test]
-async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced() {
-    let (wire, state) = (Wire::lay(2), State::sqlite());
+async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced(state: State) {
+    let wire = Wire::lay(2);
     let nodes = mesh_on(&wire, 2, &state).await;
     wire.between(&[1], &[2], Path::Cut);
     wait_until_seen(&nodes[0], 1).await;
@@ -103,9 +112,7 @@ async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced() {
     }
 }
 
-#[tokio::test]
-async fn a_handler_that_fails_leaves_nothing_behind() {
-    let state = State::sqlite();
+async fn a_handler_that_fails_leaves_nothing_behind(state: State) {
     let node = Setup::new(plugins().with_file("journal.toml", "timeout_ms = 300"))
         .state(&state)
         .ready()
@@ -142,9 +149,7 @@ async fn a_handler_that_fails_leaves_nothing_behind() {
     assert_eq!(list(&node, "k").await, r#"["a"]"#);
 }
 
-#[tokio::test]
-async fn a_read_cannot_write() {
-    let state = State::sqlite();
+async fn a_read_cannot_write(state: State) {
     let node = one_node(&state).await;
     act(&node, "k", "append=a").await.ok();
     for query in ["append=b", "set=v&bytes=1", "delete=list", "clear=true"] {
@@ -158,9 +163,7 @@ async fn a_read_cannot_write() {
     assert_eq!(list(&node, "k").await, r#"["a"]"#);
 }
 
-#[tokio::test]
-async fn names_are_scanned_in_order_with_what_was_just_written() {
-    let state = State::sqlite();
+async fn names_are_scanned_in_order_with_what_was_just_written(state: State) {
     let node = one_node(&state).await;
     act(&node, "k", "set=a&bytes=10&times=2500").await.ok();
     act(&node, "k", "set=b&bytes=10").await.ok();
@@ -198,9 +201,8 @@ async fn node_with_gate(gate: &Gate, more: &str, state: &State) -> Node {
     Setup::new(plugins).id("n1").state(state).ready().await
 }
 
-#[tokio::test]
-async fn messages_of_a_key_run_one_after_the_other_and_reads_beside_them() {
-    let (gate, state) = (Gate::new().await, State::sqlite());
+async fn messages_of_a_key_run_one_after_the_other_and_reads_beside_them(state: State) {
+    let gate = Gate::new().await;
     let node = node_with_gate(&gate, "queue_per_key = 3\n", &state).await;
     act(&node, "k", "append=a").await.ok();
     let held = format!("append=b&wait_for={}/", gate.addr);
@@ -226,9 +228,8 @@ async fn messages_of_a_key_run_one_after_the_other_and_reads_beside_them() {
     assert!(list.contains(r#""c""#) && list.contains(r#""d""#), "{list}");
 }
 
-#[tokio::test]
-async fn a_client_that_goes_away_before_the_hand_over_leaves_nothing_behind() {
-    let (gate, state) = (Gate::new().await, State::sqlite());
+async fn a_client_that_goes_away_before_the_hand_over_leaves_nothing_behind(state: State) {
+    let gate = Gate::new().await;
     let node = node_with_gate(&gate, "", &state).await;
     let url = format!(
         "http://{}/api/journal/k?append=a&wait_for={}/",
@@ -371,9 +372,8 @@ async fn state_that_was_set_back_counts() {
     assert_eq!(list(&node, "new").await, r#"["y"]"#);
 }
 
-#[tokio::test]
-async fn a_hot_key_holds_up_no_other() {
-    let (gate, state) = (Gate::new().await, State::sqlite());
+async fn a_hot_key_holds_up_no_other(state: State) {
+    let gate = Gate::new().await;
     let node = node_with_gate(&gate, "concurrency = 2\nqueue = 2000\n", &state).await;
     // One message of the hot key runs and holds its place; a hundred wait for their turn.
     let hot = format!("append=a&wait_for={}/", gate.addr);

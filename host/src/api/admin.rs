@@ -306,10 +306,12 @@ pub(super) fn bad_request(error: String) -> Response {
 }
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {
+    let not_shared = admin.entities.not_shared();
     let versions = admin.catalog.plugins();
-    let versions = versions
-        .iter()
-        .map(|(state, plugin)| (plugin.stream.as_str(), describe(*state, plugin)));
+    let versions = versions.iter().map(|(state, plugin)| {
+        let described = describe(*state, plugin, not_shared.as_deref());
+        (plugin.stream.as_str(), described)
+    });
     let failed = admin.catalog.failed();
     let failed = failed
         .iter()
@@ -320,13 +322,15 @@ async fn plugins(State(admin): State<Admin>) -> Json<Value> {
     Json(json!({ "plugins": all.into_iter().map(|(_, plugin)| plugin).collect::<Vec<_>>() }))
 }
 
-fn describe(state: PluginState, plugin: &Plugin) -> Value {
+fn describe(state: PluginState, plugin: &Plugin, not_shared: Option<&str>) -> Value {
+    let error = not_shared.filter(|_| plugin.handler.is_stateful());
+    let state = error.map_or(state, |_| PluginState::Failed);
     json!({
         "stream": plugin.stream,
         "file": plugin.origin,
         "digest": plugin.digest,
         "state": state,
-        "error": null,
+        "error": error,
         "loadedAt": humantime::format_rfc3339_millis(plugin.loaded_at).to_string(),
         "calls": plugin.admission.calls(),
         "limits": describe_terms(&plugin.handler),
@@ -356,6 +360,9 @@ struct Terms<'a> {
     memory_mb: usize,
     concurrency: usize,
     queue: usize,
+    /// Of stateful streams alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue_per_key: Option<usize>,
     instances: &'static str,
     max_calls_per_instance: u64,
     #[serde(flatten)]
@@ -375,6 +382,7 @@ fn describe_terms(handler: &Handler) -> Terms<'_> {
         memory_mb: limits.memory_bytes_max >> 20,
         concurrency: limits.concurrency,
         queue: limits.queue,
+        queue_per_key: handler.is_stateful().then_some(limits.queue_per_key),
         instances,
         max_calls_per_instance,
         grants: handler.grants(),

@@ -20,11 +20,11 @@ const STATE: Setting = Setting {
     name: "state",
     variables: &["MESHAGE_STATE"],
     value: "LOCATION",
-    help: "Where entities keep their state: `sqlite:FILE` (nodes of one host share it), or `none`",
+    help: "Where entities keep their state: `sqlite:FILE` (nodes of one host share it), `postgres://USER:PASSWORD@HOST/DATABASE`, or `none`",
     default: DefaultValue::Described(
         "SQLite in the platform's state directory, a file for each cluster id",
     ),
-    expected: "sqlite:FILE or none",
+    expected: "sqlite:FILE, postgres://USER:PASSWORD@HOST/DATABASE or none",
     is_switch: false,
 };
 
@@ -63,8 +63,20 @@ fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigErro
     if text == "none" {
         return Ok(StateLocation::Nowhere("--state is none"));
     }
+    if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        let url = text.parse().map_err(|problem| {
+            // The value may have a password in it.
+            let expected = format!("postgres://USER:PASSWORD@HOST/DATABASE, but {problem}");
+            ConfigError::new(&STATE, "postgres://…", &expected)
+        });
+        return url.map(StateLocation::Postgres);
+    }
     let path = text.strip_prefix("sqlite:").filter(|path| !path.is_empty());
-    let path = path.ok_or_else(|| settings.unexpected(&STATE))?;
+    let path = path.ok_or_else(|| {
+        // It may be a URL with a password, misspelt.
+        let shown = text.split_once("://").map_or(text, |(scheme, _)| scheme);
+        ConfigError::new(&STATE, shown, STATE.expected)
+    })?;
     std::path::absolute(path)
         .map(StateLocation::Sqlite)
         .map_err(|error| settings.error(&STATE, &format!("sqlite:FILE, but {error}")))

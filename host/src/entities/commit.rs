@@ -15,6 +15,13 @@ pub(super) struct EntityId {
     pub(super) key: PartitionKey,
 }
 
+impl EntityId {
+    /// Stream and key, as they are ordered.
+    pub(super) fn name(&self) -> (&str, &str) {
+        (self.stream.as_str(), self.key.as_str())
+    }
+}
+
 /// The id of a commit. It is compared for equality alone: ids are never used again, also if a store
 /// is set back to an older backup.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

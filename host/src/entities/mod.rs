@@ -13,23 +13,29 @@ mod view;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use metrics::counter;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::bodies::BodyMemory;
-use crate::message::{Message, Refusal};
+use crate::message::{Message, NodeId, Refusal};
 use crate::plugins::{Catalog, Plugin, StateStore};
 use crate::telemetry::names;
 use cache::Cache;
 use cell::{Cell, Ticket};
 use store::{Store, StoreError};
 
+pub use store::PostgresUrl;
+
 /// Where the state of entities is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateLocation {
     Sqlite(PathBuf),
+    Postgres(PostgresUrl),
     /// Nowhere, for this reason: there are no stateful streams.
     Nowhere(&'static str),
 }
@@ -51,11 +57,16 @@ pub struct Entities {
     active: OnceCell<Arc<Active>>,
     /// Cancelled when the store has ended.
     ended: CancellationToken,
+    /// The nodes whose store the mesh has, if it is not this node's: it then runs no messages of
+    /// stateful streams.
+    elders: ArcSwap<Vec<NodeId>>,
 }
 
 /// The store, and the entities that are in memory.
 struct Active {
     store: Store,
+    /// The id of the store.
+    store_id: Uuid,
     cache: Cache,
 }
 
@@ -82,6 +93,7 @@ impl Entities {
             bodies,
             active: OnceCell::new(),
             ended: CancellationToken::new(),
+            elders: ArcSwap::default(),
         }
     }
 
@@ -92,6 +104,9 @@ impl Entities {
     /// Why the message may not run here. Nothing of it has run.
     pub fn admit(&self, plugin: Arc<Plugin>, message: &Message) -> Result<EntityMessage, Refusal> {
         let active = self.active.get().ok_or(Refusal::StateUnavailable)?;
+        if !self.elders.load().is_empty() {
+            return Err(Refusal::NotOffered);
+        }
         if !active.store.is_good() {
             counter!(names::STATE_REFUSED).increment(1);
             return Err(Refusal::StateUnavailable);
@@ -110,6 +125,39 @@ impl Entities {
         })
     }
 
+    /// The id of the store, once it is open.
+    pub fn store_id(&self) -> Option<Uuid> {
+        self.active.get().map(|active| active.store_id)
+    }
+
+    /// Sets the nodes whose store the mesh has instead of this node's; none: it has this one's.
+    pub fn set_elders(&self, elders: Vec<NodeId>) {
+        if **self.elders.load() == elders {
+            return;
+        }
+        let nodes: Vec<&str> = elders.iter().map(NodeId::as_str).collect();
+        if nodes.is_empty() {
+            info!(
+                event = "state-shared",
+                "the mesh has no other store any more: stateful streams are offered"
+            );
+        } else {
+            warn!(
+                event = "state-not-shared",
+                nodes = nodes.join(", "),
+                "{}",
+                not_shared(&elders)
+            );
+        }
+        self.elders.store(Arc::new(elders));
+    }
+
+    /// Why stateful streams are not offered, if they are not.
+    pub fn not_shared(&self) -> Option<String> {
+        let elders = self.elders.load();
+        (!elders.is_empty()).then(|| not_shared(&elders))
+    }
+
     /// Takes no messages any more, and ends when what was handed over is committed.
     pub async fn close(&self) {
         if let Some(active) = self.active.get() {
@@ -123,13 +171,25 @@ impl Entities {
     }
 }
 
+fn not_shared(elders: &[NodeId]) -> String {
+    let nodes: Vec<&str> = elders.iter().map(NodeId::as_str).collect();
+    format!(
+        "state-not-shared: {} keep the state of entities in another store; start this node with their --state",
+        nodes.join(", ")
+    )
+}
+
 #[async_trait]
 impl StateStore for Entities {
     async fn open(&self) -> Result<(), String> {
         let opened = self.active.get_or_try_init(|| async {
-            let store = open(&self.config, self.ended.clone()).await?;
+            let (store, store_id) = open(&self.config, self.ended.clone()).await?;
             let cache = Cache::new(self.config.cache_bytes_max);
-            Ok::<_, StoreError>(Arc::new(Active { store, cache }))
+            Ok::<_, StoreError>(Arc::new(Active {
+                store,
+                store_id,
+                cache,
+            }))
         });
         opened.await.map(drop).map_err(|error| error.to_string())
     }
@@ -143,7 +203,10 @@ impl Active {
     }
 }
 
-async fn open(config: &EntitiesConfig, ended: CancellationToken) -> Result<Store, StoreError> {
+async fn open(
+    config: &EntitiesConfig,
+    ended: CancellationToken,
+) -> Result<(Store, Uuid), StoreError> {
     match config.location.clone() {
         StateLocation::Sqlite(path) => {
             let cluster = config.cluster_id.clone();
@@ -153,6 +216,7 @@ async fn open(config: &EntitiesConfig, ended: CancellationToken) -> Result<Store
                 .await
                 .unwrap_or_else(|error| Err(StoreError(error.to_string())))
         }
+        StateLocation::Postgres(url) => Store::open_postgres(&url, &config.cluster_id, ended).await,
         StateLocation::Nowhere(because) => Err(StoreError(because.into())),
     }
 }

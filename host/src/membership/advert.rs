@@ -9,6 +9,7 @@ use crate::message::{Digest, NodeId, Offer, StreamName, StreamProperties};
 
 const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
+const STORE: &str = "store";
 const STREAM_PREFIX: &str = "stream:";
 
 /// Flags that may follow the digest of a stream, after a space. Unknown flags are those of later
@@ -33,6 +34,10 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
         (HTTP_ADDR.to_owned(), node.http_addr.to_string()),
     ]
     .into_iter()
+    .chain(
+        node.store
+            .map(|store| (STORE.to_owned(), store.to_string())),
+    )
     .chain(streams)
     .collect()
 }
@@ -46,7 +51,8 @@ pub(super) fn from_key_values<'a>(
     key_values: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Option<Node> {
     let node_id = NodeId::try_from(node_id).ok()?;
-    let (mut state, mut http_addr, mut streams) = (None, None, BTreeMap::new());
+    let (mut state, mut http_addr, mut store) = (None, None, None);
+    let mut streams = BTreeMap::new();
     for (key, value) in key_values {
         match key {
             STATE => {
@@ -58,6 +64,7 @@ pub(super) fn from_key_values<'a>(
                 });
             }
             HTTP_ADDR => http_addr = value.parse().ok(),
+            STORE => store = value.parse().ok(),
             _ => {
                 let stream = key.strip_prefix(STREAM_PREFIX).map(StreamName::try_from);
                 if let Some(Ok(stream)) = stream {
@@ -73,6 +80,7 @@ pub(super) fn from_key_values<'a>(
         http_addr: http_addr?,
         cluster_addr,
         streams,
+        store,
     })
 }
 
@@ -101,6 +109,8 @@ fn read_offer(text: &str) -> Offer {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::membership::view::tests::node;
 
@@ -114,8 +124,11 @@ mod tests {
     #[test]
     fn a_node_survives_the_way_through_gossip() {
         for state in [NodeState::Starting, NodeState::Ready, NodeState::Leaving] {
-            let node = node("a", 7, state, &["echo", "orders"]);
-            assert_eq!(read(&to_key_values(&node)), Some(node));
+            let mut node = node("a", 7, state, &["echo", "orders"]);
+            for store in [None, Some(Uuid::from_u128(7))] {
+                node.store = store;
+                assert_eq!(read(&to_key_values(&node)), Some(node.clone()));
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::message::{NodeId, Offer, StreamName};
 
@@ -27,6 +28,9 @@ pub struct Node {
     pub http_addr: SocketAddr,
     pub cluster_addr: SocketAddr,
     pub streams: BTreeMap<StreamName, Offer>,
+    /// The store that its stateful streams use, while it offers any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Uuid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +125,20 @@ impl View {
         candidates
     }
 
+    /// The nodes that keep this one from offering stateful streams on `store`: a mesh has one store,
+    /// that of the node that offered such streams first. A node that does not offer any yet gives
+    /// way to all others; of two that began while they did not see each other, the later one does.
+    pub fn store_elders(&self, store: Uuid) -> Vec<NodeId> {
+        let own = self.nodes.get(&self.self_id);
+        let age = |node: &Node| (node.generation, node.node_id.clone());
+        let offering = own.filter(|own| own.store.is_some()).map(age);
+        self.others()
+            .filter(|other| other.store.is_some_and(|other| other != store))
+            .filter(|other| offering.as_ref().is_none_or(|own| age(other) < *own))
+            .map(|other| other.node_id.clone())
+            .collect()
+    }
+
     pub fn own_state(&self) -> NodeState {
         // `merge` always inserts this node. A missing node must get no messages.
         self.nodes
@@ -161,11 +179,31 @@ pub(crate) mod tests {
                 .iter()
                 .map(|name| (StreamName::try_from(*name).unwrap(), offer("d")))
                 .collect(),
+            store: None,
         }
     }
 
     fn merge(own: Node, heard: Vec<Node>) -> View {
         View::merge("test".into(), own, heard)
+    }
+
+    #[test]
+    fn a_mesh_has_the_store_of_its_eldest() {
+        let (mine, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let with = |id: &str, generation, store| Node {
+            store,
+            ..node(id, generation, NodeState::Ready, &[])
+        };
+        let elders = |own: Option<Uuid>, other: u64, store| {
+            let own = with("b", 5, own);
+            merge(own, vec![with("a", other, store)]).store_elders(mine)
+        };
+        let a = vec![NodeId::try_from("a").unwrap()];
+        assert_eq!(elders(None, 9, Some(theirs)), a, "it has not begun");
+        assert_eq!(elders(Some(mine), 4, Some(theirs)), a, "it began later");
+        assert_eq!(elders(Some(mine), 9, Some(theirs)), [], "it was first");
+        assert_eq!(elders(None, 4, Some(mine)), [], "it is the same store");
+        assert_eq!(elders(None, 4, None), [], "it keeps no state");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub(super) fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeE
         http_addr: SocketAddr::new(config.network.advertise, http_port),
         cluster_addr: SocketAddr::new(config.network.advertise, cluster_port),
         streams: Default::default(),
+        store: None,
     })
 }
 

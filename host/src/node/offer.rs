@@ -5,11 +5,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use uuid::Uuid;
 
 use super::error::NodeError;
 use super::parts::Parts;
 use crate::config::{Config, PluginTerms};
-use crate::membership::NodeState;
+use crate::membership::{NodeState, View};
+use crate::message::Offer;
 use crate::plugins::{Directory, Loader, Offers, Reconciler};
 use crate::runtime::{Engine, HostSettings};
 
@@ -44,36 +46,78 @@ impl Parts {
         self.gossip.first_round().await;
         // Before other nodes can learn that it is ready.
         self.local.open();
-        let mut offers = self.catalog.offers();
-        let streams = offers.borrow_and_update().clone();
-        let offered = streams.len();
-        self.gossip
-            .announce(|own| {
-                own.streams = streams;
-                own.state = NodeState::Ready;
-            })
-            .await;
-        // Routes are in place before the node reports ready.
-        self.dispatcher.follow(&self.gossip.view());
+        let offers = self.catalog.offers();
+        let offered = self.announce(&offers, NodeState::Ready).await;
         self.readiness.joined();
         info!(event = "ready", streams = offered, "ready");
         // Only the first branch ends, unless there is a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(None),
             () = reconciler.run() => Ok(Some("what keeps the plugins")),
-            () = self.announce_offers(&mut offers) => Ok(Some("what tells the mesh of them")),
+            () = self.announce_offers(offers) => Ok(Some("what tells the mesh of them")),
             () = engine.ended() => Ok(Some("a thread of the engine")),
             () = self.entities.ended() => Ok(Some("the store of entities' state")),
         }
     }
 
-    /// Announces the offers of this node whenever they change.
-    async fn announce_offers(&self, offers: &mut watch::Receiver<Offers>) {
-        // The sender is in the catalog, which outlives this.
-        while offers.changed().await.is_ok() {
-            let streams = offers.borrow_and_update().clone();
-            self.gossip.announce(|own| own.streams = streams).await;
-            self.dispatcher.follow(&self.gossip.view());
+    /// Announces what this node offers now. Returns the number of streams.
+    async fn announce(&self, offers: &watch::Receiver<Offers>, state: NodeState) -> usize {
+        let mut streams = offers.borrow().clone();
+        let view = self.gossip.view().borrow().clone();
+        let store = self.store_to_offer(&view, &streams);
+        if store.is_none() {
+            streams.retain(|_, offer| !offer.properties.is_stateful);
+        }
+        let offered = streams.len();
+        self.gossip
+            .announce(|own| {
+                own.streams = streams;
+                own.store = store;
+                own.state = state;
+            })
+            .await;
+        // Routes are in place before anybody learns of it.
+        self.dispatcher.follow(&self.gossip.view());
+        offered
+    }
+
+    /// The store on which this node offers stateful streams: its own, unless the mesh has another.
+    fn store_to_offer(&self, view: &View, streams: &Offers) -> Option<Uuid> {
+        let is_stateful = |offer: &Offer| offer.properties.is_stateful;
+        let own = self.entities.store_id()?;
+        if !streams.values().any(is_stateful) {
+            return None;
+        }
+        let elders = view.store_elders(own);
+        let is_shared = elders.is_empty();
+        self.entities.set_elders(elders);
+        is_shared.then_some(own)
+    }
+
+    /// Announces the offers of this node whenever they change, or the mesh's store does.
+    async fn announce_offers(&self, mut offers: watch::Receiver<Offers>) {
+        let mut view = self.gossip.view();
+        loop {
+            tokio::select! {
+                changed = offers.changed() => {
+                    // The sender is in the catalog, which outlives this.
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                changed = view.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let seen = view.borrow_and_update().clone();
+                    let own = seen.nodes.get(&seen.self_id).and_then(|own| own.store);
+                    if self.store_to_offer(&seen, &offers.borrow()) == own {
+                        continue;
+                    }
+                }
+            }
+            offers.mark_unchanged();
+            self.announce(&offers, NodeState::Ready).await;
         }
     }
 }

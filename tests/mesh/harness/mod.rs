@@ -14,6 +14,7 @@ mod node;
 mod one_core;
 mod open_files;
 mod plugins;
+mod postgres;
 mod secret;
 mod state;
 mod taken;
@@ -35,8 +36,9 @@ pub(crate) use node::{
 };
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
+pub(crate) use postgres::Postgres;
 pub(crate) use secret::{Secret, new_secret};
-pub(crate) use state::State;
+pub(crate) use state::{State, on_both_stores};
 pub(crate) use taken::{taken, threads};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]

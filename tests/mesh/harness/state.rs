@@ -5,11 +5,19 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::postgres::{self, Postgres};
+use super::skipped;
+
 /// A store. Clones are the same one; it is deleted with the last.
 #[derive(Clone)]
 pub(crate) enum State {
     /// A file that the nodes share.
     Sqlite(Arc<TempDir>),
+    /// A database.
+    Postgres {
+        server: Arc<Postgres>,
+        database: String,
+    },
 }
 
 impl State {
@@ -17,10 +25,26 @@ impl State {
         Self::Sqlite(Arc::new(TempDir::new().unwrap()))
     }
 
+    /// A database on the server that tests share; `None` if there is no PostgreSQL here.
+    pub(crate) async fn postgres(test: &str) -> Option<Self> {
+        if !Postgres::is_installed() {
+            skipped(test, "PostgreSQL (`apt-get install postgresql`)");
+            return None;
+        }
+        Some(Self::on(Postgres::shared().await).await)
+    }
+
+    /// A new database on this server.
+    pub(crate) async fn on(server: Arc<Postgres>) -> Self {
+        let database = server.database().await;
+        Self::Postgres { server, database }
+    }
+
     /// The file of a store on SQLite.
     pub(crate) fn file(&self) -> PathBuf {
         match self {
             Self::Sqlite(directory) => directory.path().join("state.db"),
+            Self::Postgres { .. } => panic!("a database has no file"),
         }
     }
 
@@ -28,6 +52,30 @@ impl State {
     pub(crate) fn location(&self) -> String {
         match self {
             Self::Sqlite(_) => format!("sqlite:{}", self.file().display()),
+            Self::Postgres { server, database } => postgres::url(server.sockets(), database),
         }
     }
 }
+
+/// Each of these tests on both stores.
+macro_rules! on_both_stores {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::harness::State::sqlite()).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(state) = crate::harness::State::postgres(stringify!($test)).await {
+                    super::$test(state).await;
+                }
+            })+
+        }
+    };
+}
+
+pub(crate) use on_both_stores;

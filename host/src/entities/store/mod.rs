@@ -4,6 +4,7 @@
 mod backend;
 mod gather;
 mod health;
+mod postgres;
 mod sqlite;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use gather::Gather;
 use health::Health;
 
 pub(super) use backend::{Found, Listing, Look, Seen, StoreError, What};
+pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
 const BATCH_COMMITS_MAX: usize = 1024;

@@ -18,6 +18,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, Trans
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
+use uuid::Uuid;
 
 use super::Store;
 use super::backend::{
@@ -73,12 +74,12 @@ impl Store {
         path: &Path,
         cluster: &str,
         ended: CancellationToken,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<(Self, Uuid), StoreError> {
         let named = |error: StoreError| StoreError(format!("{}: {error}", path.display()));
         let made = |error: io::Error| named(StoreError(error.to_string()));
         make_file(path).map_err(made)?;
         let mut first = Sqlite::open(path).map_err(named)?;
-        schema::prepare(&mut first.connection, cluster).map_err(named)?;
+        let id = schema::prepare(&mut first.connection, cluster).map_err(named)?;
         let store = Self::new(ended);
         let committing = store.clone();
         start(
@@ -90,7 +91,7 @@ impl Store {
             let (looking, reader) = (store.clone(), Sqlite::open(path).map_err(named)?);
             start("state", async move { looking.serve_looks(reader).await }).map_err(made)?;
         }
-        Ok(store)
+        Ok((store, id))
     }
 }
 

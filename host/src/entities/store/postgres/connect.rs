@@ -1,0 +1,161 @@
+//! Connections: made, set up, and checked for what would break the promise.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::{Client, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::{debug, warn};
+
+use super::super::backend::StoreError;
+use super::url::PostgresUrl;
+use super::{commit, look, text, tls};
+
+/// How long a connection may take to be made, on all hosts of the URL together.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// The oldest version that is tested.
+const VERSION_MIN: i32 = 130_000;
+
+/// Every statement of a connection finds its rows by their keys, and is planned once: a plan made
+/// while a table was empty would read all of it for ever. Commits wait for the disk, whatever the
+/// server's default.
+const SESSION: &str = "
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off;
+    SET default_transaction_isolation = 'read committed';";
+
+/// Makes connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    url: PostgresUrl,
+    tls: MakeRustlsConnect,
+}
+
+/// A connection with its statements.
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) statements: Option<Statements>,
+}
+
+/// The statements of a connection.
+pub(super) struct Statements {
+    pub(super) commit: Statement,
+    pub(super) commit_values: Statement,
+    pub(super) receipt: Statement,
+    pub(super) last: Statement,
+    pub(super) values: Statement,
+    pub(super) value: Statement,
+    pub(super) page: Statement,
+    pub(super) entities: Statement,
+}
+
+impl Connector {
+    /// # Errors
+    /// If TLS cannot be set up as the URL says.
+    pub(super) fn new(url: &PostgresUrl) -> Result<Self, StoreError> {
+        Ok(Self {
+            tls: tls::tls(url)?,
+            url: url.clone(),
+        })
+    }
+
+    /// Makes a connection to the first host that takes it and can write.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn connect(&self) -> Result<Connection, StoreError> {
+        let failed = |error: tokio_postgres::Error| StoreError(text(&error));
+        let connecting = async {
+            let (client, connection) = self
+                .url
+                .config
+                .connect(self.tls.clone())
+                .await
+                .map_err(failed)?;
+            // Ends with the client, or when the connection is lost.
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    debug!(error = text(&error), "a connection to the store was lost");
+                }
+            });
+            client.batch_execute(SESSION).await.map_err(failed)?;
+            Ok(Connection {
+                client,
+                statements: None,
+            })
+        };
+        let late = |_| StoreError(format!("no connection within {CONNECT_MAX:?}"));
+        timeout(CONNECT_MAX, connecting).await.map_err(late)?
+    }
+}
+
+impl Connection {
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Prepares the statements.
+    pub(super) async fn prepare(&mut self) -> Result<(), StoreError> {
+        let client = &self.client;
+        let prepared = async {
+            Ok::<_, tokio_postgres::Error>(Statements {
+                commit: client.prepare(&commit::statement(false)).await?,
+                commit_values: client.prepare(&commit::statement(true)).await?,
+                receipt: client.prepare(commit::RECEIPT).await?,
+                last: client.prepare(look::LAST).await?,
+                values: client.prepare(look::VALUES).await?,
+                value: client.prepare(look::VALUE).await?,
+                page: client.prepare(look::PAGE).await?,
+                entities: client.prepare(look::ENTITIES).await?,
+            })
+        };
+        let prepared = prepared.await;
+        self.statements = Some(prepared.map_err(|error| StoreError(text(&error)))?);
+        Ok(())
+    }
+
+    /// Warns of settings of the server with which acknowledged commits can be lost, and refuses
+    /// what cannot work at all.
+    pub(super) async fn warn_of_settings(&self) -> Result<(), StoreError> {
+        let row = self
+            .client
+            .query_one(
+                "SELECT current_setting('server_version_num')::int, current_setting('synchronous_commit'),
+                        current_setting('fsync'), current_setting('full_page_writes'),
+                        current_setting('server_encoding')",
+                &[],
+            )
+            .await
+            .map_err(|error| StoreError(text(&error)))?;
+        let version: i32 = row.get(0);
+        if version < VERSION_MIN {
+            return Err(StoreError(format!(
+                "its version is {version}; expected {VERSION_MIN} or later"
+            )));
+        }
+        let encoding: &str = row.get(4);
+        if encoding != "UTF8" {
+            return Err(StoreError(format!(
+                "the database's encoding is {encoding}; expected UTF8"
+            )));
+        }
+        for (index, name) in [
+            (1, "synchronous_commit"),
+            (2, "fsync"),
+            (3, "full_page_writes"),
+        ] {
+            if row.get::<_, &str>(index) == "off" {
+                warn!(
+                    event = "state-at-risk",
+                    setting = name,
+                    "the server's setting {name} is off: when it crashes, what was acknowledged may be lost; set it to on"
+                );
+            }
+        }
+        Ok(())
+    }
+}

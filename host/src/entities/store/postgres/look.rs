@@ -1,0 +1,305 @@
+//! Looks at what is committed. Those for last commits and for whole entities go together, in one
+//! statement each; all of a batch are under way at once.
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use tokio_postgres::{Error, Row};
+use uuid::Uuid;
+
+use super::connect::{Connection, Statements};
+use crate::entities::commit::{CommitId, EntityId};
+use crate::entities::store::backend::{
+    Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Seen, What,
+};
+use crate::message::PartitionKey;
+use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
+
+pub(super) const LAST: &str = "
+    SELECT c.ord::int, e.commit_id
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
+    JOIN meshage_entity e ON e.stream = c.stream AND e.key = c.key";
+
+/// Values of more than `$4` bytes are not loaded with the others.
+pub(super) const VALUES: &str = "
+    SELECT c.ord::int, e.commit_id, e.state, v.name, v.value, v.name IS NOT NULL AND v.value IS NULL
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
+    JOIN meshage_entity e ON e.stream = c.stream AND e.key = c.key
+    LEFT JOIN LATERAL (
+        SELECT name, CASE WHEN octet_length(value) <= $4::int THEN value END AS value
+        FROM meshage_value v WHERE v.stream = c.stream AND v.key = c.key
+        ORDER BY name LIMIT $3::int
+    ) v ON true
+    ORDER BY c.ord, v.name";
+
+pub(super) const VALUE: &str = "
+    SELECT e.commit_id, e.state, v.value
+    FROM meshage_entity e
+    LEFT JOIN meshage_value v ON v.stream = e.stream AND v.key = e.key AND v.name = $3
+    WHERE e.stream = $1 AND e.key = $2";
+
+pub(super) const PAGE: &str = "
+    SELECT e.commit_id, e.state, v.name, v.value
+    FROM meshage_entity e
+    LEFT JOIN LATERAL (
+        SELECT name, value FROM meshage_value v
+        WHERE v.stream = e.stream AND v.key = e.key AND v.name >= $3 AND v.name > $4
+        ORDER BY name LIMIT $5::int
+    ) v ON true
+    WHERE e.stream = $1 AND e.key = $2
+    ORDER BY v.name";
+
+pub(super) const ENTITIES: &str = "
+    SELECT key, commit_id FROM meshage_entity
+    WHERE stream = $1 AND key >= $2 AND key > $3 ORDER BY key LIMIT $4::int";
+
+/// Values that a page asks the server for at once; a page of large ones is cut afterwards.
+const PAGE_ROWS_MAX: usize = 100;
+
+pub(super) async fn look(connection: &Connection, looks: &[Look]) -> Result<Vec<Seen>, Error> {
+    let Some(statements) = &connection.statements else {
+        return Ok(Vec::new());
+    };
+    let reader = Reader {
+        connection,
+        statements,
+    };
+    let mut seen: Vec<Option<Seen>> = looks.iter().map(|_| None).collect();
+    let lasts = at(looks, |what| matches!(what, What::Last));
+    let whole = at(looks, |what| matches!(what, What::Values));
+    let others = looks
+        .iter()
+        .enumerate()
+        .filter(|(_, look)| !matches!(look, Look::At(_, What::Last | What::Values)));
+    let others =
+        others.map(|(place, look)| async move { Ok::<_, Error>((place, reader.one(look).await?)) });
+    let (lasts, whole, others) = tokio::try_join!(
+        reader.lasts(&lasts),
+        reader.whole(&whole),
+        try_join_all(others)
+    )?;
+    for (place, found) in lasts.into_iter().chain(whole).chain(others) {
+        seen[place] = Some(found);
+    }
+    Ok(seen.into_iter().flatten().collect())
+}
+
+/// The entities of some looks, each with the place of its look.
+fn at(looks: &[Look], wanted: impl Fn(&What) -> bool) -> Vec<(usize, &EntityId)> {
+    let entities = looks
+        .iter()
+        .enumerate()
+        .filter_map(|(place, look)| match look {
+            Look::At(entity, what) if wanted(what) => Some((place, &**entity)),
+            Look::At(..) | Look::Entities(_) => None,
+        });
+    entities.collect()
+}
+
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    connection: &'a Connection,
+    statements: &'a Statements,
+}
+
+type Placed = Vec<(usize, Seen)>;
+
+impl Reader<'_> {
+    async fn lasts(&self, wanted: &[(usize, &EntityId)]) -> Result<Placed, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (streams, keys) = names(wanted);
+        let rows = self
+            .connection
+            .client
+            .query(&self.statements.last, &[&streams, &keys])
+            .await?;
+        let mut found: Placed = wanted
+            .iter()
+            .map(|(place, _)| (*place, nothing()))
+            .collect();
+        for row in rows {
+            found[index(&row)].1.last = Some(commit_id(&row, 1));
+        }
+        Ok(found)
+    }
+
+    async fn whole(&self, wanted: &[(usize, &EntityId)]) -> Result<Placed, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (streams, keys) = names(wanted);
+        // One more than are kept, to see whether there are more.
+        let limit = LOADED_VALUES_MAX as i32 + 1;
+        let bytes = LOADED_BYTES_MAX as i32;
+        let rows = self
+            .connection
+            .client
+            .query(&self.statements.values, &[&streams, &keys, &limit, &bytes])
+            .await?;
+        let mut loaded: Vec<Loaded> = wanted.iter().map(|_| Loaded::default()).collect();
+        for row in &rows {
+            loaded[index(row)].add(row);
+        }
+        let seen = loaded.into_iter().map(Loaded::seen);
+        Ok(wanted.iter().map(|(place, _)| *place).zip(seen).collect())
+    }
+
+    async fn one(&self, look: &Look) -> Result<Seen, Error> {
+        match look {
+            Look::At(entity, What::Value(name)) => self.value(entity, name).await,
+            Look::At(entity, What::Page(range)) => self.page(entity, range).await,
+            Look::Entities(listing) => self.entities(listing).await,
+            Look::At(_, What::Last | What::Values) => Ok(nothing()),
+        }
+    }
+
+    async fn value(&self, entity: &EntityId, name: &Name) -> Result<Seen, Error> {
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let row = self
+            .connection
+            .client
+            .query_opt(&self.statements.value, &[&stream, &key, &&**name])
+            .await?;
+        let column = if &**name == MAIN_VALUE { 1 } else { 2 };
+        Ok(Seen {
+            last: row.as_ref().map(|row| commit_id(row, 0)),
+            found: Found::Value(row.and_then(|row| bytes(&row, column))),
+        })
+    }
+
+    async fn page(&self, entity: &EntityId, range: &Range) -> Result<Seen, Error> {
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let count = range.limit.clamp(1, PAGE_ROWS_MAX);
+        // One more, to see whether there are more.
+        let limit = count as i32 + 1;
+        let rows = self
+            .connection
+            .client
+            .query(
+                &self.statements.page,
+                &[&stream, &key, &&*range.prefix, &&*range.after, &limit],
+            )
+            .await?;
+        let Some(first) = rows.first() else {
+            return Ok(Seen {
+                found: Found::Page(Page::end()),
+                ..nothing()
+            });
+        };
+        let (last, main) = (commit_id(first, 0), bytes(first, 1));
+        let values = rows.iter().filter_map(|row| {
+            let name: Option<&str> = row.get(2);
+            Some((name?.into(), bytes(row, 3).unwrap_or_default()))
+        });
+        let is_within = |(name, _): &(Name, Bytes)| name.starts_with(&*range.prefix);
+        let page = Page::of(values.take_while(is_within), count);
+        let mut own_row = Writes::default();
+        if main.is_some() {
+            own_row.put(MAIN_VALUE.into(), main);
+        }
+        Ok(Seen {
+            last: Some(last),
+            found: Found::Page(page.with(&own_row, range)),
+        })
+    }
+
+    async fn entities(&self, listing: &Listing) -> Result<Seen, Error> {
+        let Listing {
+            stream,
+            prefix,
+            after,
+            limit,
+        } = listing;
+        let limit = i32::try_from(*limit).unwrap_or(i32::MAX);
+        let rows = self
+            .connection
+            .client
+            .query(
+                &self.statements.entities,
+                &[&stream.as_str(), prefix, after, &limit],
+            )
+            .await?;
+        let keys = rows
+            .iter()
+            .map(|row| (row.get::<_, &str>(0), commit_id(row, 1)));
+        let within = keys.take_while(|(key, _)| key.starts_with(prefix.as_str()));
+        // What somebody wrote by hand may be no key.
+        let valid = within.filter_map(|(key, id)| Some((PartitionKey::try_from(key).ok()?, id)));
+        Ok(Seen {
+            last: None,
+            found: Found::Entities(valid.collect()),
+        })
+    }
+}
+
+/// What was loaded of an entity.
+#[derive(Default)]
+struct Loaded {
+    last: Option<CommitId>,
+    main: Option<Bytes>,
+    values: Vec<(Name, Bytes)>,
+    bytes: usize,
+    is_cut: bool,
+}
+
+impl Loaded {
+    fn add(&mut self, row: &Row) {
+        self.last = Some(commit_id(row, 1));
+        self.main = bytes(row, 2);
+        let (name, is_large): (Option<&str>, bool) = (row.get(3), row.get(5));
+        let Some(name) = name else { return };
+        let is_full = self.values.len() >= LOADED_VALUES_MAX || self.bytes >= LOADED_BYTES_MAX;
+        if is_large || is_full {
+            self.is_cut = true;
+            return;
+        }
+        let value = bytes(row, 4).unwrap_or_default();
+        self.bytes += value.len();
+        self.values.push((name.into(), value));
+    }
+
+    fn seen(self) -> Seen {
+        let Some(last) = self.last else {
+            return Seen {
+                found: Found::Values(Values::none()),
+                ..nothing()
+            };
+        };
+        let mut values = Values::new(self.values, !self.is_cut);
+        values.learn(MAIN_VALUE.into(), self.main);
+        Seen {
+            last: Some(last),
+            found: Found::Values(values),
+        }
+    }
+}
+
+fn nothing() -> Seen {
+    Seen {
+        last: None,
+        found: Found::Nothing,
+    }
+}
+
+fn names<'a>(wanted: &[(usize, &'a EntityId)]) -> (Vec<&'a str>, Vec<&'a str>) {
+    wanted
+        .iter()
+        .map(|(_, entity)| (entity.stream.as_str(), entity.key.as_str()))
+        .unzip()
+}
+
+/// The place of a row's entity among those that were asked for: ordinals count from 1.
+fn index(row: &Row) -> usize {
+    let ord: i32 = row.get(0);
+    usize::try_from(ord).unwrap_or(1).saturating_sub(1)
+}
+
+fn commit_id(row: &Row, column: usize) -> CommitId {
+    CommitId::from_bytes(row.get::<_, Uuid>(column).into_bytes())
+}
+
+fn bytes(row: &Row, column: usize) -> Option<Bytes> {
+    row.get::<_, Option<&[u8]>>(column)
+        .map(Bytes::copy_from_slice)
+}

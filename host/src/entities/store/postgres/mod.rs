@@ -1,0 +1,236 @@
+//! PostgreSQL: a database that the nodes of many hosts share. Two connections: one commits, one
+//! looks. Neither holds a lock or a transaction while a handler runs.
+
+mod commit;
+mod connect;
+mod look;
+mod schema;
+mod tls;
+mod url;
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::Error;
+use tokio_postgres::error::{Severity, SqlState};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Store;
+use super::backend::{Backend, Look, Seen, StoreError};
+use crate::entities::commit::{Commit, Outcome};
+use commit::Batch;
+use connect::{Connection, Connector};
+
+pub use url::PostgresUrl;
+
+/// How long the server may take for one batch. It then counts as gone.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+
+/// How long it is waited between two tries to learn how a commit ended whose connection was lost.
+const RESOLVE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What uses one connection, which is made again when it is lost.
+struct Postgres {
+    connector: Connector,
+    connection: Option<Connection>,
+    /// Its last batch.
+    batch: Batch,
+}
+
+impl Postgres {
+    fn new(connector: Connector) -> Self {
+        let committer = Uuid::now_v7();
+        Self {
+            connector,
+            connection: None,
+            batch: Batch {
+                committer,
+                number: 0,
+            },
+        }
+    }
+}
+
+/// How a statement failed.
+#[derive(Debug)]
+enum Failed {
+    /// The server rejects what was to be written, and would do so again.
+    Data(Error),
+    /// Two batches waited for each other; one was rolled back.
+    Conflict,
+    /// The server did nothing.
+    Nothing(StoreError),
+    /// The connection was lost: it may have been done.
+    Unknown(StoreError),
+}
+
+impl Failed {
+    fn of(error: Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            return Self::Unknown(StoreError(text(&error)));
+        };
+        // A connection that the server ends may have been ended after the commit.
+        if !matches!(db.parsed_severity(), Some(Severity::Error)) {
+            return Self::Unknown(StoreError(text(&error)));
+        }
+        let code = db.code();
+        if [
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+        ]
+        .contains(code)
+        {
+            return Self::Conflict;
+        }
+        // Classes of errors: data exceptions, integrity constraints, what triggers raise, limits
+        // of the server.
+        if ["22", "23", "P0", "54"]
+            .iter()
+            .any(|class| code.code().starts_with(class))
+        {
+            return Self::Data(error);
+        }
+        Self::Nothing(StoreError(text(&error)))
+    }
+}
+
+/// The error with its causes, on one line.
+fn text(error: &Error) -> String {
+    let mut text = match error.as_db_error() {
+        Some(db) => return format!("{} ({})", db.message(), db.code().code()),
+        None => error.to_string(),
+    };
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+impl Store {
+    /// Opens the database, with the tables in it.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(in crate::entities) async fn open_postgres(
+        url: &PostgresUrl,
+        cluster: &str,
+        ended: CancellationToken,
+    ) -> Result<(Self, Uuid), StoreError> {
+        let named = |error: StoreError| StoreError(format!("{url}: {error}"));
+        let connector = Connector::new(url).map_err(named)?;
+        let mut connection = connector.connect().await.map_err(named)?;
+        let id = schema::prepare(&mut connection.client, cluster)
+            .await
+            .map_err(named)?;
+        connection.warn_of_settings().await.map_err(named)?;
+        let store = Self::new(ended);
+        let (committing, looking) = (Postgres::new(connector.clone()), Postgres::new(connector));
+        let (commits, looks) = (store.clone(), store.clone());
+        tokio::spawn(async move { commits.serve_commits(committing).await });
+        tokio::spawn(async move { looks.serve_looks(looking).await });
+        Ok((store, id))
+    }
+}
+
+impl Postgres {
+    /// The connection, made again if it was lost.
+    async fn connection(&mut self) -> Result<&mut Connection, StoreError> {
+        if self.connection.as_ref().is_some_and(Connection::is_closed) {
+            self.connection = None;
+        }
+        if self.connection.is_none() {
+            let mut connection = self.connector.connect().await?;
+            connection.prepare().await?;
+            self.connection = Some(connection);
+        }
+        self.connection
+            .as_mut()
+            .ok_or_else(|| StoreError("there is no connection".into()))
+    }
+
+    /// Commits a batch, and finds out how it ended if the connection is lost.
+    async fn commit_batch(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
+        self.batch.number += 1;
+        let batch = self.batch;
+        let connection = self.connection().await.map_err(Failed::Nothing)?;
+        let sent = timeout(STATEMENT_MAX, commit::send(connection, batch, commits)).await;
+        let failed = match sent {
+            Ok(Ok(outcomes)) => return Ok(outcomes),
+            Ok(Err(failed)) => failed,
+            Err(_) => Failed::Unknown(StoreError(format!("no answer within {STATEMENT_MAX:?}"))),
+        };
+        match failed {
+            Failed::Unknown(error) => {
+                self.connection = None;
+                tracing::warn!(event = "commit-unknown", %error, "the connection was lost in a commit: finding out how it ended");
+                self.resolve(batch, commits).await
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Learns from the batch's receipt how it ended. If there is none, the same batch is sent again:
+    /// it waits for the first one, if that is still under way.
+    async fn resolve(&mut self, batch: Batch, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
+        loop {
+            let tried = async {
+                let connection = self.connection().await.map_err(Failed::Unknown)?;
+                if let Some(outcomes) = commit::receipt(connection, batch, commits).await? {
+                    return Ok(outcomes);
+                }
+                commit::send(connection, batch, commits).await
+            };
+            match timeout(STATEMENT_MAX, tried).await {
+                Ok(Err(Failed::Unknown(_))) | Err(_) => self.connection = None,
+                Ok(known) => return known,
+            }
+            tokio::time::sleep(RESOLVE_PAUSE).await;
+        }
+    }
+
+    /// Commits each by itself, so that only the bad ones fail.
+    async fn commit_each(&mut self, commits: &[Commit]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(commits.len());
+        for commit in commits {
+            let mut alone = self.commit_batch(std::slice::from_ref(commit)).await;
+            if let Err(Failed::Conflict) = alone {
+                alone = self.commit_batch(std::slice::from_ref(commit)).await;
+            }
+            outcomes.push(match alone {
+                Ok(outcomes) => outcomes[0],
+                Err(Failed::Data(error)) => {
+                    tracing::error!(event = "commit-rejected", entity = %commit.entity, error = text(&error), "the store rejects what a handler wrote");
+                    Outcome::Rejected
+                }
+                Err(_) => Outcome::Unavailable,
+            });
+        }
+        outcomes
+    }
+}
+
+impl Backend for Postgres {
+    async fn commit(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+        match self.commit_batch(commits).await {
+            Ok(outcomes) => Ok(outcomes),
+            Err(Failed::Data(_) | Failed::Conflict) => Ok(self.commit_each(commits).await),
+            Err(Failed::Nothing(error) | Failed::Unknown(error)) => Err(error),
+        }
+    }
+
+    async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, StoreError> {
+        let connection = self.connection().await?;
+        let seen = timeout(STATEMENT_MAX, look::look(connection, looks)).await;
+        match seen {
+            Ok(Ok(seen)) => Ok(seen),
+            Ok(Err(error)) => Err(StoreError(text(&error))),
+            Err(_) => {
+                self.connection = None;
+                Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))
+            }
+        }
+    }
+}
