@@ -47,5 +47,7 @@ mod start;
 mod state;
 #[cfg(target_os = "linux")]
 mod state_faults;
+#[cfg(target_os = "linux")]
+mod state_postgres;
 mod stray_files;
 mod versions;

@@ -7,7 +7,6 @@ use crate::harness::{
     Node, Plugins, Setup, State, Writers, on_both_stores, refs, stamped, wait_for_mesh,
 };
 
-/// The usual plugins and `journal`.
 on_both_stores!(
     what_was_written_is_there_on_every_node_and_after_all_have_ended,
     eight_clients_on_few_keys_over_three_nodes,
@@ -16,6 +15,7 @@ on_both_stores!(
     a_plugin_that_is_replaced_again_and_again_loses_nothing,
 );
 
+/// `journal`, and a stateless stream.
 fn plugins() -> Plugins {
     Plugins::empty()
         .with("journal", "journal")

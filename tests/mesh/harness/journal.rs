@@ -180,7 +180,10 @@ impl Journal {
         let keys: BTreeSet<&str> = self.0.iter().map(|event| event.key.as_str()).collect();
         let mut lists = BTreeMap::new();
         for key in keys {
-            let answer = node.get(&format!("/api/journal/{key}")).send().await;
+            let path = format!("/api/journal/{key}");
+            // A node may not have noticed yet that the store works again.
+            until(|| async { node.get(&path).send().await.status != 503 }).await;
+            let answer = node.get(&path).send().await;
             answer.ok();
             lists.insert(key.to_owned(), list(&answer));
         }

@@ -15,7 +15,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{HANG, until};
 
 /// The server's file in its directory of sockets, by its port.
-const SOCKET: &str = ".s.PGSQL.5432";
+pub(super) const SOCKET: &str = ".s.PGSQL.5432";
 
 /// What servers of tests are started with, besides the defaults.
 const SETTINGS: [&str; 6] = [
@@ -159,10 +159,6 @@ impl Postgres {
     /// The directory with the server's socket.
     pub(crate) fn sockets(&self) -> &Path {
         self.directory.path()
-    }
-
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.sockets().join(SOCKET)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::postgres::{self, Postgres};
-use super::skipped;
+use super::{Proxy, skipped};
 
 /// A store. Clones are the same one; it is deleted with the last.
 #[derive(Clone)]
@@ -45,6 +45,18 @@ impl State {
         match self {
             Self::Sqlite(directory) => directory.path().join("state.db"),
             Self::Postgres { .. } => panic!("a database has no file"),
+        }
+    }
+
+    /// The same database, behind a proxy.
+    pub(crate) fn behind(&self, proxy: &Proxy) -> String {
+        postgres::url(proxy.sockets(), &self.database())
+    }
+
+    pub(crate) fn database(&self) -> String {
+        match self {
+            Self::Sqlite(_) => panic!("a file is no database"),
+            Self::Postgres { database, .. } => database.clone(),
         }
     }
 
