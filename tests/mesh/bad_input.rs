@@ -62,7 +62,7 @@ async fn keys_are_decoded_once_and_checked() {
             ("%C3%BC", "ü"),
             ("a%20b+c", "a b+c"),
             ("%F0%9F%A6%80", "🦀"),
-            ("%00", "\u{0}"),
+            ("%01", "\u{1}"),
             ("..%2F..", "../.."),
         ] {
             let answer = node.post(&format!("/api/echo/{segment}")).send().await;
@@ -81,6 +81,8 @@ async fn keys_are_decoded_once_and_checked() {
                 "{problem}"
             );
         }
+        let zero = node.post("/api/echo/a%00b").send().await;
+        zero.problem(400, "bad-partition-key");
         let longest = "k".repeat(1024);
         node.post(&format!("/api/echo/{longest}")).send().await.ok();
         // 513 characters of two bytes each: the limit counts bytes, after decoding.

@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 
 use http::Method;
+use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Client, Gate, Node, Plugins, Reader, Secret, Setup, stamped, until, wait_for_mesh,
+    Client, Gate, Node, Plugins, Reader, Secret, Setup, State, stamped, until, wait_for_mesh,
 };
 
 const DOCUMENT: &str = include_str!("../../docs/http-api.md");
@@ -82,6 +83,42 @@ async fn post(node: &Node, path: &str) -> Client {
         .await
         .ok();
     client
+}
+
+/// Those of entities.
+async fn of_state(moved: &mut Moved) {
+    let state = State::sqlite();
+    let plugins = Plugins::empty().with("journal", "journal");
+    let node = Setup::new(plugins).state(&state).ready().await;
+    let append = async |id: &str| {
+        let path = format!("/api/journal/k?append={id}");
+        node.post(&path).send().await
+    };
+    let series = [
+        r#"meshage_state_commits_total{outcome="committed"}"#,
+        "meshage_state_batch_commits_count",
+        "meshage_state_commit_duration_seconds_count",
+        "meshage_state_loads_total",
+        "meshage_state_active_entities",
+        "meshage_state_cached_bytes",
+    ];
+    moved.by(append("a"), &node, &series).await.ok();
+    // As if another node had committed.
+    let own = Connection::open(state.file()).unwrap();
+    own.execute("UPDATE meshage_entity SET commit_id = randomblob(16)", [])
+        .unwrap();
+    let series = ["meshage_state_reruns_total"];
+    moved.by(append("b"), &node, &series).await.ok();
+    // As if another process were stopped in a commit.
+    own.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = async {
+        let waiting = append("c");
+        let refused = until(|| async { append("d").await.status == 503 });
+        tokio::join!(waiting, refused).0
+    };
+    let series = ["meshage_state_refused_total"];
+    let waited = moved.by(refused, &node, &series).await;
+    waited.problem(503, "state-unavailable");
 }
 
 #[tokio::test]
@@ -272,6 +309,8 @@ async fn each_moves_when_what_it_counts_happens() {
     running.await.unwrap().ok();
     first.wait_for_metric("meshage_peers 0").await;
     first.wait_for_metric("meshage_peer_connections 0").await;
+
+    of_state(&mut moved).await;
 
     assert_eq!(
         moved.0,

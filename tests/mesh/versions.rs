@@ -209,7 +209,7 @@ async fn a_callee_of_a_later_version_is_asked() {
 /// A fault whose name this version does not know.
 fn later_fault(id: &[u8]) -> Vec<u8> {
     let head = [
-        text("contended"),
+        text("of-a-later-version"),
         varint(503),
         vec![1, 0],
         text("others were quicker"),
@@ -227,7 +227,7 @@ async fn a_fault_of_a_later_version_is_an_answer() {
             .post("/api/later/1")
             .send()
             .await
-            .problem(503, "contended");
+            .problem(503, "of-a-later-version");
         assert_eq!(
             (&problem["detail"], &problem["retryable"]),
             (&"others were quicker".into(), &true.into())

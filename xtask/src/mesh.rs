@@ -18,20 +18,26 @@ use crate::setup::root;
 /// HTTP, cluster and admin port of each node: those of the README.
 const NODES: [(u16, u16, u16); 2] = [(8080, 9742, 9080), (8081, 9743, 9081)];
 
+/// Where the nodes keep the state of entities: new for each run, so that the commands answer as the
+/// README shows.
+const STATE_DIRECTORY: &str = "target/run";
+
 /// Long enough for a node to compile its plugins, as it does at its first start.
 const READY_MAX: Duration = Duration::from_secs(60);
 
 const TRY_THIS: &str = r#"
-The mesh is up: two nodes, each with the streams `echo` and `orders`. Try, from either port:
+The mesh is up: two nodes, each with the streams `cart`, `echo` and `orders`. Try, from either port:
 
   curl -sX POST http://localhost:8080/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
   curl -sX POST http://localhost:8081/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
   curl -sX POST http://localhost:8080/api/broadcast/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
   curl -sX POST http://localhost:8081/api/orders/ada -d '{"article":"tea","quantity":3}'
+  curl -sX POST http://localhost:8080/api/cart/ada -d '{"article":"tea","quantity":2,"cents":450}'
+  curl -s http://localhost:8081/api/cart/ada
   curl -s http://localhost:9080/cluster
   curl -s http://localhost:9080/cluster/owner/echo/4985
 
-Ctrl-C stops both nodes.
+`pkill -9 -f -- '--http-port 8080'` kills the first node; the other one goes on with the cart. Ctrl-C stops what runs.
 "#;
 
 enum Event {
@@ -41,6 +47,8 @@ enum Event {
 
 pub(crate) fn run() -> Result<()> {
     build::everything()?;
+    // It may not be there.
+    let _ = std::fs::remove_dir_all(root().join(STATE_DIRECTORY));
     let (events, happened) = mpsc::channel();
     let on_signal = events.clone();
     ctrlc::set_handler(move || {
@@ -95,8 +103,16 @@ impl Mesh {
             }
         }
         println!("{TRY_THIS}");
-        let event = self.happened.recv()?;
-        self.take(event)
+        // One may be killed, to see that the other goes on.
+        loop {
+            match self.happened.recv()? {
+                Event::Ended(index, status) if self.running.len() > 1 => {
+                    self.running.remove(&index);
+                    println!("node {} ended: {status}; the other one goes on", index + 1);
+                }
+                event => return self.take(event),
+            }
+        }
     }
 
     fn take(&mut self, event: Event) -> Result<()> {
@@ -148,6 +164,7 @@ fn start(index: usize) -> Result<Child> {
             &cluster_port.to_string(),
         ])
         .args(["--admin-port", &admin_port.to_string()])
+        .args(["--state", &format!("sqlite:{STATE_DIRECTORY}/state.db")])
         // Variables for a node of the developer's own must not configure these two.
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| {

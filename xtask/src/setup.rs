@@ -73,6 +73,25 @@ pub(crate) fn components() -> Result<()> {
     Ok(())
 }
 
+/// Installs PostgreSQL, which some tests need, where that is possible. Without it they are skipped,
+/// each by name.
+pub(crate) fn postgres() {
+    let is_there = Path::new("/usr/lib/postgresql").is_dir()
+        || command("postgres")
+            .arg("--version")
+            .output()
+            .is_ok_and(|output| output.status.success());
+    if is_there {
+        return;
+    }
+    let install = ["install", "--yes", "--no-install-recommends", "postgresql"];
+    let mut apt = command("apt-get");
+    apt.args(install).env("DEBIAN_FRONTEND", "noninteractive");
+    if let Err(error) = run(&mut apt) {
+        println!("PostgreSQL cannot be installed ({error}): the tests that need it are skipped");
+    }
+}
+
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.current_dir(root());

@@ -69,7 +69,7 @@ fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigErro
             let expected = format!("postgres://USER:PASSWORD@HOST/DATABASE, but {problem}");
             ConfigError::new(&STATE, "postgres://…", &expected)
         });
-        return url.map(StateLocation::Postgres);
+        return url.map(Box::new).map(StateLocation::Postgres);
     }
     let path = text.strip_prefix("sqlite:").filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| {

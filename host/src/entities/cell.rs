@@ -73,10 +73,14 @@ impl Cell {
 }
 
 impl CommitOwner for Cell {
-    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> Option<Commit> {
-        let effects = self.lock().commit_ended(outcome, &self.id);
+    fn begin_commit(&self) -> Option<Commit> {
+        self.lock().begin_commit(&self.id)
+    }
+
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> bool {
+        let effects = self.lock().commit_ended(outcome);
         wake.extend(effects.wake);
-        effects.submit
+        effects.hand_over
     }
 }
 
@@ -104,10 +108,7 @@ impl Ticket {
 
     /// Gives back the turn: the handler has ended, and wrote this.
     pub(super) fn finish(&self, run: Run, writes: Writes) -> Finished {
-        let (finished, effects) = self
-            .cell
-            .lock()
-            .finish(self.seq, run, writes, &self.cell.id);
+        let (finished, effects) = self.cell.lock().finish(self.seq, run, writes);
         self.apply(effects);
         self.cell.recharge(&self.active);
         finished
@@ -145,8 +146,8 @@ impl Ticket {
     }
 
     fn apply(&self, effects: Effects<LaneWaker>) {
-        if let Some(commit) = effects.submit {
-            self.active.store.submit(commit, self.cell.clone());
+        if effects.hand_over {
+            self.active.store.submit(self.cell.clone());
         }
         wake_all(effects.wake);
     }

@@ -27,19 +27,23 @@ pub(super) struct Entity<W> {
     next_seq: u64,
     /// By their place in the order.
     messages: VecDeque<Entry<W>>,
+    /// Those that wait for their turn, in the same order.
+    waiting: VecDeque<Seq>,
     /// Whose handler runs.
     turn: Option<Seq>,
     /// What was committed last, as far as this node knows; `None`: not loaded.
     committed: Option<Committed>,
     /// The commit that the store is working on.
     in_flight: Option<Layer>,
+    /// The committer was told that there is something to commit, and has not taken it yet.
+    is_handed_over: bool,
     /// What was written after it.
     gathering: Option<Layer>,
     next_layer: u64,
     /// Counts the times at which uncommitted writes were dropped: what ran before is void.
     epoch: u64,
-    /// The committed state turned out to be outdated while a commit was in flight: no message runs
-    /// before that has ended, which it will without success.
+    /// The committed state turned out to be outdated while there were uncommitted writes: no message
+    /// runs before their commit has ended, which it will without success.
     is_outdated: bool,
 }
 
@@ -118,14 +122,15 @@ pub(super) enum Finished {
 #[derive(Debug)]
 pub(super) struct Effects<W> {
     pub(super) wake: Vec<W>,
-    pub(super) submit: Option<Commit>,
+    /// The committer is to be told that there is something to commit.
+    pub(super) hand_over: bool,
 }
 
 impl<W> Default for Effects<W> {
     fn default() -> Self {
         Self {
             wake: Vec::new(),
-            submit: None,
+            hand_over: false,
         }
     }
 }
@@ -147,9 +152,11 @@ impl<W> Default for Entity<W> {
         Self {
             next_seq: 0,
             messages: VecDeque::new(),
+            waiting: VecDeque::new(),
             turn: None,
             committed: None,
             in_flight: None,
+            is_handed_over: false,
             gathering: None,
             next_layer: 0,
             epoch: 0,
@@ -175,12 +182,14 @@ impl<W> Entity<W> {
             reruns: 0,
             waker: None,
         });
+        self.waiting.push_back(seq);
         Ok(seq)
     }
 
     /// Takes the turn, if the message is the next. Otherwise it is woken when it is.
     pub(super) fn take_turn(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> Option<Run> {
-        if self.turn.is_none() && !self.is_outdated && self.next_waiting() == Some(seq) {
+        if self.turn.is_none() && !self.is_outdated && self.waiting.front() == Some(&seq) {
+            self.waiting.pop_front();
             self.turn = Some(seq);
             self.entry(seq).phase = Phase::Running;
             return Some(Run {
@@ -284,13 +293,7 @@ impl<W> Entity<W> {
 
     /// The handler of the message that has the turn has ended, with these writes; without any if it
     /// failed.
-    pub(super) fn finish(
-        &mut self,
-        seq: Seq,
-        run: Run,
-        writes: Writes,
-        entity: &Arc<EntityId>,
-    ) -> (Finished, Effects<W>) {
+    pub(super) fn finish(&mut self, seq: Seq, run: Run, writes: Writes) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
         let finished = if run.epoch != self.epoch || self.is_outdated {
@@ -298,7 +301,7 @@ impl<W> Entity<W> {
         } else if !writes.is_empty() {
             let layer = self.write(writes);
             self.entry(seq).phase = Phase::Resting { layer };
-            effects.submit = self.submit(entity);
+            effects.hand_over = self.hand_over();
             Finished::Rests
         } else {
             self.rest(seq)
@@ -344,8 +347,8 @@ impl<W> Entity<W> {
         };
         let finished = if is_settled {
             Finished::Settled(Settled::Released)
-        } else if run.epoch == self.epoch && self.in_flight.is_some() {
-            // What is in flight was written after this one's run: if it is committed, nobody else
+        } else if run.epoch == self.epoch && self.has_layers() {
+            // What is not committed yet was written after this one's run: if it is committed, nobody else
             // has been there.
             self.rest(seq)
         } else {
@@ -387,7 +390,12 @@ impl<W> Entity<W> {
     /// A message is gone: it has been answered, or nobody waits for it any more.
     pub(super) fn leave(&mut self, seq: Seq) -> Effects<W> {
         let mut effects = Effects::default();
-        self.messages.retain(|entry| entry.seq != seq);
+        if let Ok(index) = self.messages.binary_search_by_key(&seq, |entry| entry.seq) {
+            self.messages.remove(index);
+        }
+        if let Ok(index) = self.waiting.binary_search(&seq) {
+            self.waiting.remove(index);
+        }
         if self.turn == Some(seq) {
             self.turn = None;
         }
@@ -396,7 +404,7 @@ impl<W> Entity<W> {
     }
 
     /// The store has done with the commit in flight.
-    pub(super) fn commit_ended(&mut self, outcome: Outcome, entity: &Arc<EntityId>) -> Effects<W> {
+    pub(super) fn commit_ended(&mut self, outcome: Outcome) -> Effects<W> {
         let mut effects = Effects::default();
         let Some(layer) = self.in_flight.take() else {
             return effects;
@@ -409,7 +417,7 @@ impl<W> Entity<W> {
             self.settle(&mut effects, |resting| {
                 (resting <= layer.number).then_some(Settled::Released)
             });
-            effects.submit = self.submit(entity);
+            effects.hand_over = self.hand_over();
             if std::mem::take(&mut self.is_outdated) {
                 self.wake_next(&mut effects);
             }
@@ -463,7 +471,7 @@ impl<W> Entity<W> {
 
     /// Whether nothing but the cached state is left.
     pub(super) fn is_idle(&self) -> bool {
-        self.messages.is_empty() && self.in_flight.is_none() && self.gathering.is_none()
+        self.messages.is_empty() && !self.has_layers()
     }
 
     /// An estimate of the memory of the values and writes.
@@ -491,6 +499,10 @@ impl<W> Entity<W> {
         self.in_flight.iter().chain(&self.gathering)
     }
 
+    fn has_layers(&self) -> bool {
+        self.in_flight.is_some() || self.gathering.is_some()
+    }
+
     /// Adds writes to those that gather. Returns the number of their layer.
     fn write(&mut self, writes: Writes) -> u64 {
         if let Some(layer) = &mut self.gathering {
@@ -507,11 +519,16 @@ impl<W> Entity<W> {
         number
     }
 
-    /// Hands over what has gathered, if no commit is in flight.
-    fn submit(&mut self, entity: &Arc<EntityId>) -> Option<Commit> {
-        if self.in_flight.is_some() {
-            return None;
-        }
+    /// Whether the committer is to be told that something has gathered.
+    fn hand_over(&mut self) -> bool {
+        let is_news = self.gathering.is_some() && self.in_flight.is_none() && !self.is_handed_over;
+        self.is_handed_over |= is_news;
+        is_news
+    }
+
+    /// The committer takes what has gathered. `None`: it was void in the meantime.
+    pub(super) fn begin_commit(&mut self, entity: &Arc<EntityId>) -> Option<Commit> {
+        self.is_handed_over = false;
         let layer = self.gathering.take()?;
         let commit = Commit {
             entity: entity.clone(),
@@ -523,9 +540,11 @@ impl<W> Entity<W> {
         Some(commit)
     }
 
-    /// The committed state is outdated: it is loaded again once nothing is in flight.
+    /// The committed state is outdated: it is loaded again once no writes are left on top of it. Those
+    /// that are there go to the store all the same, on the commit that they were made on, so that
+    /// it finds out for each message that rests on them.
     fn mark_outdated(&mut self) {
-        if self.in_flight.is_some() {
+        if self.has_layers() {
             self.is_outdated = true;
         } else {
             self.committed = None;
@@ -541,19 +560,17 @@ impl<W> Entity<W> {
             return Finished::Settled(Settled::Contended);
         }
         entry.phase = Phase::Waiting;
+        if let Err(index) = self.waiting.binary_search(&seq) {
+            self.waiting.insert(index, seq);
+        }
         Finished::Again
-    }
-
-    fn next_waiting(&self) -> Option<Seq> {
-        let is_waiting = |entry: &&Entry<W>| entry.phase == Phase::Waiting;
-        self.messages.iter().find(is_waiting).map(|entry| entry.seq)
     }
 
     /// Wakes the message whose turn is next.
     fn wake_next(&mut self, effects: &mut Effects<W>) {
         if self.turn.is_none()
             && !self.is_outdated
-            && let Some(seq) = self.next_waiting()
+            && let Some(&seq) = self.waiting.front()
         {
             effects.wake.extend(self.entry(seq).waker.take());
         }
@@ -596,6 +613,8 @@ mod tests {
     struct Store {
         last: Option<CommitId>,
         list: String,
+        /// Who wrote on other nodes.
+        elsewhere: Vec<String>,
     }
 
     impl Store {
@@ -621,6 +640,7 @@ mod tests {
         /// Another node writes.
         fn commit_elsewhere(&mut self, who: usize) {
             self.last = Some(CommitId::new());
+            self.elsewhere.push(format!("other{who}"));
             self.list += &format!("other{who} ");
         }
     }
@@ -651,6 +671,7 @@ mod tests {
         id: Arc<EntityId>,
         store: Store,
         tasks: BTreeMap<Seq, Task>,
+        is_handed_over: bool,
         in_flight: Option<Commit>,
         /// What was answered, and the list that was seen then.
         released: BTreeMap<Seq, (bool, String)>,
@@ -667,6 +688,7 @@ mod tests {
                 id: Arc::new(EntityId { stream, key }),
                 store: Store::default(),
                 tasks: BTreeMap::new(),
+                is_handed_over: false,
                 in_flight: None,
                 released: BTreeMap::new(),
                 log: Vec::new(),
@@ -678,9 +700,9 @@ mod tests {
         }
 
         fn effects(&mut self, effects: Effects<Seq>) {
-            if let Some(commit) = effects.submit {
-                assert!(self.in_flight.is_none(), "two commits in flight");
-                self.in_flight = Some(commit);
+            if effects.hand_over {
+                assert!(!self.is_handed_over && self.in_flight.is_none());
+                self.is_handed_over = true;
             }
         }
 
@@ -720,13 +742,22 @@ mod tests {
                         self.tasks.insert(seq, Task::Waits);
                     }
                 }
-                4..6 => self.commit_ends(),
+                4 => self.commit_ends(),
+                5 => self.commit_begins(),
                 6 => {
                     self.note("elsewhere");
                     self.store.commit_elsewhere(count);
                 }
                 7 => self.someone_leaves(),
+                8 => self.someone_reads(),
                 _ => self.a_task_goes_on(),
+            }
+        }
+
+        fn commit_begins(&mut self) {
+            if std::mem::take(&mut self.is_handed_over) {
+                self.in_flight = self.entity.begin_commit(&self.id);
+                self.note(format!("commit begins: {:?}", self.in_flight));
             }
         }
 
@@ -740,8 +771,23 @@ mod tests {
                 _ => self.store.commit(&commit),
             };
             self.note(format!("commit {:?} {outcome:?}", commit.id));
-            let effects = self.entity.commit_ended(outcome, &self.id);
+            let effects = self.entity.commit_ended(outcome);
             self.effects(effects);
+        }
+
+        /// Beside the queue: what it sees must be the committed state, or be found out.
+        fn someone_reads(&mut self) {
+            let Some((last, values)) = self.entity.snapshot() else {
+                return;
+            };
+            let found = self.store.last;
+            if found != last {
+                self.note("a read is contradicted");
+                self.entity.read_contradicted(last, found);
+            } else if let Some(list) = values.get("list") {
+                let list = list.map(|list| list.to_vec()).unwrap_or_default();
+                assert_eq!(String::from_utf8(list).unwrap(), self.store.list);
+            }
         }
 
         fn someone_leaves(&mut self) {
@@ -807,11 +853,9 @@ mod tests {
                 };
                 self.entity.install(self.store.last, values.into());
             }
-            let saw = match self.entity.get(run, "list") {
-                Ok(Some(known)) => Ok(known),
-                Ok(None) => self.load(run),
-                Err(outdated) => Err(outdated),
-            };
+            // Values are looked up one after the other; only one of them is ever written.
+            let other = self.value(run, "other");
+            let saw = other.and_then(|_| self.value(run, "list"));
             match saw {
                 Ok(saw) => {
                     let saw = String::from_utf8(saw.unwrap_or_default().to_vec()).unwrap();
@@ -827,13 +871,16 @@ mod tests {
             }
         }
 
-        fn load(&mut self, run: Run) -> Result<Option<Bytes>, Outdated> {
+        fn value(&mut self, run: Run, name: &str) -> Result<Option<Bytes>, Outdated> {
+            if let Some(known) = self.entity.get(run, name)? {
+                return Ok(known);
+            }
             let before = self.entity.expected(run)?;
-            let (found, value) = (self.store.last, self.store.list.clone());
-            let value = (!value.is_empty()).then(|| Bytes::from(value.into_bytes()));
-            let name: Name = "list".into();
-            self.entity.learn(run, before, found, name, value)?;
-            let known = self.entity.get(run, "list")?;
+            let found = self.store.last;
+            let list = self.store.list.clone();
+            let value = (name == "list" && !list.is_empty()).then(|| Bytes::from(list));
+            self.entity.learn(run, before, found, name.into(), value)?;
+            let known = self.entity.get(run, name)?;
             Ok(known.expect("it was learned"))
         }
 
@@ -843,7 +890,7 @@ mod tests {
                 let list = format!("{saw}{} ", seq.0);
                 writes.put("list".into(), Some(list.into_bytes().into()));
             }
-            let (finished, effects) = self.entity.finish(seq, run, writes, &self.id.clone());
+            let (finished, effects) = self.entity.finish(seq, run, writes);
             self.note(format!("ends {seq:?} {finished:?}"));
             self.effects(effects);
             self.answered(seq, finished, run, saw);
@@ -852,15 +899,16 @@ mod tests {
         /// Lets everything come to its end, without further faults.
         fn drain(&mut self) {
             for _ in 0..10_000 {
+                self.commit_begins();
                 if let Some(commit) = self.in_flight.take() {
                     let outcome = self.store.commit(&commit);
                     self.note(format!("commit {outcome:?}"));
-                    let effects = self.entity.commit_ended(outcome, &self.id.clone());
+                    let effects = self.entity.commit_ended(outcome);
                     self.effects(effects);
                 }
                 match self.any() {
                     Some(seq) => self.go_on(seq),
-                    None if self.in_flight.is_none() => return,
+                    None if self.in_flight.is_none() && !self.is_handed_over => return,
                     None => {}
                 }
             }
@@ -869,6 +917,10 @@ mod tests {
 
         fn check(&self) {
             let list: Vec<&str> = self.store.list.split_whitespace().collect();
+            for other in &self.store.elsewhere {
+                let times = list.iter().filter(|name| *name == other).count();
+                assert_eq!(times, 1, "{other} is in {list:?}");
+            }
             let mut last = None;
             for (seq, (writes, saw)) in &self.released {
                 assert!(
@@ -927,24 +979,30 @@ mod tests {
     fn writes_that_wait_become_one_commit() {
         let (mut entity, id) = one();
         let seqs: Vec<Seq> = (0..4).map(|_| entity.arrive(8).unwrap()).collect();
-        let mut commits = Vec::new();
-        for (seq, value) in seqs.iter().zip(["1", "2", "3", "4"]) {
-            let run = entity.take_turn(*seq, || *seq).unwrap();
+        let run = |entity: &mut Entity<Seq>, number: usize, value| {
+            let run = entity.take_turn(seqs[number], || seqs[number]).unwrap();
             if !run.is_loaded {
                 entity.install(None, Values::none().into());
             }
-            let (finished, effects) = entity.finish(*seq, run, write(value), &id);
+            let (finished, effects) = entity.finish(seqs[number], run, write(value));
             assert_eq!(finished, Finished::Rests);
-            commits.extend(effects.submit);
-        }
-        assert_eq!(commits.len(), 1);
+            effects.hand_over
+        };
+        assert!(run(&mut entity, 0, "1"));
+        assert!(!run(&mut entity, 1, "2"), "it was told already");
+        let first = entity.begin_commit(&id).unwrap();
+        assert_eq!(*first.writes, write("2"));
+        assert!(!run(&mut entity, 2, "3") && !run(&mut entity, 3, "4"));
         assert_eq!(entity.settled(seqs[0], || seqs[0]), None);
-        let next = entity.commit_ended(Outcome::Committed, &id).submit.unwrap();
-        assert_eq!(next.expected, Some(commits[0].id));
-        assert_eq!(*next.writes, write("4"));
+        assert!(entity.commit_ended(Outcome::Committed).hand_over);
+        let next = entity.begin_commit(&id).unwrap();
+        assert_eq!(
+            (next.expected, &*next.writes),
+            (Some(first.id), &write("4"))
+        );
         let released = Some(Finished::Settled(Settled::Released));
-        assert_eq!(entity.settled(seqs[0], || seqs[0]), released);
-        assert_eq!(entity.settled(seqs[1], || seqs[1]), None);
+        assert_eq!(entity.settled(seqs[1], || seqs[1]), released);
+        assert_eq!(entity.settled(seqs[2], || seqs[2]), None);
     }
 
     #[test]
@@ -964,8 +1022,9 @@ mod tests {
         for _ in 0..=RERUNS_MAX {
             let run = entity.take_turn(seq, || seq).unwrap();
             entity.install(None, Values::none().into());
-            entity.finish(seq, run, write("1"), &id);
-            entity.commit_ended(Outcome::Fenced, &id);
+            entity.finish(seq, run, write("1"));
+            entity.begin_commit(&id).unwrap();
+            entity.commit_ended(Outcome::Fenced);
         }
         let settled = Some(Finished::Settled(Settled::Contended));
         assert_eq!(entity.settled(seq, || seq), settled);

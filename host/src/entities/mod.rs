@@ -35,7 +35,7 @@ pub use store::PostgresUrl;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateLocation {
     Sqlite(PathBuf),
-    Postgres(PostgresUrl),
+    Postgres(Box<PostgresUrl>),
     /// Nowhere, for this reason: there are no stateful streams.
     Nowhere(&'static str),
 }
@@ -174,7 +174,7 @@ impl Entities {
 fn not_shared(elders: &[NodeId]) -> String {
     let nodes: Vec<&str> = elders.iter().map(NodeId::as_str).collect();
     format!(
-        "state-not-shared: {} keep the state of entities in another store; start this node with their --state",
+        "state-not-shared: the mesh keeps its state in another store (that of {}); start this node with their --state",
         nodes.join(", ")
     )
 }

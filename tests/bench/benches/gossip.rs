@@ -163,6 +163,7 @@ impl Mesh {
             http_addr: addr,
             cluster_addr: addr,
             streams,
+            store: None,
         };
         let seeds = self
             .members

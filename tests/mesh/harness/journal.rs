@@ -117,7 +117,7 @@ async fn write(
         };
         number += 1;
         let key = format!("k{}", fastrand::u64(..keys));
-        let id = (number % READS != 0).then(|| format!("{client}-{number}"));
+        let id = (!number.is_multiple_of(READS)).then(|| format!("{client}-{number}"));
         events.push(send(&http, &target, &key, id, client, "").await);
         answered.fetch_add(1, Ordering::Relaxed);
     }

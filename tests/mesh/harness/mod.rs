@@ -14,7 +14,6 @@ mod node;
 mod one_core;
 mod open_files;
 mod plugins;
-mod postgres;
 mod proxy;
 mod secret;
 mod state;
@@ -37,7 +36,6 @@ pub(crate) use node::{
 };
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, stamped};
-pub(crate) use postgres::Postgres;
 pub(crate) use proxy::{Mode as ProxyMode, Proxy};
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use state::{State, on_both_stores};

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use super::postgres::{Postgres, SOCKET};
+use test_postgres::{Postgres, SOCKET};
 
 const CHUNK_BYTES: usize = 64 << 10;
 

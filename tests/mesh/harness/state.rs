@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use test_postgres::Postgres;
 
-use super::postgres::{self, Postgres};
 use super::{Proxy, skipped};
 
 /// A store. Clones are the same one; it is deleted with the last.
@@ -50,7 +50,7 @@ impl State {
 
     /// The same database, behind a proxy.
     pub(crate) fn behind(&self, proxy: &Proxy) -> String {
-        postgres::url(proxy.sockets(), &self.database())
+        test_postgres::url(proxy.sockets(), &self.database())
     }
 
     pub(crate) fn database(&self) -> String {
@@ -64,7 +64,7 @@ impl State {
     pub(crate) fn location(&self) -> String {
         match self {
             Self::Sqlite(_) => format!("sqlite:{}", self.file().display()),
-            Self::Postgres { server, database } => postgres::url(server.sockets(), database),
+            Self::Postgres { server, database } => test_postgres::url(server.sockets(), database),
         }
     }
 }

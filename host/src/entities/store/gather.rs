@@ -5,6 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+/// How often others are let go on before a batch is taken.
+const YIELDS_MAX: usize = 8;
+
 /// Things that wait to be taken, in order.
 pub(super) struct Gather<T> {
     waiting: Mutex<Waiting<T>>,
@@ -48,6 +51,7 @@ impl<T> Gather<T> {
     /// closed and empty.
     pub(super) async fn take(&self, max: usize) -> Option<Vec<T>> {
         loop {
+            self.let_others_add();
             {
                 let mut waiting = self.lock();
                 if !waiting.things.is_empty() {
@@ -67,6 +71,27 @@ impl<T> Gather<T> {
             }
             self.filled.notified().await;
         }
+    }
+
+    /// Lets the other threads of this core go on as long as that brings more. Where a core is free
+    /// it takes no time; where none is, batches become larger instead of many.
+    fn let_others_add(&self) {
+        let mut count = self.len();
+        if count == 0 {
+            return;
+        }
+        for _ in 0..YIELDS_MAX {
+            std::thread::yield_now();
+            let now = self.len();
+            if now == count {
+                return;
+            }
+            count = now;
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.lock().things.len()
     }
 
     /// Takes nothing more in. What waits can still be taken.

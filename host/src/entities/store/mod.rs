@@ -2,6 +2,8 @@
 //! them in batches.
 
 mod backend;
+#[cfg(test)]
+mod conformance;
 mod gather;
 mod health;
 mod postgres;
@@ -31,29 +33,29 @@ const BATCH_COMMITS_MAX: usize = 1024;
 /// Looks that one connection takes at once.
 const BATCH_LOOKS_MAX: usize = 128;
 
-/// Who waits for a commit.
+/// Who has something to commit.
 pub(super) trait CommitOwner: Send + Sync {
-    /// The commit has ended. Returns the next one of the entity, and adds who is to be woken.
-    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> Option<Commit>;
+    /// The store begins to commit: what is to be committed, if there still is anything.
+    fn begin_commit(&self) -> Option<Commit>;
+
+    /// The commit has ended. Adds who is to be woken, and returns whether there is more to commit.
+    fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> bool;
 }
+
+type Owner = Arc<dyn CommitOwner>;
 
 /// Takes commits and looks. Clones are the same store.
 #[derive(Clone)]
 pub(super) struct Store(Arc<Shared>);
 
 struct Shared {
-    commits: Gather<Submitted>,
+    commits: Gather<Owner>,
     looks: Gather<Asked>,
     health: Health,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
     committed: CancellationToken,
-}
-
-struct Submitted {
-    commit: Commit,
-    owner: Arc<dyn CommitOwner>,
 }
 
 struct Asked {
@@ -78,17 +80,15 @@ impl Store {
         self.0.health.is_good()
     }
 
-    /// Hands over a commit. Nothing cancels it from here on.
-    pub(super) fn submit(&self, commit: Commit, owner: Arc<dyn CommitOwner>) {
-        let mut next = self.0.commits.push(Submitted { commit, owner });
-        let mut wake = Vec::new();
-        while let Err(Submitted { owner, .. }) = next {
-            next = match owner.commit_ended(Outcome::Unavailable, &mut wake) {
-                Some(commit) => self.0.commits.push(Submitted { commit, owner }),
-                None => Ok(()),
-            };
+    /// Takes note that there is something to commit. Nothing cancels it from here on.
+    pub(super) fn submit(&self, owner: Owner) {
+        if let Err(owner) = self.0.commits.push(owner) {
+            let mut wake = Vec::new();
+            while owner.begin_commit().is_some()
+                && owner.commit_ended(Outcome::Unavailable, &mut wake)
+            {}
+            wake_all(wake);
         }
-        wake_all(wake);
     }
 
     /// Looks at what is committed.
@@ -117,17 +117,15 @@ impl Store {
         let shared = &self.0;
         let _ended = shared.ended.clone().drop_guard();
         let _committed = shared.committed.clone().drop_guard();
-        while let Some(batch) = shared.commits.take(BATCH_COMMITS_MAX).await {
-            let (commits, owners): (Vec<_>, Vec<_>) = batch
-                .into_iter()
-                .map(|Submitted { commit, owner }| (commit, owner))
-                .unzip();
+        while let Some(owners) = shared.commits.take(BATCH_COMMITS_MAX).await {
+            let begin = |owner: Owner| Some((owner.begin_commit()?, owner));
+            let (commits, owners): (Vec<_>, Vec<_>) = owners.into_iter().filter_map(begin).unzip();
             let outcomes = self.commit(&mut backend, &commits).await;
             count(&outcomes);
             let mut wake = Vec::with_capacity(owners.len());
             for (owner, outcome) in owners.into_iter().zip(outcomes) {
-                if let Some(commit) = owner.commit_ended(outcome, &mut wake) {
-                    self.submit(commit, owner);
+                if owner.commit_ended(outcome, &mut wake) {
+                    self.submit(owner);
                 }
             }
             wake_all(wake);

@@ -141,12 +141,12 @@ mod tests {
         );
         check(
             "postgres://ada:secret@localhost/carts",
-            "postgres://localhost/carts",
+            "postgres://localhost:5432/carts",
             SslMode::Disable,
         );
         check(
             "postgresql://ada@10.0.0.1/carts?sslmode=disable",
-            "postgres://10.0.0.1/carts",
+            "postgres://10.0.0.1:5432/carts",
             SslMode::Disable,
         );
         check(

@@ -1,21 +1,30 @@
 //! Real PostgreSQL servers, from the system's package: each with a directory and a socket of its
 //! own, ended with the test.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it should be"
+)]
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use super::{HANG, until};
-
 /// The server's file in its directory of sockets, by its port.
-pub(super) const SOCKET: &str = ".s.PGSQL.5432";
+pub const SOCKET: &str = ".s.PGSQL.5432";
+
+/// How long a server may take to start or to end.
+const HANG: Duration = Duration::from_secs(60);
+
+/// How often it is looked at meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What servers of tests are started with, besides the defaults.
 const SETTINGS: [&str; 6] = [
@@ -28,7 +37,7 @@ const SETTINGS: [&str; 6] = [
 ];
 
 /// A running server.
-pub(crate) struct Postgres {
+pub struct Postgres {
     directory: TempDir,
     /// Ends the server when the test process ends, however it does.
     keeper: Mutex<Option<Child>>,
@@ -36,12 +45,12 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// Whether there is a PostgreSQL on this machine; `cargo xtask test` installs it where it may.
-    pub(crate) fn is_installed() -> bool {
+    pub fn is_installed() -> bool {
         program("postgres").is_some()
     }
 
     /// A server for this test alone.
-    pub(crate) async fn start() -> Arc<Self> {
+    pub async fn start() -> Arc<Self> {
         let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         let data = directory.path().join("data");
         run(Command::new("cp")
@@ -58,13 +67,13 @@ impl Postgres {
     }
 
     /// A server that tests share, each with a database of its own.
-    pub(crate) async fn shared() -> Arc<Self> {
+    pub async fn shared() -> Arc<Self> {
         static SHARED: tokio::sync::OnceCell<Arc<Postgres>> = tokio::sync::OnceCell::const_new();
         SHARED.get_or_init(Self::start).await.clone()
     }
 
     /// Starts the server's processes, and waits until it answers.
-    pub(crate) async fn run(&self) {
+    pub async fn run(&self) {
         let mut postgres = vec![program("postgres").unwrap().display().to_string()];
         postgres.extend(["-D".into(), self.data().display().to_string()]);
         postgres.extend(["-k".into(), self.sockets().display().to_string()]);
@@ -72,20 +81,27 @@ impl Postgres {
             postgres.extend(["-c".into(), setting.into()]);
         }
         // Ends the server when its own standard input ends, with the test process.
-        let script = "\"$@\" & read end; kill -QUIT $!; wait";
+        let script = "\"$@\" & read end; kill -QUIT $!; wait; test -e \"$0/kept\" || rm -rf \"$0\"";
         let mut keeper = Command::new("sh");
-        keeper.args(["-c", script, "sh"]).args(as_user(&postgres));
+        keeper
+            .args(["-c", script])
+            .arg(self.directory.path())
+            .args(as_user(&postgres));
         keeper
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
         *self.keeper.lock().unwrap() = Some(keeper.spawn().unwrap());
-        until(|| async { self.connect("postgres").await.is_some() }).await;
+        let began = Instant::now();
+        while self.connect("postgres").await.is_none() {
+            assert!(began.elapsed() < HANG, "the server does not answer");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// A new database. Returns its name.
-    pub(crate) async fn database(&self) -> String {
+    pub async fn database(&self) -> String {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("db{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let client = self.connect("postgres").await.unwrap();
@@ -96,7 +112,7 @@ impl Postgres {
         name
     }
 
-    pub(crate) async fn connect(&self, database: &str) -> Option<Client> {
+    pub async fn connect(&self, database: &str) -> Option<Client> {
         let url = format!("postgres://postgres@{}/{database}", escaped(self.sockets()));
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
         tokio::spawn(connection);
@@ -104,15 +120,22 @@ impl Postgres {
     }
 
     /// Kills the server at once, as when the machine fails.
-    pub(crate) async fn kill(&self) {
+    pub async fn kill(&self) {
         self.signal(Signal::KILL);
         let began = Instant::now();
         // Its other processes notice that it is gone.
         while self.connect("postgres").await.is_some() || self.has_processes() {
             assert!(began.elapsed() < HANG, "the server does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         let _ = std::fs::remove_file(self.data().join("postmaster.pid"));
+        let kept = self.directory.path().join("kept");
+        std::fs::write(&kept, "").unwrap();
+        self.end_keeper();
+        std::fs::remove_file(kept).unwrap();
+    }
+
+    fn end_keeper(&self) {
         if let Some(mut keeper) = self.keeper.lock().unwrap().take() {
             drop(keeper.stdin.take());
             let _ = keeper.wait();
@@ -120,12 +143,12 @@ impl Postgres {
     }
 
     /// Sends a signal to the server's main process.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
     /// Sends a signal to every process of the server.
-    pub(crate) fn signal_all(&self, signal: Signal) {
+    pub fn signal_all(&self, signal: Signal) {
         for pid in self.processes() {
             let _ = kill_process(pid, signal);
         }
@@ -157,22 +180,39 @@ impl Postgres {
     }
 
     /// The directory with the server's socket.
-    pub(crate) fn sockets(&self) -> &Path {
+    pub fn sockets(&self) -> &Path {
         self.directory.path()
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(mut keeper) = self.keeper.lock().unwrap().take() {
-            drop(keeper.stdin.take());
-            let _ = keeper.wait();
-        }
+        self.end_keeper();
     }
 }
 
+/// The URL of a new database on the server that tests share; `None`, with a word on the terminal, if
+/// there is no PostgreSQL here.
+pub async fn database(test: &str) -> Option<String> {
+    if !Postgres::is_installed() {
+        skipped(test);
+        return None;
+    }
+    let server = Postgres::shared().await;
+    Some(url(server.sockets(), &server.database().await))
+}
+
+/// Reports on the terminal that a test is skipped. Written straight to stderr: the test runner
+/// captures what passing tests print.
+fn skipped(test: &str) {
+    let _ = writeln!(
+        std::io::stderr(),
+        "SKIPPED {test}: it needs PostgreSQL (`apt-get install postgresql`)"
+    );
+}
+
 /// The URL of a database behind a socket in this directory.
-pub(crate) fn url(sockets: &Path, database: &str) -> String {
+pub fn url(sockets: &Path, database: &str) -> String {
     format!("postgres://postgres@{}/{database}", escaped(sockets))
 }
 
@@ -180,33 +220,47 @@ fn escaped(path: &Path) -> String {
     path.to_str().unwrap().replace('/', "%2F")
 }
 
-/// The directory of a server that was never started, made once.
+/// The directory of a server that was never started. It is made once, and stays in the directory of
+/// what cargo builds.
 fn template() -> PathBuf {
-    static TEMPLATE: OnceLock<TempDir> = OnceLock::new();
-    let made = TEMPLATE.get_or_init(|| {
-        let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
-        own(directory.path());
-        let data = directory.path().join("data").display().to_string();
-        let initdb = program("initdb").unwrap().display().to_string();
-        let arguments = [
-            initdb.as_str(),
-            "-D",
-            &data,
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C.UTF-8",
-            "--no-sync",
-        ];
-        let arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
-        let command = as_user(&arguments);
-        run(Command::new(&command[0]).args(&command[1..]));
-        directory
-    });
-    made.path().join("data")
+    static MADE: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let postgres = program("postgres").unwrap();
+    let version = Command::new(postgres).arg("--version").output().unwrap();
+    let version: String = String::from_utf8_lossy(&version.stdout)
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
+        .collect();
+    let executable = std::env::current_exe().unwrap();
+    let target = executable.ancestors().nth(3).unwrap();
+    let template = target.join("tmp").join(version);
+    if template.is_dir() {
+        return template;
+    }
+    let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
+    own(directory.path());
+    let data = directory.path().join("data");
+    let initdb = program("initdb").unwrap().display().to_string();
+    let data_argument = data.display().to_string();
+    let arguments = ["-D", &data_argument, "-U", "postgres", "-A", "trust"];
+    let locale = ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"];
+    let command: Vec<String> = std::iter::once(initdb.as_str())
+        .chain(arguments)
+        .chain(locale)
+        .map(str::to_owned)
+        .collect();
+    let command = as_user(&command);
+    run(Command::new(&command[0]).args(&command[1..]));
+    std::fs::create_dir_all(target.join("tmp")).unwrap();
+    // Another test process may make it at the same time.
+    let own = target
+        .join("tmp")
+        .join(format!("postgres-{}", std::process::id()));
+    run(Command::new("cp").args(["-r", "-p"]).arg(&data).arg(&own));
+    if std::fs::rename(&own, &template).is_err() {
+        std::fs::remove_dir_all(&own).unwrap();
+    }
+    template
 }
 
 /// The server refuses to run as root.

@@ -1,0 +1,434 @@
+//! What every store must do, whatever is behind it. Each check runs on both.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::entities::commit::{CommitId, EntityId};
+use crate::message::{PartitionKey, StreamName};
+use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
+
+/// A commit that a test waits for.
+struct One {
+    commit: Mutex<Option<Commit>>,
+    ended: Mutex<Option<oneshot::Sender<Outcome>>>,
+}
+
+impl CommitOwner for One {
+    fn begin_commit(&self) -> Option<Commit> {
+        self.commit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn commit_ended(&self, outcome: Outcome, _: &mut Vec<LaneWaker>) -> bool {
+        let ended = self.ended.lock().unwrap().take();
+        ended.unwrap().send(outcome).unwrap();
+        false
+    }
+}
+
+fn entity(key: &str) -> Arc<EntityId> {
+    Arc::new(EntityId {
+        stream: StreamName::try_from("cart").unwrap(),
+        key: PartitionKey::try_from(key).unwrap(),
+    })
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// Values to set, or to delete.
+fn writes(values: &[(&str, Option<&str>)]) -> Writes {
+    let mut writes = Writes::default();
+    for (name, value) in values {
+        writes.put((*name).into(), value.map(bytes));
+    }
+    writes
+}
+
+impl Store {
+    /// Hands over these commits together, and waits for all.
+    async fn commit_all(&self, commits: Vec<Commit>) -> Vec<Outcome> {
+        let mut waiting = Vec::new();
+        for commit in commits {
+            let (ended, has_ended) = oneshot::channel();
+            self.submit(Arc::new(One {
+                commit: Mutex::new(Some(commit)),
+                ended: Mutex::new(Some(ended)),
+            }));
+            waiting.push(has_ended);
+        }
+        let mut outcomes = Vec::new();
+        for ended in waiting {
+            outcomes.push(ended.await.unwrap());
+        }
+        outcomes
+    }
+
+    /// Commits on top of `expected`. Returns the outcome, and the id.
+    async fn put(
+        &self,
+        key: &str,
+        expected: Option<CommitId>,
+        writes: Writes,
+    ) -> (Outcome, CommitId) {
+        let id = CommitId::new();
+        let commit = Commit {
+            entity: entity(key),
+            expected,
+            id,
+            writes: writes.into(),
+        };
+        (self.commit_all(vec![commit]).await[0], id)
+    }
+
+    /// A commit that must succeed.
+    async fn must_put(&self, key: &str, expected: Option<CommitId>, writes: Writes) -> CommitId {
+        let (outcome, id) = self.put(key, expected, writes).await;
+        assert_eq!(outcome, Outcome::Committed);
+        id
+    }
+
+    async fn see(&self, key: &str, what: What) -> Seen {
+        self.look(Look::At(entity(key), what)).await.unwrap()
+    }
+
+    async fn last(&self, key: &str) -> Option<CommitId> {
+        self.see(key, What::Last).await.last
+    }
+
+    async fn values(&self, key: &str) -> Values {
+        match self.see(key, What::Values).await.found {
+            Found::Values(values) => values,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn value(&self, key: &str, name: &str) -> Option<Bytes> {
+        match self.see(key, What::Value(name.into())).await.found {
+            Found::Value(value) => value,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn page(&self, key: &str, range: Range) -> Page {
+        match self.see(key, What::Page(range)).await.found {
+            Found::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The names of all values of a range, page by page.
+    async fn names(&self, key: &str, prefix: &str, limit: usize) -> Vec<String> {
+        let mut range = Range::new(prefix, "", limit);
+        let mut names = Vec::new();
+        loop {
+            let page = self.page(key, range.clone()).await;
+            names.extend(page.values.iter().map(|(name, _)| name.to_string()));
+            match page.until {
+                Some(until) => range = range.behind(&until),
+                None => return names,
+            }
+        }
+    }
+}
+
+async fn what_is_committed_is_seen(store: Store) {
+    assert_eq!(store.last("a").await, None);
+    assert_eq!(store.values("a").await, Values::none());
+    let first = store
+        .must_put(
+            "a",
+            None,
+            writes(&[(MAIN_VALUE, Some("{}")), ("x", Some("1"))]),
+        )
+        .await;
+    assert_eq!(store.last("a").await, Some(first));
+    let values = store.values("a").await;
+    assert_eq!(values.get(MAIN_VALUE), Some(Some(&bytes("{}"))));
+    assert_eq!(values.get("x"), Some(Some(&bytes("1"))));
+    assert_eq!(values.get("y"), Some(None), "all are known");
+    assert_eq!(store.value("a", "x").await, Some(bytes("1")));
+    assert_eq!(store.value("a", MAIN_VALUE).await, Some(bytes("{}")));
+    assert_eq!(store.value("a", "y").await, None);
+    let second = store
+        .must_put("a", Some(first), writes(&[("x", None), ("y", Some("2"))]))
+        .await;
+    assert_eq!(store.last("a").await, Some(second));
+    assert_eq!(store.value("a", "x").await, None);
+    assert_eq!(store.value("a", "y").await, Some(bytes("2")));
+    assert_eq!(
+        store.value("a", MAIN_VALUE).await,
+        Some(bytes("{}")),
+        "it was not touched"
+    );
+    store
+        .must_put("a", Some(second), writes(&[(MAIN_VALUE, None)]))
+        .await;
+    assert_eq!(store.value("a", MAIN_VALUE).await, None);
+}
+
+async fn of_two_commits_on_one_state_one_succeeds(store: Store) {
+    // The first one ever.
+    let first = store.must_put("a", None, writes(&[("x", Some("1"))])).await;
+    let (outcome, _) = store.put("a", None, writes(&[("x", Some("2"))])).await;
+    assert_eq!(outcome, Outcome::Fenced);
+    let second = store
+        .must_put("a", Some(first), writes(&[("x", Some("3"))]))
+        .await;
+    for outdated in [None, Some(first), Some(CommitId::new())] {
+        let more = writes(&[("x", Some("4")), ("y", Some("4")), (MAIN_VALUE, Some("4"))]);
+        let (outcome, _) = store.put("a", outdated, more).await;
+        assert_eq!(outcome, Outcome::Fenced);
+    }
+    // One that there never was.
+    let (outcome, _) = store
+        .put("b", Some(second), writes(&[("x", Some("5"))]))
+        .await;
+    assert_eq!(outcome, Outcome::Fenced);
+    assert_eq!(store.last("a").await, Some(second));
+    assert_eq!(store.value("a", "x").await, Some(bytes("3")));
+    assert_eq!(
+        store.value("a", "y").await,
+        None,
+        "nothing of it was written"
+    );
+    assert_eq!(store.value("a", MAIN_VALUE).await, None);
+    assert_eq!(store.last("b").await, None);
+}
+
+async fn a_batch_succeeds_entity_by_entity(store: Store) {
+    let mut last = BTreeMap::new();
+    for number in 0..50 {
+        let key = format!("k{number:02}");
+        let id = store
+            .must_put(&key, None, writes(&[("x", Some("old"))]))
+            .await;
+        last.insert(key, id);
+    }
+    let commits = last.iter().enumerate().map(|(number, (key, last))| Commit {
+        entity: entity(key),
+        expected: (number % 3 != 0).then_some(*last),
+        id: CommitId::new(),
+        writes: writes(&[("x", Some("new")), (MAIN_VALUE, Some(key))]).into(),
+    });
+    // In another order than that of the keys.
+    let commits: Vec<Commit> = commits.rev().collect();
+    let outcomes = store.commit_all(commits.clone()).await;
+    for (commit, outcome) in commits.iter().zip(outcomes) {
+        let is_current = commit.expected.is_some();
+        let expected = if is_current {
+            Outcome::Committed
+        } else {
+            Outcome::Fenced
+        };
+        assert_eq!(outcome, expected);
+        let key = commit.entity.key.as_str();
+        let value = if is_current { "new" } else { "old" };
+        assert_eq!(store.value(key, "x").await, Some(bytes(value)));
+        let main = is_current.then(|| bytes(key));
+        assert_eq!(store.value(key, MAIN_VALUE).await, main);
+    }
+}
+
+async fn clearing_deletes_everything_older(store: Store) {
+    let first = writes(&[("x", Some("1")), ("y", Some("1")), (MAIN_VALUE, Some("1"))]);
+    let first = store.must_put("a", None, first).await;
+    let mut clear = Writes::default();
+    clear.clear();
+    clear.put("y".into(), Some(bytes("2")));
+    let second = store.must_put("a", Some(first), clear).await;
+    assert_eq!(store.names("a", "", 10).await, ["y"]);
+    assert_eq!(store.value("a", "y").await, Some(bytes("2")));
+    let mut clear = Writes::default();
+    clear.clear();
+    let third = store.must_put("a", Some(second), clear).await;
+    assert_eq!(store.names("a", "", 10).await, [""; 0]);
+    // It was there, and its last commit still counts.
+    assert_eq!(store.last("a").await, Some(third));
+    let (outcome, _) = store.put("a", None, writes(&[("x", Some("3"))])).await;
+    assert_eq!(outcome, Outcome::Fenced);
+}
+
+async fn values_come_in_the_order_of_their_bytes(store: Store) {
+    let names = [
+        "a", "a/1", "aé", "b", "z", "ä", "日", "state", "A", "a b", "%", "_",
+    ];
+    let values: Vec<(&str, Option<&str>)> = names.iter().map(|name| (*name, Some("v"))).collect();
+    store.must_put("k", None, writes(&values)).await;
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable();
+    for limit in [1, 3, 100] {
+        assert_eq!(
+            store.names("k", "", limit).await,
+            sorted,
+            "{limit} at a time"
+        );
+    }
+    assert_eq!(store.names("k", "a", 2).await, ["a", "a b", "a/1", "aé"]);
+    assert_eq!(store.names("k", "st", 2).await, ["state"]);
+    assert_eq!(store.names("k", "%", 2).await, ["%"], "no pattern");
+    assert_eq!(store.names("k", "none", 2).await, [""; 0]);
+}
+
+async fn many_or_large_values_are_loaded_when_they_are_asked_for(store: Store) {
+    let large = "x".repeat(100 << 10);
+    let many: Vec<String> = (0..200).map(|number| format!("n{number:03}")).collect();
+    let mut all = writes(&[("large", Some(&large)), (MAIN_VALUE, Some("{}"))]);
+    for name in &many {
+        all.put(Name::from(name.as_str()), Some(bytes(name)));
+    }
+    store.must_put("a", None, all).await;
+    let values = store.values("a").await;
+    assert!(
+        values.memory() < 2 * large.len(),
+        "not everything was loaded"
+    );
+    assert_eq!(
+        values.get("none"),
+        None,
+        "it is not known whether there is one"
+    );
+    assert_eq!(values.get(MAIN_VALUE), Some(Some(&bytes("{}"))));
+    assert_eq!(store.value("a", "large").await, Some(bytes(&large)));
+    assert_eq!(store.value("a", "n199").await, Some(bytes("n199")));
+    assert_eq!(store.names("a", "n", 1000).await, many);
+}
+
+async fn any_bytes_are_a_value(store: Store) {
+    for (number, value) in [
+        &b""[..],
+        b"\0",
+        b"a\0b",
+        b"\xff\xfe",
+        "日".as_bytes(),
+        b"7",
+        b"null",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut both = Writes::default();
+        both.put("x".into(), Some(Bytes::copy_from_slice(value)));
+        both.put(MAIN_VALUE.into(), Some(Bytes::copy_from_slice(value)));
+        let key = format!("k{number}");
+        store.must_put(&key, None, both).await;
+        assert_eq!(store.value(&key, "x").await.as_deref(), Some(value));
+        assert_eq!(store.value(&key, MAIN_VALUE).await.as_deref(), Some(value));
+        assert_eq!(
+            store.values(&key).await.get("x").flatten().map(|v| &**v),
+            Some(value)
+        );
+    }
+}
+
+async fn the_longest_names_and_keys_are_taken(store: Store) {
+    // What no compression makes shorter.
+    let long: String = (0..1024)
+        .map(|number: u32| char::from(b'!' + (number.wrapping_mul(2_654_435_761) >> 8) as u8 % 90))
+        .collect();
+    store
+        .must_put(&long, None, writes(&[(&long, Some("1"))]))
+        .await;
+    assert_eq!(store.value(&long, &long).await, Some(bytes("1")));
+}
+
+async fn entities_are_listed_by_their_keys(store: Store) {
+    for key in ["b", "a1", "a2", "ä", "a%"] {
+        store.must_put(key, None, writes(&[("x", Some("1"))])).await;
+    }
+    let list = async |prefix: &str, after: &str, limit| {
+        let listing = Listing {
+            stream: StreamName::try_from("cart").unwrap(),
+            prefix: prefix.into(),
+            after: after.into(),
+            limit,
+        };
+        match store.look(Look::Entities(listing)).await.unwrap().found {
+            Found::Entities(keys) => {
+                let keys = keys.into_iter().map(|(key, _)| key.as_str().to_owned());
+                keys.collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(list("", "", 10).await, ["a%", "a1", "a2", "b", "ä"]);
+    assert_eq!(list("a", "", 2).await, ["a%", "a1"]);
+    assert_eq!(list("a", "a1", 2).await, ["a2"]);
+    assert_eq!(list("c", "", 2).await, [""; 0]);
+}
+
+async fn a_closed_store_has_committed_what_it_took(store: Store) {
+    let commits = (0..20).map(|number| Commit {
+        entity: entity(&format!("k{number}")),
+        expected: None,
+        id: CommitId::new(),
+        writes: writes(&[("x", Some("1"))]).into(),
+    });
+    let committing = store.commit_all(commits.collect());
+    let (outcomes, ()) = tokio::join!(committing, async {
+        tokio::task::yield_now().await;
+        store.close().await;
+    });
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| *outcome == Outcome::Committed)
+    );
+    let (outcome, _) = store.put("late", None, writes(&[("x", Some("1"))])).await;
+    assert_eq!(outcome, Outcome::Unavailable);
+    store
+        .look(Look::At(entity("k1"), What::Last))
+        .await
+        .unwrap_err();
+}
+
+/// Each of these checks on both stores.
+macro_rules! on_both {
+    ($($check:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $check() {
+                let directory = super::TempDir::new().unwrap();
+                let file = directory.path().join("state.db");
+                let ended = super::CancellationToken::new();
+                let (store, _) = super::Store::open_sqlite(&file, "test", ended).unwrap();
+                super::$check(store).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test]
+            async fn $check() {
+                let Some(url) = test_postgres::database(stringify!($check)).await else {
+                    return;
+                };
+                let url = url.parse().unwrap();
+                let ended = super::CancellationToken::new();
+                let (store, _) = super::Store::open_postgres(&url, "test", ended).await.unwrap();
+                super::$check(store).await;
+            })+
+        }
+    };
+}
+
+on_both!(
+    what_is_committed_is_seen,
+    of_two_commits_on_one_state_one_succeeds,
+    a_batch_succeeds_entity_by_entity,
+    clearing_deletes_everything_older,
+    values_come_in_the_order_of_their_bytes,
+    many_or_large_values_are_loaded_when_they_are_asked_for,
+    any_bytes_are_a_value,
+    the_longest_names_and_keys_are_taken,
+    entities_are_listed_by_their_keys,
+    a_closed_store_has_committed_what_it_took,
+);
