@@ -56,10 +56,14 @@ impl Entities {
             admitted_at,
             deadline,
         };
-        match way {
+        let outcome = match way {
             Way::Read(cell) => work.read(cell).await,
             Way::Turn(ticket) => work.take_turns(ticket).await,
+        };
+        if let Err(Fault::Refused(Refusal::StateUnavailable)) = outcome {
+            counter!(names::STATE_REFUSED).increment(1);
         }
+        outcome
     }
 }
 

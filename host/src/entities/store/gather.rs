@@ -73,6 +73,11 @@ impl<T> Gather<T> {
         }
     }
 
+    /// Takes what has gathered, if anything has.
+    pub(super) fn take_now(&self) -> Vec<T> {
+        std::mem::take(&mut self.lock().things)
+    }
+
     /// Lets the other threads of this core go on as long as that brings more. Where a core is free
     /// it takes no time; where none is, batches become larger instead of many.
     fn let_others_add(&self) {

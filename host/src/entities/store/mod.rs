@@ -9,12 +9,14 @@ mod health;
 mod postgres;
 mod sqlite;
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use std::time::Instant;
 
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{Commit, Outcome};
@@ -83,12 +85,12 @@ impl Store {
     /// Takes note that there is something to commit. Nothing cancels it from here on.
     pub(super) fn submit(&self, owner: Owner) {
         if let Err(owner) = self.0.commits.push(owner) {
-            let mut wake = Vec::new();
-            while owner.begin_commit().is_some()
-                && owner.commit_ended(Outcome::Unavailable, &mut wake)
-            {}
-            wake_all(wake);
+            refuse(vec![owner]);
         }
+    }
+
+    fn refuse_what_gathered(&self) {
+        refuse(self.0.commits.take_now());
     }
 
     /// Looks at what is committed.
@@ -139,7 +141,14 @@ impl Store {
         }
         health.begin();
         let began = Instant::now();
-        let outcomes = backend.commit(commits).await;
+        let mut committing = pin!(backend.commit(commits));
+        let outcomes = loop {
+            match timeout(health::BATCH_MAX, &mut committing).await {
+                Ok(outcomes) => break outcomes,
+                // It is in doubt. What has gathered behind it is not.
+                Err(_) => self.refuse_what_gathered(),
+            }
+        };
         health.end();
         histogram!(names::STATE_COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
         histogram!(names::STATE_BATCH_COMMITS).record(commits.len() as f64);
@@ -181,6 +190,17 @@ impl Store {
             }
         }
     }
+}
+
+/// Tells them that nothing was committed.
+fn refuse(owners: Vec<Owner>) {
+    let mut wake = Vec::new();
+    for owner in owners {
+        while owner.begin_commit().is_some() && owner.commit_ended(Outcome::Unavailable, &mut wake)
+        {
+        }
+    }
+    wake_all(wake);
 }
 
 fn count(outcomes: &[Outcome]) {

@@ -114,7 +114,7 @@ fn make_file(path: &Path) -> io::Result<()> {
 
 /// Runs a connection on a thread of its own.
 fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().build()?;
+    let runtime = Builder::new_current_thread().enable_time().build()?;
     thread::Builder::new()
         .name(name.into())
         .spawn(move || runtime.block_on(work))
