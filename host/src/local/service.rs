@@ -109,24 +109,6 @@ impl Local {
         Ok(Kind::Stateless { place, waits_since })
     }
 
-    async fn run_stateless(
-        &self,
-        message: &Message,
-        deadline: Instant,
-        place: &mut Place<Plugin>,
-        waits_since: Option<Instant>,
-    ) -> Outcome {
-        let now = Instant::now();
-        if deadline <= now {
-            // The deadline passed on the way here.
-            return Err(Fault::Refused(Refusal::WaitedTooLong));
-        }
-        // A plugin's own timeout starts when a message begins to wait.
-        let handler = &place.plugin().handler;
-        let deadline = handler.call_deadline(waits_since.unwrap_or(now), deadline);
-        run(place, message, &mut None, deadline, self.bodies).await
-    }
-
     fn log_refused(&self, message: &Message, because: Refusal) {
         counter!(names::FORWARDS_REFUSED, "because" => because.name()).increment(1);
         if let Some(messages) = self.refused.note(because, Instant::now()) {
@@ -172,8 +154,16 @@ impl LocalService for Local {
                 mut place,
                 waits_since,
             } => {
-                self.run_stateless(&message, deadline, &mut place, waits_since)
-                    .await
+                let now = Instant::now();
+                // It may have passed on the way here.
+                if deadline <= now {
+                    Err(Fault::Refused(Refusal::WaitedTooLong))
+                } else {
+                    // A plugin's own timeout starts when a message begins to wait.
+                    let handler = &place.plugin().handler;
+                    let deadline = handler.call_deadline(waits_since.unwrap_or(now), deadline);
+                    run(&mut place, &message, &mut None, deadline, self.bodies).await
+                }
             }
             // Boxed, as it is larger than the other.
             Kind::Stateful {
