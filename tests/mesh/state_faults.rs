@@ -342,6 +342,33 @@ async fn one_commit_that_the_store_rejects_fails_alone() {
 }
 
 #[tokio::test]
+async fn a_file_of_a_later_version_is_left_alone() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let own = Connection::open(state.file()).unwrap();
+    // A later version that this one can go on with.
+    own.execute_batch("UPDATE meshage_store SET version = 2")
+        .unwrap();
+    act(&node, "k", "append=b").await.ok();
+    own.execute_batch("UPDATE meshage_store SET version = 3, compatible = 3")
+        .unwrap();
+    let refused = act(&node, "k", "append=c").await;
+    refused.problem(503, "state-unavailable");
+    let told = node.event("state-unavailable").await;
+    assert!(told.contains("upgrade it"), "{told}");
+    // In the file itself: the node leaves a store that failed alone for a moment, reads included.
+    let list: String = own
+        .query_row(
+            "SELECT value FROM meshage_value WHERE name = 'list'",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(list, r#"["a","b"]"#);
+}
+
+#[tokio::test]
 async fn state_that_was_set_back_counts() {
     let state = State::sqlite();
     let node = one_node(&state).await;

@@ -8,6 +8,7 @@ use metrics::counter;
 use tokio::time::timeout_at;
 
 use super::cell::{Cell, Ticket};
+use super::commit::CommitId;
 use super::entity::{Finished, Run, Settled};
 use super::store::{Found, Seen, StoreError, What};
 use super::view::{Snapshot, TurnView};
@@ -75,7 +76,7 @@ impl Work {
             let is_loaded = snapshot.is_some();
             let (last, values) = match snapshot {
                 Some(snapshot) => snapshot,
-                None => self.load(&cell).await.map_err(unavailable)?,
+                None => self.load(&cell).await?,
             };
             let view = Arc::new(Snapshot::new(
                 self.active.clone(),
@@ -86,10 +87,9 @@ impl Work {
             // What was loaded just now needs no other look.
             let check = async {
                 if is_loaded {
-                    let seen = self.active.look(&cell, What::Last).await?;
-                    Ok(seen.last)
+                    self.look(&cell, What::Last).await.map(|seen| seen.last)
                 } else {
-                    Ok::<_, StoreError>(last)
+                    Ok(last)
                 }
             };
             let mut call = self.call(view, false);
@@ -100,7 +100,7 @@ impl Work {
             if !rests_on_state(&outcome) {
                 return outcome;
             }
-            let found = found.map_err(unavailable)?;
+            let found = found?;
             if found == last {
                 return outcome;
             }
@@ -123,7 +123,7 @@ impl Work {
                 return Err(Fault::Refused(Refusal::WaitedTooLong));
             };
             if !turn.is_loaded {
-                self.load(&ticket.cell).await.map_err(unavailable)?;
+                self.load(&ticket.cell).await?;
             }
             let view = Arc::new(TurnView {
                 active: self.active.clone(),
@@ -146,7 +146,11 @@ impl Work {
             };
             match self.settle(&ticket, turn, finished).await? {
                 Some(Settled::Released) => return outcome,
-                Some(settled) => return Err(self.fault(settled)),
+                Some(Settled::Rejected) => return Err(Fault::Crashed),
+                Some(Settled::Contended) => return Err(Fault::Refused(Refusal::Contended)),
+                Some(Settled::Unavailable) => {
+                    return Err(Fault::Refused(Refusal::StateUnavailable));
+                }
                 None => {}
             }
         }
@@ -167,38 +171,31 @@ impl Work {
                     .await
                     .map_err(|_| Fault::DeadlineExceeded)?,
                 Finished::Check(expected) => {
-                    let looking = self.active.look(&ticket.cell, What::Last);
-                    let Seen { last, .. } = timeout_at(self.deadline.into(), looking)
-                        .await
-                        .map_err(|_| Fault::DeadlineExceeded)?
-                        .map_err(unavailable)?;
-                    ticket.checked(turn, expected, last)
+                    let seen = self.look(&ticket.cell, What::Last).await?;
+                    ticket.checked(turn, expected, seen.last)
                 }
             };
         }
     }
 
-    fn fault(&self, settled: Settled) -> Fault {
-        match settled {
-            Settled::Released | Settled::Rejected => Fault::Crashed,
-            Settled::Contended => Fault::Refused(Refusal::Contended),
-            Settled::Unavailable => Fault::Refused(Refusal::StateUnavailable),
-        }
-    }
-
     /// Loads the entity from the store, into the cache too.
-    async fn load(
-        &self,
-        cell: &Arc<Cell>,
-    ) -> Result<(Option<super::commit::CommitId>, Arc<Values>), StoreError> {
-        let Seen { last, found } = self.active.look(cell, What::Values).await?;
+    async fn load(&self, cell: &Arc<Cell>) -> Result<(Option<CommitId>, Arc<Values>), Fault> {
+        let Seen { last, found } = self.look(cell, What::Values).await?;
         let Found::Values(values) = found else {
-            return Err(StoreError("it answers something else".into()));
+            return Err(unavailable(StoreError("it answers something else".into())));
         };
         let values = Arc::new(values);
         cell.lock().install(last, values.clone());
         cell.recharge(&self.active);
         Ok((last, values))
+    }
+
+    /// Looks at the store until the deadline.
+    async fn look(&self, cell: &Cell, what: What) -> Result<Seen, Fault> {
+        timeout_at(self.deadline.into(), self.active.look(cell, what))
+            .await
+            .map_err(|_| Fault::DeadlineExceeded)?
+            .map_err(unavailable)
     }
 
     fn call(&self, view: Arc<dyn StateView>, may_write: bool) -> Option<Box<EntityCall>> {

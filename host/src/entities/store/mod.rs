@@ -11,7 +11,6 @@ mod sqlite;
 
 use std::pin::pin;
 use std::sync::Arc;
-
 use std::time::Instant;
 
 use metrics::{counter, histogram};

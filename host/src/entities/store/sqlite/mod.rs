@@ -59,6 +59,19 @@ struct Sqlite {
     turnstile: Turnstile,
 }
 
+/// How a transaction failed. Nothing was committed.
+enum Failed {
+    Sqlite(rusqlite::Error),
+    /// It must not be tried.
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         Self(error.to_string())
@@ -148,16 +161,17 @@ impl Sqlite {
     }
 
     /// Commits all of them in one transaction.
-    fn commit_together(&mut self, commits: &[Commit]) -> rusqlite::Result<Vec<Outcome>> {
+    fn commit_together(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         let Self {
             connection,
             turnstile,
         } = self;
         let passing = turnstile
             .pass()
-            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+            .map_err(|error| Failed::Store(StoreError(error.to_string())))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         drop(passing);
+        schema::check(&transaction).map_err(Failed::Store)?;
         let outcomes = commits
             .iter()
             .map(|commit| write(&transaction, commit))
@@ -187,28 +201,30 @@ impl Backend for Sqlite {
         let together = self.commit_together(commits);
         match together {
             Ok(outcomes) => Ok(outcomes),
-            Err(error) if is_of_data(&error) => {
+            Err(Failed::Sqlite(error)) if is_of_data(&error) => {
                 // Each by itself, so that only the bad one fails.
                 let mut outcomes = Vec::with_capacity(commits.len());
                 for commit in commits {
                     outcomes.push(match self.commit_together(std::slice::from_ref(commit)) {
                         Ok(outcome) => outcome[0],
-                        Err(error) if is_of_data(&error) => {
+                        Err(Failed::Sqlite(error)) if is_of_data(&error) => {
                             error!(event = "commit-rejected", entity = %commit.entity, %error, "the store rejects what a handler wrote");
                             Outcome::Rejected
                         }
-                        Err(error) => {
+                        Err(Failed::Sqlite(error)) => {
                             end_if_disk_failed(&error);
                             Outcome::Unavailable
                         }
+                        Err(Failed::Store(_)) => Outcome::Unavailable,
                     });
                 }
                 Ok(outcomes)
             }
-            Err(error) => {
+            Err(Failed::Sqlite(error)) => {
                 end_if_disk_failed(&error);
                 Err(error.into())
             }
+            Err(Failed::Store(error)) => Err(error),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The tables, which `docs/state.md` documents, and what is checked before they are used.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::super::backend::StoreError;
@@ -66,9 +66,18 @@ pub(super) fn prepare(connection: &mut Connection, cluster: &str) -> Result<Uuid
     Ok(Uuid::from_bytes(id))
 }
 
+/// Looks at the version again: a later meshage may have changed the tables since the start.
+///
 /// # Errors
 /// If the tables are of a version that this one cannot use.
-pub(super) fn check_compatible(compatible: i64) -> Result<(), StoreError> {
+pub(super) fn check(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let compatible = transaction
+        .prepare_cached("SELECT compatible FROM meshage_store")?
+        .query_row([], |row| row.get(0))?;
+    check_compatible(compatible)
+}
+
+fn check_compatible(compatible: i64) -> Result<(), StoreError> {
     if compatible <= VERSION {
         return Ok(());
     }
