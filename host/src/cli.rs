@@ -34,6 +34,38 @@ pub enum Command {
     /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its
     /// owner, or its group, can read
     Secret,
+    /// Copy or export the state of entities; the nodes that use it should be stopped
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
+}
+
+/// What to do with the state of entities.
+#[derive(Debug, Clone, Subcommand)]
+pub enum StateCommand {
+    /// Copy every entity to another store, which is made if there is none
+    ///
+    /// An entity that is there already is left as it is, so that a copy can be repeated; exit code
+    /// 1 if any is there with another last commit.
+    Copy {
+        /// Where the state is: as for --state, which is the default
+        #[arg(long, value_name = "LOCATION")]
+        from: Option<String>,
+        /// Where to copy it: as for --state
+        #[arg(long, value_name = "LOCATION")]
+        to: String,
+    },
+    /// Write every entity as a line of JSON: stream, partitionKey, commitId, and values, each with
+    /// name, bytes, and json, text or base64
+    Export {
+        /// Where the state is: as for --state, which is the default
+        #[arg(long, value_name = "LOCATION")]
+        from: Option<String>,
+        /// Only the entities of this stream
+        #[arg(long, value_name = "NAME")]
+        stream: Option<String>,
+    },
 }
 
 impl Cli {

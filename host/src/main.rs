@@ -5,13 +5,15 @@
 mod signals;
 
 use std::fmt::Display;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use meshage_host::cli::{Cli, Command};
-use meshage_host::config::{Config, ConfigError, PluginTerms, Written};
+use meshage_host::cli::{Cli, Command, StateCommand};
+use meshage_host::config::{Config, ConfigError, PluginTerms, StateTerms, Written};
+use meshage_host::entities::{self, Copied, TransferError};
+use meshage_host::message::StreamName;
 use meshage_host::node::{self, NodeError};
 use meshage_host::security::new_secret;
 use meshage_host::telemetry::Logs;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
     let done = match command {
         Some(Command::Check { files }) => check(&files, written),
         Some(Command::Secret) => say(&new_secret()).map(|()| ExitCode::SUCCESS),
+        Some(Command::State { command }) => state(command, written),
         None => run(written, &logs),
     };
     let exit_code = done.unwrap_or_else(|failed| {
@@ -96,6 +99,74 @@ fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Copies or exports the state of entities.
+fn state(command: StateCommand, written: Written) -> Result<ExitCode, Failed> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    match command {
+        StateCommand::Copy { from, to } => {
+            let terms = StateTerms::new(written, from.as_deref(), Some(&to))?;
+            runtime.block_on(copy(terms))
+        }
+        StateCommand::Export { from, stream } => {
+            let terms = StateTerms::new(written, from.as_deref(), None)?;
+            runtime.block_on(export(terms, stream))
+        }
+    }
+}
+
+async fn copy(terms: StateTerms) -> Result<ExitCode, Failed> {
+    let StateTerms {
+        cluster_id,
+        from,
+        to,
+    } = terms;
+    let to = to.expect("the command line requires it");
+    let Copied {
+        copied,
+        there,
+        differ,
+        named,
+    } = entities::copy(&from, &to, &cluster_id)
+        .await
+        .map_err(anyhow::Error::from)?;
+    say(&format!(
+        "{copied} entities were copied; {there} were there already"
+    ))?;
+    if differ == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!(
+        "{differ} are there with another last commit, and were left as they are: {}{}",
+        named.join(", "),
+        if named.len() < differ { ", …" } else { "" }
+    ))?;
+    Ok(ExitCode::FAILURE)
+}
+
+async fn export(terms: StateTerms, stream: Option<String>) -> Result<ExitCode, Failed> {
+    let stream = stream.map(StreamName::try_from).transpose();
+    let stream = stream.map_err(|error| anyhow::anyhow!("--stream: {error}"))?;
+    let mut output = BufWriter::new(io::stdout().lock());
+    let line = |line: &str| writeln!(output, "{line}");
+    let done = entities::export(&terms.from, &terms.cluster_id, stream, line).await;
+    match done {
+        Err(TransferError::Output(error)) => ended_by_reader(error),
+        Err(error) => Err(anyhow::Error::from(error).into()),
+        Ok(()) => match output.flush() {
+            Err(error) => ended_by_reader(error),
+            Ok(()) => Ok(ExitCode::SUCCESS),
+        },
+    }
+}
+
+/// A closed pipe, as with `head`, is not an error.
+fn ended_by_reader(error: io::Error) -> Result<ExitCode, Failed> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        _ => Err(Failed::Output(error)),
+    }
 }
 
 /// Prints a line. A closed pipe, as with `head`, is not an error.

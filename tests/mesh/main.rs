@@ -49,5 +49,6 @@ mod state;
 mod state_faults;
 #[cfg(target_os = "linux")]
 mod state_postgres;
+mod state_tools;
 mod stray_files;
 mod versions;

@@ -71,7 +71,7 @@ async fn eight_clients_on_few_keys_over_three_nodes(state: State) {
     let writers = Writers::start(8, 3, &refs(&nodes));
     writers.wait_for(3_000).await;
     let journal = writers.check(&nodes[0]).await;
-    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+    journal.must_be_good();
 }
 
 async fn owners_are_killed_again_and_again(state: State) {
@@ -119,7 +119,7 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {
         writers.wait_for(200).await;
     }
     let journal = writers.check(&nodes[0]).await;
-    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+    journal.must_be_good();
 }
 
 async fn a_plugin_that_is_replaced_again_and_again_loses_nothing(state: State) {
@@ -134,7 +134,7 @@ async fn a_plugin_that_is_replaced_again_and_again_loses_nothing(state: State) {
         writers.wait_for(150).await;
     }
     let journal = writers.check(&first).await;
-    assert_eq!(journal.good(), journal.len(), "{:?}", journal.bad());
+    journal.must_be_good();
 }
 
 #[tokio::test]

@@ -4,14 +4,13 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::admin::{Admin, bad_request, names_of};
 use crate::message::StreamName;
+use crate::state::shown;
 
 /// Entities, or values, that one answer has at most.
 const LIMIT_MAX: usize = 1000;
@@ -110,19 +109,11 @@ pub(super) async fn describe(
     .into_response()
 }
 
-/// A value as JSON if it is some, else as text, else in base64.
 fn show(name: &str, value: &Bytes) -> Value {
-    let bytes = value.len();
-    if bytes > SHOWN_BYTES_MAX {
-        return json!({ "name": name, "bytes": bytes });
+    if value.len() > SHOWN_BYTES_MAX {
+        return json!({ "name": name, "bytes": value.len() });
     }
-    if let Ok(json) = serde_json::from_slice::<Value>(value) {
-        return json!({ "name": name, "bytes": bytes, "json": json });
-    }
-    match std::str::from_utf8(value) {
-        Ok(text) => json!({ "name": name, "bytes": bytes, "text": text }),
-        Err(_) => json!({ "name": name, "bytes": bytes, "base64": STANDARD.encode(value) }),
-    }
+    shown(name, value)
 }
 
 fn unavailable(error: &str) -> Response {

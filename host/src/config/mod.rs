@@ -30,7 +30,7 @@ pub use mesh::Mesh;
 pub use network::Network;
 pub use plugins::{PluginTerms, Plugins};
 pub use setting::{ConfigError, DefaultValue, Setting};
-pub use state::State;
+pub use state::{State, StateTerms};
 pub use written::Values;
 
 /// The path of the file that can hold all settings; not a setting itself.
@@ -100,6 +100,21 @@ impl PluginTerms {
     /// The first invalid one of these settings.
     pub fn new(written: Written) -> Result<Self, ConfigError> {
         Self::read(&written.settings?)
+    }
+}
+
+impl StateTerms {
+    /// Reads only the settings that the commands for state need; `from` and `to` are their
+    /// arguments.
+    ///
+    /// # Errors
+    /// The first invalid one.
+    pub fn new(
+        written: Written,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        Self::read(&written.settings?, from, to)
     }
 }
 

@@ -48,11 +48,21 @@ impl Setting {
     }
 }
 
+fn sources(name: &str, variables: &str) -> String {
+    let flag = name.replace('_', "-");
+    if variables.is_empty() {
+        return format!("--{flag}");
+    }
+    format!("--{flag}, {variables} or {name} in the config file")
+}
+
 /// An invalid setting. The text is one line: the setting, its value, what is expected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    #[error("invalid {name} {value:?}: expected {expected} (set by --{flag}, {variables} or {name} in the config file)",
-        flag = name.replace('_', "-"))]
+    #[error(
+        "invalid {name} {value:?}: expected {expected} (set by {})",
+        sources(name, variables)
+    )]
     Setting {
         name: &'static str,
         variables: String,

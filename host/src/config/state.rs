@@ -40,16 +40,55 @@ const STATE_CACHE: Setting = Setting {
 
 pub(super) const SETTINGS: &[&Setting] = &[&STATE, &STATE_CACHE];
 
+/// Arguments of the commands for state.
+const FROM: Setting = Setting {
+    name: "from",
+    variables: &[],
+    ..STATE
+};
+const TO: Setting = Setting {
+    name: "to",
+    variables: &[],
+    ..STATE
+};
+
 #[derive(Debug, Clone)]
 pub struct State {
     pub location: StateLocation,
     pub cache_bytes_max: usize,
 }
 
+/// What the commands for state need of the configuration.
+#[derive(Debug, Clone)]
+pub struct StateTerms {
+    pub cluster_id: String,
+    pub from: StateLocation,
+    pub to: Option<StateLocation>,
+}
+
+impl StateTerms {
+    /// Where the command says that state is, else where the node's settings say.
+    pub(super) fn read(
+        settings: &Settings,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<Self, ConfigError> {
+        let mesh = Mesh::read(settings)?;
+        Ok(Self {
+            from: match from {
+                Some(from) => location(&FROM, from)?,
+                None => State::read(settings, &mesh)?.location,
+            },
+            to: to.map(|to| location(&TO, to)).transpose()?,
+            cluster_id: mesh.cluster_id,
+        })
+    }
+}
+
 impl State {
     pub(super) fn read(settings: &Settings, mesh: &Mesh) -> Result<Self, ConfigError> {
         let location = match settings.optional(&STATE) {
-            Some(text) => location(settings, text)?,
+            Some(text) => location(&STATE, text)?,
             None => default_location(&mesh.cluster_id),
         };
         Ok(Self {
@@ -59,7 +98,7 @@ impl State {
     }
 }
 
-fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigError> {
+fn location(setting: &Setting, text: &str) -> Result<StateLocation, ConfigError> {
     if text == "none" {
         return Ok(StateLocation::Nowhere("--state is none"));
     }
@@ -67,7 +106,7 @@ fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigErro
         let url = text.parse().map_err(|problem| {
             // The value may have a password in it.
             let expected = format!("postgres://USER:PASSWORD@HOST/DATABASE, but {problem}");
-            ConfigError::new(&STATE, "postgres://…", &expected)
+            ConfigError::new(setting, "postgres://…", &expected)
         });
         return url.map(Box::new).map(StateLocation::Postgres);
     }
@@ -75,11 +114,11 @@ fn location(settings: &Settings, text: &str) -> Result<StateLocation, ConfigErro
     let path = path.ok_or_else(|| {
         // It may be a URL with a password, misspelt.
         let shown = text.split_once("://").map_or(text, |(scheme, _)| scheme);
-        ConfigError::new(&STATE, shown, STATE.expected)
+        ConfigError::new(setting, shown, setting.expected)
     })?;
     std::path::absolute(path)
         .map(StateLocation::Sqlite)
-        .map_err(|error| settings.error(&STATE, &format!("sqlite:FILE, but {error}")))
+        .map_err(|error| ConfigError::new(setting, text, &format!("sqlite:FILE, but {error}")))
 }
 
 fn default_location(cluster_id: &str) -> StateLocation {

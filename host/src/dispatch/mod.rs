@@ -102,18 +102,35 @@ impl Dispatcher {
             Err(fault) => return self.no_route(message, fault),
         };
         self.retries.earn();
-        let key = message.partition_key.as_str();
-        // An owner always exists: a stream without candidates has no route.
-        let owner = placement::owner(&route.candidates, key, Candidate::seed).unwrap_or_default();
-        let tried = self
-            .run_on(&route, &route.candidates[owner], message, deadline)
-            .await;
+        let owner = route.owner(message);
+        let tried = self.run_on(&route, owner, message, deadline).await;
         match after(&tried.answer.outcome, tried.answer.may_run_twice) {
             Next::Stop => tried.answer,
             Next::TryNextInRank => {
                 Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await
             }
+            Next::RouteAgain => Box::pin(self.send_again(message, deadline, tried)).await,
         }
+    }
+
+    /// Nodes disagreed about the owner: offers the message once more, to the owner by the newest
+    /// view.
+    async fn send_again(
+        &self,
+        message: &Arc<Message>,
+        deadline: Instant,
+        Tried { answer, was_sent }: Tried,
+    ) -> Answer {
+        let Ok(route) = self.route(message) else {
+            return answer;
+        };
+        if was_sent && !self.retries.spend() {
+            return answer;
+        }
+        self.log_failover(message, &answer);
+        self.run_on(&route, route.owner(message), message, deadline)
+            .await
+            .answer
     }
 
     /// The owner did not run the message: offers it to the candidates that rank after it. The
@@ -154,8 +171,13 @@ impl Dispatcher {
                 lost = Some(answer);
             }
             Tried { answer, was_sent } = self.run_on(route, candidate, message, deadline).await;
-            if after(&answer.outcome, answer.may_run_twice) == Next::Stop {
-                return answer;
+            match after(&answer.outcome, answer.may_run_twice) {
+                Next::Stop => return answer,
+                Next::RouteAgain if lost.is_none() => {
+                    let tried = Tried { answer, was_sent };
+                    return self.send_again(message, deadline, tried).await;
+                }
+                Next::RouteAgain | Next::TryNextInRank => {}
             }
         }
         // A refusal by later nodes does not prove that an earlier one did not run it.

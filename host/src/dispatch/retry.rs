@@ -1,18 +1,22 @@
 //! Whether a message that got no reply may be offered to another node. Pure.
 
-use crate::message::{Fault, Outcome};
+use crate::message::{Fault, Outcome, Refusal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     Stop,
     TryNextInRank,
+    /// Its owner is found again, by the newest view.
+    RouteAgain,
 }
 
 /// Decides about a retry: a message is offered to the next candidate if it provably did not run, or
-/// may run twice.
+/// may run twice. If several nodes took themselves for the owner, the views differed, and what this
+/// node knows may be newer by now.
 pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
     match outcome {
         Err(Fault::Lost) if may_run_twice => Next::TryNextInRank,
+        Err(Fault::Refused(Refusal::Contended)) => Next::RouteAgain,
         Err(fault) if fault.may_fail_over() => Next::TryNextInRank,
         _ => Next::Stop,
     }
@@ -41,7 +45,7 @@ pub(super) fn cause(outcome: &Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{ForeignFault, Refusal};
+    use crate::message::ForeignFault;
 
     #[track_caller]
     fn check(fault: Fault, may_run_twice: bool, expected: Next) {
@@ -88,6 +92,8 @@ mod tests {
         }
         check(Fault::Refused(Refusal::Overloaded), false, Next::Stop);
         check(Fault::Refused(Refusal::NoRoom), true, Next::Stop);
+        let contended = Fault::Refused(Refusal::Contended);
+        check(contended, false, Next::RouteAgain);
     }
 
     #[test]

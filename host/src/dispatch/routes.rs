@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::bodies::ReplySize;
 use crate::membership::{Node, NodeState, View};
-use crate::message::{NodeId, StreamName, StreamProperties};
+use crate::message::{Message, NodeId, StreamName, StreamProperties};
 use crate::peer::Peer;
-use crate::placement::Seed;
+use crate::placement::{self, Seed};
 use crate::telemetry::StreamMetrics;
 
 /// The candidates of all streams. An immutable snapshot.
@@ -37,6 +37,16 @@ pub(super) struct Candidate {
 pub(super) enum Target {
     Local,
     Peer(Arc<Peer>),
+}
+
+impl StreamRoute {
+    /// The owner of the message's key. There always is one: a stream without candidates has no
+    /// route.
+    pub(super) fn owner(&self, message: &Message) -> &Candidate {
+        let key = message.partition_key.as_str();
+        let owner = placement::owner(&self.candidates, key, Candidate::seed);
+        &self.candidates[owner.unwrap_or_default()]
+    }
 }
 
 impl Candidate {

@@ -8,6 +8,7 @@ mod describe;
 mod entity;
 mod run;
 mod store;
+mod transfer;
 mod view;
 
 use std::path::PathBuf;
@@ -27,9 +28,10 @@ use crate::plugins::{Catalog, Plugin, StateStore};
 use crate::telemetry::names;
 use cache::Cache;
 use cell::{Cell, Ticket};
-use store::{Store, StoreError};
+use store::{Make, Store};
 
-pub use store::PostgresUrl;
+pub use store::{PostgresUrl, StoreError};
+pub use transfer::{Copied, TransferError, copy, export};
 
 /// Where the state of entities is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,8 +185,14 @@ fn not_shared(elders: &[NodeId]) -> String {
 impl StateStore for Entities {
     async fn open(&self) -> Result<(), String> {
         let opened = self.active.get_or_try_init(|| async {
-            let (store, store_id) = open(&self.config, self.ended.clone()).await?;
-            let cache = Cache::new(self.config.cache_bytes_max);
+            let EntitiesConfig {
+                location,
+                cluster_id,
+                cache_bytes_max,
+            } = &self.config;
+            let (store, store_id) =
+                open(location, cluster_id, Make::IfMissing, self.ended.clone()).await?;
+            let cache = Cache::new(*cache_bytes_max);
             Ok::<_, StoreError>(Arc::new(Active {
                 store,
                 store_id,
@@ -204,19 +212,22 @@ impl Active {
 }
 
 async fn open(
-    config: &EntitiesConfig,
+    location: &StateLocation,
+    cluster: &str,
+    make: Make,
     ended: CancellationToken,
 ) -> Result<(Store, Uuid), StoreError> {
-    match config.location.clone() {
+    match location.clone() {
         StateLocation::Sqlite(path) => {
-            let cluster = config.cluster_id.clone();
-            let opening =
-                tokio::task::spawn_blocking(move || Store::open_sqlite(&path, &cluster, ended));
+            let cluster = cluster.to_owned();
+            let opening = tokio::task::spawn_blocking(move || {
+                Store::open_sqlite(&path, &cluster, make, ended)
+            });
             opening
                 .await
                 .unwrap_or_else(|error| Err(StoreError(error.to_string())))
         }
-        StateLocation::Postgres(url) => Store::open_postgres(&url, &config.cluster_id, ended).await,
+        StateLocation::Postgres(url) => Store::open_postgres(&url, cluster, make, ended).await,
         StateLocation::Nowhere(because) => Err(StoreError(because.into())),
     }
 }

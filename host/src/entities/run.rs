@@ -2,10 +2,10 @@
 //! leaves once what it rests on is committed and was found to be current.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::counter;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::cell::{Cell, Ticket};
 use super::commit::CommitId;
@@ -19,6 +19,14 @@ use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallDeadline, EntityCall, StateView};
 use crate::state::{Values, Writes};
 use crate::telemetry::names;
+
+/// How long a message whose state was outdated again waits before it runs once more, from and to: a
+/// node that takes over from another runs at once, and two that disagree about the owner are apart
+/// until they have heard of each other.
+const BACK_OFF: [[Duration; 2]; 2] = [
+    [Duration::from_millis(10), Duration::from_millis(40)],
+    [Duration::from_millis(200), Duration::from_millis(500)],
+];
 
 /// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
 /// in the queue.
@@ -113,12 +121,15 @@ impl Work {
     /// Runs when it is this message's turn, and again if the state turns out to be outdated.
     async fn take_turns(&self, ticket: Ticket) -> Outcome {
         let may_write = !self.message.is_read();
-        let mut is_first = true;
+        let mut reruns = 0;
         loop {
-            if !std::mem::take(&mut is_first) {
-                counter!(names::STATE_RERUNS).increment(1);
-            }
-            let turn = timeout_at(self.deadline.into(), ticket.turn()).await;
+            let turn = async {
+                if let Some(time) = back_off(reruns) {
+                    sleep(time).await;
+                }
+                ticket.turn().await
+            };
+            let turn = timeout_at(self.deadline.into(), turn).await;
             let Ok(turn) = turn else {
                 return Err(Fault::Refused(Refusal::WaitedTooLong));
             };
@@ -151,7 +162,10 @@ impl Work {
                 Some(Settled::Unavailable) => {
                     return Err(Fault::Refused(Refusal::StateUnavailable));
                 }
-                None => {}
+                None => {
+                    reruns += 1;
+                    counter!(names::STATE_RERUNS).increment(1);
+                }
             }
         }
     }
@@ -228,6 +242,13 @@ impl Work {
         )
         .await
     }
+}
+
+/// How long a message waits before its run, after so many.
+fn back_off(reruns: usize) -> Option<Duration> {
+    let again = reruns.checked_sub(2)?;
+    let [from, to] = BACK_OFF[again.min(BACK_OFF.len() - 1)];
+    Some(from + (to - from).mul_f64(fastrand::f64()))
 }
 
 fn unavailable(error: StoreError) -> Fault {

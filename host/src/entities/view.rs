@@ -149,13 +149,21 @@ impl StateView for Snapshot {
 fn value_of(found: Found) -> Option<Bytes> {
     match found {
         Found::Value(value) => value,
-        Found::Nothing | Found::Values(_) | Found::Page(_) | Found::Entities(_) => None,
+        Found::Nothing
+        | Found::Values(_)
+        | Found::Page(_)
+        | Found::Entities(_)
+        | Found::Stream(_) => None,
     }
 }
 
 fn page_of(found: Found) -> Page {
     match found {
         Found::Page(page) => page,
-        Found::Nothing | Found::Values(_) | Found::Value(_) | Found::Entities(_) => Page::end(),
+        Found::Nothing
+        | Found::Values(_)
+        | Found::Value(_)
+        | Found::Entities(_)
+        | Found::Stream(_) => Page::end(),
     }
 }

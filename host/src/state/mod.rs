@@ -2,12 +2,14 @@
 //! knows no clock, no I/O and no layer above.
 
 mod page;
+mod shown;
 mod values;
 mod writes;
 
 use std::sync::Arc;
 
 pub use page::{Page, Range};
+pub use shown::shown;
 pub use values::Values;
 pub use writes::Writes;
 

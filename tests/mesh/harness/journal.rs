@@ -50,8 +50,10 @@ pub(crate) struct Writers {
 }
 
 /// Everything that was sent.
-#[derive(Debug, Default)]
-pub(crate) struct Journal(Vec<Event>);
+pub(crate) struct Journal {
+    events: Vec<Event>,
+    logs: Vec<Arc<Log>>,
+}
 
 impl Writers {
     /// `clients` clients that write to `keys` keys through these nodes.
@@ -77,7 +79,11 @@ impl Writers {
     /// Sends to these nodes from now on.
     pub(crate) fn send_to(&mut self, nodes: &[&Node]) {
         *self.targets.lock().unwrap() = nodes.iter().map(|node| node.http.clone()).collect();
-        self.logs.extend(nodes.iter().map(|node| node.log()));
+        for log in nodes.iter().map(|node| node.log()) {
+            if !self.logs.iter().any(|known| Arc::ptr_eq(known, &log)) {
+                self.logs.push(log);
+            }
+        }
     }
 
     /// Waits until this many more requests have ended, in whatever way.
@@ -90,11 +96,13 @@ impl Writers {
     pub(crate) async fn check(self, node: &Node) -> Journal {
         self.is_over.store(true, Ordering::Relaxed);
         let events = self.clients.join_all().await.into_iter().flatten();
-        let journal = Journal(events.collect());
+        let journal = Journal {
+            events: events.collect(),
+            logs: self.logs,
+        };
         let lists = journal.read_all(node).await;
         if let Err(problem) = journal.check(&lists) {
-            let logs: Vec<String> = self.logs.iter().map(|log| log.text()).collect();
-            panic!("{problem}; the nodes' logs:\n{}", logs.join("\n\n"));
+            journal.fail(&problem);
         }
         journal
     }
@@ -177,7 +185,7 @@ fn list(answer: &Answer) -> Vec<String> {
 impl Journal {
     /// The lists of all keys as they are now.
     async fn read_all(&self, node: &Node) -> BTreeMap<String, Vec<String>> {
-        let keys: BTreeSet<&str> = self.0.iter().map(|event| event.key.as_str()).collect();
+        let keys: BTreeSet<&str> = self.events.iter().map(|event| event.key.as_str()).collect();
         let mut lists = BTreeMap::new();
         for key in keys {
             let path = format!("/api/journal/{key}");
@@ -192,7 +200,11 @@ impl Journal {
 
     fn check(&self, lists: &BTreeMap<String, Vec<String>>) -> Result<(), String> {
         for (key, last) in lists {
-            let events: Vec<&Event> = self.0.iter().filter(|event| event.key == *key).collect();
+            let events: Vec<&Event> = self
+                .events
+                .iter()
+                .filter(|event| event.key == *key)
+                .collect();
             check_once(&events, last)?;
             check_lists(&events, last)?;
             check_order(&events, last)?;
@@ -204,13 +216,13 @@ impl Journal {
     /// Requests that were answered with a list.
     pub(crate) fn good(&self) -> usize {
         let is_good = |event: &&Event| matches!(event.end, End::List(_));
-        self.0.iter().filter(is_good).count()
+        self.events.iter().filter(is_good).count()
     }
 
     /// What was answered instead of a list, each with how often.
     pub(crate) fn bad(&self) -> BTreeMap<String, usize> {
         let mut bad = BTreeMap::new();
-        for event in &self.0 {
+        for event in &self.events {
             if let End::NotDone(text) | End::Unknown(text) = &event.end {
                 let kind = serde_json::from_str::<serde_json::Value>(text)
                     .ok()
@@ -222,8 +234,32 @@ impl Journal {
         bad
     }
 
+    /// Fails if any request was answered with anything but a list.
+    pub(crate) fn must_be_good(&self) {
+        let Some(first) = self.events.iter().map(|event| event.began).min() else {
+            return;
+        };
+        let bad: Vec<String> = self
+            .events
+            .iter()
+            .filter(|event| !matches!(event.end, End::List(_)))
+            .map(|event| {
+                let (began, time) = (event.began - first, event.ended - event.began);
+                format!("at {began:?}, after {time:?}: {event:?}")
+            })
+            .collect();
+        if !bad.is_empty() {
+            self.fail(&bad.join("\n"));
+        }
+    }
+
+    fn fail(&self, problem: &str) -> ! {
+        let logs: Vec<String> = self.logs.iter().map(|log| log.text()).collect();
+        panic!("{problem}; the nodes' logs:\n{}", logs.join("\n\n"));
+    }
+
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.events.len()
     }
 }
 

@@ -14,6 +14,25 @@ use crate::state::{Name, Page, Range, Values};
 pub(super) const LOADED_VALUES_MAX: usize = 32;
 pub(super) const LOADED_BYTES_MAX: usize = 64 << 10;
 
+/// What to do if there is no store where one is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::entities) enum Make {
+    /// One is made.
+    IfMissing,
+    Never,
+}
+
+impl Make {
+    /// # Errors
+    /// If it must not be made.
+    pub(super) fn check(self) -> Result<(), StoreError> {
+        match self {
+            Self::IfMissing => Ok(()),
+            Self::Never => Err(StoreError("there is no state of meshage".into())),
+        }
+    }
+}
+
 /// One connection to the database.
 pub(super) trait Backend: Send {
     /// Commits in one transaction. For each commit it compares the entity's last commit with the
@@ -44,6 +63,8 @@ pub(in crate::entities) enum Look {
     At(Arc<EntityId>, What),
     /// The entities of a stream.
     Entities(Listing),
+    /// The first stream with entities after this one, by the bytes of its name; empty: the first.
+    StreamAfter(String),
 }
 
 /// Which entities of a stream, in the order of their keys' bytes.
@@ -84,9 +105,10 @@ pub(in crate::entities) enum Found {
     Page(Page),
     /// Keys, each with the last commit.
     Entities(Vec<(PartitionKey, CommitId)>),
+    Stream(Option<String>),
 }
 
 /// Why the store cannot be used now.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub(in crate::entities) struct StoreError(pub(in crate::entities) String);
+pub struct StoreError(pub(in crate::entities) String);

@@ -1,38 +1,17 @@
 //! What every store must do, whatever is behind it. Each check runs on both.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::entities::commit::{CommitId, EntityId};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
-
-/// A commit that a test waits for.
-struct One {
-    commit: Mutex<Option<Commit>>,
-    ended: Mutex<Option<oneshot::Sender<Outcome>>>,
-}
-
-impl CommitOwner for One {
-    fn begin_commit(&self) -> Option<Commit> {
-        self.commit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-
-    fn commit_ended(&self, outcome: Outcome, _: &mut Vec<LaneWaker>) -> bool {
-        let ended = self.ended.lock().unwrap().take();
-        ended.unwrap().send(outcome).unwrap();
-        false
-    }
-}
 
 fn entity(key: &str) -> Arc<EntityId> {
     Arc::new(EntityId {
@@ -57,20 +36,7 @@ fn writes(values: &[(&str, Option<&str>)]) -> Writes {
 impl Store {
     /// Hands over these commits together, and waits for all.
     async fn commit_all(&self, commits: Vec<Commit>) -> Vec<Outcome> {
-        let mut waiting = Vec::new();
-        for commit in commits {
-            let (ended, has_ended) = oneshot::channel();
-            self.submit(Arc::new(One {
-                commit: Mutex::new(Some(commit)),
-                ended: Mutex::new(Some(ended)),
-            }));
-            waiting.push(has_ended);
-        }
-        let mut outcomes = Vec::new();
-        for ended in waiting {
-            outcomes.push(ended.await.unwrap());
-        }
-        outcomes
+        join_all(commits.into_iter().map(|commit| self.commit_one(commit))).await
     }
 
     /// Commits on top of `expected`. Returns the outcome, and the id.
@@ -400,7 +366,7 @@ macro_rules! on_both {
                 let directory = super::TempDir::new().unwrap();
                 let file = directory.path().join("state.db");
                 let ended = super::CancellationToken::new();
-                let (store, _) = super::Store::open_sqlite(&file, "test", ended).unwrap();
+                let (store, _) = super::Store::open_sqlite(&file, "test", super::Make::IfMissing, ended).unwrap();
                 super::$check(store).await;
             })+
         }
@@ -413,7 +379,7 @@ macro_rules! on_both {
                 };
                 let url = url.parse().unwrap();
                 let ended = super::CancellationToken::new();
-                let (store, _) = super::Store::open_postgres(&url, "test", ended).await.unwrap();
+                let (store, _) = super::Store::open_postgres(&url, "test", super::Make::IfMissing, ended).await.unwrap();
                 super::$check(store).await;
             })+
         }

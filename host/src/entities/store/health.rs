@@ -13,7 +13,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A store that has been working on one batch for so long hangs.
-pub(super) const BATCH_MAX: Duration = Duration::from_secs(2);
+pub(super) const BATCH_MAX: Duration = Duration::from_secs(5);
 
 /// Times are in microseconds since the start, plus one; 0 is never.
 pub(super) struct Health {

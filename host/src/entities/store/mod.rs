@@ -10,7 +10,7 @@ mod postgres;
 mod sqlite;
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use metrics::{counter, histogram};
@@ -25,7 +25,8 @@ use backend::Backend;
 use gather::Gather;
 use health::Health;
 
-pub(super) use backend::{Found, Listing, Look, Seen, StoreError, What};
+pub use backend::StoreError;
+pub(super) use backend::{Found, Listing, Look, Make, Seen, What};
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
@@ -44,6 +45,30 @@ pub(super) trait CommitOwner: Send + Sync {
 }
 
 type Owner = Arc<dyn CommitOwner>;
+
+/// A commit that is waited for.
+struct Single {
+    commit: Mutex<Option<Commit>>,
+    ended: Mutex<Option<oneshot::Sender<Outcome>>>,
+}
+
+impl CommitOwner for Single {
+    fn begin_commit(&self) -> Option<Commit> {
+        lock(&self.commit).take()
+    }
+
+    fn commit_ended(&self, outcome: Outcome, _: &mut Vec<LaneWaker>) -> bool {
+        if let Some(ended) = lock(&self.ended).take() {
+            // Who waits may be gone.
+            let _ = ended.send(outcome);
+        }
+        false
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Takes commits and looks. Clones are the same store.
 #[derive(Clone)]
@@ -86,6 +111,16 @@ impl Store {
         if let Err(owner) = self.0.commits.push(owner) {
             refuse(vec![owner]);
         }
+    }
+
+    /// Commits, and waits for the outcome.
+    pub(super) async fn commit_one(&self, commit: Commit) -> Outcome {
+        let (ended, has_ended) = oneshot::channel();
+        self.submit(Arc::new(Single {
+            commit: Mutex::new(Some(commit)),
+            ended: Mutex::new(Some(ended)),
+        }));
+        has_ended.await.unwrap_or(Outcome::Unavailable)
     }
 
     fn refuse_what_gathered(&self) {

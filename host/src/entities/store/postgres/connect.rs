@@ -51,6 +51,7 @@ pub(super) struct Statements {
     pub(super) value: Statement,
     pub(super) page: Statement,
     pub(super) entities: Statement,
+    pub(super) stream_after: Statement,
 }
 
 impl Connector {
@@ -111,6 +112,7 @@ impl Connection {
                 value: client.prepare(look::VALUE).await?,
                 page: client.prepare(look::PAGE).await?,
                 entities: client.prepare(look::ENTITIES).await?,
+                stream_after: client.prepare(look::STREAM_AFTER).await?,
             })
         };
         let prepared = prepared.await;

@@ -52,6 +52,9 @@ pub(super) const ENTITIES: &str = "
     SELECT key, commit_id FROM meshage_entity
     WHERE stream = $1 AND key >= $2 AND key > $3 ORDER BY key LIMIT $4::int";
 
+pub(super) const STREAM_AFTER: &str =
+    "SELECT stream FROM meshage_entity WHERE stream > $1 ORDER BY stream LIMIT 1";
+
 /// Values that a page asks the server for at once; a page of large ones is cut afterwards.
 const PAGE_ROWS_MAX: usize = 100;
 
@@ -90,7 +93,7 @@ fn at(looks: &[Look], wanted: impl Fn(&What) -> bool) -> Vec<(usize, &EntityId)>
         .enumerate()
         .filter_map(|(place, look)| match look {
             Look::At(entity, what) if wanted(what) => Some((place, &**entity)),
-            Look::At(..) | Look::Entities(_) => None,
+            Look::At(..) | Look::Entities(_) | Look::StreamAfter(_) => None,
         });
     entities.collect()
 }
@@ -150,6 +153,7 @@ impl Reader<'_> {
             Look::At(entity, What::Value(name)) => self.value(entity, name).await,
             Look::At(entity, What::Page(range)) => self.page(entity, range).await,
             Look::Entities(listing) => self.entities(listing).await,
+            Look::StreamAfter(after) => self.stream_after(after).await,
             Look::At(_, What::Last | What::Values) => Ok(nothing()),
         }
     }
@@ -201,6 +205,17 @@ impl Reader<'_> {
         Ok(Seen {
             last: Some(last),
             found: Found::Page(page.with(&own_row, range)),
+        })
+    }
+
+    async fn stream_after(&self, after: &str) -> Result<Seen, Error> {
+        let statement = &self.statements.stream_after;
+        let client = &self.connection.client;
+        let row = client.query_opt(statement, &[&after]).await?;
+        let stream = row.map(|row| row.get(0));
+        Ok(Seen {
+            last: None,
+            found: Found::Stream(stream),
         })
     }
 

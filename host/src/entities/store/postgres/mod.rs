@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Store;
-use super::backend::{Backend, Look, Seen, StoreError};
+use super::backend::{Backend, Look, Make, Seen, StoreError};
 use crate::entities::commit::{Commit, Outcome};
 use commit::Batch;
 use connect::{Connection, Connector};
@@ -110,19 +110,20 @@ fn text(error: &Error) -> String {
 }
 
 impl Store {
-    /// Opens the database, with the tables in it.
+    /// Opens the database with the tables in it.
     ///
     /// # Errors
     /// Why it cannot be used.
     pub(in crate::entities) async fn open_postgres(
         url: &PostgresUrl,
         cluster: &str,
+        make: Make,
         ended: CancellationToken,
     ) -> Result<(Self, Uuid), StoreError> {
         let named = |error: StoreError| StoreError(format!("{url}: {error}"));
         let connector = Connector::new(url).map_err(named)?;
         let mut connection = connector.connect().await.map_err(named)?;
-        let id = schema::prepare(&mut connection.client, cluster)
+        let id = schema::prepare(&mut connection.client, cluster, make)
             .await
             .map_err(named)?;
         connection.warn_of_settings().await.map_err(named)?;

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::super::backend::StoreError;
+use super::super::backend::{Make, StoreError};
 use super::text;
 
 /// The version of the tables. A later version that an older node can use leaves `compatible` as it
@@ -46,9 +46,13 @@ const TABLES: &str = r#"
 /// before.
 const SWEEP: &str = "DELETE FROM meshage_committer WHERE at < now() - interval '1 day'";
 
-/// Makes the tables if there are none, and checks that this version of meshage can use those that
+/// Makes the tables if there are none and they may be made, and checks that this version of meshage can use those that
 /// are there, and that they are of this cluster. Returns the store's id.
-pub(super) async fn prepare(client: &mut Client, cluster: &str) -> Result<Uuid, StoreError> {
+pub(super) async fn prepare(
+    client: &mut Client,
+    cluster: &str,
+    make: Make,
+) -> Result<Uuid, StoreError> {
     let failed = |error: tokio_postgres::Error| StoreError(text(&error));
     // Two nodes may make them at the same time: then one of them fails, and finds them made.
     for _ in 0..2 {
@@ -59,7 +63,8 @@ pub(super) async fn prepare(client: &mut Client, cluster: &str) -> Result<Uuid, 
         if found.is_some_and(|row| row.get(0)) {
             break;
         }
-        match make(client, cluster).await {
+        make.check()?;
+        match make_tables(client, cluster).await {
             Ok(()) => break,
             Err(error) if is_race(&error) => {}
             Err(error) => return Err(failed(error)),
@@ -80,7 +85,7 @@ pub(super) async fn prepare(client: &mut Client, cluster: &str) -> Result<Uuid, 
     Ok(id)
 }
 
-async fn make(client: &mut Client, cluster: &str) -> Result<(), tokio_postgres::Error> {
+async fn make_tables(client: &mut Client, cluster: &str) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     transaction.batch_execute(TABLES).await?;
     transaction

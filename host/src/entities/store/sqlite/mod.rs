@@ -4,7 +4,7 @@
 mod schema;
 mod turnstile;
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use super::Store;
 use super::backend::{
-    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Seen, StoreError, What,
+    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Make, Seen, StoreError,
+    What,
 };
 use crate::entities::commit::{Commit, CommitId, EntityId, Outcome};
 use crate::message::PartitionKey;
@@ -79,20 +80,24 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl Store {
-    /// Opens the file, which is made if there is none, with the tables in it.
+    /// Opens the file with the tables in it.
     ///
     /// # Errors
     /// Why it cannot be used.
     pub(in crate::entities) fn open_sqlite(
         path: &Path,
         cluster: &str,
+        make: Make,
         ended: CancellationToken,
     ) -> Result<(Self, Uuid), StoreError> {
         let named = |error: StoreError| StoreError(format!("{}: {error}", path.display()));
         let made = |error: io::Error| named(StoreError(error.to_string()));
-        make_file(path).map_err(made)?;
+        match make {
+            Make::IfMissing => make_file(path).map_err(made)?,
+            Make::Never => drop(File::open(path).map_err(made)?),
+        }
         let mut first = Sqlite::open(path).map_err(named)?;
-        let id = schema::prepare(&mut first.connection, cluster).map_err(named)?;
+        let id = schema::prepare(&mut first.connection, cluster, make).map_err(named)?;
         let store = Self::new(ended);
         let committing = store.clone();
         start(
@@ -352,6 +357,12 @@ fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
                 found: Found::Entities(keys(transaction, listing)?),
             });
         }
+        Look::StreamAfter(after) => {
+            return Ok(Seen {
+                last: None,
+                found: Found::Stream(stream_after(transaction, after)?),
+            });
+        }
     };
     let parameters = (entity.stream.as_str(), entity.key.as_str());
     if let What::Last = what {
@@ -463,6 +474,15 @@ fn page(
         own_row.put(MAIN_VALUE.into(), main);
     }
     Ok(page.with(&own_row, range))
+}
+
+fn stream_after(transaction: &Transaction<'_>, after: &str) -> rusqlite::Result<Option<String>> {
+    transaction
+        .prepare_cached(
+            "SELECT stream FROM meshage_entity WHERE stream > ?1 ORDER BY stream LIMIT 1",
+        )?
+        .query_row([after], |row| row.get(0))
+        .optional()
 }
 
 fn keys(

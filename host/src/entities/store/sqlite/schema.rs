@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::super::backend::StoreError;
+use super::super::backend::{Make, StoreError};
 
 /// The version of the tables. A later version that an older node can use leaves `compatible` as it
 /// is.
@@ -31,9 +31,13 @@ const TABLES: &str = "
         PRIMARY KEY (stream, key, name)
     ) STRICT, WITHOUT ROWID;";
 
-/// Makes the tables if there are none, and checks that this version of meshage can use those that
+/// Makes the tables if there are none and they may be made, and checks that this version of meshage can use those that
 /// are there, and that they are of this cluster. Returns the store's id.
-pub(super) fn prepare(connection: &mut Connection, cluster: &str) -> Result<Uuid, StoreError> {
+pub(super) fn prepare(
+    connection: &mut Connection,
+    cluster: &str,
+    make: Make,
+) -> Result<Uuid, StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let has_tables = transaction
         .query_row(
@@ -44,6 +48,7 @@ pub(super) fn prepare(connection: &mut Connection, cluster: &str) -> Result<Uuid
         .optional()?
         .is_some();
     if !has_tables {
+        make.check()?;
         let id = Uuid::new_v7(Timestamp::now(NoContext));
         transaction.execute_batch(TABLES)?;
         transaction.execute(
