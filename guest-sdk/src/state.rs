@@ -156,16 +156,14 @@ impl<T: Default + Serialize + DeserializeOwned> Stateful for State<T> {
         }
         let mut new = stored::write(entity, NAME, &self.value)?;
         if let Some(stored) = &self.stored {
-            if *stored == new {
-                return Ok(());
-            }
             if self.access == Access::WithUnknown {
                 new = stored::with_unknown::<T>(stored, new);
             }
+            if stored::is_same(stored, &new) {
+                return Ok(());
+            }
         }
-        if self.stored.as_ref() != Some(&new) {
-            entity.set_bytes(NAME, new);
-        }
+        entity.set_bytes(NAME, new);
         Ok(())
     }
 }

@@ -69,18 +69,28 @@ struct Expected<'a>(&'a [u8]);
 
 impl io::Write for Expected<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.0.strip_prefix(bytes) {
-            Some(rest) => {
+        match self.0.split_at_checked(bytes.len()) {
+            Some((expected, rest)) if is_same(expected, bytes) => {
                 self.0 = rest;
                 Ok(bytes.len())
             }
-            None => Err(io::ErrorKind::InvalidData.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Whether the bytes are the same. The comparison of slices goes byte by byte in a component.
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let (words, rest) = one.as_chunks::<8>();
+    let (other_words, other_rest) = other.as_chunks::<8>();
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    words.len() == other_words.len()
+        && words.iter().map(word).eq(other_words.iter().map(word))
+        && rest == other_rest
 }
 
 /// A new value with the members of the one in the store that the type `T` does not know, which a
@@ -213,5 +223,19 @@ mod tests {
             |cart| cart.note = note(Some("b")),
             r#"{"items":[],"note":"b"}"#,
         );
+    }
+
+    #[test]
+    fn bytes_are_compared_whatever_their_number() {
+        let bytes: Vec<u8> = (0..40).collect();
+        for length in 0..bytes.len() {
+            assert!(is_same(&bytes[..length], &bytes[..length]));
+            assert!(!is_same(&bytes[..length], &bytes[..=length]));
+            for at in 0..length {
+                let mut other = bytes[..length].to_vec();
+                other[at] ^= 1;
+                assert!(!is_same(&bytes[..length], &other));
+            }
+        }
     }
 }

@@ -73,7 +73,10 @@ async fn state_is_copied_to_another_store_and_back() {
     let (from, to) = (first.location(), there.location());
     let copied = copy(&from, &to);
     assert_eq!(copied.status.code(), Some(0), "{copied:?}");
-    assert_eq!(stdout(&copied), "307 entities were copied; 0 were there already\n");
+    assert_eq!(
+        stdout(&copied),
+        "307 entities were copied; 0 were there already\n"
+    );
     let lines = export(&from, &[]);
     assert_eq!(lines.len(), 307);
     assert!(lines == export(&to, &[]));
@@ -82,7 +85,10 @@ async fn state_is_copied_to_another_store_and_back() {
     assert!(lines == export(&back.location(), &[]));
     // Again: nothing is to be done.
     let again = copy(&from, &to);
-    assert_eq!(stdout(&again), "0 entities were copied; 307 were there already\n");
+    assert_eq!(
+        stdout(&again),
+        "0 entities were copied; 307 were there already\n"
+    );
     // What was written since is left as it is.
     let node = node(&there).await;
     let list = node.get("/api/journal/a").send().await;
@@ -90,7 +96,10 @@ async fn state_is_copied_to_another_store_and_back() {
     post(&node, "journal/a?append=3").await;
     let late = copy(&from, &to);
     assert_eq!(late.status.code(), Some(1), "{late:?}");
-    assert!(stdout(&late).contains("1 are there with another last commit"), "{late:?}");
+    assert!(
+        stdout(&late).contains("1 are there with another last commit"),
+        "{late:?}"
+    );
     assert!(stdout(&late).contains("journal/a"), "{late:?}");
     let list = node.get("/api/journal/a").send().await;
     assert_eq!(list.json()["list"], json!(["1", "2", "3"]));
@@ -129,8 +138,18 @@ fn what_cannot_be_copied_says_why() {
         (&*empty, &*missing, 1, &["empty.db", "no state of meshage"]),
         (&*text, &*missing, 1, &["text.db", "not a database"]),
         ("none", &*empty, 1, &["none"]),
-        ("oracle:x", &*empty, 2, &["--from", "oracle:x", "expected sqlite:FILE"]),
-        (&*missing, "file", 2, &["--to", "\"file\"", "expected sqlite:FILE"]),
+        (
+            "oracle:x",
+            &*empty,
+            2,
+            &["--from", "oracle:x", "expected sqlite:FILE"],
+        ),
+        (
+            &*missing,
+            "file",
+            2,
+            &["--to", "\"file\"", "expected sqlite:FILE"],
+        ),
         (
             "postgres://ada:hunter2@127.0.0.1:1/carts",
             &*empty,

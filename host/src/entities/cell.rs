@@ -58,7 +58,11 @@ impl Cell {
 impl Cell {
     /// Has the cache count the memory that the values and writes take now.
     pub(super) fn recharge(&self, active: &Active) {
-        let now = self.lock().memory();
+        let memory = self.lock().memory();
+        self.charge(memory, active);
+    }
+
+    fn charge(&self, now: usize, active: &Active) {
         let before = self.charged.swap(now, Ordering::Relaxed);
         if now > before {
             active.cache.grow(now - before);
@@ -108,17 +112,12 @@ impl Ticket {
 
     /// Gives back the turn: the handler has ended, and wrote this.
     pub(super) fn finish(&self, run: Run, writes: Writes) -> Finished {
-        let (finished, effects) = self.cell.lock().finish(self.seq, run, writes);
-        self.apply(effects);
-        self.cell.recharge(&self.active);
-        finished
+        self.change(|entity| entity.finish(self.seq, run, writes))
     }
 
     /// Gives back the turn: the state turned out to be outdated.
     pub(super) fn give_up_run(&self, run: Run) -> Finished {
-        let (finished, effects) = self.cell.lock().give_up_run(self.seq, run);
-        self.apply(effects);
-        finished
+        self.change(|entity| entity.give_up_run(self.seq, run))
     }
 
     /// The store was asked what the entity's last commit is.
@@ -128,9 +127,7 @@ impl Ticket {
         expected: Option<CommitId>,
         found: Option<CommitId>,
     ) -> Finished {
-        let (finished, effects) = self.cell.lock().checked(self.seq, run, expected, found);
-        self.apply(effects);
-        finished
+        self.change(|entity| entity.checked(self.seq, run, expected, found))
     }
 
     /// Waits until what the answer rests on is committed, or is not.
@@ -145,18 +142,28 @@ impl Ticket {
         .await
     }
 
-    fn apply(&self, effects: Effects<LaneWaker>) {
+    /// Changes the entity, has the cache count its memory, and does what follows from the change.
+    fn change<R>(
+        &self,
+        change: impl FnOnce(&mut Entity<LaneWaker>) -> (R, Effects<LaneWaker>),
+    ) -> R {
+        let mut entity = self.cell.lock();
+        let (result, effects) = change(&mut entity);
+        let memory = entity.memory();
+        drop(entity);
+        self.cell.charge(memory, &self.active);
         if effects.hand_over {
             self.active.store.submit(self.cell.clone());
+        } else if effects.has_merged {
+            self.active.store.note_merged();
         }
         wake_all(effects.wake);
+        result
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let effects = self.cell.lock().leave(self.seq);
-        self.apply(effects);
-        self.cell.recharge(&self.active);
+        self.change(|entity| ((), entity.leave(self.seq)));
     }
 }

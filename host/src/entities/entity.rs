@@ -17,6 +17,9 @@ use crate::state::{Name, Page, Range, Values, Writes};
 /// than that happens only while nodes disagree about who owns the entity.
 const RERUNS_MAX: u8 = 3;
 
+/// Places in the queue for which an entity without messages keeps the memory.
+const IDLE_PLACES_MAX: usize = 4;
+
 /// The place of a message in its entity's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seq(u64);
@@ -124,6 +127,8 @@ pub(super) struct Effects<W> {
     pub(super) wake: Vec<W>,
     /// The committer is to be told that there is something to commit.
     pub(super) hand_over: bool,
+    /// More was written on top of what the committer knows of.
+    pub(super) has_merged: bool,
 }
 
 impl<W> Default for Effects<W> {
@@ -131,6 +136,7 @@ impl<W> Default for Effects<W> {
         Self {
             wake: Vec::new(),
             hand_over: false,
+            has_merged: false,
         }
     }
 }
@@ -302,6 +308,7 @@ impl<W> Entity<W> {
             let layer = self.write(writes);
             self.entry(seq).phase = Phase::Resting { layer };
             effects.hand_over = self.hand_over();
+            effects.has_merged = !effects.hand_over;
             Finished::Rests
         } else {
             self.rest(seq)
@@ -398,6 +405,10 @@ impl<W> Entity<W> {
         }
         if self.turn == Some(seq) {
             self.turn = None;
+        }
+        if self.messages.is_empty() {
+            self.messages.shrink_to(IDLE_PLACES_MAX);
+            self.waiting.shrink_to(IDLE_PLACES_MAX);
         }
         self.wake_next(&mut effects);
         effects

@@ -1,6 +1,7 @@
 //! The named values of an entity: what is known of them, and what a message writes. Pure data;
 //! knows no clock, no I/O and no layer above.
 
+mod name_map;
 mod page;
 mod shown;
 mod values;

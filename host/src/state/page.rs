@@ -1,8 +1,5 @@
 //! Scans: a page of an entity's values in the order of their names, and changes on top of it.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
-
 use bytes::Bytes;
 
 use super::{Name, PAGE_BYTES_MAX, PAGE_VALUES_MAX, Writes};
@@ -33,21 +30,6 @@ impl Range {
             after: after.into(),
             limit: limit.min(PAGE_VALUES_MAX),
         }
-    }
-
-    /// The entries of a map whose names are in the range, whatever the limit.
-    pub(super) fn of<'a>(
-        &'a self,
-        map: &'a BTreeMap<Name, Option<Bytes>>,
-    ) -> impl Iterator<Item = (&'a Name, Option<&'a Bytes>)> {
-        let from = if self.after < self.prefix {
-            Bound::Included(&*self.prefix)
-        } else {
-            Bound::Excluded(&*self.after)
-        };
-        map.range::<str, _>((from, Bound::Unbounded))
-            .take_while(|(name, _)| name.starts_with(&*self.prefix))
-            .map(|(name, value)| (name, value.as_ref()))
     }
 
     /// The rest of the range behind a page.

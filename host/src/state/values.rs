@@ -1,9 +1,8 @@
 //! What is known of an entity's committed values.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
+use super::name_map::NameMap;
 use super::{Name, Page, Range, VALUE_OVERHEAD, Writes};
 
 /// The values of one entity that have been looked up. Those of other names are not known, unless it
@@ -11,7 +10,7 @@ use super::{Name, Page, Range, VALUE_OVERHEAD, Writes};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Values {
     /// `None`: it is known that there is no such value.
-    known: BTreeMap<Name, Option<Bytes>>,
+    known: NameMap,
     /// Every value is known.
     is_complete: bool,
     memory: usize,
@@ -84,7 +83,7 @@ impl Values {
         if !self.is_complete {
             return None;
         }
-        let values = range.of(&self.known);
+        let values = self.known.within(range);
         Some(Page::of(
             values.filter_map(|(name, value)| value.map(|value| (name.clone(), value.clone()))),
             range.limit,

@@ -1,9 +1,8 @@
 //! What one message, or several in a row, write to the values of their entity.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
+use super::name_map::NameMap;
 use super::{Name, Range, VALUE_OVERHEAD};
 
 /// Changes to the values of one entity, in effect all at once.
@@ -12,7 +11,7 @@ pub struct Writes {
     /// All older values are deleted first.
     is_clear: bool,
     /// `None`: the value is deleted.
-    values: BTreeMap<Name, Option<Bytes>>,
+    values: NameMap,
     bytes: usize,
 }
 
@@ -69,16 +68,14 @@ impl Writes {
             *self = later;
             return;
         }
-        for (name, value) in later.values {
+        for (name, value) in later.values.into_iter() {
             self.put(name, value);
         }
     }
 
     /// The changes by name; `None` for a value that is deleted.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, Option<&Bytes>)> {
-        self.values
-            .iter()
-            .map(|(name, value)| (name, value.as_ref()))
+        self.values.iter()
     }
 
     /// The changes of names in a range, in order.
@@ -86,7 +83,7 @@ impl Writes {
         &'a self,
         range: &'a Range,
     ) -> impl Iterator<Item = (&'a Name, Option<&'a Bytes>)> {
-        range.of(&self.values)
+        self.values.within(range)
     }
 }
 

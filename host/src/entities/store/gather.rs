@@ -1,6 +1,7 @@
 //! What gathers while a connection of the store is busy, and is then taken together: the batch is
 //! as large as the store is slow.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -12,6 +13,8 @@ const YIELDS_MAX: usize = 8;
 pub(super) struct Gather<T> {
     waiting: Mutex<Waiting<T>>,
     filled: Notify,
+    /// How often something was added, to what waits or to one of the things that wait.
+    additions: AtomicU64,
 }
 
 struct Waiting<T> {
@@ -27,6 +30,7 @@ impl<T> Default for Gather<T> {
                 is_closed: false,
             }),
             filled: Notify::new(),
+            additions: AtomicU64::new(0),
         }
     }
 }
@@ -41,10 +45,16 @@ impl<T> Gather<T> {
         waiting.things.push(thing);
         let is_first = waiting.things.len() == 1;
         drop(waiting);
+        self.note_more();
         if is_first {
             self.filled.notify_one();
         }
         Ok(())
+    }
+
+    /// Takes note that one of the things has become larger.
+    pub(super) fn note_more(&self) {
+        self.additions.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes what has gathered, at most `max`, as soon as there is anything. `None` once it is
@@ -81,22 +91,18 @@ impl<T> Gather<T> {
     /// Lets the other threads of this core go on as long as that brings more. Where a core is free
     /// it takes no time; where none is, batches become larger instead of many.
     fn let_others_add(&self) {
-        let mut count = self.len();
-        if count == 0 {
+        if self.lock().things.is_empty() {
             return;
         }
+        let mut before = self.additions.load(Ordering::Relaxed);
         for _ in 0..YIELDS_MAX {
             std::thread::yield_now();
-            let now = self.len();
-            if now == count {
+            let now = self.additions.load(Ordering::Relaxed);
+            if now == before {
                 return;
             }
-            count = now;
+            before = now;
         }
-    }
-
-    fn len(&self) -> usize {
-        self.lock().things.len()
     }
 
     /// Takes nothing more in. What waits can still be taken.

@@ -113,6 +113,11 @@ impl Store {
         }
     }
 
+    /// Takes note that there is more to commit for an owner that was submitted.
+    pub(super) fn note_merged(&self) {
+        self.0.commits.note_more();
+    }
+
     /// Commits, and waits for the outcome.
     pub(super) async fn commit_one(&self, commit: Commit) -> Outcome {
         let (ended, has_ended) = oneshot::channel();

@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior};
+use rusqlite::{
+    CachedStatement, Connection, ErrorCode, OptionalExtension, Row, Transaction,
+    TransactionBehavior,
+};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -177,10 +180,7 @@ impl Sqlite {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         drop(passing);
         schema::check(&transaction).map_err(Failed::Store)?;
-        let outcomes = commits
-            .iter()
-            .map(|commit| write(&transaction, commit))
-            .collect::<rusqlite::Result<_>>()?;
+        let outcomes = write_all(&transaction, commits)?;
         transaction.commit()?;
         Ok(outcomes)
     }
@@ -267,34 +267,58 @@ fn end_if_disk_failed(error: &rusqlite::Error) {
     }
 }
 
-/// Writes a commit, if the entity's last one is the expected.
-fn write(transaction: &Transaction<'_>, commit: &Commit) -> rusqlite::Result<Outcome> {
-    let Commit {
-        entity,
-        expected,
-        id,
-        writes,
-    } = commit;
-    let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
-    let state = writes.get(MAIN_VALUE);
-    let id = &id.as_bytes()[..];
-    let expected = expected.as_ref().map(|expected| &expected.as_bytes()[..]);
-    let changed = match (expected, state) {
-        (Some(expected), Some(state)) => transaction
-            .prepare_cached("UPDATE meshage_entity SET commit_id = ?3, state = ?4 WHERE stream = ?1 AND key = ?2 AND commit_id = ?5")?
-            .execute((stream, key, id, state.map(Value), expected))?,
-        (Some(expected), None) => transaction
-            .prepare_cached("UPDATE meshage_entity SET commit_id = ?3 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?
-            .execute((stream, key, id, expected))?,
-        (None, state) => transaction
-            .prepare_cached("INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
-            .execute((stream, key, id, state.flatten().map(Value)))?,
+/// Writes each commit whose expected one is the entity's last.
+fn write_all(transaction: &Transaction<'_>, commits: &[Commit]) -> rusqlite::Result<Vec<Outcome>> {
+    let mut entities = EntityRows {
+        transaction,
+        with_state: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, state = ?4 WHERE stream = ?1 AND key = ?2 AND commit_id = ?5")?,
+        without: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
+        new: transaction.prepare_cached("INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?,
     };
-    if changed == 0 {
-        return Ok(Outcome::Fenced);
+    commits
+        .iter()
+        .map(|commit| entities.write(commit))
+        .collect()
+}
+
+/// The statements that write rows of entities.
+struct EntityRows<'a> {
+    transaction: &'a Transaction<'a>,
+    with_state: CachedStatement<'a>,
+    without: CachedStatement<'a>,
+    new: CachedStatement<'a>,
+}
+
+impl EntityRows<'_> {
+    /// Writes a commit, if the entity's last one is the expected.
+    fn write(&mut self, commit: &Commit) -> rusqlite::Result<Outcome> {
+        let Commit {
+            entity,
+            expected,
+            id,
+            writes,
+        } = commit;
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let state = writes.get(MAIN_VALUE);
+        let id = &id.as_bytes()[..];
+        let expected = expected.as_ref().map(|expected| &expected.as_bytes()[..]);
+        let changed = match (expected, state) {
+            (Some(expected), Some(state)) => {
+                let row = (stream, key, id, state.map(Value), expected);
+                self.with_state.execute(row)?
+            }
+            (Some(expected), None) => self.without.execute((stream, key, id, expected))?,
+            (None, state) => {
+                let row = (stream, key, id, state.flatten().map(Value));
+                self.new.execute(row)?
+            }
+        };
+        if changed == 0 {
+            return Ok(Outcome::Fenced);
+        }
+        write_values(self.transaction, entity, writes)?;
+        Ok(Outcome::Committed)
     }
-    write_values(transaction, entity, writes)?;
-    Ok(Outcome::Committed)
 }
 
 /// Writes all values but the one that is in the entity's own row.
