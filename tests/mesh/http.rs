@@ -114,6 +114,20 @@ async fn options_tells_the_methods() {
 }
 
 #[tokio::test]
+async fn headers_that_only_nodes_set_are_not_taken_from_clients() {
+    let manifest = "headers = [\"x-list\", \"meshage-timer\"]\n";
+    let plugins = Plugins::usual().with_file("fickle.toml", manifest);
+    let node = Setup::new(plugins).ready().await;
+    let answer = node
+        .post("/api/fickle/k?headers")
+        .header("Meshage-Timer", "statement")
+        .header("x-list", "1")
+        .send()
+        .await;
+    assert_eq!(answer.ok(), "x-list: 1");
+}
+
+#[tokio::test]
 async fn cookies_of_http2_reach_the_handler_as_one() {
     let plugins = Plugins::usual().with_file("fickle.toml", "headers = [\"cookie\", \"x-list\"]\n");
     let node = Setup::new(plugins).ready().await;

@@ -7,10 +7,9 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use rustix::process::Signal;
 
-use crate::harness::{Plugins, Setup, skipped, stamped, until, wait_for_mesh};
+use crate::harness::{Plugins, Setup, own_mounts, skipped, stamped, until, wait_for_mesh};
 
 /// A FUSE file system over a directory, whose server never answers: any access blocks until this
 /// value is dropped.
@@ -21,13 +20,9 @@ struct Silence {
 }
 
 impl Silence {
-    /// Moves this thread, and the processes that it starts from now on, to a mount namespace of
-    /// their own. Returns whether that is permitted.
+    /// Returns whether there can be one.
     fn prepare() -> bool {
-        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        unshare(CloneFlags::CLONE_NEWNS).is_ok()
-            && mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).is_ok()
-            && Self::server().is_ok()
+        own_mounts() && Self::server().is_ok()
     }
 
     fn server() -> io::Result<File> {

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::Method;
+use nix::mount::{MsFlags, mount};
 use rusqlite::{Connection, TransactionBehavior};
+use serde_json::json;
 
 use crate::harness::{
-    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, on_both_stores, refs,
-    until, wait_for_mesh,
+    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, on_both_stores,
+    own_mounts, refs, skipped, until, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -20,6 +23,8 @@ on_both_stores!(
     messages_of_a_key_run_one_after_the_other_and_reads_beside_them,
     a_client_that_goes_away_before_the_hand_over_leaves_nothing_behind,
     a_hot_key_holds_up_no_other,
+    a_poisonous_message_harms_no_other,
+    a_read_sees_one_version_of_all_values,
 );
 
 fn plugins() -> Plugins {
@@ -443,4 +448,147 @@ async fn a_key_with_a_zero_is_refused_and_no_store_means_no_stateful_streams() {
         listed.contains("there is no store for that: --state is none"),
         "{listed}"
     );
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_loses_nothing() {
+    let test = "a_full_disk_refuses_and_loses_nothing";
+    let state = State::sqlite();
+    let disk = state.file().parent().unwrap().to_owned();
+    let resize = |flags: MsFlags, size: &str| {
+        let size = Some(format!("size={size}"));
+        mount(Some("tmpfs"), &disk, Some("tmpfs"), flags, size.as_deref())
+    };
+    if !own_mounts() || resize(MsFlags::empty(), "2m").is_err() {
+        skipped(test, "a mount namespace (root)");
+        return;
+    }
+    let node = one_node(&state).await;
+    let mut written = Vec::new();
+    let refused = loop {
+        let id = format!("{}", written.len());
+        let query = format!("append={id}&set=v{id}&bytes=100000");
+        let answer = act(&node, "k", &query).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        written.push(id);
+    };
+    let problem = refused.problem(503, "state-unavailable");
+    assert_eq!(problem["retryable"], true);
+    assert!(!written.is_empty());
+    let expected = serde_json::to_string(&written).unwrap();
+    node.post("/api/echo/1").json("{}").send().await.ok();
+    resize(MsFlags::MS_REMOUNT, "64m").unwrap();
+    until(|| async { act(&node, "k", "delete=v0").await.status == 200 }).await;
+    assert_eq!(list(&node, "k").await, expected);
+    act(&node, "k", "append=late&set=v&bytes=1000000")
+        .await
+        .ok();
+}
+
+#[tokio::test]
+async fn two_nodes_with_two_files_keep_one_truth() {
+    let (first, second) = (State::sqlite(), State::sqlite());
+    let elder = one_node(&first).await;
+    let later = Setup::new(plugins())
+        .id("n2")
+        .state(&second)
+        .seeds(&[&elder])
+        .ready()
+        .await;
+    later.event("state-not-shared").await;
+    for number in 0..30 {
+        let key = format!("k{}", number % 10);
+        let node = [&elder, &later][number % 2];
+        act(node, &key, &format!("append={number}")).await.ok();
+    }
+    assert_eq!(later.served("journal").await, 0);
+    assert_eq!(list(&later, "k1").await, list(&elder, "k1").await);
+}
+
+async fn a_poisonous_message_harms_no_other(state: State) {
+    let gate = Gate::new().await;
+    let node = node_with_gate(&gate, "timeout_ms = 2000\n", &state).await;
+    act(&node, "k", "append=a").await.ok();
+    let first = format!("append=b&wait_for={}/", gate.addr);
+    let first = act(&node, "k", &first);
+    let others = async {
+        gate.wait_for(1).await;
+        let [trap, fail, spin] = ["trap", "fail", "spin"].map(|end| format!("append=x&then={end}"));
+        let all = [&*trap, "append=c", &fail, "append=d", &spin, "append=e"];
+        let mut sent = Vec::new();
+        for (place, query) in all.into_iter().enumerate() {
+            // One after the other, so that their order is known.
+            let mut message = Box::pin(act(&node, "k", query));
+            let is_queued = until(|| async { queued(&node, "k").await == place as u64 + 2 });
+            tokio::select! {
+                answer = &mut message => panic!("{query} did not wait: {}", answer.status),
+                () = is_queued => {}
+            }
+            sent.push(message);
+        }
+        gate.open();
+        join_all(sent).await
+    };
+    let (first, others) = tokio::join!(first, others);
+    first.ok();
+    let statuses: Vec<u16> = others.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [500, 200, 409, 200, 504, 200]);
+    assert_eq!(list(&node, "k").await, r#"["a","b","c","d","e"]"#);
+}
+
+async fn a_read_sees_one_version_of_all_values(state: State) {
+    let gate = Gate::new().await;
+    let node = node_with_gate(&gate, "", &state).await;
+    act(&node, "k", "append=a&set=v&bytes=100000").await.ok();
+    // With this one before it, `v` is not loaded together with the list.
+    act(&node, "k", "set=m&bytes=70000").await.ok();
+    drop(node);
+    let node = node_with_gate(&gate, "", &state).await;
+    let path = format!("/api/journal/k?wait_for={}/&get=v", gate.addr);
+    let read = node.get(&path).send();
+    let write = async {
+        // It has the list, and asks for the value when the gate opens.
+        gate.wait_for(1).await;
+        act(&node, "k", "append=b&set=v&bytes=200000").await.ok();
+        gate.open();
+    };
+    let (read, ()) = tokio::join!(read, write);
+    read.ok();
+    assert_eq!(read.json(), json!({ "bytes": 200_000, "list": ["a", "b"] }));
+}
+
+#[tokio::test]
+async fn a_reader_that_is_stopped_holds_up_no_commit() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let reader = Connection::open(state.file()).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let count = |reader: &Connection| -> i64 {
+        let sql = "SELECT count(*) FROM meshage_entity";
+        reader.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(count(&reader), 1);
+    // More than one checkpoint's worth of pages.
+    for number in 0..150 {
+        let query = format!("append={number}&set=v&bytes=900000");
+        act(&node, &format!("k{}", number % 3), &query).await.ok();
+    }
+    assert_eq!(count(&reader), 1, "it sees what it saw");
+}
+
+#[tokio::test]
+async fn a_busy_committer_lets_others_in() {
+    let state = State::sqlite();
+    // Two nodes that do not know of each other: both commit by themselves.
+    let (busy, other) = (one_node(&state).await, one_node(&state).await);
+    let writers = Writers::start(8, 4, &[&busy]);
+    writers.wait_for(100).await;
+    for number in 0..50 {
+        act(&other, "own", &format!("append={number}")).await.ok();
+    }
+    let journal = writers.check(&busy).await;
+    journal.must_be_good();
 }

@@ -34,7 +34,7 @@ fn stdout(output: &Output) -> &str {
 async fn node(state: &State) -> Node {
     let plugins = Plugins::empty()
         .with("journal", "journal")
-        .with("journal", "other");
+        .with("other", "journal");
     Setup::new(plugins).state(state).ready().await
 }
 

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, VARY};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Version};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode,
+    Version,
+};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
@@ -18,7 +21,7 @@ use super::problem::{ApiError, Subject};
 use super::target::{self, BadTarget, Target};
 use crate::bodies::{BodyMemory, Reservation};
 use crate::dispatch::Dispatcher;
-use crate::message::{Message, Method, NodeId};
+use crate::message::{Message, Method, NodeId, RESERVED_HEADERS};
 use crate::security::{
     AllowedOrigin, HostTrust, RequestSource, SEC_FETCH_SITE, ServerTls, Sites, Tokens,
 };
@@ -306,6 +309,7 @@ impl Requests {
         if head.version > Version::HTTP_11 {
             join_cookies(&mut headers);
         }
+        drop_reserved(&mut headers);
         let message = Arc::new(Message {
             // Without the counter, which all threads would contend for: ids of the same millisecond
             // need no order.
@@ -351,6 +355,15 @@ fn join_cookies(headers: &mut HeaderMap) {
         && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
     {
         headers.insert(COOKIE, joined);
+    }
+}
+
+/// Drops the headers that only nodes set, so that a handler can believe them.
+fn drop_reserved(headers: &mut HeaderMap) {
+    let is_reserved = |name: &&HeaderName| name.as_str().starts_with(RESERVED_HEADERS);
+    let reserved: Vec<HeaderName> = headers.keys().filter(is_reserved).cloned().collect();
+    for name in reserved {
+        headers.remove(name);
     }
 }
 

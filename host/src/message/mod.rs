@@ -18,7 +18,9 @@ pub use names::{
 pub use offer::{Offer, StreamProperties};
 pub use problem_type::ProblemType;
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
-pub use request::{BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method};
+pub use request::{
+    BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,
+};
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.
 pub fn truncate(mut text: String, bytes_max: usize) -> String {

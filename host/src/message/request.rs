@@ -11,6 +11,10 @@ use super::offer::StreamProperties;
 /// nodes.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
+/// The beginning of the names of headers that only nodes set: those of clients and of handlers are
+/// dropped.
+pub const RESERVED_HEADERS: &str = "meshage-";
+
 /// Hop-by-hop headers: they describe one connection, not the message, and are never forwarded.
 pub const CONNECTION_HEADERS: [HeaderName; 10] = [
     header::CONNECTION,

@@ -1,6 +1,8 @@
 //! Measures meshage and the alternatives that people would pick instead, and writes a report.
 //! Started by `cargo xtask bench`.
 
+mod counters;
+mod entities;
 mod instructions;
 mod languages;
 mod load;

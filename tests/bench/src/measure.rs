@@ -215,10 +215,14 @@ fn each_in_turns<T>(
 }
 
 fn once(server: &Server, traffic: Traffic, pace: Pace, seconds: f64) -> Result<Sample> {
+    measure(server, &traffic.load(server, pace), seconds)
+}
+
+/// Measures a server under a load, after a short time in which it is not counted.
+pub(crate) fn measure(server: &Server, load: &Load, seconds: f64) -> Result<Sample> {
     let mut before = Ok(Vec::new());
     let warm_up = Duration::from_secs_f64(seconds / 5.0);
-    let load = traffic.load(server, pace);
-    let outcome = load::run(&load, warm_up, Duration::from_secs_f64(seconds), || {
+    let outcome = load::run(load, warm_up, Duration::from_secs_f64(seconds), || {
         before = server.cpu()
     })?;
     ensure!(

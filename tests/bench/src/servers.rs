@@ -207,6 +207,23 @@ impl Mesh {
 }
 
 impl Server {
+    /// A server without a configuration file, to which requests are made elsewhere.
+    pub(crate) fn of(
+        name: &str,
+        addr: SocketAddr,
+        processes: Vec<Process>,
+        files: Option<TempDir>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            addr,
+            paths: Vec::new(),
+            processes,
+            config: None,
+            files,
+        }
+    }
+
     /// CPU time of each of its processes so far.
     pub(crate) fn cpu(&self) -> Result<Vec<Duration>> {
         self.processes.iter().map(Process::cpu).collect()
@@ -383,6 +400,6 @@ fn paths() -> Vec<String> {
     (0..KEYS).map(|key| format!("/api/echo/k{key}")).collect()
 }
 
-fn local() -> Result<SocketAddr> {
+pub(crate) fn local() -> Result<SocketAddr> {
     Ok(([127, 0, 0, 1], free_port()?).into())
 }

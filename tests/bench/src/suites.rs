@@ -12,6 +12,7 @@ use meshage_host::message::NodeId;
 use meshage_host::placement::{Seed, owner};
 use tempfile::NamedTempFile;
 
+use crate::entities::{entities, many_entities};
 use crate::languages::{COMPONENT, LANGUAGES};
 use crate::measure::{CpuUs, Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
 use crate::process::{START_MAX, cpu_of_ended, installed, wait_until};
@@ -27,7 +28,7 @@ pub(crate) struct Bench {
 
 pub(crate) type Suite = (&'static str, fn(&Bench) -> Result<Section>);
 
-pub(crate) const SUITES: [Suite; 13] = [
+pub(crate) const SUITES: [Suite; 15] = [
     ("local", local),
     ("forwarded", forwarded),
     ("broadcast", broadcast),
@@ -38,6 +39,8 @@ pub(crate) const SUITES: [Suite; 13] = [
     ("handlers", handlers),
     ("plugins", plugins),
     ("placement", placement),
+    ("entities", entities),
+    ("many-entities", many_entities),
     ("memory", memory),
     ("start", start),
     ("commands", commands),

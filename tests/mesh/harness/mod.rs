@@ -9,6 +9,8 @@ mod http2;
 mod journal;
 #[cfg(target_os = "linux")]
 mod later;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod node;
 #[cfg(target_os = "linux")]
 mod one_core;
@@ -31,6 +33,8 @@ pub(crate) use http2::Http2;
 pub(crate) use journal::Writers;
 #[cfg(target_os = "linux")]
 pub(crate) use later::LaterVersions;
+#[cfg(target_os = "linux")]
+pub(crate) use mounts::own_mounts;
 pub(crate) use node::{
     Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh,
 };

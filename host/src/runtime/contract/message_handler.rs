@@ -11,7 +11,7 @@ use super::{BadReply, Call, NoReply};
 use crate::bodies::Reservation;
 use crate::message::{
     CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
-    Reply, truncate,
+    RESERVED_HEADERS, Reply, truncate,
 };
 use crate::runtime::host::HostState;
 use crate::runtime::interfaces::Package;
@@ -166,7 +166,7 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         let (Ok(parsed), Ok(value)) = (header_name(&name), HeaderValue::try_from(value)) else {
             return Err(BadReply::Header(truncate(name, FAILURE_TEXT_BYTES_MAX)));
         };
-        if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with("meshage-") {
+        if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with(RESERVED_HEADERS) {
             headers.append(parsed, value);
         }
     }

@@ -34,7 +34,7 @@ struct Wanted {
     wait_for: Option<String>,
     /// How it ends: `trap`, `fail`, `spin`; a reply otherwise.
     then: Option<String>,
-    /// Returns the size of this value.
+    /// Returns the size of this value, and the list.
     get: Option<String>,
     /// Returns the names with this prefix.
     scan: Option<String>,
@@ -78,7 +78,7 @@ fn handle(
     }
     if let Some(name) = &wanted.get {
         let bytes = entity.get_bytes(name).map(|value| value.len());
-        return Ok(Json(json!({ "bytes": bytes })));
+        return Ok(Json(json!({ "bytes": bytes, "list": list })));
     }
     if let Some(prefix) = &wanted.scan {
         let names: Vec<String> = entity.scan(prefix).map(|(name, _)| name).collect();

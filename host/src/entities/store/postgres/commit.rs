@@ -16,6 +16,10 @@ use crate::state::MAIN_VALUE;
 /// The entities of a batch, in the order of their keys, so that two nodes lock them in the same
 /// order. An update waits for a row that another transaction has changed, and then looks at the
 /// commit's id again (read committed).
+///
+/// Rows of tables are found by `>=` and `<=` instead of `=`: for `=` the planner may read a whole
+/// table that was tiny when it last looked, and compare each row with the batch; for these it has
+/// nothing but the index.
 const ENTITIES: &str = "
 WITH c AS MATERIALIZED (
     SELECT * FROM unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::bool[], $9::bytea[], $10::bool[])
@@ -25,7 +29,8 @@ WITH c AS MATERIALIZED (
     UPDATE meshage_entity e
     SET commit_id = c.id, state = CASE WHEN c.has_state THEN c.state ELSE e.state END
     FROM c
-    WHERE c.expected IS NOT NULL AND e.stream = c.stream AND e.key = c.key AND e.commit_id = c.expected
+    WHERE c.expected IS NOT NULL AND e.commit_id = c.expected
+        AND (e.stream, e.key) >= (c.stream, c.key) AND (e.stream, e.key) <= (c.stream, c.key)
     RETURNING c.ord
 ), new AS (
     INSERT INTO meshage_entity (stream, key, commit_id, state)
@@ -49,10 +54,11 @@ const VALUES: &str = ", v AS MATERIALIZED (
     ON CONFLICT (stream, key, name) DO UPDATE SET value = excluded.value
 ), gone AS (
     DELETE FROM meshage_value d USING v
-    WHERE v.value IS NULL AND d.stream = v.stream AND d.key = v.key AND d.name = v.name
+    WHERE v.value IS NULL AND (d.stream, d.key, d.name) >= (v.stream, v.key, v.name)
+        AND (d.stream, d.key, d.name) <= (v.stream, v.key, v.name)
 ), cleared AS (
     DELETE FROM meshage_value d USING won JOIN c ON c.ord = won.ord
-    WHERE c.is_clear AND d.stream = c.stream AND d.key = c.key
+    WHERE c.is_clear AND (d.stream, d.key) >= (c.stream, c.key) AND (d.stream, d.key) <= (c.stream, c.key)
         AND NOT EXISTS (SELECT FROM v WHERE v.ord = c.ord AND v.name = d.name)
 )";
 
@@ -236,4 +242,61 @@ fn outcomes(commits: &[Commit], sent: &[&Commit], won: &[i32]) -> Vec<Outcome> {
         }
     };
     commits.iter().map(outcome).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::Connector;
+    use super::super::{look, schema};
+    use super::*;
+    use crate::entities::store::backend::Make;
+
+    /// A plan is made once, and for ever: it must not depend on how small the tables are then.
+    #[tokio::test]
+    async fn rows_are_found_by_their_keys_even_if_the_tables_are_tiny_when_it_is_planned() {
+        let Some(url) = test_postgres::database("rows_are_found_by_their_keys").await else {
+            return;
+        };
+        let connector = Connector::new(&url.parse().unwrap()).unwrap();
+        let mut connection = connector.connect().await.unwrap();
+        schema::prepare(&mut connection.client, "test", Make::IfMissing)
+            .await
+            .unwrap();
+        let client = &connection.client;
+        let fill = "INSERT INTO meshage_entity VALUES ('s', 'k', gen_random_uuid(), NULL);
+                    INSERT INTO meshage_value VALUES ('s', 'k', 'n', '');
+                    ANALYZE;";
+        client.batch_execute(fill).await.unwrap();
+        for (statement, parameters) in [
+            (statement(false), 10),
+            (statement(true), 13),
+            (look::LAST.into(), 2),
+            (look::VALUES.into(), 4),
+            (look::VALUE.into(), 3),
+            (look::PAGE.into(), 5),
+            (look::ENTITIES.into(), 4),
+            (look::STREAM_AFTER.into(), 1),
+        ] {
+            let nulls = vec!["NULL"; parameters].join(", ");
+            let explain =
+                format!("PREPARE p AS {statement}; EXPLAIN EXECUTE p({nulls}); DEALLOCATE p;");
+            let rows = client.simple_query(&explain).await.unwrap();
+            let lines: Vec<&str> = rows
+                .iter()
+                .filter_map(|row| match row {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+                    _ => None,
+                })
+                .collect();
+            let scans = lines.iter().enumerate().filter(|(_, line)| {
+                line.contains("Scan")
+                    && line.contains("on meshage_")
+                    && !line.contains("Bitmap Heap")
+            });
+            for (place, scan) in scans.filter(|(_, line)| !line.contains("meshage_store")) {
+                let next = lines.get(place + 1).copied().unwrap_or_default();
+                assert!(next.contains("Index Cond"), "{scan}\n{}", lines.join("\n"));
+            }
+        }
+    }
 }

@@ -23,8 +23,6 @@ const VERSION_MIN: i32 = 130_000;
 const SESSION: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
-    SET enable_hashjoin = off;
-    SET enable_mergejoin = off;
     SET jit = off;
     SET default_transaction_isolation = 'read committed';";
 

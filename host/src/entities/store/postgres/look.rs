@@ -17,13 +17,18 @@ use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 pub(super) const LAST: &str = "
     SELECT c.ord::int, e.commit_id
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
-    JOIN meshage_entity e ON e.stream = c.stream AND e.key = c.key";
+    CROSS JOIN LATERAL (
+        SELECT commit_id FROM meshage_entity e WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
+    ) e";
 
 /// Values of more than `$4` bytes are not loaded with the others.
 pub(super) const VALUES: &str = "
     SELECT c.ord::int, e.commit_id, e.state, v.name, v.value, v.name IS NOT NULL AND v.value IS NULL
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
-    JOIN meshage_entity e ON e.stream = c.stream AND e.key = c.key
+    CROSS JOIN LATERAL (
+        SELECT commit_id, state FROM meshage_entity e
+        WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
+    ) e
     LEFT JOIN LATERAL (
         SELECT name, CASE WHEN octet_length(value) <= $4::int THEN value END AS value
         FROM meshage_value v WHERE v.stream = c.stream AND v.key = c.key

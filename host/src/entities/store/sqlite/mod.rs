@@ -1,6 +1,7 @@
 //! SQLite: a file that the nodes of one host share. Each connection has a thread, as the library
 //! blocks.
 
+mod network;
 mod schema;
 mod turnstile;
 
@@ -99,6 +100,7 @@ impl Store {
             Make::IfMissing => make_file(path).map_err(made)?,
             Make::Never => drop(File::open(path).map_err(made)?),
         }
+        network::warn(path);
         let mut first = Sqlite::open(path).map_err(named)?;
         let id = schema::prepare(&mut first.connection, cluster, make).map_err(named)?;
         let store = Self::new(ended);

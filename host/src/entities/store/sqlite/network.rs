@@ -1,0 +1,54 @@
+//! A file on a network file system: its locks, and its memory that processes share, do not do what
+//! SQLite needs, so that what was acknowledged may be lost.
+
+use std::path::Path;
+
+/// File systems over a network, by the numbers that Linux gives them.
+#[cfg(target_os = "linux")]
+const NETWORK: [(i64, &str); 8] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB2"),
+    (0x0102_1997, "9P"),
+    (0x00c3_6400, "Ceph"),
+    (0x5346_414f, "AFS"),
+    (0x0bd0_0bd0, "Lustre"),
+];
+
+#[cfg(target_os = "linux")]
+pub(super) fn warn(file: &Path) {
+    let Ok(found) = rustix::fs::statfs(file) else {
+        return;
+    };
+    if let Some(name) = network(i64::from(found.f_type)) {
+        tracing::warn!(
+            event = "state-at-risk",
+            file = %file.display(),
+            setting = "state",
+            "the file is on a network file system ({name}): what was acknowledged may be lost; put it on a local disk, or use PostgreSQL"
+        );
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn warn(_: &Path) {}
+
+#[cfg(target_os = "linux")]
+fn network(kind: i64) -> Option<&'static str> {
+    // It is a number of 32 bits, which some architectures extend with its sign.
+    let is_it = |(number, _): &&(i64, &str)| *number == kind & 0xffff_ffff;
+    NETWORK.iter().find(is_it).map(|(_, name)| *name)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_over_a_network_are_known_by_their_numbers() {
+        assert_eq!(network(0x6969), Some("NFS"));
+        assert_eq!(network(-11_317_950), Some("CIFS"));
+        assert_eq!(network(0xef53), None, "ext4");
+    }
+}
