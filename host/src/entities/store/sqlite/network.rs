@@ -21,7 +21,10 @@ pub(super) fn warn(file: &Path) {
     let Ok(found) = rustix::fs::statfs(file) else {
         return;
     };
-    if let Some(name) = network(i64::from(found.f_type)) {
+    // Its width is that of the architecture's word.
+    #[allow(clippy::useless_conversion)]
+    let kind = i64::from(found.f_type);
+    if let Some(name) = network(kind) {
         tracing::warn!(
             event = "state-at-risk",
             file = %file.display(),
