@@ -119,9 +119,11 @@ impl Postgres {
         Some(client)
     }
 
-    /// Kills the server at once, as when the machine fails.
+    /// Kills the server at once, as when the machine fails, unless it has ended already.
     pub async fn kill(&self) {
-        self.signal(Signal::KILL);
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
         let began = Instant::now();
         // Its other processes notice that it is gone.
         while self.connect("postgres").await.is_some() || self.has_processes() {
@@ -144,7 +146,8 @@ impl Postgres {
 
     /// Sends a signal to the server's main process.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        let pid = self.pid().expect("the server has ended");
+        kill_process(pid, signal).unwrap();
     }
 
     /// Sends a signal to every process of the server.
@@ -169,10 +172,11 @@ impl Postgres {
         all.flatten().filter_map(of_server).collect()
     }
 
-    fn pid(&self) -> Pid {
-        let file = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        let pid = file.lines().next().unwrap().trim().parse().unwrap();
-        Pid::from_raw(pid).unwrap()
+    /// Its main process; `None` once it has ended in an orderly way.
+    fn pid(&self) -> Option<Pid> {
+        let file = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+        let pid = file.lines().next()?.trim().parse().ok()?;
+        Pid::from_raw(pid)
     }
 
     fn data(&self) -> PathBuf {
