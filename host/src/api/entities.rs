@@ -30,7 +30,11 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// The limit, if all of them can be used.
     fn limit(&self) -> Result<usize, String> {
+        if self.prefix.contains('\0') || self.after.contains('\0') {
+            return Err("prefix and after cannot have U+0000 in them".into());
+        }
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
             return Ok(limit);

@@ -113,7 +113,11 @@ fn location(setting: &Setting, text: &str) -> Result<StateLocation, ConfigError>
     let path = text.strip_prefix("sqlite:").filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| {
         // It may be a URL with a password, misspelt.
-        let shown = text.split_once("://").map_or(text, |(scheme, _)| scheme);
+        let shown = match text.split_once("://") {
+            Some((scheme, _)) => scheme,
+            None if text.contains('@') || text.contains("password") => "…",
+            None => text,
+        };
         ConfigError::new(setting, shown, setting.expected)
     })?;
     std::path::absolute(path)
@@ -148,5 +152,20 @@ mod tests {
         };
         assert!(of("meshage").ends_with("meshage/meshage.db"));
         assert!(of("../a/b").ends_with("meshage/..%2Fa%2Fb.db"));
+    }
+
+    #[test]
+    fn what_may_be_a_password_is_not_shown() {
+        for text in [
+            "postgres:/u:hunter2@h/d",
+            "u:hunter2@h/d",
+            "host=h password=hunter2",
+            "mysql://u:hunter2@h/d",
+        ] {
+            let error = location(&STATE, text).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let error = location(&STATE, "carts.db").unwrap_err().to_string();
+        assert!(error.contains("carts.db"), "{error}");
     }
 }

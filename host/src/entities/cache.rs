@@ -28,6 +28,8 @@ pub(super) struct Cache {
     bytes: AtomicUsize,
     bytes_max: usize,
     entities: AtomicUsize,
+    /// Where the next search for room begins.
+    next_shard: AtomicUsize,
     /// Differs with each start, so that nobody can choose keys that collide.
     seed: u64,
 }
@@ -46,6 +48,7 @@ impl Cache {
             bytes: AtomicUsize::new(0),
             bytes_max,
             entities: AtomicUsize::new(0),
+            next_shard: AtomicUsize::new(0),
             seed: RandomState::new().hash_one(0),
         }
     }
@@ -102,8 +105,9 @@ impl Cache {
 
     /// Drops entities that nobody uses, until it fits or none is found.
     fn make_room(&self) {
-        for shard in &self.shards {
-            let mut shard = lock(shard);
+        let first = self.next_shard.fetch_add(1, Ordering::Relaxed);
+        for number in 0..SHARDS {
+            let mut shard = lock(&self.shards[(first + number) % SHARDS]);
             for _ in 0..LOOKS_MAX {
                 if self.bytes() <= self.bytes_max {
                     return;

@@ -153,6 +153,18 @@ pub(super) struct Outdated;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expected([Option<CommitId>; 2]);
 
+/// Writes that are on top of the committed state, from the lowest to the uppermost.
+#[derive(Debug)]
+pub(super) struct Uncommitted(Vec<Arc<Writes>>);
+
+impl Uncommitted {
+    /// A page of committed values with these changes. They may be in it already.
+    pub(super) fn on_top_of(&self, page: Page, range: &Range) -> Page {
+        let on_top = |page: Page, writes: &Arc<Writes>| page.with(writes, range);
+        self.0.iter().fold(page, on_top)
+    }
+}
+
 impl<W> Default for Entity<W> {
     fn default() -> Self {
         Self {
@@ -231,24 +243,21 @@ impl<W> Entity<W> {
     }
 
     /// A page of values as the message that has the turn sees it, if all values are known.
-    /// `Ok(None)`: it must be loaded, and [`Entity::with_uncommitted`] completes it.
+    /// `Ok(None)`: it must be loaded, and what is [uncommitted](Entity::uncommitted) is put on top.
     pub(super) fn page(&self, run: Run, range: &Range) -> Result<Option<Page>, Outdated> {
-        let Some(page) = self.committed(run)?.values.page(range) else {
-            return Ok(None);
-        };
-        self.with_uncommitted(run, page, range).map(Some)
+        let page = self.committed(run)?.values.page(range);
+        Ok(page.map(|page| self.layered().on_top_of(page, range)))
     }
 
-    /// A page of committed values with the uncommitted changes on top.
-    pub(super) fn with_uncommitted(
-        &self,
-        run: Run,
-        page: Page,
-        range: &Range,
-    ) -> Result<Page, Outdated> {
+    /// What is not committed at the moment. Until the message that has the turn ends nobody writes
+    /// more, so that it goes on top of whatever is committed meanwhile: of that, too.
+    pub(super) fn uncommitted(&self, run: Run) -> Result<Uncommitted, Outdated> {
         self.committed(run)?;
-        let on_top = |page: Page, layer: &Layer| page.with(&layer.writes, range);
-        Ok(self.layers().fold(page, on_top))
+        Ok(self.layered())
+    }
+
+    fn layered(&self) -> Uncommitted {
+        Uncommitted(self.layers().map(|layer| layer.writes.clone()).collect())
     }
 
     /// What a look at the store that begins or ends now may find.

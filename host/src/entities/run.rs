@@ -121,6 +121,10 @@ impl Work {
     /// Runs when it is this message's turn, and again if the state turns out to be outdated.
     async fn take_turns(&self, ticket: Ticket) -> Outcome {
         let may_write = !self.message.is_read();
+        let CallDeadline { at: call_ends, .. } = self
+            .plugin
+            .handler
+            .call_deadline(self.admitted_at, self.deadline);
         let mut reruns = 0;
         loop {
             let turn = async {
@@ -129,7 +133,7 @@ impl Work {
                 }
                 ticket.turn().await
             };
-            let turn = timeout_at(self.deadline.into(), turn).await;
+            let turn = timeout_at(call_ends.into(), turn).await;
             let Ok(turn) = turn else {
                 return Err(Fault::Refused(Refusal::WaitedTooLong));
             };

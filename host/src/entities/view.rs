@@ -76,18 +76,17 @@ impl StateView for TurnView {
 
     fn scan<'a>(&'a self, range: &'a Range) -> Loading<'a, Page> {
         Box::pin(async move {
-            let before = {
+            let (before, uncommitted) = {
                 let entity = self.cell.lock();
                 if let Some(page) = entity.page(self.run, range)? {
                     return Ok(page);
                 }
-                entity.expected(self.run)?
+                (entity.expected(self.run)?, entity.uncommitted(self.run)?)
             };
             let seen = self.active.look(&self.cell, What::Page(range.clone()));
             let Seen { last, found } = seen.await?;
-            let mut entity = self.cell.lock();
-            entity.compare(self.run, before, last)?;
-            Ok(entity.with_uncommitted(self.run, page_of(found), range)?)
+            self.cell.lock().compare(self.run, before, last)?;
+            Ok(uncommitted.on_top_of(page_of(found), range))
         })
     }
 }

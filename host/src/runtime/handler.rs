@@ -46,7 +46,7 @@ pub struct Handler {
 /// The deadline of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct CallDeadline {
-    at: Instant,
+    pub at: Instant,
     /// Whether it comes from the plugin's own timeout rather than from the message's deadline.
     is_own: bool,
 }

@@ -77,7 +77,9 @@ pub(super) struct Store(Arc<Shared>);
 struct Shared {
     commits: Gather<Owner>,
     looks: Gather<Asked>,
-    health: Health,
+    /// Of commits, and of looks: that the one works says nothing of the other.
+    commit_health: Health,
+    look_health: Health,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -95,7 +97,8 @@ impl Store {
         Self(Arc::new(Shared {
             commits: Gather::default(),
             looks: Gather::default(),
-            health: Health::default(),
+            commit_health: Health::default(),
+            look_health: Health::default(),
             ended,
             committed: CancellationToken::new(),
         }))
@@ -103,7 +106,7 @@ impl Store {
 
     /// Whether the store works, as far as is known.
     pub(super) fn is_good(&self) -> bool {
-        self.0.health.is_good()
+        self.0.commit_health.is_good() && self.0.look_health.is_good()
     }
 
     /// Takes note that there is something to commit. Nothing cancels it from here on.
@@ -174,7 +177,7 @@ impl Store {
     }
 
     async fn commit(&self, backend: &mut impl Backend, commits: &[Commit]) -> Vec<Outcome> {
-        let health = &self.0.health;
+        let health = &self.0.commit_health;
         if !health.is_good() {
             return vec![Outcome::Unavailable; commits.len()];
         }
@@ -214,14 +217,14 @@ impl Store {
                 .unzip();
             match backend.look(&looks).await {
                 Ok(seen) => {
-                    shared.health.note_success();
+                    shared.look_health.note_success();
                     for (answer, seen) in answers.into_iter().zip(seen) {
                         // Who asked may be gone.
                         let _ = answer.send(Ok(seen));
                     }
                 }
                 Err(error) => {
-                    shared.health.note_failure(&error);
+                    shared.look_health.note_failure(&error);
                     for answer in answers {
                         let _ = answer.send(Err(error.clone()));
                     }

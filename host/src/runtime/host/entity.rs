@@ -156,6 +156,14 @@ impl EntityCall {
     }
 
     async fn scan(&self, mut range: Range) -> Result<Page, StateError> {
+        for bound in [&range.prefix, &range.after] {
+            if !bound.is_empty() {
+                check_name(bound)?;
+            }
+        }
+        if range.limit == 0 {
+            return Ok(Page::end());
+        }
         // A page may be empty because all of its values are deleted.
         loop {
             let page = self.view.scan(&range).await?.with(&self.writes, &range);

@@ -18,12 +18,14 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const VERSION_MIN: i32 = 130_000;
 
 /// Every statement of a connection finds its rows by their keys, and is planned once: a plan made
-/// while a table was empty would read all of it for ever. Commits wait for the disk, whatever the
-/// server's default.
+/// while a table was empty would read all of it for ever. No time limit of the server's ends a
+/// statement: the node has its own.
 const SESSION: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET jit = off;
+    SET statement_timeout = 0;
+    SET lock_timeout = 0;
     SET default_transaction_isolation = 'read committed';";
 
 /// Makes connections.

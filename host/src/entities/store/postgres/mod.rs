@@ -144,7 +144,8 @@ impl Postgres {
         }
         if self.connection.is_none() {
             let mut connection = self.connector.connect().await?;
-            connection.prepare().await?;
+            let prepared = timeout(STATEMENT_MAX, connection.prepare()).await;
+            prepared.map_err(|_| StoreError(format!("no answer within {STATEMENT_MAX:?}")))??;
             self.connection = Some(connection);
         }
         self.connection
@@ -174,7 +175,8 @@ impl Postgres {
     }
 
     /// Learns from the batch's receipt how it ended. If there is none, the same batch is sent again:
-    /// it waits for the first one, if that is still under way.
+    /// it waits for the first one, if that is still under way. An error of the second says nothing
+    /// of the first, but that the data are not accepted.
     async fn resolve(&mut self, batch: Batch, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         loop {
             let tried = async {
@@ -185,8 +187,9 @@ impl Postgres {
                 commit::send(connection, batch, commits).await
             };
             match timeout(STATEMENT_MAX, tried).await {
-                Ok(Err(Failed::Unknown(_))) | Err(_) => self.connection = None,
-                Ok(known) => return known,
+                Ok(Ok(outcomes)) => return Ok(outcomes),
+                Ok(Err(Failed::Data(error))) => return Err(Failed::Data(error)),
+                Ok(Err(_)) | Err(_) => self.connection = None,
             }
             tokio::time::sleep(RESOLVE_PAUSE).await;
         }
