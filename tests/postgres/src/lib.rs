@@ -26,6 +26,9 @@ const HANG: Duration = Duration::from_secs(60);
 /// How often it is looked at meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// A file that cargo makes in its target directory.
+const TARGET_MARK: &str = "CACHEDIR.TAG";
+
 /// What servers of tests are started with, besides the defaults.
 const SETTINGS: [&str; 6] = [
     "listen_addresses=",
@@ -236,7 +239,8 @@ fn template() -> PathBuf {
         .filter(|c| c.is_ascii_alphanumeric() || *c == '.')
         .collect();
     let executable = std::env::current_exe().unwrap();
-    let target = executable.ancestors().nth(3).unwrap();
+    let is_target = |directory: &&Path| directory.join(TARGET_MARK).is_file();
+    let target = executable.ancestors().find(is_target).unwrap();
     let template = target.join("tmp").join(version);
     if template.is_dir() {
         return template;
