@@ -592,3 +592,43 @@ async fn a_busy_committer_lets_others_in() {
     let journal = writers.check(&busy).await;
     journal.must_be_good();
 }
+
+#[tokio::test]
+async fn a_file_that_was_replaced_or_deleted_takes_nothing_more() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let (file, away) = (state.file(), state.file().with_file_name("away"));
+    std::fs::rename(&file, &away).unwrap();
+    act(&node, "k", "append=b")
+        .await
+        .problem(503, "state-unavailable");
+    let told = node.event("state-unavailable").await;
+    assert!(told.contains("replaced or deleted"), "{told}");
+    std::fs::write(&file, "another one").unwrap();
+    until(|| async { act(&node, "other", "append=b").await.status == 503 }).await;
+    std::fs::rename(&away, &file).unwrap();
+    until(|| async { act(&node, "k", "append=c").await.status == 200 }).await;
+    assert_eq!(list(&node, "k").await, r#"["a","c"]"#);
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_concerns_no_other() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "good", "append=a").await.ok();
+    // As somebody may have written by hand.
+    let connection = Connection::open(state.file()).unwrap();
+    let row = "INSERT INTO meshage_entity VALUES ('journal', 'bad', x'0102', NULL)";
+    connection.execute(row, []).unwrap();
+    for number in 0..20 {
+        act(&node, "bad", "append=x")
+            .await
+            .problem(503, "state-unavailable");
+        // Of this entity nothing is in memory: it is looked up.
+        act(&node, &format!("new{number}"), "append=y").await.ok();
+    }
+    let told = node.event("state-unreadable").await;
+    assert!(told.contains("journal/bad"), "{told}");
+    assert_eq!(node.events("state-unavailable"), 0);
+}

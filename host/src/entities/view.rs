@@ -63,7 +63,7 @@ impl StateView for TurnView {
             let name: Name = name.into();
             let seen = self.active.look(&self.cell, What::Value(name.clone()));
             let Seen { last, found } = seen.await?;
-            let value = value_of(found);
+            let value = value_of(found)?;
             let learned = self
                 .cell
                 .lock()
@@ -86,7 +86,7 @@ impl StateView for TurnView {
             let seen = self.active.look(&self.cell, What::Page(range.clone()));
             let Seen { last, found } = seen.await?;
             self.cell.lock().compare(self.run, before, last)?;
-            Ok(uncommitted.on_top_of(page_of(found), range))
+            Ok(uncommitted.on_top_of(page_of(found)?, range))
         })
     }
 }
@@ -129,7 +129,7 @@ impl StateView for Snapshot {
 
     fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
         Box::pin(async move {
-            let value = value_of(self.look(What::Value(name.into())).await?);
+            let value = value_of(self.look(What::Value(name.into())).await?)?;
             Arc::make_mut(&mut self.values()).learn(name.into(), value.clone());
             Ok(value)
         })
@@ -140,29 +140,78 @@ impl StateView for Snapshot {
             if let Some(page) = self.values().page(range) {
                 return Ok(page);
             }
-            Ok(page_of(self.look(What::Page(range.clone())).await?))
+            page_of(self.look(What::Page(range.clone())).await?)
         })
     }
 }
 
-fn value_of(found: Found) -> Option<Bytes> {
+fn value_of(found: Found) -> Result<Option<Bytes>, StateError> {
     match found {
-        Found::Value(value) => value,
-        Found::Nothing
-        | Found::Values(_)
-        | Found::Page(_)
-        | Found::Entities(_)
-        | Found::Stream(_) => None,
+        Found::Value(value) => Ok(value),
+        _ => Err(StateError::Unavailable),
     }
 }
 
-fn page_of(found: Found) -> Page {
+fn page_of(found: Found) -> Result<Page, StateError> {
     match found {
-        Found::Page(page) => page,
-        Found::Nothing
-        | Found::Values(_)
-        | Found::Value(_)
-        | Found::Entities(_)
-        | Found::Stream(_) => Page::end(),
+        Found::Page(page) => Ok(page),
+        _ => Err(StateError::Unavailable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::cache::Cache;
+    use super::super::commit::{EntityId, Outcome};
+    use super::super::store::Store;
+    use super::*;
+    use crate::message::{PartitionKey, StreamName};
+    use crate::state::Writes;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_scan_has_what_is_committed_while_the_store_looks() {
+        let cell = Arc::new(Cell::new(EntityId {
+            stream: StreamName::try_from("cart").unwrap(),
+            key: PartitionKey::try_from("ada").unwrap(),
+        }));
+        let committed = CommitId::new();
+        let asked = cell.clone();
+        let store = Store::answered_by(move || {
+            asked.lock().commit_ended(Outcome::Committed);
+            // It began to look before that.
+            let values = [("a".into(), bytes("1"))];
+            Seen {
+                last: Some(committed),
+                found: Found::Page(Page::of(values.into_iter(), 10)),
+            }
+        });
+        let run = {
+            let mut entity = cell.lock();
+            let first = entity.arrive(2).unwrap();
+            let run = entity.take_turn(first, || unreachable!()).unwrap();
+            let loaded = Values::new([("a".into(), bytes("1"))], false);
+            entity.install(Some(committed), loaded.into());
+            let mut writes = Writes::default();
+            writes.put("b".into(), Some(bytes("2")));
+            entity.finish(first, run, writes);
+            entity.begin_commit(&cell.id).unwrap();
+            let second = entity.arrive(2).unwrap();
+            entity.take_turn(second, || unreachable!()).unwrap()
+        };
+        let active = Arc::new(Active {
+            store,
+            store_id: Uuid::nil(),
+            cache: Cache::new(1 << 20),
+        });
+        let view = TurnView { active, cell, run };
+        let page = view.scan(&Range::new("", "", 10)).await.unwrap();
+        let names: Vec<&str> = page.values.iter().map(|(name, _)| &**name).collect();
+        assert_eq!(names, ["a", "b"]);
     }
 }

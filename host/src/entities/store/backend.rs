@@ -1,6 +1,7 @@
 //! What a database must be able to do, to be a store of entities. The conformance tests in
 //! `conformance` run on every one.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,11 +51,17 @@ pub(super) trait Backend: Send {
     /// when this was called; each answer is of one moment.
     ///
     /// # Errors
-    /// If nothing could be read.
-    fn look(
-        &mut self,
-        looks: &[Look],
-    ) -> impl Future<Output = Result<Vec<Seen>, StoreError>> + Send;
+    /// If nothing could be read, or something of it is nothing that meshage has written.
+    fn look(&mut self, looks: &[Look])
+    -> impl Future<Output = Result<Vec<Seen>, LookError>> + Send;
+}
+
+/// How looks failed.
+#[derive(Debug)]
+pub(super) enum LookError {
+    /// One of them asks for, or finds, what cannot be read; the store works.
+    Data(StoreError),
+    Store(StoreError),
 }
 
 /// A question to the store.
@@ -65,6 +72,17 @@ pub(in crate::entities) enum Look {
     Entities(Listing),
     /// The first stream with entities after this one, by the bytes of its name; empty: the first.
     StreamAfter(String),
+}
+
+/// For errors.
+impl fmt::Display for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(entity, _) => write!(f, "{entity}"),
+            Self::Entities(listing) => write!(f, "the entities of {}", listing.stream),
+            Self::StreamAfter(_) => f.write_str("the streams"),
+        }
+    }
 }
 
 /// Which entities of a stream, in the order of their keys' bytes.

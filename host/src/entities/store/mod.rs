@@ -17,11 +17,12 @@ use metrics::{counter, histogram};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::commit::{Commit, Outcome};
 use crate::lanes::{LaneWaker, wake_all};
 use crate::telemetry::names;
-use backend::Backend;
+use backend::{Backend, LookError};
 use gather::Gather;
 use health::Health;
 
@@ -88,8 +89,10 @@ struct Shared {
 
 struct Asked {
     look: Look,
-    answer: oneshot::Sender<Result<Seen, StoreError>>,
+    answer: Answer,
 }
+
+type Answer = oneshot::Sender<Result<Seen, StoreError>>;
 
 impl Store {
     /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
@@ -216,21 +219,64 @@ impl Store {
                 .map(|Asked { look, answer }| (look, answer))
                 .unzip();
             match backend.look(&looks).await {
-                Ok(seen) => {
-                    shared.look_health.note_success();
-                    for (answer, seen) in answers.into_iter().zip(seen) {
-                        // Who asked may be gone.
-                        let _ = answer.send(Ok(seen));
+                // Each by itself, so that only the bad one fails.
+                Err(LookError::Data(_)) if looks.len() > 1 => {
+                    for (look, answer) in looks.into_iter().zip(answers) {
+                        let seen = backend.look(&[look]).await;
+                        self.answer(vec![answer], seen);
                     }
                 }
-                Err(error) => {
-                    shared.look_health.note_failure(&error);
-                    for answer in answers {
-                        let _ = answer.send(Err(error.clone()));
-                    }
-                }
+                seen => self.answer(answers, seen),
             }
         }
+    }
+
+    fn answer(&self, answers: Vec<Answer>, seen: Result<Vec<Seen>, LookError>) {
+        let health = &self.0.look_health;
+        let error = match seen {
+            Ok(seen) => {
+                health.note_success();
+                for (answer, seen) in answers.into_iter().zip(seen) {
+                    // Who asked may be gone.
+                    let _ = answer.send(Ok(seen));
+                }
+                return;
+            }
+            Err(LookError::Data(error)) => {
+                error!(event = "state-unreadable", %error, "what is stored cannot be read");
+                error
+            }
+            Err(LookError::Store(error)) => {
+                health.note_failure(&error);
+                error
+            }
+        };
+        for answer in answers {
+            let _ = answer.send(Err(error.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// A store that answers every look with what a test says, when it is asked.
+    pub(super) fn answered_by(say: impl FnMut() -> Seen + Send + 'static) -> Self {
+        struct Said<F>(F);
+
+        impl<F: FnMut() -> Seen + Send> Backend for Said<F> {
+            async fn commit(&mut self, _: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+                Err(StoreError("it only looks".into()))
+            }
+
+            async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, LookError> {
+                Ok(looks.iter().map(|_| (self.0)()).collect())
+            }
+        }
+
+        let store = Self::new(CancellationToken::new());
+        let looking = store.clone();
+        tokio::spawn(async move { looking.serve_looks(Said(say)).await });
+        store
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Store;
-use super::backend::{Backend, Look, Make, Seen, StoreError};
+use super::backend::{Backend, Look, LookError, Make, Seen, StoreError};
 use crate::entities::commit::{Commit, Outcome};
 use commit::Batch;
 use connect::{Connection, Connector};
@@ -225,15 +225,22 @@ impl Backend for Postgres {
         }
     }
 
-    async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, StoreError> {
-        let connection = self.connection().await?;
+    async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, LookError> {
+        let connection = self.connection().await.map_err(LookError::Store)?;
         let seen = timeout(STATEMENT_MAX, look::look(connection, looks)).await;
         match seen {
             Ok(Ok(seen)) => Ok(seen),
-            Ok(Err(error)) => Err(StoreError(text(&error))),
+            Ok(Err(error)) => Err(match Failed::of(error) {
+                Failed::Data(error) => LookError::Data(StoreError(text(&error))),
+                Failed::Conflict => {
+                    LookError::Store(StoreError("two looks were in conflict".into()))
+                }
+                Failed::Nothing(error) | Failed::Unknown(error) => LookError::Store(error),
+            }),
             Err(_) => {
                 self.connection = None;
-                Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))
+                let error = format!("no answer within {STATEMENT_MAX:?}");
+                Err(LookError::Store(StoreError(error)))
             }
         }
     }

@@ -2,6 +2,7 @@
 //! blocks.
 
 mod network;
+mod open_file;
 mod schema;
 mod turnstile;
 
@@ -26,12 +27,13 @@ use uuid::Uuid;
 
 use super::Store;
 use super::backend::{
-    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Make, Seen, StoreError,
-    What,
+    Backend, Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, LookError, Make, Seen,
+    StoreError, What,
 };
 use crate::entities::commit::{Commit, CommitId, EntityId, Outcome};
 use crate::message::PartitionKey;
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
+use open_file::OpenFile;
 use turnstile::Turnstile;
 
 /// Threads that answer looks: a slow one does not hold up all others.
@@ -62,6 +64,7 @@ const EXIT_DISK: i32 = 74;
 struct Sqlite {
     connection: Connection,
     turnstile: Turnstile,
+    file: OpenFile,
 }
 
 /// How a transaction failed. Nothing was committed.
@@ -74,6 +77,12 @@ enum Failed {
 impl From<rusqlite::Error> for Failed {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sqlite(error)
+    }
+}
+
+impl From<rusqlite::Error> for LookError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
     }
 }
 
@@ -167,6 +176,7 @@ impl Sqlite {
         Ok(Self {
             connection,
             turnstile,
+            file: OpenFile::new(path)?,
         })
     }
 
@@ -175,12 +185,14 @@ impl Sqlite {
         let Self {
             connection,
             turnstile,
+            file,
         } = self;
         let passing = turnstile
             .pass()
             .map_err(|error| Failed::Store(StoreError(error.to_string())))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         drop(passing);
+        file.check().map_err(Failed::Store)?;
         schema::check(&transaction).map_err(Failed::Store)?;
         let outcomes = write_all(&transaction, commits)?;
         transaction.commit()?;
@@ -235,14 +247,23 @@ impl Backend for Sqlite {
         }
     }
 
-    async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, StoreError> {
+    async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, LookError> {
+        self.file.check().map_err(LookError::Store)?;
         let transaction = self.connection.transaction()?;
-        let seen = looks
-            .iter()
-            .map(|look| see(&transaction, look))
-            .collect::<rusqlite::Result<_>>()?;
+        let mut seen = Vec::with_capacity(looks.len());
+        for look in looks {
+            seen.push(see(&transaction, look).map_err(|error| of_look(error, look))?);
+        }
         transaction.commit()?;
         Ok(seen)
+    }
+}
+
+/// An error that is none of SQLite's own is one of what was read.
+fn of_look(error: rusqlite::Error, look: &Look) -> LookError {
+    match error.sqlite_error() {
+        Some(_) => error.into(),
+        None => LookError::Data(StoreError(format!("{look}: {error}"))),
     }
 }
 
