@@ -2,8 +2,7 @@
 //! committed before the reply leaves.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use tempfile::TempDir;
 use test_postgres::Postgres;
 
 use crate::process::{Process, START_MAX, installed, wait_for, wait_until};
-use crate::servers::{Server, local};
+use crate::servers::{Server, local, request};
 
 /// A server with counters.
 pub(crate) struct Counters {
@@ -125,7 +124,7 @@ pub(crate) fn meshage(
         command.args([flag, &addr.port().to_string()]);
     }
     let process = Process::start(&mut command)?;
-    let is_ready = || Ok(get(admin, "/readyz").is_ok_and(|(status, _)| status == 200));
+    let is_ready = || Ok(is_ok(admin, "/readyz"));
     wait_until(START_MAX, is_ready).context("the node does not become ready")?;
     Ok(Counters::new("meshage", http, vec![process], Some(files)))
 }
@@ -216,7 +215,7 @@ pub(crate) fn restate(packages: &Path) -> Result<Counters> {
         .env("RESTATE_BIND_ADDRESS", node.to_string())
         .env("RESTATE_DISABLE_TELEMETRY", "true");
     let server = Process::start(&mut command)?;
-    let is_ready = || Ok(get(admin, "/health").is_ok_and(|(status, _)| status == 200));
+    let is_ready = || Ok(is_ok(admin, "/health"));
     wait_until(START_MAX, is_ready).context("Restate does not become ready")?;
     let deployment = format!(r#"{{"uri":"http://{service}"}}"#);
     let (status, said) = request(admin, "POST", "/deployments", &deployment)?;
@@ -227,20 +226,6 @@ pub(crate) fn restate(packages: &Path) -> Result<Counters> {
     })
 }
 
-fn get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
-    request(addr, "GET", path, "")
-}
-
-fn request(addr: SocketAddr, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(addr)?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((status, body.to_owned()))
+fn is_ok(addr: SocketAddr, path: &str) -> bool {
+    request(addr, "GET", path, "").is_ok_and(|(status, _)| status == 200)
 }

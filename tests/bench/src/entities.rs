@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,8 +24,8 @@ const CONNECTIONS: [usize; 2] = [32, 128];
 /// Servers that take no more keys than this in a time that one would wait for.
 const FEW_KEYS: usize = 1_000;
 
-/// Connections that write each key once before it is measured.
-const FILLERS: usize = 64;
+/// Connections that send each of many requests once.
+const SENDERS: usize = 64;
 
 /// Entities of the large store.
 const MANY: usize = 1_000_000;
@@ -158,16 +159,19 @@ fn load(counters: &Counters, method: &str, keys: usize, connections: usize) -> L
 
 /// Writes each key once.
 fn fill(counters: &Counters, keys: usize) -> Result<()> {
-    let requests = counters.requests("POST", keys);
-    let addr = counters.server.addr;
+    send_all(counters.server.addr, &counters.requests("POST", keys))
+}
+
+/// Sends each request once, over some connections.
+fn send_all(addr: SocketAddr, requests: &[Vec<u8>]) -> Result<()> {
     thread::scope(|scope| {
-        let fillers: Vec<_> = requests
-            .chunks(keys.div_ceil(FILLERS))
+        let senders: Vec<_> = requests
+            .chunks(requests.len().div_ceil(SENDERS))
             .map(|own| scope.spawn(move || send_in_turn(addr, own, own.len())))
             .collect();
-        fillers
+        senders
             .into_iter()
-            .try_for_each(|filler| filler.join().expect("it does not panic"))
+            .try_for_each(|sender| sender.join().expect("it does not panic"))
     })
 }
 
@@ -243,16 +247,7 @@ pub(crate) fn many_entities(bench: &Bench) -> Result<Section> {
     // The rest, from the end, so that all but the first ones are new.
     let mut requests = first.requests;
     requests.reverse();
-    let addr = counters.server.addr;
-    thread::scope(|scope| {
-        let readers: Vec<_> = requests
-            .chunks(MANY.div_ceil(FILLERS))
-            .map(|own| scope.spawn(move || send_in_turn(addr, own, own.len())))
-            .collect();
-        readers
-            .into_iter()
-            .try_for_each(|reader| reader.join().expect("it does not panic"))
-    })?;
+    send_all(counters.server.addr, &requests)?;
     let resident = counters.server.processes[0].resident_kb()? as f64 / 1024.0;
     row(
         "the node after all were read (`--state-cache` is 128 MiB), MB",

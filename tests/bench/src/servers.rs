@@ -155,16 +155,7 @@ impl Mesh {
 
     /// GETs a path of a node's admin API.
     pub(crate) fn get(&self, node: usize, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.admin[node])?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, body.to_owned()))
+        request(self.admin[node], "GET", path, "")
     }
 
     /// Paths of `KEYS` keys that a node owns.
@@ -402,4 +393,24 @@ fn paths() -> Vec<String> {
 
 pub(crate) fn local() -> Result<SocketAddr> {
     Ok(([127, 0, 0, 1], free_port()?).into())
+}
+
+/// Sends one request. Returns the status and the body of the answer.
+pub(crate) fn request(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(addr)?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
 }
