@@ -113,8 +113,8 @@ impl Dispatcher {
         }
     }
 
-    /// Nodes disagreed about the owner: offers the message once more, to the owner by the newest
-    /// view.
+    /// Several nodes took themselves for the owner: offers the message once more, to the owner by
+    /// the newest view.
     async fn send_again(
         &self,
         message: &Arc<Message>,

@@ -20,9 +20,9 @@ use crate::runtime::{CallDeadline, EntityCall, StateView};
 use crate::state::{Values, Writes};
 use crate::telemetry::names;
 
-/// How long a message whose state was outdated again waits before it runs once more, from and to: a
-/// node that takes over from another runs at once, and two that disagree about the owner are apart
-/// until they have heard of each other.
+/// How long a message waits before its second re-run, and before later ones: at least, and at most.
+/// The first comes at once, as a takeover needs no more. If there is another, two nodes take
+/// themselves for the owner, and by then they may have heard of each other.
 const BACK_OFF: [[Duration; 2]; 2] = [
     [Duration::from_millis(10), Duration::from_millis(40)],
     [Duration::from_millis(200), Duration::from_millis(500)],
