@@ -2,7 +2,6 @@
 
 mod admin;
 mod answer;
-mod entities;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;

@@ -7,7 +7,8 @@ use std::task::Poll;
 
 use super::Active;
 use super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::entity::{Effects, Entity, Finished, Full, Run, Seq};
+use super::entity::{Effects, Entity, Finished, Full, Seq};
+use super::layers::Run;
 use super::store::CommitOwner;
 use crate::lanes::{LaneWaker, wake_all};
 use crate::state::Writes;
@@ -58,7 +59,7 @@ impl Cell {
 impl Cell {
     /// Has the cache count the memory that the values and writes take now.
     pub(super) fn recharge(&self, active: &Active) {
-        let memory = self.lock().memory();
+        let memory = self.lock().layers.memory();
         self.charge(memory, active);
     }
 
@@ -78,7 +79,7 @@ impl Cell {
 
 impl CommitOwner for Cell {
     fn begin_commit(&self) -> Option<Commit> {
-        self.lock().begin_commit(&self.id)
+        self.lock().layers.begin_commit(&self.id)
     }
 
     fn commit_ended(&self, outcome: Outcome, wake: &mut Vec<LaneWaker>) -> bool {
@@ -149,7 +150,7 @@ impl Ticket {
     ) -> R {
         let mut entity = self.cell.lock();
         let (result, effects) = change(&mut entity);
-        let memory = entity.memory();
+        let memory = entity.layers.memory();
         drop(entity);
         self.cell.charge(memory, &self.active);
         if effects.hand_over {

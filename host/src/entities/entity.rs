@@ -1,17 +1,15 @@
-//! One entity: the queue of its messages, the turn, and what they write until it is committed. A
-//! state machine without I/O and without a clock: what happens goes in, what to do comes out.
+//! One entity: the queue of its messages, and the turn; what they write is in `layers`. A state
+//! machine without I/O and without a clock: what happens goes in, what to do comes out.
 //!
 //! Messages run one after the other. When one has ended, the next begins at once, on what the one
 //! before it wrote; replies wait until what they rest on is committed. One commit is in flight at a
 //! time; what is written meanwhile gathers into the next one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::commit::{Commit, CommitId, EntityId, Outcome};
-use crate::state::{Name, Page, Range, Values, Writes};
+use super::commit::{CommitId, Outcome};
+use super::layers::{Ended, Layers, Run};
+use crate::state::Writes;
 
 /// How often a message runs again because another node has committed in the meantime. More often
 /// than that happens only while nodes disagree about who owns the entity.
@@ -34,35 +32,8 @@ pub(super) struct Entity<W> {
     waiting: VecDeque<Seq>,
     /// Whose handler runs.
     turn: Option<Seq>,
-    /// What was committed last, as far as this node knows; `None`: not loaded.
-    committed: Option<Committed>,
-    /// The commit that the store is working on.
-    in_flight: Option<Layer>,
-    /// The committer was told that there is something to commit, and has not taken it yet.
-    is_handed_over: bool,
-    /// What was written after it.
-    gathering: Option<Layer>,
-    next_layer: u64,
-    /// Counts the times at which uncommitted writes were dropped: what ran before is void.
-    epoch: u64,
-    /// The committed state turned out to be outdated while there were uncommitted writes: no message
-    /// runs before their commit has ended, which it will without success.
-    is_outdated: bool,
-}
-
-#[derive(Debug)]
-struct Committed {
-    /// `None`: nothing was committed ever.
-    id: Option<CommitId>,
-    values: Arc<Values>,
-}
-
-/// Writes that are not committed yet, on top of what is below.
-#[derive(Debug)]
-struct Layer {
-    number: u64,
-    id: CommitId,
-    writes: Arc<Writes>,
+    /// What they see and write.
+    pub(super) layers: Layers,
 }
 
 #[derive(Debug)]
@@ -98,14 +69,6 @@ pub(super) enum Settled {
     Unavailable,
     /// The store rejects what was written; nothing was done.
     Rejected,
-}
-
-/// What a message gets at its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    epoch: u64,
-    /// Whether the committed state is in memory.
-    pub(super) is_loaded: bool,
 }
 
 /// What a message whose handler has ended waits for.
@@ -145,26 +108,6 @@ impl<W> Default for Effects<W> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// The state that a message sees, or a part of it, is not that of its run any more.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outdated;
-
-/// The commits that a look at the store may find as the entity's last without contradiction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Expected([Option<CommitId>; 2]);
-
-/// Writes that are on top of the committed state, from the lowest to the uppermost.
-#[derive(Debug)]
-pub(super) struct Uncommitted(Vec<Arc<Writes>>);
-
-impl Uncommitted {
-    /// A page of committed values with these changes. They may be in it already.
-    pub(super) fn on_top_of(&self, page: Page, range: &Range) -> Page {
-        let on_top = |page: Page, writes: &Arc<Writes>| page.with(writes, range);
-        self.0.iter().fold(page, on_top)
-    }
-}
-
 impl<W> Default for Entity<W> {
     fn default() -> Self {
         Self {
@@ -172,13 +115,7 @@ impl<W> Default for Entity<W> {
             messages: VecDeque::new(),
             waiting: VecDeque::new(),
             turn: None,
-            committed: None,
-            in_flight: None,
-            is_handed_over: false,
-            gathering: None,
-            next_layer: 0,
-            epoch: 0,
-            is_outdated: false,
+            layers: Layers::default(),
         }
     }
 }
@@ -206,104 +143,17 @@ impl<W> Entity<W> {
 
     /// Takes the turn, if the message is the next. Otherwise it is woken when it is.
     pub(super) fn take_turn(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> Option<Run> {
-        if self.turn.is_none() && !self.is_outdated && self.waiting.front() == Some(&seq) {
+        if self.turn.is_none()
+            && self.waiting.front() == Some(&seq)
+            && let Some(run) = self.layers.begin_run()
+        {
             self.waiting.pop_front();
             self.turn = Some(seq);
             self.entry(seq).phase = Phase::Running;
-            return Some(Run {
-                epoch: self.epoch,
-                is_loaded: self.committed.is_some(),
-            });
+            return Some(run);
         }
         self.entry(seq).waker = Some(waker());
         None
-    }
-
-    /// Takes over what was loaded from the store, unless it is known already.
-    pub(super) fn install(&mut self, id: Option<CommitId>, values: Arc<Values>) {
-        if self.committed.is_none() {
-            self.committed = Some(Committed { id, values });
-        }
-    }
-
-    /// The committed state, if it is loaded, for a read beside the queue.
-    pub(super) fn snapshot(&self) -> Option<(Option<CommitId>, Arc<Values>)> {
-        let committed = self.committed.as_ref()?;
-        Some((committed.id, committed.values.clone()))
-    }
-
-    /// A value as the message that has the turn sees it. `Ok(None)`: it must be loaded.
-    pub(super) fn get(&self, run: Run, name: &str) -> Result<Option<Option<Bytes>>, Outdated> {
-        let committed = self.committed(run)?;
-        let written = self.layers().rev().find_map(|layer| layer.writes.get(name));
-        Ok(match written {
-            Some(value) => Some(value.cloned()),
-            None => committed.values.get(name).map(|value| value.cloned()),
-        })
-    }
-
-    /// A page of values as the message that has the turn sees it, if all values are known.
-    /// `Ok(None)`: it must be loaded, and what is [uncommitted](Entity::uncommitted) is put on top.
-    pub(super) fn page(&self, run: Run, range: &Range) -> Result<Option<Page>, Outdated> {
-        let page = self.committed(run)?.values.page(range);
-        Ok(page.map(|page| self.layered().on_top_of(page, range)))
-    }
-
-    /// What is not committed at the moment. Until the message that has the turn ends nobody writes
-    /// more, so that it goes on top of whatever is committed meanwhile: of that, too.
-    pub(super) fn uncommitted(&self, run: Run) -> Result<Uncommitted, Outdated> {
-        self.committed(run)?;
-        Ok(self.layered())
-    }
-
-    fn layered(&self) -> Uncommitted {
-        Uncommitted(self.layers().map(|layer| layer.writes.clone()).collect())
-    }
-
-    /// What a look at the store that begins or ends now may find.
-    pub(super) fn expected(&self, run: Run) -> Result<Expected, Outdated> {
-        let committed = self.committed(run)?.id;
-        let in_flight = self.in_flight.as_ref().map(|layer| layer.id);
-        Ok(Expected([committed, in_flight.or(committed)]))
-    }
-
-    /// Takes over a value that was loaded during a run: the store said that the entity's last
-    /// commit was `found`, and `before` was expected when the look began.
-    pub(super) fn learn(
-        &mut self,
-        run: Run,
-        before: Expected,
-        found: Option<CommitId>,
-        name: Name,
-        value: Option<Bytes>,
-    ) -> Result<(), Outdated> {
-        self.compare(run, before, found)?;
-        let is_overwritten = self.layers().any(|layer| layer.writes.get(&name).is_some());
-        // A commit that ended during the look may have written it: it was not in it before, as
-        // only this message has run since.
-        if let Some(committed) = &mut self.committed
-            && !is_overwritten
-            && committed.values.get(&name).is_none()
-        {
-            Arc::make_mut(&mut committed.values).learn(name, value);
-        }
-        Ok(())
-    }
-
-    /// Compares what the store said with what was expected. If it contradicts, all that rests on
-    /// the committed state is void.
-    pub(super) fn compare(
-        &mut self,
-        run: Run,
-        before: Expected,
-        found: Option<CommitId>,
-    ) -> Result<(), Outdated> {
-        let after = self.expected(run)?;
-        if before.0.contains(&found) || after.0.contains(&found) {
-            return Ok(());
-        }
-        self.mark_outdated();
-        Err(Outdated)
     }
 
     /// The handler of the message that has the turn has ended, with these writes; without any if it
@@ -311,12 +161,12 @@ impl<W> Entity<W> {
     pub(super) fn finish(&mut self, seq: Seq, run: Run, writes: Writes) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
-        let finished = if run.epoch != self.epoch || self.is_outdated {
+        let finished = if !self.layers.is_valid(run) || !self.layers.may_run() {
             self.run_again(seq)
         } else if !writes.is_empty() {
-            let layer = self.write(writes);
+            let layer = self.layers.write(writes);
             self.entry(seq).phase = Phase::Resting { layer };
-            effects.hand_over = self.hand_over();
+            effects.hand_over = self.layers.hand_over();
             effects.has_merged = !effects.hand_over;
             Finished::Rests
         } else {
@@ -328,17 +178,9 @@ impl<W> Entity<W> {
 
     /// The answer rests on the uppermost layer, or on the committed state alone.
     fn rest(&mut self, seq: Seq) -> Finished {
-        let (phase, finished) = match self.layers().next_back() {
-            Some(layer) => (
-                Phase::Resting {
-                    layer: layer.number,
-                },
-                Finished::Rests,
-            ),
-            None => {
-                let committed = self.committed.as_ref().and_then(|committed| committed.id);
-                (Phase::Checking, Finished::Check(committed))
-            }
+        let (phase, finished) = match self.layers.top() {
+            Some(layer) => (Phase::Resting { layer }, Finished::Rests),
+            None => (Phase::Checking, Finished::Check(self.layers.last())),
         };
         self.entry(seq).phase = phase;
         finished
@@ -354,22 +196,15 @@ impl<W> Entity<W> {
         found: Option<CommitId>,
     ) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
-        let is_settled = match &self.committed {
-            // Later messages committed on top of what this one saw, so it was current then.
-            Some(committed) if run.epoch == self.epoch => {
-                found == expected || committed.id != expected
-            }
-            _ => false,
-        };
-        let finished = if is_settled {
+        let finished = if self.layers.is_confirmed(run, expected, found) {
             Finished::Settled(Settled::Released)
-        } else if run.epoch == self.epoch && self.has_layers() {
-            // What is not committed yet was written after this one's run: if it is committed, nobody else
-            // has been there.
+        } else if self.layers.is_valid(run) && !self.layers.are_committed() {
+            // What is not committed yet was written after this one's run: if it is committed, nobody
+            // else has been there.
             self.rest(seq)
         } else {
-            if run.epoch == self.epoch {
-                self.mark_outdated();
+            if self.layers.is_valid(run) {
+                self.layers.mark_outdated();
             }
             let finished = self.run_again(seq);
             self.wake_next(&mut effects);
@@ -395,8 +230,8 @@ impl<W> Entity<W> {
     pub(super) fn give_up_run(&mut self, seq: Seq, run: Run) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
-        if run.epoch == self.epoch {
-            self.mark_outdated();
+        if self.layers.is_valid(run) {
+            self.layers.mark_outdated();
         }
         let finished = self.run_again(seq);
         self.wake_next(&mut effects);
@@ -426,31 +261,26 @@ impl<W> Entity<W> {
     /// The store has done with the commit in flight.
     pub(super) fn commit_ended(&mut self, outcome: Outcome) -> Effects<W> {
         let mut effects = Effects::default();
-        let Some(layer) = self.in_flight.take() else {
+        let Some(Ended {
+            layer,
+            was_outdated,
+        }) = self.layers.commit_ended(outcome)
+        else {
             return effects;
         };
         if outcome == Outcome::Committed {
-            if let Some(committed) = &mut self.committed {
-                committed.id = Some(layer.id);
-                Arc::make_mut(&mut committed.values).apply(&layer.writes);
-            }
             self.settle(&mut effects, |resting| {
-                (resting <= layer.number).then_some(Settled::Released)
+                (resting <= layer).then_some(Settled::Released)
             });
-            effects.hand_over = self.hand_over();
-            if std::mem::take(&mut self.is_outdated) {
+            effects.hand_over = self.layers.hand_over();
+            if was_outdated {
                 self.wake_next(&mut effects);
             }
             return effects;
         }
-        // What ran on top of it is void, too.
-        self.gathering = None;
-        self.committed = None;
-        self.epoch += 1;
-        self.is_outdated = false;
         self.settle(&mut effects, |resting| match outcome {
             Outcome::Unavailable => Some(Settled::Unavailable),
-            Outcome::Rejected if resting <= layer.number => Some(Settled::Rejected),
+            Outcome::Rejected if resting <= layer => Some(Settled::Rejected),
             _ => None,
         });
         for index in 0..self.messages.len() {
@@ -476,100 +306,14 @@ impl<W> Entity<W> {
         }
     }
 
-    /// A read of the committed state, whose last commit was `read`, saw that it is `found`.
-    pub(super) fn read_contradicted(&mut self, read: Option<CommitId>, found: Option<CommitId>) {
-        let is_own = self.in_flight.as_ref().map(|layer| layer.id) == found;
-        let is_current = self
-            .committed
-            .as_ref()
-            .is_some_and(|committed| committed.id == read);
-        // Otherwise it is only that this node's own commits are ahead of the read.
-        if is_current && !(is_own && found.is_some()) {
-            self.mark_outdated();
-        }
-    }
-
     /// Whether nothing but the cached state is left.
     pub(super) fn is_idle(&self) -> bool {
-        self.messages.is_empty() && !self.has_layers()
-    }
-
-    /// An estimate of the memory of the values and writes.
-    pub(super) fn memory(&self) -> usize {
-        let committed = self.committed.as_ref();
-        let values = committed.map_or(0, |committed| committed.values.memory());
-        let writes: usize = self.layers().map(|layer| layer.writes.memory()).sum();
-        values + writes
+        self.messages.is_empty() && self.layers.are_committed()
     }
 
     /// Messages that wait, run, or wait for their commit.
     pub(super) fn queued(&self) -> usize {
         self.messages.len()
-    }
-
-    fn committed(&self, run: Run) -> Result<&Committed, Outdated> {
-        match &self.committed {
-            Some(committed) if run.epoch == self.epoch && !self.is_outdated => Ok(committed),
-            _ => Err(Outdated),
-        }
-    }
-
-    /// From the lowest to the uppermost.
-    fn layers(&self) -> impl DoubleEndedIterator<Item = &Layer> {
-        self.in_flight.iter().chain(&self.gathering)
-    }
-
-    fn has_layers(&self) -> bool {
-        self.in_flight.is_some() || self.gathering.is_some()
-    }
-
-    /// Adds writes to those that gather. Returns the number of their layer.
-    fn write(&mut self, writes: Writes) -> u64 {
-        if let Some(layer) = &mut self.gathering {
-            Arc::make_mut(&mut layer.writes).append(writes);
-            return layer.number;
-        }
-        let number = self.next_layer;
-        self.next_layer += 1;
-        self.gathering = Some(Layer {
-            number,
-            id: CommitId::new(),
-            writes: Arc::new(writes),
-        });
-        number
-    }
-
-    /// Whether the committer is to be told that something has gathered.
-    fn hand_over(&mut self) -> bool {
-        let is_news = self.gathering.is_some() && self.in_flight.is_none() && !self.is_handed_over;
-        self.is_handed_over |= is_news;
-        is_news
-    }
-
-    /// The committer takes what has gathered. `None`: it was void in the meantime.
-    pub(super) fn begin_commit(&mut self, entity: &Arc<EntityId>) -> Option<Commit> {
-        self.is_handed_over = false;
-        let layer = self.gathering.take()?;
-        let commit = Commit {
-            entity: entity.clone(),
-            expected: self.committed.as_ref().and_then(|committed| committed.id),
-            id: layer.id,
-            writes: layer.writes.clone(),
-        };
-        self.in_flight = Some(layer);
-        Some(commit)
-    }
-
-    /// The committed state is outdated: it is loaded again once no writes are left on top of it. Those
-    /// that are there go to the store all the same, on the commit that they were made on, so that
-    /// it finds out for each message that rests on them.
-    fn mark_outdated(&mut self) {
-        if self.has_layers() {
-            self.is_outdated = true;
-        } else {
-            self.committed = None;
-            self.epoch += 1;
-        }
     }
 
     fn run_again(&mut self, seq: Seq) -> Finished {
@@ -589,7 +333,7 @@ impl<W> Entity<W> {
     /// Wakes the message whose turn is next.
     fn wake_next(&mut self, effects: &mut Effects<W>) {
         if self.turn.is_none()
-            && !self.is_outdated
+            && self.layers.may_run()
             && let Some(&seq) = self.waiting.front()
         {
             effects.wake.extend(self.entry(seq).waker.take());
@@ -606,9 +350,15 @@ impl<W> Entity<W> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
+    use bytes::Bytes;
+
+    use super::super::commit::{Commit, EntityId};
+    use super::super::layers::Outdated;
     use super::*;
     use crate::message::{PartitionKey, StreamName};
+    use crate::state::Values;
 
     /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
     /// of the store, and messages that nobody waits for any more.
@@ -776,7 +526,7 @@ mod tests {
 
         fn commit_begins(&mut self) {
             if std::mem::take(&mut self.is_handed_over) {
-                self.in_flight = self.entity.begin_commit(&self.id);
+                self.in_flight = self.entity.layers.begin_commit(&self.id);
                 self.note(format!("commit begins: {:?}", self.in_flight));
             }
         }
@@ -797,13 +547,13 @@ mod tests {
 
         /// Beside the queue: what it sees must be the committed state, or be found out.
         fn someone_reads(&mut self) {
-            let Some((last, values)) = self.entity.snapshot() else {
+            let Some((last, values)) = self.entity.layers.snapshot() else {
                 return;
             };
             let found = self.store.last;
             if found != last {
                 self.note("a read is contradicted");
-                self.entity.read_contradicted(last, found);
+                self.entity.layers.read_contradicted(last, found);
             } else if let Some(list) = values.get("list") {
                 let list = list.map(|list| list.to_vec()).unwrap_or_default();
                 assert_eq!(String::from_utf8(list).unwrap(), self.store.list);
@@ -871,7 +621,7 @@ mod tests {
                 } else {
                     self.store.values()
                 };
-                self.entity.install(self.store.last, values.into());
+                self.entity.layers.install(self.store.last, values.into());
             }
             // Values are looked up one after the other; only one of them is ever written.
             let other = self.value(run, "other");
@@ -892,15 +642,17 @@ mod tests {
         }
 
         fn value(&mut self, run: Run, name: &str) -> Result<Option<Bytes>, Outdated> {
-            if let Some(known) = self.entity.get(run, name)? {
+            if let Some(known) = self.entity.layers.get(run, name)? {
                 return Ok(known);
             }
-            let before = self.entity.expected(run)?;
+            let before = self.entity.layers.expected(run)?;
             let found = self.store.last;
             let list = self.store.list.clone();
             let value = (name == "list" && !list.is_empty()).then(|| Bytes::from(list));
-            self.entity.learn(run, before, found, name.into(), value)?;
-            let known = self.entity.get(run, name)?;
+            self.entity
+                .layers
+                .learn(run, before, found, name.into(), value)?;
+            let known = self.entity.layers.get(run, name)?;
             Ok(known.expect("it was learned"))
         }
 
@@ -1002,7 +754,7 @@ mod tests {
         let run = |entity: &mut Entity<Seq>, number: usize, value| {
             let run = entity.take_turn(seqs[number], || seqs[number]).unwrap();
             if !run.is_loaded {
-                entity.install(None, Values::none().into());
+                entity.layers.install(None, Values::none().into());
             }
             let (finished, effects) = entity.finish(seqs[number], run, write(value));
             assert_eq!(finished, Finished::Rests);
@@ -1010,12 +762,12 @@ mod tests {
         };
         assert!(run(&mut entity, 0, "1"));
         assert!(!run(&mut entity, 1, "2"), "it was told already");
-        let first = entity.begin_commit(&id).unwrap();
+        let first = entity.layers.begin_commit(&id).unwrap();
         assert_eq!(*first.writes, write("2"));
         assert!(!run(&mut entity, 2, "3") && !run(&mut entity, 3, "4"));
         assert_eq!(entity.settled(seqs[0], || seqs[0]), None);
         assert!(entity.commit_ended(Outcome::Committed).hand_over);
-        let next = entity.begin_commit(&id).unwrap();
+        let next = entity.layers.begin_commit(&id).unwrap();
         assert_eq!(
             (next.expected, &*next.writes),
             (Some(first.id), &write("4"))
@@ -1041,9 +793,9 @@ mod tests {
         let seq = entity.arrive(2).unwrap();
         for _ in 0..=RERUNS_MAX {
             let run = entity.take_turn(seq, || seq).unwrap();
-            entity.install(None, Values::none().into());
+            entity.layers.install(None, Values::none().into());
             entity.finish(seq, run, write("1"));
-            entity.begin_commit(&id).unwrap();
+            entity.layers.begin_commit(&id).unwrap();
             entity.commit_ended(Outcome::Fenced);
         }
         let settled = Some(Finished::Settled(Settled::Contended));

@@ -6,6 +6,7 @@ mod cell;
 mod commit;
 mod describe;
 mod entity;
+mod layers;
 mod run;
 mod store;
 mod transfer;

@@ -9,7 +9,8 @@ use tokio::time::{sleep, timeout_at};
 
 use super::cell::{Cell, Ticket};
 use super::commit::CommitId;
-use super::entity::{Finished, Run, Settled};
+use super::entity::{Finished, Settled};
+use super::layers::Run;
 use super::store::{Found, Seen, StoreError, What};
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
@@ -80,7 +81,7 @@ impl Work {
     /// Runs beside the queue, on committed state.
     async fn read(&self, cell: Arc<Cell>) -> Outcome {
         for _ in 0..READS_MAX {
-            let snapshot = cell.lock().snapshot();
+            let snapshot = cell.lock().layers.snapshot();
             let is_loaded = snapshot.is_some();
             let (last, values) = match snapshot {
                 Some(snapshot) => snapshot,
@@ -112,7 +113,7 @@ impl Work {
             if found == last {
                 return outcome;
             }
-            cell.lock().read_contradicted(last, found);
+            cell.lock().layers.read_contradicted(last, found);
         }
         let ticket = self.active.ticket(cell, &self.plugin);
         self.take_turns(ticket.map_err(Fault::Refused)?).await
@@ -203,7 +204,7 @@ impl Work {
             return Err(unavailable(StoreError("it answers something else".into())));
         };
         let values = Arc::new(values);
-        cell.lock().install(last, values.clone());
+        cell.lock().layers.install(last, values.clone());
         cell.recharge(&self.active);
         Ok((last, values))
     }

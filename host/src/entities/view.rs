@@ -9,7 +9,7 @@ use metrics::counter;
 use super::Active;
 use super::cell::Cell;
 use super::commit::CommitId;
-use super::entity::{Outdated, Run};
+use super::layers::{Outdated, Run};
 use super::store::{Found, Look, Seen, StoreError, What};
 use crate::runtime::{Loading, StateError, StateView};
 use crate::state::{Name, Page, Range, Values};
@@ -54,20 +54,21 @@ impl Active {
 
 impl StateView for TurnView {
     fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
-        Ok(self.cell.lock().get(self.run, name)?)
+        Ok(self.cell.lock().layers.get(self.run, name)?)
     }
 
     fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
         Box::pin(async move {
-            let before = self.cell.lock().expected(self.run)?;
+            let before = self.cell.lock().layers.expected(self.run)?;
             let name: Name = name.into();
             let seen = self.active.look(&self.cell, What::Value(name.clone()));
             let Seen { last, found } = seen.await?;
             let value = value_of(found)?;
-            let learned = self
-                .cell
-                .lock()
-                .learn(self.run, before, last, name, value.clone());
+            let learned =
+                self.cell
+                    .lock()
+                    .layers
+                    .learn(self.run, before, last, name, value.clone());
             learned?;
             self.cell.recharge(&self.active);
             Ok(value)
@@ -78,14 +79,17 @@ impl StateView for TurnView {
         Box::pin(async move {
             let (before, uncommitted) = {
                 let entity = self.cell.lock();
-                if let Some(page) = entity.page(self.run, range)? {
+                if let Some(page) = entity.layers.page(self.run, range)? {
                     return Ok(page);
                 }
-                (entity.expected(self.run)?, entity.uncommitted(self.run)?)
+                (
+                    entity.layers.expected(self.run)?,
+                    entity.layers.uncommitted(self.run)?,
+                )
             };
             let seen = self.active.look(&self.cell, What::Page(range.clone()));
             let Seen { last, found } = seen.await?;
-            self.cell.lock().compare(self.run, before, last)?;
+            self.cell.lock().layers.compare(self.run, before, last)?;
             Ok(uncommitted.on_top_of(page_of(found)?, range))
         })
     }
@@ -117,7 +121,7 @@ impl Snapshot {
         if last == self.last {
             return Ok(found);
         }
-        self.cell.lock().read_contradicted(self.last, last);
+        self.cell.lock().layers.read_contradicted(self.last, last);
         Err(StateError::Outdated)
     }
 }
@@ -196,11 +200,11 @@ mod tests {
             let first = entity.arrive(2).unwrap();
             let run = entity.take_turn(first, || unreachable!()).unwrap();
             let loaded = Values::new([("a".into(), bytes("1"))], false);
-            entity.install(Some(committed), loaded.into());
+            entity.layers.install(Some(committed), loaded.into());
             let mut writes = Writes::default();
             writes.put("b".into(), Some(bytes("2")));
             entity.finish(first, run, writes);
-            entity.begin_commit(&cell.id).unwrap();
+            entity.layers.begin_commit(&cell.id).unwrap();
             let second = entity.arrive(2).unwrap();
             entity.take_turn(second, || unreachable!()).unwrap()
         };

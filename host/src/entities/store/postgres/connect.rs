@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::super::backend::StoreError;
 use super::url::PostgresUrl;
-use super::{commit, look, text, tls};
+use super::{sql, text, tls};
 
 /// How long a connection may take to be made, on all hosts of the URL together.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -104,15 +104,15 @@ impl Connection {
         let client = &self.client;
         let prepared = async {
             Ok::<_, tokio_postgres::Error>(Statements {
-                commit: client.prepare(&commit::statement(false)).await?,
-                commit_values: client.prepare(&commit::statement(true)).await?,
-                receipt: client.prepare(commit::RECEIPT).await?,
-                last: client.prepare(look::LAST).await?,
-                values: client.prepare(look::VALUES).await?,
-                value: client.prepare(look::VALUE).await?,
-                page: client.prepare(look::PAGE).await?,
-                entities: client.prepare(look::ENTITIES).await?,
-                stream_after: client.prepare(look::STREAM_AFTER).await?,
+                commit: client.prepare(&sql::commit(false)).await?,
+                commit_values: client.prepare(&sql::commit(true)).await?,
+                receipt: client.prepare(sql::RECEIPT).await?,
+                last: client.prepare(sql::LAST).await?,
+                values: client.prepare(sql::VALUES_OF_ENTITIES).await?,
+                value: client.prepare(sql::VALUE).await?,
+                page: client.prepare(sql::PAGE).await?,
+                entities: client.prepare(sql::ENTITIES_OF_STREAM).await?,
+                stream_after: client.prepare(sql::STREAM_AFTER).await?,
             })
         };
         let prepared = prepared.await;

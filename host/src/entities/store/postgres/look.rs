@@ -14,52 +14,6 @@ use crate::entities::store::backend::{
 use crate::message::PartitionKey;
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 
-pub(super) const LAST: &str = "
-    SELECT c.ord::int, e.commit_id
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
-    CROSS JOIN LATERAL (
-        SELECT commit_id FROM meshage_entity e WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
-    ) e";
-
-/// Values of more than `$4` bytes are not loaded with the others.
-pub(super) const VALUES: &str = "
-    SELECT c.ord::int, e.commit_id, e.state, v.name, v.value, v.name IS NOT NULL AND v.value IS NULL
-    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
-    CROSS JOIN LATERAL (
-        SELECT commit_id, state FROM meshage_entity e
-        WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
-    ) e
-    LEFT JOIN LATERAL (
-        SELECT name, CASE WHEN octet_length(value) <= $4::int THEN value END AS value
-        FROM meshage_value v WHERE v.stream = c.stream AND v.key = c.key
-        ORDER BY name LIMIT $3::int
-    ) v ON true
-    ORDER BY c.ord, v.name";
-
-pub(super) const VALUE: &str = "
-    SELECT e.commit_id, e.state, v.value
-    FROM meshage_entity e
-    LEFT JOIN meshage_value v ON v.stream = e.stream AND v.key = e.key AND v.name = $3
-    WHERE e.stream = $1 AND e.key = $2";
-
-pub(super) const PAGE: &str = "
-    SELECT e.commit_id, e.state, v.name, v.value
-    FROM meshage_entity e
-    LEFT JOIN LATERAL (
-        SELECT name, value FROM meshage_value v
-        WHERE v.stream = e.stream AND v.key = e.key AND v.name >= $3 AND v.name > $4
-        ORDER BY name LIMIT $5::int
-    ) v ON true
-    WHERE e.stream = $1 AND e.key = $2
-    ORDER BY v.name";
-
-pub(super) const ENTITIES: &str = "
-    SELECT key, commit_id FROM meshage_entity
-    WHERE stream = $1 AND key >= $2 AND key > $3 ORDER BY key LIMIT $4::int";
-
-pub(super) const STREAM_AFTER: &str =
-    "SELECT stream FROM meshage_entity WHERE stream > $1 ORDER BY stream LIMIT 1";
-
 /// Values that a page asks the server for at once; a page of large ones is cut afterwards.
 const PAGE_ROWS_MAX: usize = 100;
 

@@ -5,6 +5,7 @@ mod commit;
 mod connect;
 mod look;
 mod schema;
+mod sql;
 mod tls;
 mod url;
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{Admin, bad_request, names_of};
+use super::shared::{Admin, bad_request, names_of};
 use crate::message::StreamName;
 use crate::state::shown;
 

@@ -11,10 +11,12 @@
 //! | `GET /entities/{stream}` | the entities of a stream, by their keys |
 //! | `GET /entities/{stream}/{partitionKey}` | one entity: its values, its owner, its queue |
 
+mod entities;
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
@@ -31,23 +33,22 @@ use metrics::gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::entities;
+use shared::{bad_request, names_of};
+
 use super::http::{self, Activity, Observed, OnRuntime, Patience, Tracked};
-use crate::dispatch::Dispatcher;
-use crate::entities::Entities;
-use crate::membership::{Node, View};
-use crate::message::{NodeId, PartitionKey, StreamName};
+use crate::membership::Node;
+use crate::message::StreamName;
 use crate::peer::BreakerState;
-use crate::placement::{self, Seed};
-use crate::plugins::{Catalog, Failed, Plugin, PluginState};
+use crate::plugins::{Failed, Plugin, PluginState};
 use crate::runtime::{Grants, Handler, Instances};
-use crate::security::{RequestSource, SEC_FETCH_SITE, Tokens, check_admin_request};
+use crate::security::{RequestSource, SEC_FETCH_SITE, check_admin_request};
 use crate::tcp::{Acceptor, Permit};
-use crate::telemetry::{InstanceGauges, Metrics, names};
+use crate::telemetry::names;
+
+pub use shared::{Admin, Readiness};
 
 /// There are few operators and tools.
 const CONNECTIONS_MAX: usize = 256;
@@ -58,53 +59,6 @@ const PATIENCE: Patience = Patience {
 };
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// The steps after which a node is ready, and whether it still is.
-#[derive(Default)]
-pub struct Readiness(AtomicU8);
-
-const LOADING: u8 = 0;
-const JOINING: u8 = 1;
-const READY: u8 = 2;
-const LEAVING: u8 = 3;
-
-impl Readiness {
-    pub fn plugins_loaded(&self) {
-        self.0.store(JOINING, Ordering::Release);
-    }
-
-    pub fn joined(&self) {
-        self.0.store(READY, Ordering::Release);
-    }
-
-    pub fn leaving(&self) {
-        self.0.store(LEAVING, Ordering::Release);
-    }
-
-    /// What is missing before the node is ready.
-    fn missing(&self) -> Option<&'static str> {
-        match self.0.load(Ordering::Acquire) {
-            LOADING => Some("plugins are loading"),
-            JOINING => Some("the first gossip round is not done"),
-            READY => None,
-            _ => Some("the node is leaving"),
-        }
-    }
-}
-
-/// The state that the admin API shows. Read-only.
-#[derive(Clone)]
-pub struct Admin {
-    pub view: watch::Receiver<Arc<View>>,
-    pub dispatcher: Arc<Dispatcher>,
-    pub catalog: Arc<Catalog>,
-    pub entities: Arc<Entities>,
-    pub readiness: Arc<Readiness>,
-    pub metrics: Metrics,
-    pub instances: Arc<InstanceGauges>,
-    /// `None`: no token is required.
-    pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
-}
 
 impl Admin {
     /// Serves until `stopped`; then finishes the open requests.
@@ -276,33 +230,6 @@ async fn owner(
     };
     Json(json!({ "stream": stream, "partitionKey": key, "owner": owner, "ranking": ranking }))
         .into_response()
-}
-
-/// # Errors
-/// Which of the two cannot be used, and why.
-pub(super) fn names_of(stream: String, key: String) -> Result<(StreamName, PartitionKey), String> {
-    let stream = StreamName::try_from(stream);
-    let stream = stream.map_err(|error| format!("the stream cannot be used: {error}"))?;
-    let key = PartitionKey::try_from(key);
-    let key = key.map_err(|error| format!("the partition key cannot be used: {error}"))?;
-    Ok((stream, key))
-}
-
-impl Admin {
-    /// The candidates for a key, the owner first.
-    pub(super) fn ranking(&self, stream: &StreamName, key: &PartitionKey) -> Vec<NodeId> {
-        let view = self.view.borrow().clone();
-        let candidates = view.candidates().remove(stream).unwrap_or_default();
-        let seed = |node: &&Node| Seed::of(&node.node_id);
-        placement::ranking(&candidates, key.as_str(), seed)
-            .into_iter()
-            .map(|index| candidates[index].node_id.clone())
-            .collect()
-    }
-}
-
-pub(super) fn bad_request(error: String) -> Response {
-    (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
 }
 
 async fn plugins(State(admin): State<Admin>) -> Json<Value> {
