@@ -21,6 +21,8 @@ pub(super) struct Cell {
     used: AtomicBool,
     /// The memory of values and writes that the cache counts for it.
     charged: AtomicUsize,
+    /// The messages of which the store knows that they may write something soon.
+    coming: AtomicUsize,
 }
 
 /// The place of a message in the order of its entity's messages, until it is dropped.
@@ -37,6 +39,7 @@ impl Cell {
             entity: Mutex::default(),
             used: AtomicBool::new(true),
             charged: AtomicUsize::new(0),
+            coming: AtomicUsize::new(0),
         }
     }
 
@@ -72,6 +75,13 @@ impl Cell {
         }
     }
 
+    /// Tells the store how many messages may write something soon.
+    fn announce(&self, entity: &Entity<LaneWaker>, active: &Active) {
+        let coming = entity.coming();
+        let before = self.coming.swap(coming, Ordering::Relaxed);
+        active.store.note_coming(before, coming);
+    }
+
     pub(super) fn charged(&self) -> usize {
         self.charged.load(Ordering::Relaxed)
     }
@@ -95,7 +105,10 @@ impl Ticket {
     /// # Errors
     /// If there are `max` messages in it.
     pub(super) fn new(cell: Arc<Cell>, active: Arc<Active>, max: usize) -> Result<Self, Full> {
-        let seq = cell.lock().arrive(max)?;
+        let mut entity = cell.lock();
+        let seq = entity.arrive(max)?;
+        cell.announce(&entity, &active);
+        drop(entity);
         Ok(Self { cell, seq, active })
     }
 
@@ -151,6 +164,7 @@ impl Ticket {
         let mut entity = self.cell.lock();
         let (result, effects) = change(&mut entity);
         let memory = entity.layers.memory();
+        self.cell.announce(&entity, &self.active);
         drop(entity);
         self.cell.charge(memory, &self.active);
         if effects.hand_over {

@@ -6,7 +6,7 @@ use metrics::gauge;
 
 use super::Entities;
 use super::commit::EntityId;
-use super::store::{Found, Listing, Look, Seen, StoreError, What};
+use super::store::{Found, Listing, Look, Seen, What};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range};
 use crate::telemetry::names;
@@ -36,7 +36,7 @@ impl Entities {
         prefix: String,
         after: String,
         limit: usize,
-    ) -> Result<Vec<(PartitionKey, String)>, String> {
+    ) -> Result<Vec<(String, String)>, String> {
         let listing = Listing {
             stream,
             prefix,
@@ -88,7 +88,7 @@ impl Entities {
         let active = self.active.get();
         let active = active.ok_or("no stateful plugin was loaded, so no store is open")?;
         let seen = active.store.look(look).await;
-        seen.map_err(|StoreError(error)| error)
+        seen.map_err(|error| error.to_string())
     }
 
     /// Sets the gauges of what is in memory.

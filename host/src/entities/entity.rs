@@ -316,6 +316,11 @@ impl<W> Entity<W> {
         self.messages.len()
     }
 
+    /// Messages that may write something yet: they wait for their turn, or run.
+    pub(super) fn coming(&self) -> usize {
+        self.waiting.len() + usize::from(self.turn.is_some())
+    }
+
     fn run_again(&mut self, seq: Seq) -> Finished {
         let entry = self.entry(seq);
         entry.reruns += 1;

@@ -14,11 +14,13 @@ mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use metrics::counter;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -33,6 +35,9 @@ use store::{Make, Store};
 
 pub use store::{PostgresUrl, StoreError};
 pub use transfer::{Copied, TransferError, copy, export};
+
+/// How long the store may take to be opened. Plugins without state are loaded afterwards.
+const OPEN_MAX: Duration = Duration::from_secs(20);
 
 /// Where the state of entities is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,8 +196,9 @@ impl StateStore for Entities {
                 cluster_id,
                 cache_bytes_max,
             } = &self.config;
-            let (store, store_id) =
-                open(location, cluster_id, Make::IfMissing, self.ended.clone()).await?;
+            let opening = open(location, cluster_id, Make::IfMissing, self.ended.clone());
+            let late = |_| StoreError(format!("the store was not open within {OPEN_MAX:?}"));
+            let (store, store_id) = timeout(OPEN_MAX, opening).await.map_err(late)??;
             let cache = Cache::new(*cache_bytes_max);
             Ok::<_, StoreError>(Arc::new(Active {
                 store,

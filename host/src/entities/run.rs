@@ -11,7 +11,7 @@ use super::cell::{Cell, Ticket};
 use super::commit::CommitId;
 use super::entity::{Finished, Settled};
 use super::layers::Run;
-use super::store::{Found, Seen, StoreError, What};
+use super::store::{Found, LookError, Seen, What};
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::Reservation;
@@ -201,7 +201,7 @@ impl Work {
     async fn load(&self, cell: &Arc<Cell>) -> Result<(Option<CommitId>, Arc<Values>), Fault> {
         let Seen { last, found } = self.look(cell, What::Values).await?;
         let Found::Values(values) = found else {
-            return Err(unavailable(StoreError("it answers something else".into())));
+            return Err(Fault::Crashed);
         };
         let values = Arc::new(values);
         cell.lock().layers.install(last, values.clone());
@@ -214,7 +214,7 @@ impl Work {
         timeout_at(self.deadline.into(), self.active.look(cell, what))
             .await
             .map_err(|_| Fault::DeadlineExceeded)?
-            .map_err(unavailable)
+            .map_err(fault_of)
     }
 
     fn call(&self, view: Arc<dyn StateView>, may_write: bool) -> Option<Box<EntityCall>> {
@@ -256,9 +256,12 @@ fn back_off(reruns: usize) -> Option<Duration> {
     Some(from + (to - from).mul_f64(fastrand::f64()))
 }
 
-fn unavailable(error: StoreError) -> Fault {
-    tracing::debug!(%error, "the store did not answer");
-    Fault::Refused(Refusal::StateUnavailable)
+fn fault_of(error: LookError) -> Fault {
+    tracing::debug!(%error, "a look at the store failed");
+    match error {
+        LookError::Data(_) => Fault::Crashed,
+        LookError::Store(_) => Fault::Refused(Refusal::StateUnavailable),
+    }
 }
 
 /// Whether the run was ended because its state was outdated.

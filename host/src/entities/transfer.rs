@@ -168,13 +168,15 @@ async fn each_batch(
     while let Some(stream) = next {
         let mut after = String::new();
         loop {
-            let keys = keys_after(store, &stream, after).await?;
+            let keys = keys_after(store, &stream, &after).await?;
             let Some((last, _)) = keys.last() else { break };
-            after = last.as_str().to_owned();
-            let entities = keys.into_iter().map(|(key, _)| {
+            after.clone_from(last);
+            let mut entities = Vec::with_capacity(keys.len());
+            for (key, _) in keys {
+                let key = key_of(&stream, key)?;
                 let stream = stream.clone();
-                read(store, Arc::new(EntityId { stream, key }))
-            });
+                entities.push(read(store, Arc::new(EntityId { stream, key })));
+            }
             take(try_join_all(entities).await?).await?;
         }
         next = match only {
@@ -198,18 +200,28 @@ async fn stream_after(store: &Store, after: &str) -> Result<Option<StreamName>, 
 async fn keys_after(
     store: &Store,
     stream: &StreamName,
-    after: String,
-) -> Result<Vec<(PartitionKey, CommitId)>, StoreError> {
+    after: &str,
+) -> Result<Vec<(String, CommitId)>, StoreError> {
     let listing = Listing {
         stream: stream.clone(),
         prefix: String::new(),
-        after,
+        after: after.to_owned(),
         limit: BATCH,
     };
     match store.look(Look::Entities(listing)).await?.found {
         Found::Entities(keys) => Ok(keys),
         _ => Err(unexpected()),
     }
+}
+
+/// # Errors
+/// If no message can have it.
+fn key_of(stream: &StreamName, key: String) -> Result<PartitionKey, StoreError> {
+    PartitionKey::try_from(key.as_str()).map_err(|error| {
+        StoreError(format!(
+            "the row {stream}/{key} was not written by meshage, as no message can have its key ({error}): delete it, or give it another key"
+        ))
+    })
 }
 
 /// Reads all values of an entity, of one moment.

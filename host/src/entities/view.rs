@@ -10,7 +10,7 @@ use super::Active;
 use super::cell::Cell;
 use super::commit::CommitId;
 use super::layers::{Outdated, Run};
-use super::store::{Found, Look, Seen, StoreError, What};
+use super::store::{Found, Look, LookError, Seen, What};
 use crate::runtime::{Loading, StateError, StateView};
 use crate::state::{Name, Page, Range, Values};
 use crate::telemetry::names;
@@ -36,14 +36,17 @@ impl From<Outdated> for StateError {
     }
 }
 
-impl From<StoreError> for StateError {
-    fn from(_: StoreError) -> Self {
-        Self::Unavailable
+impl From<LookError> for StateError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Data(_) => Self::Unreadable,
+            LookError::Store(_) => Self::Unavailable,
+        }
     }
 }
 
 impl Active {
-    pub(super) async fn look(&self, cell: &Cell, what: What) -> Result<Seen, StoreError> {
+    pub(super) async fn look(&self, cell: &Cell, what: What) -> Result<Seen, LookError> {
         let entity = cell.id.clone();
         if let What::Values = what {
             counter!(names::STATE_LOADS).increment(1);

@@ -282,6 +282,7 @@ fn fault_of(error: StateError) -> Option<Fault> {
     match error {
         StateError::Outdated => Some(Fault::Refused(Refusal::Contended)),
         StateError::Unavailable => Some(Fault::Refused(Refusal::StateUnavailable)),
+        StateError::Unreadable => Some(Fault::Crashed),
         StateError::NoRoom => Some(Fault::Refused(Refusal::NoRoom)),
         StateError::ReadOnly => Some(Fault::ReadOnly),
         StateError::Limit(_) | StateError::NoMessage => None,

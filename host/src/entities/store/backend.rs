@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
-use crate::message::{PartitionKey, StreamName};
+use crate::message::StreamName;
 use crate::state::{Name, Page, Range, Values};
 
 /// Values that are loaded together with an entity, and their bytes, the last one not counted.
@@ -57,11 +57,21 @@ pub(super) trait Backend: Send {
 }
 
 /// How looks failed.
-#[derive(Debug)]
-pub(super) enum LookError {
+#[derive(Debug, Clone, thiserror::Error)]
+pub(in crate::entities) enum LookError {
     /// One of them asks for, or finds, what cannot be read; the store works.
+    #[error("{0}")]
     Data(StoreError),
+    #[error("{0}")]
     Store(StoreError),
+}
+
+impl From<LookError> for StoreError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Data(error) | LookError::Store(error) => error,
+        }
+    }
 }
 
 /// A question to the store.
@@ -121,8 +131,8 @@ pub(in crate::entities) enum Found {
     Values(Values),
     Value(Option<Bytes>),
     Page(Page),
-    /// Keys, each with the last commit.
-    Entities(Vec<(PartitionKey, CommitId)>),
+    /// Keys, each with the last commit. What somebody wrote by hand may be no key.
+    Entities(Vec<(String, CommitId)>),
     Stream(Option<String>),
 }
 

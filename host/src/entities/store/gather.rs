@@ -1,13 +1,21 @@
 //! What gathers while a connection of the store is busy, and is then taken together: the batch is
 //! as large as the store is slow.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 /// How often others are let go on before a batch is taken.
 const YIELDS_MAX: usize = 8;
+
+/// How long a batch waits for those that are coming: together they cost less than one by one.
+const WAIT_MAX: Duration = Duration::from_millis(1);
+
+/// How long it waits for the next of them. A handler that runs for longer is not waited for.
+const NEXT_WAIT_MAX: Duration = Duration::from_micros(50);
 
 /// Things that wait to be taken, in order.
 pub(super) struct Gather<T> {
@@ -15,6 +23,13 @@ pub(super) struct Gather<T> {
     filled: Notify,
     /// How often something was added, to what waits or to one of the things that wait.
     additions: AtomicU64,
+    /// How often, when the last batch was taken.
+    taken: AtomicU64,
+    /// How many are about to add something, probably.
+    coming: AtomicUsize,
+    /// A batch waits for enough of them.
+    is_enough_awaited: AtomicBool,
+    enough: Condvar,
 }
 
 struct Waiting<T> {
@@ -31,6 +46,10 @@ impl<T> Default for Gather<T> {
             }),
             filled: Notify::new(),
             additions: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            coming: AtomicUsize::new(0),
+            is_enough_awaited: AtomicBool::new(false),
+            enough: Condvar::new(),
         }
     }
 }
@@ -55,6 +74,34 @@ impl<T> Gather<T> {
     /// Takes note that one of the things has become larger.
     pub(super) fn note_more(&self) {
         self.additions.fetch_add(1, Ordering::Relaxed);
+        self.wake_if_enough();
+    }
+
+    /// Takes note of how many of somebody's are about to add something, and how many of them were
+    /// before.
+    pub(super) fn note_coming(&self, before: usize, now: usize) {
+        if now > before {
+            self.coming.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.coming.fetch_sub(before - now, Ordering::Relaxed);
+            self.wake_if_enough();
+        }
+    }
+
+    /// Whether as many have gathered as are coming: half of those who are served at the same time
+    /// then work while the store writes for the other half.
+    fn is_enough(&self) -> bool {
+        let additions = self.additions.load(Ordering::Relaxed);
+        let gathered = additions - self.taken.load(Ordering::Relaxed);
+        gathered >= self.coming.load(Ordering::Relaxed) as u64
+    }
+
+    fn wake_if_enough(&self) {
+        if self.is_enough_awaited.load(Ordering::Relaxed) && self.is_enough() {
+            // Who is about to wait has seen it, or waits when this has the lock.
+            drop(self.lock());
+            self.enough.notify_one();
+        }
     }
 
     /// Takes what has gathered, at most `max`, as soon as there is anything. `None` once it is
@@ -96,13 +143,33 @@ impl<T> Gather<T> {
         }
         let mut before = self.additions.load(Ordering::Relaxed);
         for _ in 0..YIELDS_MAX {
-            std::thread::yield_now();
+            thread::yield_now();
             let now = self.additions.load(Ordering::Relaxed);
             if now == before {
-                return;
+                break;
             }
             before = now;
         }
+        self.wait_for_enough();
+    }
+
+    /// Waits for those that are coming, if they come quickly. Who is alone does not wait.
+    fn wait_for_enough(&self) {
+        let began = Instant::now();
+        let mut waiting = self.lock();
+        self.is_enough_awaited.store(true, Ordering::Relaxed);
+        let mut before = self.additions.load(Ordering::Relaxed);
+        while !self.is_enough() && began.elapsed() < WAIT_MAX {
+            let waited = self.enough.wait_timeout(waiting, NEXT_WAIT_MAX);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let now = self.additions.load(Ordering::Relaxed);
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+        self.is_enough_awaited.store(false, Ordering::Relaxed);
+        self.taken.store(before, Ordering::Relaxed);
     }
 
     /// Takes nothing more in. What waits can still be taken.
@@ -145,5 +212,13 @@ mod tests {
         tokio::task::yield_now().await;
         gather.push(1).unwrap();
         assert_eq!(taking.await.unwrap(), Some(vec![1]));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_come_is_not_waited_for() {
+        let gather = Gather::default();
+        gather.note_coming(0, 5);
+        gather.push(1).unwrap();
+        assert_eq!(gather.take(1).await, Some(vec![1]));
     }
 }

@@ -9,11 +9,14 @@ mod health;
 mod postgres;
 mod sqlite;
 
+use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use metrics::{counter, histogram};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,16 +25,19 @@ use tracing::error;
 use super::commit::{Commit, Outcome};
 use crate::lanes::{LaneWaker, wake_all};
 use crate::telemetry::names;
-use backend::{Backend, LookError};
+use backend::Backend;
 use gather::Gather;
 use health::Health;
 
 pub use backend::StoreError;
-pub(super) use backend::{Found, Listing, Look, Make, Seen, What};
+pub(super) use backend::{Found, Listing, Look, LookError, Make, Seen, What};
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
 const BATCH_COMMITS_MAX: usize = 1024;
+
+/// Bytes of a batch, the last commit not counted: what a server takes in one statement is limited.
+const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Looks that one connection takes at once.
 const BATCH_LOOKS_MAX: usize = 128;
@@ -92,7 +98,7 @@ struct Asked {
     answer: Answer,
 }
 
-type Answer = oneshot::Sender<Result<Seen, StoreError>>;
+type Answer = oneshot::Sender<Result<Seen, LookError>>;
 
 impl Store {
     /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
@@ -124,6 +130,12 @@ impl Store {
         self.0.commits.note_more();
     }
 
+    /// Takes note of how many messages of an entity may have something to commit soon, and how many
+    /// there were before.
+    pub(super) fn note_coming(&self, before: usize, now: usize) {
+        self.0.commits.note_coming(before, now);
+    }
+
     /// Commits, and waits for the outcome.
     pub(super) async fn commit_one(&self, commit: Commit) -> Outcome {
         let (ended, has_ended) = oneshot::channel();
@@ -141,10 +153,10 @@ impl Store {
     /// Looks at what is committed.
     ///
     /// # Errors
-    /// If the store does not work.
-    pub(super) async fn look(&self, look: Look) -> Result<Seen, StoreError> {
+    /// If the store does not work, or what it has cannot be read.
+    pub(super) async fn look(&self, look: Look) -> Result<Seen, LookError> {
         let (answer, answered) = oneshot::channel();
-        let closed = || StoreError("it is closed".into());
+        let closed = || LookError::Store(StoreError("it is closed".into()));
         self.0
             .looks
             .push(Asked { look, answer })
@@ -165,18 +177,41 @@ impl Store {
         let _ended = shared.ended.clone().drop_guard();
         let _committed = shared.committed.clone().drop_guard();
         while let Some(owners) = shared.commits.take(BATCH_COMMITS_MAX).await {
-            let begin = |owner: Owner| Some((owner.begin_commit()?, owner));
-            let (commits, owners): (Vec<_>, Vec<_>) = owners.into_iter().filter_map(begin).unzip();
-            let outcomes = self.commit(&mut backend, &commits).await;
-            count(&outcomes);
-            let mut wake = Vec::with_capacity(owners.len());
-            for (owner, outcome) in owners.into_iter().zip(outcomes) {
-                if owner.commit_ended(outcome, &mut wake) {
-                    self.submit(owner);
-                }
+            let mut owners = owners.into_iter();
+            while !owners.as_slice().is_empty() {
+                self.commit_batch(&mut backend, &mut owners).await;
             }
-            wake_all(wake);
         }
+    }
+
+    /// Commits what the first of them have, as many as make a batch.
+    async fn commit_batch(
+        &self,
+        backend: &mut impl Backend,
+        owners: &mut impl Iterator<Item = Owner>,
+    ) {
+        let (mut commits, mut begun) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for owner in owners {
+            let Some(commit) = owner.begin_commit() else {
+                continue;
+            };
+            bytes += commit.writes.memory();
+            commits.push(commit);
+            begun.push(owner);
+            if bytes >= BATCH_BYTES_MAX {
+                break;
+            }
+        }
+        let outcomes = self.commit(backend, &commits).await;
+        count(&outcomes);
+        let mut wake = Vec::with_capacity(begun.len());
+        for (owner, outcome) in begun.into_iter().zip(outcomes) {
+            if owner.commit_ended(outcome, &mut wake) {
+                self.submit(owner);
+            }
+        }
+        wake_all(wake);
     }
 
     async fn commit(&self, backend: &mut impl Backend, commits: &[Commit]) -> Vec<Outcome> {
@@ -242,15 +277,14 @@ impl Store {
                 }
                 return;
             }
-            Err(LookError::Data(error)) => {
-                error!(event = "state-unreadable", %error, "what is stored cannot be read");
-                error
-            }
-            Err(LookError::Store(error)) => {
-                health.note_failure(&error);
-                error
-            }
+            Err(error) => error,
         };
+        match &error {
+            LookError::Data(error) => {
+                error!(event = "state-unreadable", %error, "what is stored cannot be read");
+            }
+            LookError::Store(error) => health.note_failure(error),
+        }
         for answer in answers {
             let _ = answer.send(Err(error.clone()));
         }
@@ -280,6 +314,15 @@ impl Store {
     }
 }
 
+/// Runs the work of a connection on a thread of its own: it may block while nothing is under way.
+fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(move || runtime.block_on(work))
+        .map(drop)
+}
+
 /// Tells them that nothing was committed.
 fn refuse(owners: Vec<Owner>) {
     let mut wake = Vec::new();
@@ -302,5 +345,67 @@ fn count(outcomes: &[Outcome]) {
         if commits > 0 {
             counter!(names::STATE_COMMITS, "outcome" => name).increment(commits as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::future::join_all;
+    use tokio::sync::mpsc;
+
+    use super::super::commit::{CommitId, EntityId};
+    use super::*;
+    use crate::message::{PartitionKey, StreamName};
+    use crate::state::Writes;
+
+    /// Says how large each batch is.
+    struct Counting(mpsc::UnboundedSender<usize>);
+
+    impl Backend for Counting {
+        async fn commit(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, StoreError> {
+            self.0.send(commits.len()).unwrap();
+            Ok(vec![Outcome::Committed; commits.len()])
+        }
+
+        async fn look(&mut self, _: &[Look]) -> Result<Vec<Seen>, LookError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_has_no_more_bytes_than_a_statement_may_have() {
+        let value = Bytes::from(vec![0; BATCH_BYTES_MAX / 4]);
+        let commit = |number: usize| {
+            let mut writes = Writes::default();
+            writes.put("a".into(), Some(value.clone()));
+            Commit {
+                entity: Arc::new(EntityId {
+                    stream: StreamName::try_from("cart").unwrap(),
+                    key: PartitionKey::try_from(number.to_string().as_str()).unwrap(),
+                }),
+                expected: None,
+                id: CommitId::new(),
+                writes: writes.into(),
+            }
+        };
+        let store = Store::new(CancellationToken::new());
+        let mut commits: Vec<_> = (0..10)
+            .map(|number| Box::pin(store.commit_one(commit(number))))
+            .collect();
+        // All of them wait before the first batch is taken.
+        for commit in &mut commits {
+            assert!(futures_util::poll!(commit).is_pending());
+        }
+        let (sizes, mut seen) = mpsc::unbounded_channel();
+        let serving = store.clone();
+        tokio::spawn(async move { serving.serve_commits(Counting(sizes)).await });
+        assert_eq!(join_all(commits).await, [Outcome::Committed; 10]);
+        store.close().await;
+        let mut batches = Vec::new();
+        while let Some(size) = seen.recv().await {
+            batches.push(size);
+        }
+        assert_eq!(batches, [4, 4, 2]);
     }
 }

@@ -62,6 +62,8 @@ pub enum StateError {
     Outdated,
     #[error("the store of the state cannot be reached")]
     Unavailable,
+    #[error("what the store has cannot be read")]
+    Unreadable,
     #[error("the message is a read, which cannot write")]
     ReadOnly,
     #[error("the handler exceeded its limit of {0}")]

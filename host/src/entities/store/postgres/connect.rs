@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -39,6 +40,9 @@ pub(super) struct Connector {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) statements: Option<Statements>,
+    /// Reads and writes; ends with the client, or when the connection is lost.
+    driver: JoinHandle<()>,
+    tls: MakeRustlsConnect,
 }
 
 /// The statements of a connection.
@@ -77,8 +81,7 @@ impl Connector {
                 .connect(self.tls.clone())
                 .await
                 .map_err(failed)?;
-            // Ends with the client, or when the connection is lost.
-            tokio::spawn(async move {
+            let driver = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     debug!(error = text(&error), "a connection to the store was lost");
                 }
@@ -87,6 +90,8 @@ impl Connector {
             Ok(Connection {
                 client,
                 statements: None,
+                driver,
+                tls: self.tls.clone(),
             })
         };
         let late = |_| StoreError(format!("no connection within {CONNECT_MAX:?}"));
@@ -97,6 +102,17 @@ impl Connector {
 impl Connection {
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+
+    /// Gives up a connection that does not answer. The server is asked to end what it is doing for
+    /// it: it would go on to wait for a lock, one process for each connection that was given up.
+    pub(super) fn abandon(self) {
+        let (cancel, tls) = (self.client.cancel_token(), self.tls);
+        self.driver.abort();
+        tokio::spawn(async move {
+            // If it does not answer to that either, nothing can be done.
+            let _ = timeout(CONNECT_MAX, cancel.cancel_query(tls)).await;
+        });
     }
 
     /// Prepares the statements.

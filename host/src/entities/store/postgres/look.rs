@@ -11,8 +11,7 @@ use crate::entities::commit::{CommitId, EntityId};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Seen, What,
 };
-use crate::message::PartitionKey;
-use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
+use crate::state::{MAIN_VALUE, Name, PAGE_BYTES_MAX, Page, Range, Values, Writes};
 
 /// Values that a page asks the server for at once; a page of large ones is cut afterwards.
 const PAGE_ROWS_MAX: usize = 100;
@@ -93,7 +92,7 @@ impl Reader<'_> {
         let (streams, keys) = names(wanted);
         // One more than are kept, to see whether there are more.
         let limit = LOADED_VALUES_MAX as i32 + 1;
-        let bytes = LOADED_BYTES_MAX as i32;
+        let bytes = LOADED_BYTES_MAX as i64;
         let rows = self
             .connection
             .client
@@ -136,12 +135,20 @@ impl Reader<'_> {
         let count = range.limit.clamp(1, PAGE_ROWS_MAX);
         // One more, to see whether there are more.
         let limit = count as i32 + 1;
+        let bytes_max = PAGE_BYTES_MAX as i64;
         let rows = self
             .connection
             .client
             .query(
                 &self.statements.page,
-                &[&stream, &key, &&*range.prefix, &&*range.after, &limit],
+                &[
+                    &stream,
+                    &key,
+                    &&*range.prefix,
+                    &&*range.after,
+                    &limit,
+                    &bytes_max,
+                ],
             )
             .await?;
         let Some(first) = rows.first() else {
@@ -196,13 +203,11 @@ impl Reader<'_> {
             .await?;
         let keys = rows
             .iter()
-            .map(|row| (row.get::<_, &str>(0), commit_id(row, 1)));
-        let within = keys.take_while(|(key, _)| key.starts_with(prefix.as_str()));
-        // What somebody wrote by hand may be no key.
-        let valid = within.filter_map(|(key, id)| Some((PartitionKey::try_from(key).ok()?, id)));
+            .map(|row| (row.get::<_, String>(0), commit_id(row, 1)));
+        let within = keys.take_while(|(key, _)| key.starts_with(prefix));
         Ok(Seen {
             last: None,
-            found: Found::Entities(valid.collect()),
+            found: Found::Entities(within.collect()),
         })
     }
 }

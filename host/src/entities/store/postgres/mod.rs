@@ -17,8 +17,8 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Store;
 use super::backend::{Backend, Look, LookError, Make, Seen, StoreError};
+use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
 use commit::Batch;
 use connect::{Connection, Connector};
@@ -131,8 +131,12 @@ impl Store {
         let store = Self::new(ended);
         let (committing, looking) = (Postgres::new(connector.clone()), Postgres::new(connector));
         let (commits, looks) = (store.clone(), store.clone());
-        tokio::spawn(async move { commits.serve_commits(committing).await });
-        tokio::spawn(async move { looks.serve_looks(looking).await });
+        let failed = |error: std::io::Error| named(StoreError(error.to_string()));
+        start("commits", async move {
+            commits.serve_commits(committing).await;
+        })
+        .map_err(failed)?;
+        start("state", async move { looks.serve_looks(looking).await }).map_err(failed)?;
         Ok((store, id))
     }
 }
@@ -154,6 +158,12 @@ impl Postgres {
             .ok_or_else(|| StoreError("there is no connection".into()))
     }
 
+    fn abandon(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.abandon();
+        }
+    }
+
     /// Commits a batch, and finds out how it ended if the connection is lost.
     async fn commit_batch(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         self.batch.number += 1;
@@ -167,7 +177,7 @@ impl Postgres {
         };
         match failed {
             Failed::Unknown(error) => {
-                self.connection = None;
+                self.abandon();
                 tracing::warn!(event = "commit-unknown", %error, "the connection was lost in a commit: finding out how it ended");
                 self.resolve(batch, commits).await
             }
@@ -190,7 +200,7 @@ impl Postgres {
             match timeout(STATEMENT_MAX, tried).await {
                 Ok(Ok(outcomes)) => return Ok(outcomes),
                 Ok(Err(Failed::Data(error))) => return Err(Failed::Data(error)),
-                Ok(Err(_)) | Err(_) => self.connection = None,
+                Ok(Err(_)) | Err(_) => self.abandon(),
             }
             tokio::time::sleep(RESOLVE_PAUSE).await;
         }
@@ -239,7 +249,7 @@ impl Backend for Postgres {
                 Failed::Nothing(error) | Failed::Unknown(error) => LookError::Store(error),
             }),
             Err(_) => {
-                self.connection = None;
+                self.abandon();
                 let error = format!("no answer within {STATEMENT_MAX:?}");
                 Err(LookError::Store(StoreError(error)))
             }

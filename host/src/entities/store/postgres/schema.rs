@@ -76,12 +76,12 @@ pub(super) async fn prepare(
         .map_err(failed)?;
     let (id, compatible, owner): (Uuid, i32, String) = (row.get(0), row.get(1), row.get(2));
     check_compatible(compatible)?;
-    client.execute(SWEEP, &[]).await.map_err(failed)?;
     if owner != cluster {
         return Err(StoreError(format!(
             "it has the state of the cluster {owner:?}, and this node is of {cluster:?}: set --cluster-id, or name another database"
         )));
     }
+    client.execute(SWEEP, &[]).await.map_err(failed)?;
     Ok(id)
 }
 

@@ -88,7 +88,7 @@ pub(super) const LAST: &str = "
         SELECT commit_id FROM meshage_entity e WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
     ) e";
 
-/// Values of more than `$4` bytes are not loaded with the others.
+/// Of values beyond `$4` bytes together, and of larger ones, the name alone is loaded.
 pub(super) const VALUES_OF_ENTITIES: &str = "
     SELECT c.ord::int, e.commit_id, e.state, v.name, v.value, v.name IS NOT NULL AND v.value IS NULL
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
@@ -97,9 +97,16 @@ pub(super) const VALUES_OF_ENTITIES: &str = "
         WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
     ) e
     LEFT JOIN LATERAL (
-        SELECT name, CASE WHEN octet_length(value) <= $4::int THEN value END AS value
-        FROM meshage_value v WHERE v.stream = c.stream AND v.key = c.key
-        ORDER BY name LIMIT $3::int
+        SELECT name, CASE WHEN octet_length(value) <= $4::bigint AND before < $4::bigint THEN value END AS value
+        FROM (
+            SELECT name, value,
+                sum(octet_length(value)) OVER (ORDER BY name) - octet_length(value) AS before
+            FROM (
+                SELECT name, value FROM meshage_value v
+                WHERE v.stream = c.stream AND v.key = c.key
+                ORDER BY name LIMIT $3::int
+            ) v
+        ) v
     ) v ON true
     ORDER BY c.ord, v.name";
 
@@ -109,13 +116,21 @@ pub(super) const VALUE: &str = "
     LEFT JOIN meshage_value v ON v.stream = e.stream AND v.key = e.key AND v.name = $3
     WHERE e.stream = $1 AND e.key = $2";
 
+/// Of values beyond `$6` bytes together the name alone is loaded: the page ends before them.
 pub(super) const PAGE: &str = "
     SELECT e.commit_id, e.state, v.name, v.value
     FROM meshage_entity e
     LEFT JOIN LATERAL (
-        SELECT name, value FROM meshage_value v
-        WHERE v.stream = e.stream AND v.key = e.key AND v.name >= $3 AND v.name > $4
-        ORDER BY name LIMIT $5::int
+        SELECT name, CASE WHEN before < $6::bigint THEN value END AS value
+        FROM (
+            SELECT name, value,
+                sum(octet_length(value)) OVER (ORDER BY name) - octet_length(value) AS before
+            FROM (
+                SELECT name, value FROM meshage_value v
+                WHERE v.stream = e.stream AND v.key = e.key AND v.name >= $3 AND v.name > $4
+                ORDER BY name LIMIT $5::int
+            ) v
+        ) v
     ) v ON true
     WHERE e.stream = $1 AND e.key = $2
     ORDER BY v.name";
@@ -156,7 +171,7 @@ mod tests {
             (LAST.into(), 2),
             (VALUES_OF_ENTITIES.into(), 4),
             (VALUE.into(), 3),
-            (PAGE.into(), 5),
+            (PAGE.into(), 6),
             (ENTITIES_OF_STREAM.into(), 4),
             (STREAM_AFTER.into(), 1),
         ] {

@@ -8,7 +8,6 @@ use crate::entities::commit::{CommitId, EntityId};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, LookError, Seen, StoreError, What,
 };
-use crate::message::PartitionKey;
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 
 /// All of them see the same moment.
@@ -177,7 +176,7 @@ fn stream_after(transaction: &Transaction<'_>, after: &str) -> rusqlite::Result<
 fn keys(
     transaction: &Transaction<'_>,
     listing: &Listing,
-) -> rusqlite::Result<Vec<(PartitionKey, CommitId)>> {
+) -> rusqlite::Result<Vec<(String, CommitId)>> {
     let mut statement = transaction.prepare_cached(
         "SELECT key, commit_id FROM meshage_entity WHERE stream = ?1 AND key >= ?2 AND key > ?3 ORDER BY key LIMIT ?4",
     )?;
@@ -195,10 +194,7 @@ fn keys(
         if !key.starts_with(prefix.as_str()) {
             break;
         }
-        // What somebody wrote by hand may be no key.
-        if let Ok(key) = PartitionKey::try_from(key) {
-            found.push((key, CommitId::from_bytes(row.get(1)?)));
-        }
+        found.push((key.to_owned(), CommitId::from_bytes(row.get(1)?)));
     }
     Ok(found)
 }

@@ -17,13 +17,12 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, TransactionBehavior};
-use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
-use super::Store;
 use super::backend::{Backend, Look, LookError, Make, Seen, StoreError};
+use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
 use open_file::OpenFile;
 use turnstile::Turnstile;
@@ -133,15 +132,6 @@ fn make_file(path: &Path) -> io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(path)
-        .map(drop)
-}
-
-/// Runs a connection on a thread of its own.
-fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_time().build()?;
-    thread::Builder::new()
-        .name(name.into())
-        .spawn(move || runtime.block_on(work))
         .map(drop)
 }
 

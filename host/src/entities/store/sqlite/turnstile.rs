@@ -8,6 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::wait_for_lock;
 
 /// Passed by one process at a time. The system opens it again when a process dies in it.
 pub(super) struct Turnstile(File);
@@ -31,10 +34,23 @@ impl Turnstile {
     /// Waits until no other process is in it.
     ///
     /// # Errors
-    /// If the file system has no locks.
+    /// If another one stays in it, as a process does that was stopped there, or the file system has
+    /// no locks.
     pub(super) fn pass(&self) -> io::Result<Passing<'_>> {
-        flock(&self.0, FlockOperation::LockExclusive)?;
-        Ok(Passing(&self.0))
+        let mut times = 0;
+        loop {
+            match flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Passing(&self.0)),
+                Err(Errno::WOULDBLOCK) if wait_for_lock(times) => times += 1,
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "another process does not end its commit; is one stopped that has the file open?",
+                    ));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
