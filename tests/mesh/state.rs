@@ -4,7 +4,8 @@
 use rustix::process::Signal;
 
 use crate::harness::{
-    Node, Plugins, Setup, State, Writers, on_both_stores, refs, stamped, wait_for_mesh,
+    Node, Setup, State, Writers, journal, journal_mesh, journal_setup, list, on_both_stores, refs,
+    stamped, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -15,34 +16,6 @@ on_both_stores!(
     a_plugin_that_is_replaced_again_and_again_loses_nothing,
 );
 
-/// `journal`, and a stateless stream.
-fn plugins() -> Plugins {
-    Plugins::empty()
-        .with("journal", "journal")
-        .with("echo", "echo")
-}
-
-fn setup(number: usize, state: &State) -> Setup {
-    Setup::new(plugins()).id(&format!("n{number}")).state(state)
-}
-
-/// Nodes `n1`, `n2`, … that share a store.
-async fn mesh(size: usize, state: &State) -> Vec<Node> {
-    let mut nodes: Vec<Node> = Vec::new();
-    for number in 1..=size {
-        let node = setup(number, state).seeds(&refs(&nodes)).start().await;
-        nodes.push(node);
-    }
-    wait_for_mesh(&refs(&nodes)).await;
-    nodes
-}
-
-async fn list(node: &Node, key: &str) -> String {
-    let answer = node.get(&format!("/api/journal/{key}")).send().await;
-    answer.ok();
-    answer.json()["list"].to_string()
-}
-
 async fn append(node: &Node, key: &str, id: &str) {
     let answer = node
         .post(&format!("/api/journal/{key}?append={id}"))
@@ -52,7 +25,7 @@ async fn append(node: &Node, key: &str, id: &str) {
 }
 
 async fn what_was_written_is_there_on_every_node_and_after_all_have_ended(state: State) {
-    let mut nodes = mesh(2, &state).await;
+    let mut nodes = journal_mesh(2, &state).await;
     for (i, id) in ["a", "b", "c"].iter().enumerate() {
         append(&nodes[i % 2], "k", id).await;
     }
@@ -62,12 +35,12 @@ async fn what_was_written_is_there_on_every_node_and_after_all_have_ended(state:
     for node in &mut nodes {
         node.kill().await;
     }
-    let again = mesh(1, &state).await;
+    let again = journal_mesh(1, &state).await;
     assert_eq!(list(&again[0], "k").await, r#"["a","b","c"]"#);
 }
 
 async fn eight_clients_on_few_keys_over_three_nodes(state: State) {
-    let nodes = mesh(3, &state).await;
+    let nodes = journal_mesh(3, &state).await;
     let writers = Writers::start(8, 3, &refs(&nodes));
     writers.wait_for(3_000).await;
     let journal = writers.check(&nodes[0]).await;
@@ -75,7 +48,7 @@ async fn eight_clients_on_few_keys_over_three_nodes(state: State) {
 }
 
 async fn owners_are_killed_again_and_again(state: State) {
-    let mut nodes = mesh(3, &state).await;
+    let mut nodes = journal_mesh(3, &state).await;
     let mut writers = Writers::start(8, 3, &refs(&nodes));
     for round in 0..6 {
         writers.wait_for(300).await;
@@ -84,7 +57,10 @@ async fn owners_are_killed_again_and_again(state: State) {
         writers.send_to(&refs(&nodes));
         writers.wait_for(300).await;
         let number = round % 3 + 1;
-        let back = setup(number, &state).seeds(&refs(&nodes)).start().await;
+        let back = journal_setup(number, &state)
+            .seeds(&refs(&nodes))
+            .start()
+            .await;
         nodes.push(back);
         wait_for_mesh(&refs(&nodes)).await;
         writers.send_to(&refs(&nodes));
@@ -104,7 +80,7 @@ async fn owners_are_killed_again_and_again(state: State) {
 }
 
 async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {
-    let mut nodes = mesh(3, &state).await;
+    let mut nodes = journal_mesh(3, &state).await;
     let mut writers = Writers::start(8, 3, &refs(&nodes));
     for number in 1..=3 {
         let mut leaver = nodes.remove(0);
@@ -112,7 +88,10 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {
         writers.wait_for(200).await;
         leaver.signal(Signal::TERM);
         assert!(leaver.ended().await.success());
-        let back = setup(number, &state).seeds(&refs(&nodes)).start().await;
+        let back = journal_setup(number, &state)
+            .seeds(&refs(&nodes))
+            .start()
+            .await;
         nodes.push(back);
         wait_for_mesh(&refs(&nodes)).await;
         writers.send_to(&refs(&nodes));
@@ -123,7 +102,7 @@ async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {
 }
 
 async fn a_plugin_that_is_replaced_again_and_again_loses_nothing(state: State) {
-    let plugins = plugins();
+    let plugins = journal();
     let setup = |id: &str| Setup::new(plugins.clone()).id(id).state(&state);
     let first = setup("n1").ready().await;
     let second = setup("n2").seeds(&[&first]).ready().await;
@@ -141,12 +120,12 @@ async fn a_plugin_that_is_replaced_again_and_again_loses_nothing(state: State) {
 async fn a_node_that_is_killed_two_hundred_times_loses_nothing() {
     const KILLS: usize = 200;
     let state = State::sqlite();
-    let mut node = setup(1, &state).ready().await;
+    let mut node = journal_setup(1, &state).ready().await;
     let mut writers = Writers::start(8, 5, &[&node]);
     for _ in 0..KILLS {
         writers.wait_for(40).await;
         node.kill().await;
-        node = setup(1, &state).ready().await;
+        node = journal_setup(1, &state).ready().await;
         writers.send_to(&[&node]);
     }
     writers.wait_for(100).await;

@@ -10,8 +10,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use serde_json::json;
 
 use crate::harness::{
-    Answer, Client, Gate, Node, Path, Plugins, Setup, State, Wire, Writers, on_both_stores,
-    own_mounts, refs, skipped, until, wait_for_mesh,
+    Answer, Client, Gate, Node, Path, Setup, State, Wire, Writers, act, journal, list,
+    on_both_stores, own_mounts, refs, skipped, until, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -27,21 +27,15 @@ on_both_stores!(
     a_read_sees_one_version_of_all_values,
 );
 
-fn plugins() -> Plugins {
-    Plugins::empty()
-        .with("journal", "journal")
-        .with("echo", "echo")
-}
-
 async fn one_node(state: &State) -> Node {
-    Setup::new(plugins()).id("n1").state(state).ready().await
+    Setup::new(journal()).id("n1").state(state).ready().await
 }
 
 /// Nodes on a network that can be cut, which share a store all the same.
 async fn mesh_on(wire: &Wire, size: usize, state: &State) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=size {
-        let setup = Setup::new(plugins()).on(wire, number).state(state);
+        let setup = Setup::new(journal()).on(wire, number).state(state);
         nodes.push(setup.seeds(&refs(&nodes)).start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
@@ -50,18 +44,6 @@ async fn mesh_on(wire: &Wire, size: usize, state: &State) -> Vec<Node> {
 
 async fn wait_until_seen(by: &Node, count: usize) {
     until(|| async { by.view().await.len() == count }).await;
-}
-
-async fn act(node: &Node, key: &str, query: &str) -> Answer {
-    node.post(&format!("/api/journal/{key}?{query}"))
-        .send()
-        .await
-}
-
-async fn list(node: &Node, key: &str) -> String {
-    let answer = node.get(&format!("/api/journal/{key}")).send().await;
-    answer.ok();
-    answer.json()["list"].to_string()
 }
 
 async fn both_sides_of_a_split_write_and_nothing_is_lost(state: State) {
@@ -118,7 +100,7 @@ async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced(state
 }
 
 async fn a_handler_that_fails_leaves_nothing_behind(state: State) {
-    let node = Setup::new(plugins().with_file("journal.toml", "timeout_ms = 300"))
+    let node = Setup::new(journal().with_file("journal.toml", "timeout_ms = 300"))
         .state(&state)
         .ready()
         .await;
@@ -181,7 +163,7 @@ async fn names_are_scanned_in_order_with_what_was_just_written(state: State) {
     assert!(names.is_sorted());
     assert_eq!(names[..3], ["a0000", "a0000x", "a0002"]);
     // On another node's start, none of it is in memory.
-    let again = Setup::new(plugins()).id("n2").state(&state).ready().await;
+    let again = Setup::new(journal()).id("n2").state(&state).ready().await;
     let read = again.get("/api/journal/k?scan=").send().await;
     assert_eq!(all(read).len(), 2501);
     let answer = again.get("/api/journal/k?get=a2499").send().await;
@@ -202,7 +184,7 @@ async fn queued(node: &Node, key: &str) -> u64 {
 /// A node whose `journal` may wait at a gate.
 async fn node_with_gate(gate: &Gate, more: &str, state: &State) -> Node {
     let manifest = gate.manifest() + more;
-    let plugins = plugins().with_file("journal.toml", manifest);
+    let plugins = journal().with_file("journal.toml", manifest);
     Setup::new(plugins).id("n1").state(state).ready().await
 }
 
@@ -285,7 +267,7 @@ async fn a_client_that_goes_away_after_the_hand_over_changes_nothing() {
 #[tokio::test]
 async fn a_process_that_is_stopped_in_a_commit_holds_up_stateful_streams_alone() {
     let state = State::sqlite();
-    let node = Setup::new(plugins())
+    let node = Setup::new(journal())
         .state(&state)
         .flag("--timeout", "20s")
         .ready()
@@ -438,7 +420,7 @@ async fn a_key_with_a_zero_is_refused_and_no_store_means_no_stateful_streams() {
     act(&node, "a%00b", "append=a")
         .await
         .problem(400, "bad-partition-key");
-    let without = Setup::new(plugins()).flag("--state", "none").ready().await;
+    let without = Setup::new(journal()).flag("--state", "none").ready().await;
     act(&without, "k", "append=a")
         .await
         .problem(404, "no-candidate");
@@ -491,7 +473,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
 async fn two_nodes_with_two_files_keep_one_truth() {
     let (first, second) = (State::sqlite(), State::sqlite());
     let elder = one_node(&first).await;
-    let later = Setup::new(plugins())
+    let later = Setup::new(journal())
         .id("n2")
         .state(&second)
         .seeds(&[&elder])
@@ -624,13 +606,29 @@ async fn a_row_that_cannot_be_read_concerns_no_other() {
     let row = "INSERT INTO meshage_entity VALUES ('journal', 'bad', x'0102', NULL)";
     connection.execute(row, []).unwrap();
     for number in 0..20 {
-        act(&node, "bad", "append=x")
-            .await
-            .problem(503, "state-unavailable");
+        act(&node, "bad", "append=x").await.problem(500, "crashed");
         // Of this entity nothing is in memory: it is looked up.
         act(&node, &format!("new{number}"), "append=y").await.ok();
     }
     let told = node.event("state-unreadable").await;
     assert!(told.contains("journal/bad"), "{told}");
     assert_eq!(node.events("state-unavailable"), 0);
+}
+
+#[tokio::test]
+async fn a_process_that_stays_in_the_turnstile_is_not_waited_for() {
+    let state = State::sqlite();
+    let node = one_node(&state).await;
+    act(&node, "k", "append=a").await.ok();
+    let turnstile = state.file().with_file_name("state.db-turn");
+    let turnstile = std::fs::File::open(turnstile).unwrap();
+    turnstile.lock().unwrap();
+    act(&node, "k", "append=b")
+        .await
+        .problem(503, "state-unavailable");
+    let told = node.event("state-unavailable").await;
+    assert!(told.contains("does not end its commit"), "{told}");
+    turnstile.unlock().unwrap();
+    until(|| async { act(&node, "k", "append=c").await.status == 200 }).await;
+    assert_eq!(list(&node, "k").await, r#"["a","c"]"#);
 }

@@ -2,19 +2,14 @@
 
 use std::sync::Arc;
 
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustix::process::Signal;
 use test_postgres::Postgres;
 
 use crate::harness::{
-    Answer, Node, Path, Plugins, Proxy, ProxyMode as Mode, Setup, State, Wire, Writers, refs,
-    skipped, until, wait_for_mesh,
+    Node, Path, Proxy, ProxyMode as Mode, Setup, State, Wire, Writers, act, journal, journal_mesh,
+    list, refs, skipped, until, wait_for_mesh,
 };
-
-fn plugins() -> Plugins {
-    Plugins::empty()
-        .with("journal", "journal")
-        .with("echo", "echo")
-}
 
 /// A server for the test alone, and a database; `None` if there is no PostgreSQL here.
 async fn server(test: &str) -> Option<(Arc<Postgres>, State)> {
@@ -27,35 +22,13 @@ async fn server(test: &str) -> Option<(Arc<Postgres>, State)> {
     Some((server, state))
 }
 
-async fn mesh(size: usize, state: &State) -> Vec<Node> {
-    let mut nodes: Vec<Node> = Vec::new();
-    for number in 1..=size {
-        let setup = Setup::new(plugins()).id(&format!("n{number}")).state(state);
-        nodes.push(setup.seeds(&refs(&nodes)).start().await);
-    }
-    wait_for_mesh(&refs(&nodes)).await;
-    nodes
-}
-
-async fn act(node: &Node, key: &str, query: &str) -> Answer {
-    node.post(&format!("/api/journal/{key}?{query}"))
-        .send()
-        .await
-}
-
-async fn list(node: &Node, key: &str) -> String {
-    let answer = node.get(&format!("/api/journal/{key}")).send().await;
-    answer.ok();
-    answer.json()["list"].to_string()
-}
-
 #[tokio::test]
 async fn a_server_that_is_killed_and_comes_back_has_everything() {
     let test = "a_server_that_is_killed_and_comes_back_has_everything";
     let Some((server, state)) = server(test).await else {
         return;
     };
-    let nodes = mesh(2, &state).await;
+    let nodes = journal_mesh(2, &state).await;
     let writers = Writers::start(8, 3, &refs(&nodes));
     for _ in 0..3 {
         writers.wait_for(300).await;
@@ -86,7 +59,7 @@ async fn a_server_that_is_shut_down_and_restarted_loses_nothing() {
     let Some((server, state)) = server(test).await else {
         return;
     };
-    let nodes = mesh(2, &state).await;
+    let nodes = journal_mesh(2, &state).await;
     let writers = Writers::start(8, 3, &refs(&nodes));
     writers.wait_for(300).await;
     // Fast shutdown: it ends the connections.
@@ -105,7 +78,7 @@ async fn a_server_that_hangs_holds_up_stateful_streams_alone() {
     let Some((server, state)) = server(test).await else {
         return;
     };
-    let nodes = mesh(2, &state).await;
+    let nodes = journal_mesh(2, &state).await;
     let writers = Writers::start(4, 3, &refs(&nodes));
     writers.wait_for(200).await;
     server.signal_all(Signal::STOP);
@@ -125,7 +98,7 @@ async fn a_node_that_hangs_is_taken_over_and_knows_when_it_comes_back() {
     let Some((_server, state)) = server(test).await else {
         return;
     };
-    let nodes = mesh(3, &state).await;
+    let nodes = journal_mesh(3, &state).await;
     let mut writers = Writers::start(8, 3, &refs(&nodes));
     for _ in 0..2 {
         writers.wait_for(300).await;
@@ -157,7 +130,7 @@ impl Split {
         let wire = Wire::lay(2);
         let proxy = Proxy::new(server);
         let behind = state.behind(&proxy);
-        let setup = |number| Setup::new(plugins()).on(&wire, number);
+        let setup = |number| Setup::new(journal()).on(&wire, number);
         let first = setup(1).flag("--state", &behind).start().await;
         let second = setup(2).state(state).seeds(&[&first]).start().await;
         let nodes = vec![first, second];
@@ -302,7 +275,7 @@ async fn one_commit_that_the_server_rejects_fails_alone() {
     let Some((server, state)) = server(test).await else {
         return;
     };
-    let nodes = mesh(1, &state).await;
+    let nodes = journal_mesh(1, &state).await;
     let node = &nodes[0];
     act(node, "k", "append=a").await.ok();
     let own = server.connect(&state.database()).await.unwrap();
@@ -358,7 +331,7 @@ async fn state_that_was_set_back_counts() {
     let Some((server, state)) = server("state_that_was_set_back_counts").await else {
         return;
     };
-    let nodes = mesh(2, &state).await;
+    let nodes = journal_mesh(2, &state).await;
     act(&nodes[0], "k", "append=a").await.ok();
     let own = server.connect(&state.database()).await.unwrap();
     own.batch_execute(
@@ -384,7 +357,7 @@ async fn tables_of_a_later_version_are_left_alone() {
     let Some((server, state)) = server("tables_of_a_later_version_are_left_alone").await else {
         return;
     };
-    let nodes = mesh(1, &state).await;
+    let nodes = journal_mesh(1, &state).await;
     act(&nodes[0], "k", "append=a").await.ok();
     let own = server.connect(&state.database()).await.unwrap();
     // A later version that this one can go on with.
@@ -401,7 +374,7 @@ async fn tables_of_a_later_version_are_left_alone() {
         .problem(503, "state-unavailable");
     let told = nodes[0].event("state-unavailable").await;
     assert!(told.contains("upgrade it"), "{told}");
-    let later = Setup::new(plugins())
+    let later = Setup::new(journal())
         .id("later")
         .state(&state)
         .ready()
@@ -412,7 +385,7 @@ async fn tables_of_a_later_version_are_left_alone() {
         "{}",
         listed.text()
     );
-    let other = Setup::new(plugins())
+    let other = Setup::new(journal())
         .flag("--cluster-id", "other")
         .state(&state);
     own.batch_execute("UPDATE meshage_store SET compatible = 1")
@@ -434,9 +407,9 @@ async fn a_node_with_another_store_does_not_offer_what_keeps_state() {
     let Some((_server, state)) = server(test).await else {
         return;
     };
-    let mut nodes = mesh(2, &state).await;
+    let mut nodes = journal_mesh(2, &state).await;
     let laptop = State::sqlite();
-    let guest = Setup::new(plugins())
+    let guest = Setup::new(journal())
         .id("laptop")
         .state(&laptop)
         .seeds(&refs(&nodes))
@@ -461,7 +434,7 @@ async fn a_node_with_another_store_does_not_offer_what_keeps_state() {
         old.signal(Signal::TERM);
         assert!(old.ended().await.success());
         let id = old.id.clone();
-        let back = Setup::new(plugins())
+        let back = Setup::new(journal())
             .id(&id)
             .state(&state)
             .seeds(&refs(&nodes));
@@ -476,4 +449,82 @@ async fn a_node_with_another_store_does_not_offer_what_keeps_state() {
     }
     guest.event("state-shared").await;
     until(|| async { act(&guest, "k1", "append=own").await.status == 200 }).await;
+}
+
+/// A certificate for this address, and its key.
+fn certificate(address: &str) -> CertifiedKey<KeyPair> {
+    generate_simple_self_signed([address.to_owned()]).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_elsewhere_is_reached_over_tls_at_the_first_host_that_answers() {
+    if !Postgres::is_installed() {
+        skipped(
+            "TLS to PostgreSQL",
+            "PostgreSQL (`apt-get install postgresql`)",
+        );
+        return;
+    }
+    // Addresses of this machine that no other test has.
+    let (address, nobody) = ("127.45.16.1", "127.45.16.2");
+    let own = certificate(address);
+    let key = own.signing_key.serialize_pem();
+    let server = Postgres::start_with_tls(address, &own.cert.pem(), &key).await;
+    let database = server.database().await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let write = |name: &str, certificate: &CertifiedKey<KeyPair>| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, certificate.cert.pem()).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (write("right", &own), write("wrong", &certificate(address)));
+    let url = |root: &str| {
+        format!(
+            "postgres://postgres@{nobody},{address}/{database}?sslmode=verify-full&sslrootcert={root}"
+        )
+    };
+    let setup = || Setup::new(journal()).id("n1");
+    let node = setup().flag("--state", &url(&right)).ready().await;
+    act(&node, "k", "append=a").await.ok();
+    assert_eq!(list(&node, "k").await, r#"["a"]"#);
+    let client = server.connect(&database).await.unwrap();
+    let encrypted = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
+                     WHERE a.application_name = 'meshage-host'";
+    let row = client.query_one(encrypted, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Option<bool>>(0), Some(true));
+    let other = setup().flag("--state", &url(&wrong)).start().await;
+    let told = other.event("plugin-failed").await;
+    assert!(told.contains("certificate"), "{told}");
+}
+
+#[tokio::test]
+async fn a_commit_that_waits_for_a_lock_does_not_gather_processes_at_the_server() {
+    let Some((server, state)) = server("a commit that waits for a lock").await else {
+        return;
+    };
+    let node = Setup::new(journal()).id("n1").state(&state).ready().await;
+    act(&node, "k", "append=a").await.ok();
+    let lock = server.connect(&state.database()).await.unwrap();
+    let watch = server.connect(&state.database()).await.unwrap();
+    lock.execute("BEGIN", &[]).await.unwrap();
+    lock.execute("SELECT 1 FROM meshage_entity FOR UPDATE", &[])
+        .await
+        .unwrap();
+    let waiting = "SELECT pid FROM pg_stat_activity
+                   WHERE application_name = 'meshage-host' AND wait_event_type = 'Lock'";
+    let pids = || async {
+        let rows = watch.query(waiting, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>()
+    };
+    let released = async {
+        until(|| async { pids().await.len() == 1 }).await;
+        let first = pids().await;
+        // It is given up, and sent again.
+        node.event("commit-unknown").await;
+        until(|| async { pids().await.len() == 1 && pids().await != first }).await;
+        lock.execute("ROLLBACK", &[]).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(act(&node, "k", "append=b"), released);
+    answer.ok();
+    assert_eq!(list(&node, "k").await, r#"["a","b"]"#);
 }

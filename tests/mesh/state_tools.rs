@@ -176,3 +176,27 @@ async fn a_store_is_not_copied_to_itself() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("both are the same store"), "{said}");
 }
+
+#[tokio::test]
+async fn a_key_that_was_written_by_hand_is_named() {
+    let state = State::sqlite();
+    let node = node(&state).await;
+    post(&node, "journal/a?append=1").await;
+    let connection = rusqlite::Connection::open(state.file()).unwrap();
+    let row = "INSERT INTO meshage_entity VALUES ('journal', ?1, zeroblob(16), NULL)";
+    let long = "0".repeat(10_000);
+    connection.execute(row, [&long]).unwrap();
+    let listed = node.admin("/entities/journal").await.json();
+    assert_eq!(listed["entities"][0]["partitionKey"], *long, "{listed}");
+    assert_eq!(listed["entities"][1]["partitionKey"], "a", "{listed}");
+    let to = State::sqlite();
+    let late = copy(&state.location(), &to.location());
+    let said = String::from_utf8_lossy(&late.stderr);
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert!(said.contains("the row journal/0"), "{said}");
+    connection
+        .execute("DELETE FROM meshage_entity WHERE key = ?1", [&long])
+        .unwrap();
+    let copied = copy(&state.location(), &to.location());
+    assert_eq!(copied.status.code(), Some(0), "{copied:?}");
+}

@@ -7,6 +7,7 @@ mod gate;
 mod hand_made;
 mod http2;
 mod journal;
+mod journal_nodes;
 #[cfg(target_os = "linux")]
 mod later;
 #[cfg(target_os = "linux")]
@@ -31,6 +32,7 @@ pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
 pub(crate) use journal::Writers;
+pub(crate) use journal_nodes::{act, journal, journal_mesh, journal_setup, list};
 #[cfg(target_os = "linux")]
 pub(crate) use later::LaterVersions;
 #[cfg(target_os = "linux")]

@@ -6,6 +6,7 @@
 )]
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -42,6 +43,7 @@ const SETTINGS: [&str; 6] = [
 /// A running server.
 pub struct Postgres {
     directory: TempDir,
+    settings: Vec<String>,
     /// Ends the server when the test process ends, however it does.
     keeper: Mutex<Option<Child>>,
 }
@@ -54,14 +56,37 @@ impl Postgres {
 
     /// A server for this test alone.
     pub async fn start() -> Arc<Self> {
+        Self::start_with(&[], Vec::new()).await
+    }
+
+    /// A server for this test alone that listens on this address, at PostgreSQL's port, too, and
+    /// speaks TLS there. The certificate and its key are in PEM form.
+    pub async fn start_with_tls(address: &str, certificate: &str, key: &str) -> Arc<Self> {
+        let files = [("server.crt", certificate), ("server.key", key)];
+        let settings = vec!["ssl=on".into(), format!("listen_addresses={address}")];
+        Self::start_with(&files, settings).await
+    }
+
+    async fn start_with(files: &[(&str, &str)], settings: Vec<String>) -> Arc<Self> {
         let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         let data = directory.path().join("data");
         run(Command::new("cp")
             .args(["-r", "-p"])
             .arg(template())
             .arg(&data));
+        for (name, text) in files {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(data.join(name))
+                .unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        }
         let server = Self {
             directory,
+            settings,
             keeper: Mutex::new(None),
         };
         own(server.directory.path());
@@ -82,6 +107,9 @@ impl Postgres {
         postgres.extend(["-k".into(), self.sockets().display().to_string()]);
         for setting in SETTINGS {
             postgres.extend(["-c".into(), setting.into()]);
+        }
+        for setting in &self.settings {
+            postgres.extend(["-c".into(), setting.clone()]);
         }
         // Ends the server when its own standard input ends, with the test process.
         let script = "\"$@\" & read end; kill -QUIT $!; wait; test -e \"$0/kept\" || rm -rf \"$0\"";
