@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::commit::{Commit, CommitId, EntityId, Outcome};
+use super::store::Mark;
 use crate::state::{Name, Page, Range, Values, Writes};
 
 /// The committed state, and up to two layers of writes on top of it.
@@ -32,6 +33,8 @@ struct Committed {
     /// `None`: nothing was committed ever.
     id: Option<CommitId>,
     values: Arc<Values>,
+    /// The store's mark at a moment at which this was its last commit.
+    mark: Option<Mark>,
 }
 
 /// Writes that are not committed yet, on top of what is below.
@@ -116,7 +119,11 @@ impl Layers {
     /// Takes over what was loaded from the store, unless it is known already.
     pub(super) fn install(&mut self, id: Option<CommitId>, values: Arc<Values>) {
         if self.committed.is_none() {
-            self.committed = Some(Committed { id, values });
+            self.committed = Some(Committed {
+                id,
+                values,
+                mark: None,
+            });
         }
     }
 
@@ -124,6 +131,21 @@ impl Layers {
     pub(super) fn snapshot(&self) -> Option<(Option<CommitId>, Arc<Values>)> {
         let committed = self.committed.as_ref()?;
         Some((committed.id, committed.values.clone()))
+    }
+
+    /// Whether the store had this as the entity's last commit when it had this mark.
+    pub(super) fn was_last_at(&self, id: Option<CommitId>, mark: Mark) -> bool {
+        let committed = self.committed.as_ref();
+        committed.is_some_and(|committed| committed.id == id && committed.mark == Some(mark))
+    }
+
+    /// The store has this as the entity's last commit, and had this mark before that was found.
+    pub(super) fn note_last_at(&mut self, id: Option<CommitId>, mark: Mark) {
+        if let Some(committed) = &mut self.committed
+            && committed.id == id
+        {
+            committed.mark = Some(mark);
+        }
     }
 
     /// A value as the message that has the turn sees it. `Ok(None)`: it must be loaded.
@@ -231,6 +253,7 @@ impl Layers {
             self.epoch += 1;
         } else if let Some(committed) = &mut self.committed {
             committed.id = Some(layer.id);
+            committed.mark = None;
             Arc::make_mut(&mut committed.values).apply(&layer.writes);
         }
         Some(Ended {

@@ -96,7 +96,7 @@ impl Work {
             // What was loaded just now needs no other look.
             let check = async {
                 if is_loaded {
-                    self.look(&cell, What::Last).await.map(|seen| seen.last)
+                    self.last(&cell, last).await
                 } else {
                     Ok(last)
                 }
@@ -190,8 +190,8 @@ impl Work {
                     .await
                     .map_err(|_| Fault::DeadlineExceeded)?,
                 Finished::Check(expected) => {
-                    let seen = self.look(&ticket.cell, What::Last).await?;
-                    ticket.checked(turn, expected, seen.last)
+                    let found = self.last(&ticket.cell, expected).await?;
+                    ticket.checked(turn, expected, found)
                 }
             };
         }
@@ -207,6 +207,23 @@ impl Work {
         cell.lock().layers.install(last, values.clone());
         cell.recharge(&self.active);
         Ok((last, values))
+    }
+
+    /// The entity's last commit, which is `expected`, probably.
+    async fn last(
+        &self,
+        cell: &Cell,
+        expected: Option<CommitId>,
+    ) -> Result<Option<CommitId>, Fault> {
+        let mark = self.active.store.mark();
+        if mark.is_some_and(|mark| cell.lock().layers.was_last_at(expected, mark)) {
+            return Ok(expected);
+        }
+        let Seen { last, .. } = self.look(cell, What::Last).await?;
+        if let Some(mark) = mark {
+            cell.lock().layers.note_last_at(last, mark);
+        }
+        Ok(last)
     }
 
     /// Looks at the store until the deadline.

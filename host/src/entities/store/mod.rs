@@ -28,9 +28,10 @@ use crate::telemetry::names;
 use backend::Backend;
 use gather::Gather;
 use health::Health;
+use sqlite::Changes;
 
 pub use backend::StoreError;
-pub(super) use backend::{Found, Listing, Look, LookError, Make, Seen, What};
+pub(super) use backend::{Found, Listing, Look, LookError, Make, Mark, Seen, What};
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
@@ -87,6 +88,8 @@ struct Shared {
     /// Of commits, and of looks: that the one works says nothing of the other.
     commit_health: Health,
     look_health: Health,
+    /// Whether anything was committed, if that can be told without asking the store.
+    changes: Option<Changes>,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -102,12 +105,13 @@ type Answer = oneshot::Sender<Result<Seen, LookError>>;
 
 impl Store {
     /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
-    fn new(ended: CancellationToken) -> Self {
+    fn new(changes: Option<Changes>, ended: CancellationToken) -> Self {
         Self(Arc::new(Shared {
             commits: Gather::default(),
             looks: Gather::default(),
             commit_health: Health::default(),
             look_health: Health::default(),
+            changes,
             ended,
             committed: CancellationToken::new(),
         }))
@@ -116,6 +120,11 @@ impl Store {
     /// Whether the store works, as far as is known.
     pub(super) fn is_good(&self) -> bool {
         self.0.commit_health.is_good() && self.0.look_health.is_good()
+    }
+
+    /// What stays the same as long as nothing is committed, by anybody. `None`: it is not known.
+    pub(super) fn mark(&self) -> Option<Mark> {
+        self.0.changes.as_ref()?.mark()
     }
 
     /// Takes note that there is something to commit. Nothing cancels it from here on.
@@ -307,7 +316,7 @@ impl Store {
             }
         }
 
-        let store = Self::new(CancellationToken::new());
+        let store = Self::new(None, CancellationToken::new());
         let looking = store.clone();
         tokio::spawn(async move { looking.serve_looks(Said(say)).await });
         store
@@ -389,7 +398,7 @@ mod tests {
                 writes: writes.into(),
             }
         };
-        let store = Store::new(CancellationToken::new());
+        let store = Store::new(None, CancellationToken::new());
         let mut commits: Vec<_> = (0..10)
             .map(|number| Box::pin(store.commit_one(commit(number))))
             .collect();

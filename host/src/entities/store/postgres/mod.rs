@@ -128,7 +128,7 @@ impl Store {
             .await
             .map_err(named)?;
         connection.warn_of_settings().await.map_err(named)?;
-        let store = Self::new(ended);
+        let store = Self::new(None, ended);
         let (committing, looking) = (Postgres::new(connector.clone()), Postgres::new(connector));
         let (commits, looks) = (store.clone(), store.clone());
         let failed = |error: std::io::Error| named(StoreError(error.to_string()));

@@ -1,6 +1,7 @@
 //! SQLite: a file that the nodes of one host share. Each connection has a thread, as the library
 //! blocks.
 
+mod changes;
 mod commit;
 mod look;
 mod network;
@@ -26,6 +27,8 @@ use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
 use open_file::OpenFile;
 use turnstile::Turnstile;
+
+pub(super) use changes::Changes;
 
 /// Threads that answer looks: a slow one does not hold up all others.
 const READERS: usize = 2;
@@ -77,6 +80,12 @@ impl From<rusqlite::Error> for LookError {
     }
 }
 
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         Self(error.to_string())
@@ -103,7 +112,8 @@ impl Store {
         network::warn(path);
         let mut first = Sqlite::open(path).map_err(named)?;
         let id = schema::prepare(&mut first.connection, cluster, make).map_err(named)?;
-        let store = Self::new(ended);
+        let changes = OpenFile::new(path).and_then(|file| Ok(Changes::new(path, file)?));
+        let store = Self::new(Some(changes.map_err(named)?), ended);
         let committing = store.clone();
         start(
             "commits",
