@@ -21,7 +21,7 @@ pub(super) struct Cell {
     used: AtomicBool,
     /// The memory of values and writes that the cache counts for it.
     charged: AtomicUsize,
-    /// The messages of which the store knows that they may write something soon.
+    /// How many messages may write something soon, as the store was told last.
     coming: AtomicUsize,
 }
 

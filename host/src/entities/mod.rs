@@ -13,14 +13,15 @@ mod transfer;
 mod view;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use metrics::counter;
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -62,12 +63,20 @@ pub struct Entities {
     catalog: Arc<Catalog>,
     bodies: &'static BodyMemory,
     /// Opened when the first stateful plugin is loaded.
-    active: OnceCell<Arc<Active>>,
+    active: OnceLock<Arc<Active>>,
+    /// It is being opened.
+    opening: Mutex<Option<Opening>>,
     /// Cancelled when the store has ended.
     ended: CancellationToken,
     /// The nodes whose store the mesh has, if it is not this node's: it then runs no messages of
     /// stateful streams.
     elders: ArcSwap<Vec<NodeId>>,
+}
+
+/// Ends however long it takes, as the library cannot be stopped: who comes later waits for the same.
+struct Opening {
+    late_at: Instant,
+    task: JoinHandle<Result<Arc<Active>, StoreError>>,
 }
 
 /// The store, and the entities that are in memory.
@@ -99,7 +108,8 @@ impl Entities {
             config,
             catalog,
             bodies,
-            active: OnceCell::new(),
+            active: OnceLock::new(),
+            opening: Mutex::default(),
             ended: CancellationToken::new(),
             elders: ArcSwap::default(),
         }
@@ -190,27 +200,45 @@ fn not_shared(elders: &[NodeId]) -> String {
 #[async_trait]
 impl StateStore for Entities {
     async fn open(&self) -> Result<(), String> {
-        let opened = self.active.get_or_try_init(|| async {
-            let EntitiesConfig {
-                location,
-                cluster_id,
-                cache_bytes_max,
-            } = &self.config;
-            let opening = open(location, cluster_id, Make::IfMissing, self.ended.clone());
-            let late = |_| StoreError(format!("the store was not open within {OPEN_MAX:?}"));
-            let (store, store_id) = timeout(OPEN_MAX, opening).await.map_err(late)??;
-            let cache = Cache::new(*cache_bytes_max);
-            Ok::<_, StoreError>(Arc::new(Active {
-                store,
-                store_id,
-                cache,
-            }))
+        let mut opening = self.opening.lock().await;
+        if self.active.get().is_some() {
+            return Ok(());
+        }
+        let Opening { late_at, task } = opening.get_or_insert_with(|| Opening {
+            late_at: Instant::now() + OPEN_MAX,
+            task: tokio::spawn(Active::open(self.config.clone(), self.ended.clone())),
         });
-        opened.await.map(drop).map_err(|error| error.to_string())
+        let opened = timeout_at(*late_at, task)
+            .await
+            .map_err(|_| format!("the store was not open within {OPEN_MAX:?}"))?;
+        *opening = None;
+        let active = opened
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        // Nobody else opens it meanwhile.
+        let _ = self.active.set(active);
+        Ok(())
     }
 }
 
 impl Active {
+    async fn open(
+        config: EntitiesConfig,
+        ended: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let EntitiesConfig {
+            location,
+            cluster_id,
+            cache_bytes_max,
+        } = config;
+        let (store, store_id) = open(&location, &cluster_id, Make::IfMissing, ended).await?;
+        Ok(Arc::new(Self {
+            store,
+            store_id,
+            cache: Cache::new(cache_bytes_max),
+        }))
+    }
+
     /// A place in the queue of an entity.
     fn ticket(self: &Arc<Self>, cell: Arc<Cell>, plugin: &Plugin) -> Result<Ticket, Refusal> {
         let max = plugin.handler.limits().queue_per_key;

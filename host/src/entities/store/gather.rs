@@ -71,7 +71,7 @@ impl<T> Gather<T> {
         Ok(())
     }
 
-    /// Takes note that one of the things has become larger.
+    /// Takes note that one of the things, or what is to be added next, has become larger.
     pub(super) fn note_more(&self) {
         self.additions.fetch_add(1, Ordering::Relaxed);
         self.wake_if_enough();
@@ -92,7 +92,8 @@ impl<T> Gather<T> {
     /// then work while the store writes for the other half.
     fn is_enough(&self) -> bool {
         let additions = self.additions.load(Ordering::Relaxed);
-        let gathered = additions - self.taken.load(Ordering::Relaxed);
+        // A batch may have been taken in between.
+        let gathered = additions.saturating_sub(self.taken.load(Ordering::Relaxed));
         gathered >= self.coming.load(Ordering::Relaxed) as u64
     }
 
@@ -127,6 +128,14 @@ impl<T> Gather<T> {
                 }
             }
             self.filled.notified().await;
+        }
+    }
+
+    /// Puts back what was taken, before all others.
+    pub(super) fn put_back(&self, things: impl ExactSizeIterator<Item = T>) {
+        if things.len() > 0 {
+            self.lock().things.splice(..0, things);
+            self.filled.notify_one();
         }
     }
 

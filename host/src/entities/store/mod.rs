@@ -28,7 +28,7 @@ use crate::telemetry::names;
 use backend::Backend;
 use gather::Gather;
 use health::Health;
-use sqlite::Changes;
+use sqlite::WalIndex;
 
 pub use backend::StoreError;
 pub(super) use backend::{Found, Listing, Look, LookError, Make, Mark, Seen, What};
@@ -89,7 +89,7 @@ struct Shared {
     commit_health: Health,
     look_health: Health,
     /// Whether anything was committed, if that can be told without asking the store.
-    changes: Option<Changes>,
+    index: Option<WalIndex>,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -105,13 +105,13 @@ type Answer = oneshot::Sender<Result<Seen, LookError>>;
 
 impl Store {
     /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
-    fn new(changes: Option<Changes>, ended: CancellationToken) -> Self {
+    fn new(index: Option<WalIndex>, ended: CancellationToken) -> Self {
         Self(Arc::new(Shared {
             commits: Gather::default(),
             looks: Gather::default(),
             commit_health: Health::default(),
             look_health: Health::default(),
-            changes,
+            index,
             ended,
             committed: CancellationToken::new(),
         }))
@@ -124,7 +124,11 @@ impl Store {
 
     /// What stays the same as long as nothing is committed, by anybody. `None`: it is not known.
     pub(super) fn mark(&self) -> Option<Mark> {
-        self.0.changes.as_ref()?.mark()
+        // Without a connection to it the index is no longer that of the database.
+        if self.0.ended.is_cancelled() {
+            return None;
+        }
+        self.0.index.as_ref()?.mark()
     }
 
     /// Takes note that there is something to commit. Nothing cancels it from here on.
@@ -186,31 +190,27 @@ impl Store {
         let _ended = shared.ended.clone().drop_guard();
         let _committed = shared.committed.clone().drop_guard();
         while let Some(owners) = shared.commits.take(BATCH_COMMITS_MAX).await {
-            let mut owners = owners.into_iter();
-            while !owners.as_slice().is_empty() {
-                self.commit_batch(&mut backend, &mut owners).await;
-            }
+            self.commit_batch(&mut backend, owners).await;
         }
     }
 
-    /// Commits what the first of them have, as many as make a batch.
-    async fn commit_batch(
-        &self,
-        backend: &mut impl Backend,
-        owners: &mut impl Iterator<Item = Owner>,
-    ) {
+    /// Commits what they have, or what the first of them have if that is enough for a batch.
+    async fn commit_batch(&self, backend: &mut impl Backend, owners: Vec<Owner>) {
         let (mut commits, mut begun) = (Vec::new(), Vec::new());
         let mut bytes = 0;
-        for owner in owners {
-            let Some(commit) = owner.begin_commit() else {
-                continue;
-            };
-            bytes += commit.writes.memory();
-            commits.push(commit);
-            begun.push(owner);
-            if bytes >= BATCH_BYTES_MAX {
-                break;
+        let mut owners = owners.into_iter();
+        while bytes < BATCH_BYTES_MAX
+            && let Some(owner) = owners.next()
+        {
+            if let Some(commit) = owner.begin_commit() {
+                bytes += commit.writes.memory();
+                commits.push(commit);
+                begun.push(owner);
             }
+        }
+        self.0.commits.put_back(owners);
+        if commits.is_empty() {
+            return;
         }
         let outcomes = self.commit(backend, &commits).await;
         count(&outcomes);
@@ -323,7 +323,7 @@ impl Store {
     }
 }
 
-/// Runs the work of a connection on a thread of its own: it may block while nothing is under way.
+/// Runs the work of a connection on a thread of its own, which may block.
 fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new()

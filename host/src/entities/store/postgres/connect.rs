@@ -1,7 +1,5 @@
 //! Connections: made, set up, and checked for what would break the promise.
 
-use std::time::Duration;
-
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Statement};
@@ -10,23 +8,21 @@ use tracing::{debug, warn};
 
 use super::super::backend::StoreError;
 use super::url::PostgresUrl;
-use super::{sql, text, tls};
-
-/// How long a connection may take to be made, on all hosts of the URL together.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
+use super::{CONNECT_MAX, sql, text, tls};
 
 /// The oldest version that is tested.
 const VERSION_MIN: i32 = 130_000;
 
 /// Every statement of a connection finds its rows by their keys, and is planned once: a plan made
-/// while a table was empty would read all of it for ever. No time limit of the server's ends a
-/// statement: the node has its own.
+/// while a table was empty would read all of it for ever. A statement that waits for a lock
+/// ends soon after the node has given it up (`STATEMENT_MAX`); no other limit of the server's ends one, as it
+/// would also end the wait for a standby, and show what that does not have yet.
 const SESSION: &str = "
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET jit = off;
     SET statement_timeout = 0;
-    SET lock_timeout = 0;
+    SET lock_timeout = '11s';
     SET default_transaction_isolation = 'read committed';";
 
 /// Makes connections.
@@ -40,9 +36,17 @@ pub(super) struct Connector {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) statements: Option<Statements>,
-    /// Reads and writes; ends with the client, or when the connection is lost.
-    driver: JoinHandle<()>,
-    tls: MakeRustlsConnect,
+    _driver: Driver,
+}
+
+/// Reads and writes, until it is dropped or the connection is lost. By itself it would wait for an
+/// answer that is still to come.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The statements of a connection.
@@ -81,17 +85,16 @@ impl Connector {
                 .connect(self.tls.clone())
                 .await
                 .map_err(failed)?;
-            let driver = tokio::spawn(async move {
+            let driver = Driver(tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     debug!(error = text(&error), "a connection to the store was lost");
                 }
-            });
+            }));
             client.batch_execute(SESSION).await.map_err(failed)?;
             Ok(Connection {
                 client,
                 statements: None,
-                driver,
-                tls: self.tls.clone(),
+                _driver: driver,
             })
         };
         let late = |_| StoreError(format!("no connection within {CONNECT_MAX:?}"));
@@ -102,17 +105,6 @@ impl Connector {
 impl Connection {
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
-    }
-
-    /// Gives up a connection that does not answer. The server is asked to end what it is doing for
-    /// it: it would go on to wait for a lock, one process for each connection that was given up.
-    pub(super) fn abandon(self) {
-        let (cancel, tls) = (self.client.cancel_token(), self.tls);
-        self.driver.abort();
-        tokio::spawn(async move {
-            // If it does not answer to that either, nothing can be done.
-            let _ = timeout(CONNECT_MAX, cancel.cancel_query(tls)).await;
-        });
     }
 
     /// Prepares the statements.

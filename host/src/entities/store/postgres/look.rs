@@ -224,8 +224,10 @@ struct Loaded {
 
 impl Loaded {
     fn add(&mut self, row: &Row) {
-        self.last = Some(commit_id(row, 1));
-        self.main = bytes(row, 2);
+        if self.last.is_none() {
+            self.last = Some(commit_id(row, 1));
+            self.main = bytes(row, 2);
+        }
         let (name, is_large): (Option<&str>, bool) = (row.get(3), row.get(5));
         let Some(name) = name else { return };
         let is_full = self.values.len() >= LOADED_VALUES_MAX || self.bytes >= LOADED_BYTES_MAX;

@@ -25,6 +25,9 @@ use connect::{Connection, Connector};
 
 pub use url::PostgresUrl;
 
+/// How long a connection may take to be made, on all hosts of the URL together.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
 /// How long the server may take for one batch. It then counts as gone.
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 
@@ -158,12 +161,6 @@ impl Postgres {
             .ok_or_else(|| StoreError("there is no connection".into()))
     }
 
-    fn abandon(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.abandon();
-        }
-    }
-
     /// Commits a batch, and finds out how it ended if the connection is lost.
     async fn commit_batch(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         self.batch.number += 1;
@@ -177,7 +174,7 @@ impl Postgres {
         };
         match failed {
             Failed::Unknown(error) => {
-                self.abandon();
+                self.connection = None;
                 tracing::warn!(event = "commit-unknown", %error, "the connection was lost in a commit: finding out how it ended");
                 self.resolve(batch, commits).await
             }
@@ -200,13 +197,14 @@ impl Postgres {
             match timeout(STATEMENT_MAX, tried).await {
                 Ok(Ok(outcomes)) => return Ok(outcomes),
                 Ok(Err(Failed::Data(error))) => return Err(Failed::Data(error)),
-                Ok(Err(_)) | Err(_) => self.abandon(),
+                Ok(Err(_)) | Err(_) => self.connection = None,
             }
             tokio::time::sleep(RESOLVE_PAUSE).await;
         }
     }
 
-    /// Commits each by itself, so that only the bad ones fail.
+    /// Commits each by itself, so that only the bad ones fail. When the server does not work any more
+    /// the rest is not tried.
     async fn commit_each(&mut self, commits: &[Commit]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(commits.len());
         for commit in commits {
@@ -220,9 +218,11 @@ impl Postgres {
                     tracing::error!(event = "commit-rejected", entity = %commit.entity, error = text(&error), "the store rejects what a handler wrote");
                     Outcome::Rejected
                 }
-                Err(_) => Outcome::Unavailable,
+                Err(Failed::Conflict) => Outcome::Unavailable,
+                Err(Failed::Nothing(_) | Failed::Unknown(_)) => break,
             });
         }
+        outcomes.resize(commits.len(), Outcome::Unavailable);
         outcomes
     }
 }
@@ -249,7 +249,7 @@ impl Backend for Postgres {
                 Failed::Nothing(error) | Failed::Unknown(error) => LookError::Store(error),
             }),
             Err(_) => {
-                self.abandon();
+                self.connection = None;
                 let error = format!("no answer within {STATEMENT_MAX:?}");
                 Err(LookError::Store(StoreError(error)))
             }

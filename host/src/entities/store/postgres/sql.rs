@@ -73,7 +73,10 @@ const COMMIT_END: &str = ", receipt AS (
 )
 SELECT ord::int FROM won UNION ALL SELECT * FROM receipt";
 
-pub(super) const RECEIPT: &str = "SELECT won FROM meshage_committer WHERE id = $1 AND batch = $2";
+/// It writes, so that it ends no sooner than the commit that left the receipt is where the server
+/// wants it: with synchronous replication that may be later than others see it.
+pub(super) const RECEIPT: &str =
+    "UPDATE meshage_committer SET at = now() WHERE id = $1 AND batch = $2 RETURNING won";
 
 /// The statement, for batches with values in rows of their own or without.
 pub(super) fn commit(has_values: bool) -> String {
@@ -88,19 +91,22 @@ pub(super) const LAST: &str = "
         SELECT commit_id FROM meshage_entity e WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
     ) e";
 
-/// Of values beyond `$4` bytes together, and of larger ones, the name alone is loaded.
+/// Of values beyond `$4` bytes together, and of larger ones, the name alone is loaded; the one of the
+/// entity's own row comes once.
 pub(super) const VALUES_OF_ENTITIES: &str = "
-    SELECT c.ord::int, e.commit_id, e.state, v.name, v.value, v.name IS NOT NULL AND v.value IS NULL
+    SELECT c.ord::int, e.commit_id, CASE WHEN coalesce(v.n, 1) = 1 THEN e.state END, v.name, v.value,
+        v.name IS NOT NULL AND v.value IS NULL
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
     CROSS JOIN LATERAL (
         SELECT commit_id, state FROM meshage_entity e
         WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
     ) e
     LEFT JOIN LATERAL (
-        SELECT name, CASE WHEN octet_length(value) <= $4::bigint AND before < $4::bigint THEN value END AS value
+        SELECT name, n, CASE WHEN own <= $4::bigint AND small - own < $4::bigint THEN value END AS value
         FROM (
-            SELECT name, value,
-                sum(octet_length(value)) OVER (ORDER BY name) - octet_length(value) AS before
+            SELECT name, value, octet_length(value) AS own, row_number() OVER (ORDER BY name) AS n,
+                sum(octet_length(value)) FILTER (WHERE octet_length(value) <= $4::bigint)
+                    OVER (ORDER BY name) AS small
             FROM (
                 SELECT name, value FROM meshage_value v
                 WHERE v.stream = c.stream AND v.key = c.key
@@ -111,19 +117,19 @@ pub(super) const VALUES_OF_ENTITIES: &str = "
     ORDER BY c.ord, v.name";
 
 pub(super) const VALUE: &str = "
-    SELECT e.commit_id, e.state, v.value
+    SELECT e.commit_id, CASE WHEN $3 = 'state' THEN e.state END, v.value
     FROM meshage_entity e
     LEFT JOIN meshage_value v ON v.stream = e.stream AND v.key = e.key AND v.name = $3
     WHERE e.stream = $1 AND e.key = $2";
 
 /// Of values beyond `$6` bytes together the name alone is loaded: the page ends before them.
 pub(super) const PAGE: &str = "
-    SELECT e.commit_id, e.state, v.name, v.value
+    SELECT e.commit_id, CASE WHEN coalesce(v.n, 1) = 1 THEN e.state END, v.name, v.value
     FROM meshage_entity e
     LEFT JOIN LATERAL (
-        SELECT name, CASE WHEN before < $6::bigint THEN value END AS value
+        SELECT name, n, CASE WHEN before < $6::bigint THEN value END AS value
         FROM (
-            SELECT name, value,
+            SELECT name, value, row_number() OVER (ORDER BY name) AS n,
                 sum(octet_length(value)) OVER (ORDER BY name) - octet_length(value) AS before
             FROM (
                 SELECT name, value FROM meshage_value v

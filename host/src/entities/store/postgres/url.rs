@@ -7,6 +7,8 @@ use std::str::FromStr;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
+use super::CONNECT_MAX;
+
 /// Where a database is, and how to get in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
@@ -62,6 +64,11 @@ impl FromStr for PostgresUrl {
         // Never a standby, which cannot write.
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.application_name("meshage-host");
+        if config.get_connect_timeout().is_none() {
+            // A host that swallows everything leaves time for the next.
+            let attempts = config.get_hosts().len() as u32 + 1;
+            config.connect_timeout(CONNECT_MAX / attempts);
+        }
         Ok(Self {
             config,
             authorities,

@@ -1,21 +1,22 @@
 //! SQLite: a file that the nodes of one host share. Each connection has a thread, as the library
 //! blocks.
 
-mod changes;
 mod commit;
+mod file_system;
 mod look;
-mod network;
 mod open_file;
 mod schema;
 mod turnstile;
+mod wal_index;
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::cell::Cell;
+use std::fs::{DirBuilder, OpenOptions, metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,7 @@ use crate::entities::commit::{Commit, Outcome};
 use open_file::OpenFile;
 use turnstile::Turnstile;
 
-pub(super) use changes::Changes;
+pub(super) use wal_index::WalIndex;
 
 /// Threads that answer looks: a slow one does not hold up all others.
 const READERS: usize = 2;
@@ -107,13 +108,20 @@ impl Store {
         let made = |error: io::Error| named(StoreError(error.to_string()));
         match make {
             Make::IfMissing => make_file(path).map_err(made)?,
-            Make::Never => drop(File::open(path).map_err(made)?),
+            Make::Never => {
+                metadata(path).map_err(made)?;
+            }
         }
-        network::warn(path);
+        file_system::warn(path);
         let mut first = Sqlite::open(path).map_err(named)?;
         let id = schema::prepare(&mut first.connection, cluster, make).map_err(named)?;
-        let changes = OpenFile::new(path).and_then(|file| Ok(Changes::new(path, file)?));
-        let store = Self::new(Some(changes.map_err(named)?), ended);
+        let index = if file_system::is_local(path) {
+            let opened = OpenFile::new(path).and_then(|file| Ok(WalIndex::new(path, file)?));
+            Some(opened.map_err(named)?)
+        } else {
+            None
+        };
+        let store = Self::new(index, ended);
         let committing = store.clone();
         start(
             "commits",
@@ -128,8 +136,12 @@ impl Store {
     }
 }
 
-/// Makes the file, which only its owner can read, and the directories above it.
+/// Makes the file, which only its owner can read, and the directories above it. One that is there is
+/// not opened: closing it would open all locks that SQLite has on it in this process (POSIX).
 fn make_file(path: &Path) -> io::Result<()> {
+    if path.try_exists()? {
+        return Ok(());
+    }
     if let Some(directory) = path.parent() {
         DirBuilder::new()
             .recursive(true)
@@ -198,9 +210,18 @@ fn turnstile_of(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Waits a little for a lock that was tried so often already. `false`: for long enough.
 fn wait_for_lock(times: i32) -> bool {
-    let waited = LOCK_POLL * u32::try_from(times).unwrap_or(u32::MAX);
-    if waited > LOCK_WAIT_MAX {
+    thread_local! {
+        static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    if times == 0 {
+        BEGAN.set(Some(Instant::now()));
+    }
+    if BEGAN
+        .get()
+        .is_some_and(|began| began.elapsed() > LOCK_WAIT_MAX)
+    {
         return false;
     }
     thread::sleep(LOCK_POLL);
@@ -213,7 +234,8 @@ impl Backend for Sqlite {
         match together {
             Ok(outcomes) => Ok(outcomes),
             Err(Failed::Sqlite(error)) if commit::is_of_data(&error) => {
-                // Each by itself, so that only the bad one fails.
+                // Each by itself, so that only the bad one fails. When the file cannot be used any
+                // more the rest is not tried.
                 let mut outcomes = Vec::with_capacity(commits.len());
                 for commit in commits {
                     outcomes.push(match self.commit_together(std::slice::from_ref(commit)) {
@@ -224,11 +246,12 @@ impl Backend for Sqlite {
                         }
                         Err(Failed::Sqlite(error)) => {
                             end_if_disk_failed(&error);
-                            Outcome::Unavailable
+                            break;
                         }
-                        Err(Failed::Store(_)) => Outcome::Unavailable,
+                        Err(Failed::Store(_)) => break,
                     });
                 }
+                outcomes.resize(commits.len(), Outcome::Unavailable);
                 Ok(outcomes)
             }
             Err(Failed::Sqlite(error)) => {

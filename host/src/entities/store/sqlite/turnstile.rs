@@ -1,6 +1,6 @@
 //! A turnstile in front of the file's write lock. SQLite's lock is not fair: who has just committed
 //! gets it again before the others wake up. Here, who waits for it holds the turnstile, and who has
-//! just committed must wait behind.
+//! just committed must wait behind. Among those who wait for the turnstile there is no order.
 
 use std::fs::{File, OpenOptions};
 use std::io;

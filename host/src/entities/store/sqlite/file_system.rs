@@ -1,5 +1,5 @@
-//! A file on a network file system: its locks, and its memory that processes share, do not do what
-//! SQLite needs, so that what was acknowledged may be lost.
+//! Which file system a file is on. On one over a network locks, and memory that processes share, do
+//! not do what SQLite needs, so that what was acknowledged may be lost.
 
 use std::path::Path;
 
@@ -16,15 +16,44 @@ const NETWORK: [(i64, &str); 8] = [
     (0x0bd0_0bd0, "Lustre"),
 ];
 
+/// File systems on which who reads a file sees at once what others write to their memory of it: ext,
+/// XFS, Btrfs, tmpfs, ZFS, overlays, F2FS, bcachefs.
 #[cfg(target_os = "linux")]
-pub(super) fn warn(file: &Path) {
-    let Ok(found) = rustix::fs::statfs(file) else {
-        return;
-    };
+const LOCAL: [i64; 8] = [
+    0xef53,
+    0x5846_5342,
+    0x9123_683e,
+    0x0102_1994,
+    0x2fc1_2fc1,
+    0x794c_7630,
+    0xf2f5_2010,
+    0xca45_1a4e,
+];
+
+#[cfg(target_os = "linux")]
+pub(super) fn is_local(file: &Path) -> bool {
+    kind(file).is_some_and(|kind| LOCAL.contains(&kind))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_local(_: &Path) -> bool {
+    false
+}
+
+/// The number of a file's file system.
+#[cfg(target_os = "linux")]
+fn kind(file: &Path) -> Option<i64> {
+    let found = rustix::fs::statfs(file).ok()?;
     // Its width is that of the architecture's word.
     #[allow(clippy::useless_conversion)]
     let kind = i64::from(found.f_type);
-    if let Some(name) = network(kind) {
+    // A number of 32 bits, which some architectures extend with its sign.
+    Some(kind & 0xffff_ffff)
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn warn(file: &Path) {
+    if let Some(name) = kind(file).and_then(network) {
         tracing::warn!(
             event = "state-at-risk",
             file = %file.display(),
@@ -39,8 +68,7 @@ pub(super) fn warn(_: &Path) {}
 
 #[cfg(target_os = "linux")]
 fn network(kind: i64) -> Option<&'static str> {
-    // It is a number of 32 bits, which some architectures extend with its sign.
-    let is_it = |(number, _): &&(i64, &str)| *number == kind & 0xffff_ffff;
+    let is_it = |(number, _): &&(i64, &str)| *number == kind;
     NETWORK.iter().find(is_it).map(|(_, name)| *name)
 }
 
@@ -51,7 +79,7 @@ mod tests {
     #[test]
     fn file_systems_over_a_network_are_known_by_their_numbers() {
         assert_eq!(network(0x6969), Some("NFS"));
-        assert_eq!(network(-11_317_950), Some("CIFS"));
+        assert_eq!(network(0xff53_4d42), Some("CIFS"));
         assert_eq!(network(0xef53), None, "ext4");
     }
 }

@@ -18,27 +18,27 @@ const HEADER_BYTES: usize = size_of::<Mark>();
 const IS_MADE: usize = 12;
 
 /// The file of the index, `FILE-shm`. It stays the same as long as this process has the database open.
-pub(in super::super) struct Changes {
+pub(in super::super) struct WalIndex {
     /// Never closed: that would open the locks which this process has on it (POSIX), and which
     /// SQLite relies on.
     index: ManuallyDrop<File>,
-    file: OpenFile,
+    database: OpenFile,
 }
 
-impl Changes {
+impl WalIndex {
     /// # Errors
     /// If there is no index: nobody has the database open.
-    pub(super) fn new(path: &Path, file: OpenFile) -> io::Result<Self> {
+    pub(super) fn new(path: &Path, database: OpenFile) -> io::Result<Self> {
         // SQLite follows links before it names it.
         let mut name = path.canonicalize()?.into_os_string();
         name.push("-shm");
         let index = ManuallyDrop::new(File::open(name)?);
-        Ok(Self { index, file })
+        Ok(Self { index, database })
     }
 
     /// As long as it stays the same, nothing is committed. `None`: it cannot be told now.
     pub(in super::super) fn mark(&self) -> Option<Mark> {
-        self.file.check().ok()?;
+        self.database.check().ok()?;
         let mut headers = [0; 2 * HEADER_BYTES];
         self.index.read_exact_at(&mut headers, 0).ok()?;
         let (first, second) = headers.split_at(HEADER_BYTES);
@@ -65,23 +65,25 @@ mod tests {
             connection
         });
         own.execute_batch("CREATE TABLE t (a)").unwrap();
-        let changes = Changes::new(&path, OpenFile::new(&path).unwrap()).unwrap();
-        let mut before = changes.mark().unwrap();
+        let index = WalIndex::new(&path, OpenFile::new(&path).unwrap()).unwrap();
+        let mut before = index.mark().unwrap();
         for connection in [&own, &other] {
             let count = "SELECT count(*) FROM t";
             let _: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
-            assert_eq!(changes.mark(), Some(before));
-            connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
-            assert_ne!(changes.mark().unwrap(), before);
-            before = changes.mark().unwrap();
+            assert_eq!(index.mark(), Some(before));
+            connection
+                .execute_batch("INSERT INTO t VALUES (1)")
+                .unwrap();
+            assert_ne!(index.mark().unwrap(), before);
+            before = index.mark().unwrap();
             // The log begins anew.
             let restart = "PRAGMA wal_checkpoint(RESTART)";
             let _: i64 = connection.query_row(restart, [], |row| row.get(0)).unwrap();
             connection.execute_batch("DELETE FROM t").unwrap();
-            assert_ne!(changes.mark().unwrap(), before);
-            before = changes.mark().unwrap();
+            assert_ne!(index.mark().unwrap(), before);
+            before = index.mark().unwrap();
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(changes.mark(), None);
+        assert_eq!(index.mark(), None);
     }
 }
