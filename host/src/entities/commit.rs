@@ -27,6 +27,10 @@ impl EntityId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct CommitId(Uuid);
 
+/// A moment of a store: as long as it has the same one, nothing was committed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark(pub(super) [u8; 48]);
+
 /// What is committed to one entity, all or nothing.
 #[derive(Debug, Clone)]
 pub(super) struct Commit {

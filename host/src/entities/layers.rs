@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::store::Mark;
+use super::commit::{Commit, CommitId, EntityId, Mark, Outcome};
 use crate::state::{Name, Page, Range, Values, Writes};
 
 /// The committed state, and up to two layers of writes on top of it.

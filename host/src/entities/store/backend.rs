@@ -56,10 +56,6 @@ pub(super) trait Backend: Send {
     -> impl Future<Output = Result<Vec<Seen>, LookError>> + Send;
 }
 
-/// A moment of a store: as long as it has the same one, nothing was committed to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::entities) struct Mark(pub(super) [u8; 48]);
-
 /// How looks failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(in crate::entities) enum LookError {

@@ -105,7 +105,8 @@ impl<T> Gather<T> {
         }
     }
 
-    /// Takes what has gathered, at most `max`, as soon as there is anything. `None` once it is
+    /// Takes what has gathered, at most `max`, as soon as there is anything. It may block its thread for
+    /// a millisecond, to let more gather. `None` once it is
     /// closed and empty.
     pub(super) async fn take(&self, max: usize) -> Option<Vec<T>> {
         loop {

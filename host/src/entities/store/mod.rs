@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::commit::{Commit, Outcome};
+use super::commit::{Commit, Mark, Outcome};
 use crate::lanes::{LaneWaker, wake_all};
 use crate::telemetry::names;
 use backend::Backend;
@@ -31,7 +31,7 @@ use health::Health;
 use sqlite::WalIndex;
 
 pub use backend::StoreError;
-pub(super) use backend::{Found, Listing, Look, LookError, Make, Mark, Seen, What};
+pub(super) use backend::{Found, Listing, Look, LookError, Make, Seen, What};
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.

@@ -8,8 +8,8 @@ use std::mem::ManuallyDrop;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::super::backend::Mark;
 use super::open_file::OpenFile;
+use crate::entities::commit::Mark;
 
 /// The header's bytes. It is there twice: a writer changes the second one first.
 const HEADER_BYTES: usize = size_of::<Mark>();
