@@ -363,7 +363,7 @@ mod tests {
     use super::super::layers::Outdated;
     use super::*;
     use crate::message::{PartitionKey, StreamName};
-    use crate::state::Values;
+    use crate::state::{Range, Values};
 
     /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
     /// of the store, and messages that nobody waits for any more.
@@ -631,8 +631,10 @@ mod tests {
             // Values are looked up one after the other; only one of them is ever written.
             let other = self.value(run, "other");
             let saw = other.and_then(|_| self.value(run, "list"));
+            let saw = saw.and_then(|saw| Ok((saw, self.scan(run)?)));
             match saw {
-                Ok(saw) => {
+                Ok((saw, scanned)) => {
+                    assert_eq!(saw, scanned);
                     let saw = String::from_utf8(saw.unwrap_or_default().to_vec()).unwrap();
                     self.note(format!("runs {seq:?} on {saw:?}"));
                     self.tasks.insert(seq, Task::Runs { run, saw });
@@ -659,6 +661,26 @@ mod tests {
                 .learn(run, before, found, name.into(), value)?;
             let known = self.entity.layers.get(run, name)?;
             Ok(known.expect("it was learned"))
+        }
+
+        /// The list, found by a scan.
+        fn scan(&mut self, run: Run) -> Result<Option<Bytes>, Outdated> {
+            let range = Range::new("", "", 10);
+            let page = match self.entity.layers.page(run, &range)? {
+                Some(page) => page,
+                None => {
+                    let before = self.entity.layers.expected(run)?;
+                    let uncommitted = self.entity.layers.uncommitted(run)?;
+                    let (last, values) = (self.store.last, self.store.values());
+                    // While the store looks.
+                    if self.random.below(4) == 0 {
+                        self.commit_ends();
+                    }
+                    self.entity.layers.compare(run, before, last)?;
+                    uncommitted.on_top_of(values.page(&range).unwrap(), &range)
+                }
+            };
+            Ok(page.values.into_iter().next().map(|(_, list)| list))
         }
 
         fn end(&mut self, seq: Seq, run: Run, saw: String) {

@@ -106,7 +106,11 @@ fn compare(
             }
             for (counters, own) in measured.iter().zip(&samples) {
                 rows.push(vec![
-                    format!("{} keys, {connections} connections", thousands(keys as f64)),
+                    format!(
+                        "{} {}, {connections} connections",
+                        thousands(keys as f64),
+                        if keys == 1 { "key" } else { "keys" }
+                    ),
                     counters.server.name.clone(),
                     thousands(own.median(|sample| sample.per_second)),
                     spread(own.ratio(&samples[0]), 3),
