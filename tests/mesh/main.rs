@@ -47,6 +47,7 @@ mod start;
 mod state;
 #[cfg(target_os = "linux")]
 mod state_faults;
+mod state_once;
 #[cfg(target_os = "linux")]
 mod state_postgres;
 mod state_tools;

@@ -603,7 +603,7 @@ async fn a_row_that_cannot_be_read_concerns_no_other() {
     act(&node, "good", "append=a").await.ok();
     // As somebody may have written by hand.
     let connection = Connection::open(state.file()).unwrap();
-    let row = "INSERT INTO meshage_entity VALUES ('journal', 'bad', x'0102', NULL)";
+    let row = "INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES ('journal', 'bad', x'0102', NULL)";
     connection.execute(row, []).unwrap();
     for number in 0..20 {
         act(&node, "bad", "append=x").await.problem(500, "crashed");

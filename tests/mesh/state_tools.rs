@@ -183,7 +183,7 @@ async fn a_key_that_was_written_by_hand_is_named() {
     let node = node(&state).await;
     post(&node, "journal/a?append=1").await;
     let connection = rusqlite::Connection::open(state.file()).unwrap();
-    let row = "INSERT INTO meshage_entity VALUES ('journal', ?1, zeroblob(16), NULL)";
+    let row = "INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES ('journal', ?1, zeroblob(16), NULL)";
     let long = "0".repeat(10_000);
     connection.execute(row, [&long]).unwrap();
     let listed = node.admin("/entities/journal").await.json();

@@ -37,6 +37,7 @@ impl From<Vec<u8>> for Content {
     }
 }
 
+const REPLAYED: HeaderName = HeaderName::from_static("meshage-replayed");
 const NODE: HeaderName = HeaderName::from_static("meshage-node");
 const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
 
@@ -73,6 +74,11 @@ impl Answers {
                 });
                 *response.status_mut() = reply.status;
                 *response.headers_mut() = reply.headers;
+                if reply.is_replayed {
+                    response
+                        .headers_mut()
+                        .insert(REPLAYED, HeaderValue::from_static("true"));
+                }
                 self.name(&mut response, &answer.node);
                 response
             }

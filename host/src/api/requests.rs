@@ -321,6 +321,7 @@ impl Requests {
             headers,
             body: bytes,
             is_broadcast: target.broadcast,
+            not_after: OnceLock::new(),
         });
         let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.

@@ -1,6 +1,7 @@
 //! Settings for the state of entities.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use etcetera::BaseStrategy;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -38,7 +39,20 @@ const STATE_CACHE: Setting = Setting {
     is_switch: false,
 };
 
-pub(super) const SETTINGS: &[&Setting] = &[&STATE, &STATE_CACHE];
+const IDEMPOTENCY_TTL: Setting = Setting {
+    name: "idempotency_ttl",
+    variables: &["MESHAGE_IDEMPOTENCY_TTL"],
+    value: "DURATION",
+    help: "How long the reply to a request with an `Idempotency-Key` is kept for its repetitions, on stateful streams",
+    default: DefaultValue::Value("24h"),
+    expected: "a duration such as 30s, 24h or 5000 (milliseconds), up to 30d",
+    is_switch: false,
+};
+
+/// Upper bound for the setting `idempotency_ttl`.
+const IDEMPOTENCY_TTL_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+pub(super) const SETTINGS: &[&Setting] = &[&STATE, &STATE_CACHE, &IDEMPOTENCY_TTL];
 
 /// Arguments of the commands for state.
 const FROM: Setting = Setting {
@@ -56,6 +70,7 @@ const TO: Setting = Setting {
 pub struct State {
     pub location: StateLocation,
     pub cache_bytes_max: usize,
+    pub idempotency_ttl: Duration,
 }
 
 /// What the commands for state need of the configuration.
@@ -94,6 +109,7 @@ impl State {
         Ok(Self {
             location,
             cache_bytes_max: settings.number(&STATE_CACHE, CACHE_BYTES_MAX)?,
+            idempotency_ttl: settings.duration_up_to(IDEMPOTENCY_TTL_MAX, &IDEMPOTENCY_TTL)?,
         })
     }
 }

@@ -65,10 +65,18 @@ impl Settings {
 
     /// A duration with its unit, or in milliseconds.
     pub(super) fn duration(&self, setting: &Setting) -> Result<Duration, ConfigError> {
+        self.duration_up_to(TIMEOUT_MAX, setting)
+    }
+
+    pub(super) fn duration_up_to(
+        &self,
+        max: Duration,
+        setting: &Setting,
+    ) -> Result<Duration, ConfigError> {
         let text = self.text(setting);
         let millis = text.parse().map(Duration::from_millis).ok();
         match millis.or_else(|| humantime::parse_duration(text).ok()) {
-            Some(duration) if !duration.is_zero() && duration <= TIMEOUT_MAX => Ok(duration),
+            Some(duration) if !duration.is_zero() && duration <= max => Ok(duration),
             _ => Err(self.unexpected(setting)),
         }
     }

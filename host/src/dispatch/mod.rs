@@ -7,7 +7,7 @@ mod routes;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::counter;
@@ -33,6 +33,10 @@ use routes::{Candidate, Routes, StreamRoute, Target};
 /// the message may be what crashed them.
 const LOST_MAX: usize = 2;
 
+/// How long after its deadline a message may take effect on a stateful stream: a node that commits
+/// by the deadline is late by no more than this, even if its clock differs a little.
+const EFFECT_MARGIN: Duration = Duration::from_secs(5);
+
 /// Sends messages to their owners.
 pub struct Dispatcher {
     self_id: NodeId,
@@ -52,6 +56,8 @@ struct Tried {
     answer: Answer,
     /// Whether any of the message was sent over the network.
     was_sent: bool,
+    /// Whether another node may run it although this one may have.
+    may_be_repeated: bool,
 }
 
 impl Dispatcher {
@@ -104,8 +110,8 @@ impl Dispatcher {
         self.retries.earn();
         let owner = route.owner(message);
         let tried = self.run_on(&route, owner, message, deadline).await;
-        match after(&tried.answer.outcome, tried.answer.may_run_twice) {
-            Next::Stop => tried.answer,
+        match after(&tried.answer.outcome, tried.may_be_repeated) {
+            Next::Stop => given_up(&route, tried.answer),
             Next::TryNextInRank => {
                 Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await
             }
@@ -119,7 +125,9 @@ impl Dispatcher {
         &self,
         message: &Arc<Message>,
         deadline: Instant,
-        Tried { answer, was_sent }: Tried,
+        Tried {
+            answer, was_sent, ..
+        }: Tried,
     ) -> Answer {
         let Ok(route) = self.route(message) else {
             return answer;
@@ -128,9 +136,10 @@ impl Dispatcher {
             return answer;
         }
         self.log_failover(message, &answer);
-        self.run_on(&route, route.owner(message), message, deadline)
-            .await
-            .answer
+        let tried = self
+            .run_on(&route, route.owner(message), message, deadline)
+            .await;
+        given_up(&route, tried.answer)
     }
 
     /// The owner did not run the message: offers it to the candidates that rank after it. The
@@ -154,6 +163,7 @@ impl Dispatcher {
         let Tried {
             mut answer,
             mut was_sent,
+            ..
         } = first;
         let mut lost: Option<Answer> = None;
         let mut times_lost = 0;
@@ -164,24 +174,34 @@ impl Dispatcher {
             let is_lost = matches!(answer.outcome, Err(Fault::Lost));
             times_lost += usize::from(is_lost);
             if times_lost >= LOST_MAX {
-                return answer;
+                return given_up(route, answer);
             }
             self.log_failover(message, &answer);
             if is_lost {
                 lost = Some(answer);
             }
-            Tried { answer, was_sent } = self.run_on(route, candidate, message, deadline).await;
-            match after(&answer.outcome, answer.may_run_twice) {
-                Next::Stop => return answer,
+            let tried = self.run_on(route, candidate, message, deadline).await;
+            let may_be_repeated = tried.may_be_repeated;
+            Tried {
+                answer,
+                was_sent,
+                ..
+            } = tried;
+            match after(&answer.outcome, may_be_repeated) {
+                Next::Stop => return given_up(route, answer),
                 Next::RouteAgain if lost.is_none() => {
-                    let tried = Tried { answer, was_sent };
+                    let tried = Tried {
+                        answer,
+                        was_sent,
+                        may_be_repeated,
+                    };
                     return self.send_again(message, deadline, tried).await;
                 }
                 Next::RouteAgain | Next::TryNextInRank => {}
             }
         }
         // A refusal by later nodes does not prove that an earlier one did not run it.
-        lost.unwrap_or(answer)
+        given_up(route, lost.unwrap_or(answer))
     }
 
     /// Logs that a message is offered to another node after this answer.
@@ -243,6 +263,12 @@ impl Dispatcher {
                 (Route::Local, Called { outcome, was_sent })
             }
             Target::Peer(peer) => {
+                if route.properties.is_stateful && !message.is_read() {
+                    message.not_after.get_or_init(|| {
+                        let remaining = deadline.saturating_duration_since(began);
+                        self.local.store_time().later(remaining + EFFECT_MARGIN)
+                    });
+                }
                 let called = peer
                     .call(message, deadline, route.reply_expected.bytes())
                     .await;
@@ -267,6 +293,16 @@ impl Dispatcher {
                 may_run_twice,
             },
             was_sent,
+            may_be_repeated: message.may_be_repeated(route.properties),
         }
     }
+}
+
+/// The answer if no other node is tried. On a stateful stream a message that was lost with its node
+/// would have gone on, had there been a node and time left.
+fn given_up(route: &StreamRoute, mut answer: Answer) -> Answer {
+    if route.properties.is_stateful && matches!(answer.outcome, Err(Fault::Lost)) {
+        answer.outcome = Err(Fault::DeadlineExceeded);
+    }
+    answer
 }

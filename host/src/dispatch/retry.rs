@@ -13,9 +13,9 @@ pub(super) enum Next {
 /// Decides about a retry: a message is offered to the next candidate if it provably did not run, or
 /// may run twice. If several nodes took themselves for the owner, the views differed, and what this
 /// node knows may be newer by now.
-pub(super) fn after(outcome: &Outcome, may_run_twice: bool) -> Next {
+pub(super) fn after(outcome: &Outcome, may_be_repeated: bool) -> Next {
     match outcome {
-        Err(Fault::Lost) if may_run_twice => Next::TryNextInRank,
+        Err(Fault::Lost) if may_be_repeated => Next::TryNextInRank,
         Err(Fault::Refused(Refusal::Contended)) => Next::RouteAgain,
         Err(fault) if fault.may_fail_over() => Next::TryNextInRank,
         _ => Next::Stop,

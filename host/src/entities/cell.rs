@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use super::Active;
-use super::commit::{Commit, CommitId, EntityId, Outcome};
+use super::commit::{Changes, Commit, CommitId, EntityId, Outcome};
 use super::entity::{Effects, Entity, Finished, Full, Seq};
 use super::layers::Run;
 use super::store::CommitOwner;
 use crate::lanes::{LaneWaker, wake_all};
-use crate::state::Writes;
 
 /// An active entity.
 pub(super) struct Cell {
@@ -125,8 +124,8 @@ impl Ticket {
     }
 
     /// Gives back the turn: the handler has ended, and wrote this.
-    pub(super) fn finish(&self, run: Run, writes: Writes) -> Finished {
-        self.change(|entity| entity.finish(self.seq, run, writes))
+    pub(super) fn finish(&self, run: Run, changes: Changes) -> Finished {
+        self.change(|entity| entity.finish(self.seq, run, changes))
     }
 
     /// Gives back the turn: the state turned out to be outdated.

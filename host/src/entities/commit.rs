@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::message::{PartitionKey, StreamName};
+use super::record::{Record, RecordedUntil};
+use crate::message::{PartitionKey, StoreTime, StreamName};
 use crate::state::Writes;
 
 /// An entity.
@@ -38,19 +39,59 @@ pub(super) struct Commit {
     /// The commit that must be the entity's last one; `None`: there must be none.
     pub(super) expected: Option<CommitId>,
     pub(super) id: CommitId,
-    pub(super) writes: Arc<Writes>,
+    pub(super) changes: Arc<Changes>,
+    /// What the entity's row says of its records afterwards.
+    pub(super) recorded: RecordedUntil,
+}
+
+/// What messages have changed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Changes {
+    pub(super) writes: Writes,
+    /// Of those of them that may be repeated.
+    pub(super) records: Vec<Record>,
+    /// The moment after which one of them takes no effect any more.
+    pub(super) not_after: Option<StoreTime>,
 }
 
 /// How a commit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Committed,
-    /// The entity's last commit was another one than expected. Nothing was written.
+    /// The entity's last commit was another one than expected, or it came too late for one of the
+    /// messages. Nothing was written.
     Fenced,
     /// The store could not commit. Nothing was written.
     Unavailable,
     /// The store rejects this commit, and would do so again. Nothing was written.
     Rejected,
+}
+
+impl Changes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.records.is_empty()
+    }
+
+    /// Adds what a later message has changed.
+    pub(super) fn append(&mut self, later: Self) {
+        self.writes.append(later.writes);
+        self.records.extend(later.records);
+        self.not_after = self.not_after.into_iter().chain(later.not_after).min();
+    }
+
+    /// An estimate of the memory that they take.
+    pub(super) fn memory(&self) -> usize {
+        self.writes.memory() + self.records.iter().map(Record::memory).sum::<usize>()
+    }
+}
+
+impl From<Writes> for Changes {
+    fn from(writes: Writes) -> Self {
+        Self {
+            writes,
+            ..Self::default()
+        }
+    }
 }
 
 impl CommitId {

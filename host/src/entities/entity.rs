@@ -7,9 +7,8 @@
 
 use std::collections::VecDeque;
 
-use super::commit::{CommitId, Outcome};
+use super::commit::{Changes, CommitId, Outcome};
 use super::layers::{Ended, Layers, Run};
-use crate::state::Writes;
 
 /// How often a message runs again because another node has committed in the meantime. More often
 /// than that happens only while nodes disagree about who owns the entity.
@@ -156,15 +155,20 @@ impl<W> Entity<W> {
         None
     }
 
-    /// The handler of the message that has the turn has ended, with these writes; without any if it
+    /// The handler of the message that has the turn has ended, with these changes; without any if it
     /// failed.
-    pub(super) fn finish(&mut self, seq: Seq, run: Run, writes: Writes) -> (Finished, Effects<W>) {
+    pub(super) fn finish(
+        &mut self,
+        seq: Seq,
+        run: Run,
+        changes: Changes,
+    ) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
         let finished = if !self.layers.is_valid(run) || !self.layers.may_run() {
             self.run_again(seq)
-        } else if !writes.is_empty() {
-            let layer = self.layers.write(writes);
+        } else if !changes.is_empty() {
+            let layer = self.layers.write(changes);
             self.entry(seq).phase = Phase::Resting { layer };
             effects.hand_over = self.layers.hand_over();
             effects.has_merged = !effects.hand_over;
@@ -355,21 +359,29 @@ impl<W> Entity<W> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use std::sync::{Arc, OnceLock};
 
     use bytes::Bytes;
 
     use super::super::commit::{Commit, EntityId};
-    use super::super::layers::Outdated;
+    use super::super::layers::{Outdated, Repetition};
+    use super::super::record::{Kept, Once, Record, RecordedUntil};
     use super::*;
-    use crate::message::{PartitionKey, StreamName};
-    use crate::state::{Range, Values};
+    use crate::bodies::{BodyMemory, Reservation};
+    use crate::message::{PartitionKey, Reply, StoreTime, StreamName};
+    use crate::state::{Range, Values, Writes};
 
     /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
     /// of the store, and messages that nobody waits for any more.
     const SCHEDULES: u64 = 20_000;
 
     const STEPS: usize = 60;
+
+    static BODIES: OnceLock<&BodyMemory> = OnceLock::new();
+
+    fn bodies() -> &'static BodyMemory {
+        BodyMemory::new(1 << 20)
+    }
 
     /// Chooses what happens next (xorshift64*); a schedule is its seed.
     struct Random(u64);
@@ -390,6 +402,8 @@ mod tests {
         list: String,
         /// Who wrote on other nodes.
         elsewhere: Vec<String>,
+        records: BTreeMap<[u8; 16], Kept>,
+        recorded: RecordedUntil,
     }
 
     impl Store {
@@ -406,10 +420,21 @@ mod tests {
                 return Outcome::Fenced;
             }
             self.last = Some(commit.id);
-            if let Some(Some(list)) = commit.writes.get("list") {
+            if let Some(Some(list)) = commit.changes.writes.get("list") {
                 self.list = String::from_utf8(list.to_vec()).unwrap();
             }
+            self.keep(&commit.changes.records);
+            assert_eq!(self.recorded, commit.recorded);
             Outcome::Committed
+        }
+
+        fn keep(&mut self, records: &[Record]) {
+            for record in records {
+                let id = *record.id.as_bytes();
+                let earlier = self.records.insert(id, record.kept.clone());
+                assert_eq!(earlier, None, "a message took effect twice");
+                self.recorded.messages = self.recorded.messages.max(record.until);
+            }
         }
 
         /// Another node writes.
@@ -417,6 +442,43 @@ mod tests {
             self.last = Some(CommitId::new());
             self.elsewhere.push(format!("other{who}"));
             self.list += &format!("other{who} ");
+        }
+
+        /// Another node runs a message that writes, if it did not take effect yet.
+        fn run_elsewhere(&mut self, name: u64) {
+            let once = Once::of_number(name);
+            if !self.records.contains_key(once.id.as_bytes()) {
+                self.last = Some(CommitId::new());
+                self.keep(&[record_of(&once, &self.list)]);
+                self.list += &format!("{name} ");
+            }
+        }
+    }
+
+    /// The record of a message whose reply is what it saw.
+    fn record_of(once: &Once, saw: &str) -> Record {
+        let reply = Reply {
+            status: http::StatusCode::OK,
+            headers: http::HeaderMap::new(),
+            body: Bytes::copy_from_slice(saw.as_bytes()),
+            is_replayed: false,
+            reservation: Reservation::default(),
+        };
+        once.record(&reply, true, StoreTime::default()).unwrap()
+    }
+
+    /// Whose message it is, under whichever place in the order.
+    #[derive(Debug, Clone, Copy)]
+    struct Sent {
+        name: u64,
+        /// It got the reply of an earlier one.
+        is_replay: bool,
+    }
+
+    impl Sent {
+        /// A message writes if its number is even.
+        fn writes(self) -> bool {
+            self.name.is_multiple_of(2) && !self.is_replay
         }
     }
 
@@ -446,10 +508,12 @@ mod tests {
         id: Arc<EntityId>,
         store: Store,
         tasks: BTreeMap<Seq, Task>,
+        sent: BTreeMap<Seq, Sent>,
+        names: u64,
         is_handed_over: bool,
         in_flight: Option<Commit>,
         /// What was answered, and the list that was seen then.
-        released: BTreeMap<Seq, (bool, String)>,
+        released: BTreeMap<Seq, (Sent, String)>,
         log: Vec<String>,
     }
 
@@ -463,6 +527,8 @@ mod tests {
                 id: Arc::new(EntityId { stream, key }),
                 store: Store::default(),
                 tasks: BTreeMap::new(),
+                sent: BTreeMap::new(),
+                names: 0,
                 is_handed_over: false,
                 in_flight: None,
                 released: BTreeMap::new(),
@@ -479,11 +545,6 @@ mod tests {
                 assert!(!self.is_handed_over && self.in_flight.is_none());
                 self.is_handed_over = true;
             }
-        }
-
-        /// A message writes if its number is even.
-        fn writes(seq: Seq) -> bool {
-            seq.0.is_multiple_of(2)
         }
 
         fn answered(&mut self, seq: Seq, finished: Finished, run: Run, saw: String) {
@@ -503,7 +564,7 @@ mod tests {
                     let effects = self.entity.leave(seq);
                     self.effects(effects);
                     if settled == Settled::Released {
-                        self.released.insert(seq, (Self::writes(seq), saw));
+                        self.released.insert(seq, (self.sent[&seq], saw));
                     }
                 }
             }
@@ -513,15 +574,33 @@ mod tests {
             match self.random.below(20) {
                 0..4 => {
                     if let Ok(seq) = self.entity.arrive(8) {
-                        self.note(format!("arrives {seq:?}"));
+                        let is_repetition = self.names > 0 && self.random.below(4) == 0;
+                        let name = if is_repetition {
+                            self.random.below(self.names as usize) as u64
+                        } else {
+                            self.names
+                        };
+                        self.names = self.names.max(name + 1);
+                        let sent = Sent {
+                            name,
+                            is_replay: false,
+                        };
+                        self.sent.insert(seq, sent);
+                        self.note(format!("{name} arrives {seq:?}"));
                         self.tasks.insert(seq, Task::Waits);
                     }
                 }
                 4 => self.commit_ends(),
                 5 => self.commit_begins(),
                 6 => {
-                    self.note("elsewhere");
-                    self.store.commit_elsewhere(count);
+                    let name = self.random.below(self.names as usize + 1) as u64;
+                    if name < self.names && name.is_multiple_of(2) {
+                        self.note(format!("{name} runs elsewhere"));
+                        self.store.run_elsewhere(name);
+                    } else {
+                        self.note("elsewhere");
+                        self.store.commit_elsewhere(count);
+                    }
                 }
                 7 => self.someone_leaves(),
                 8 => self.someone_reads(),
@@ -626,8 +705,20 @@ mod tests {
                 } else {
                     self.store.values()
                 };
-                self.entity.layers.install(self.store.last, values.into());
+                let (last, recorded) = (self.store.last, self.store.recorded);
+                self.entity.layers.install(last, values.into(), recorded);
             }
+            match self.replay(seq, run) {
+                Ok(None) => {}
+                Ok(Some(saw)) => {
+                    self.note(format!("replays {seq:?}"));
+                    self.sent.get_mut(&seq).unwrap().is_replay = true;
+                    self.tasks.insert(seq, Task::Runs { run, saw });
+                    return;
+                }
+                Err(Outdated) => return self.outdated(seq, run),
+            }
+            self.sent.get_mut(&seq).unwrap().is_replay = false;
             // Values are looked up one after the other; only one of them is ever written.
             let other = self.value(run, "other");
             let saw = other.and_then(|_| self.value(run, "list"));
@@ -639,13 +730,37 @@ mod tests {
                     self.note(format!("runs {seq:?} on {saw:?}"));
                     self.tasks.insert(seq, Task::Runs { run, saw });
                 }
-                Err(Outdated) => {
-                    self.note(format!("outdated {seq:?}"));
-                    let (finished, effects) = self.entity.give_up_run(seq, run);
-                    self.effects(effects);
-                    self.answered(seq, finished, run, String::new());
-                }
+                Err(Outdated) => self.outdated(seq, run),
             }
+        }
+
+        fn outdated(&mut self, seq: Seq, run: Run) {
+            self.note(format!("outdated {seq:?}"));
+            let (finished, effects) = self.entity.give_up_run(seq, run);
+            self.effects(effects);
+            self.answered(seq, finished, run, String::new());
+        }
+
+        /// What the message replied when it took effect.
+        fn replay(&mut self, seq: Seq, run: Run) -> Result<Option<String>, Outdated> {
+            let once = Once::of_number(self.sent[&seq].name);
+            let kept = match self.entity.layers.repetition(run, &once)? {
+                Repetition::No => None,
+                Repetition::Of(kept) => Some(kept),
+                Repetition::Unknown => {
+                    let before = self.entity.layers.expected(run)?;
+                    let last = self.store.last;
+                    let kept = self.store.records.get(once.id.as_bytes()).cloned();
+                    // While the store looks.
+                    if self.random.below(4) == 0 {
+                        self.commit_ends();
+                    }
+                    self.entity.layers.compare(run, before, last)?;
+                    kept
+                }
+            };
+            let replay = kept.map(|kept| once.replay(&kept, BODIES.get_or_init(bodies)).unwrap());
+            Ok(replay.map(|reply| String::from_utf8(reply.body.to_vec()).unwrap()))
         }
 
         fn value(&mut self, run: Run, name: &str) -> Result<Option<Bytes>, Outdated> {
@@ -684,12 +799,17 @@ mod tests {
         }
 
         fn end(&mut self, seq: Seq, run: Run, saw: String) {
-            let mut writes = Writes::default();
-            if Self::writes(seq) {
-                let list = format!("{saw}{} ", seq.0);
-                writes.put("list".into(), Some(list.into_bytes().into()));
+            let mut changes = Changes::default();
+            let sent = self.sent[&seq];
+            if sent.writes() {
+                let list = format!("{saw}{} ", sent.name);
+                changes
+                    .writes
+                    .put("list".into(), Some(list.into_bytes().into()));
+                let once = Once::of_number(sent.name);
+                changes.records.push(record_of(&once, &saw));
             }
-            let (finished, effects) = self.entity.finish(seq, run, writes);
+            let (finished, effects) = self.entity.finish(seq, run, changes);
             self.note(format!("ends {seq:?} {finished:?}"));
             self.effects(effects);
             self.answered(seq, finished, run, saw);
@@ -720,19 +840,26 @@ mod tests {
                 let times = list.iter().filter(|name| *name == other).count();
                 assert_eq!(times, 1, "{other} is in {list:?}");
             }
+            for name in 0..self.names {
+                let name = name.to_string();
+                let times = list.iter().filter(|other| **other == name).count();
+                assert!(times <= 1, "{name} is in {list:?}");
+            }
             let mut last = None;
-            for (seq, (writes, saw)) in &self.released {
+            for (seq, (sent, saw)) in &self.released {
                 assert!(
                     self.store.list.starts_with(saw.as_str()),
                     "{seq:?} saw {saw:?}, which is not a beginning of {:?}",
                     self.store.list
                 );
-                if *writes {
-                    let name = seq.0.to_string();
-                    let places: Vec<_> = (0..list.len()).filter(|i| list[*i] == name).collect();
-                    assert_eq!(places.len(), 1, "{seq:?} is in {list:?}");
-                    assert!(last < Some(places[0]), "{seq:?} overtook another");
-                    last = Some(places[0]);
+                if sent.name.is_multiple_of(2) {
+                    let name = sent.name.to_string();
+                    let place = list.iter().position(|other| *other == name);
+                    assert!(place.is_some(), "{sent:?} is in {list:?}");
+                    if sent.writes() {
+                        assert!(last < place, "{seq:?} overtook another");
+                        last = place;
+                    }
                 }
             }
             assert!(self.entity.is_idle());
@@ -781,22 +908,24 @@ mod tests {
         let run = |entity: &mut Entity<Seq>, number: usize, value| {
             let run = entity.take_turn(seqs[number], || seqs[number]).unwrap();
             if !run.is_loaded {
-                entity.layers.install(None, Values::none().into());
+                entity
+                    .layers
+                    .install(None, Values::none().into(), RecordedUntil::default());
             }
-            let (finished, effects) = entity.finish(seqs[number], run, write(value));
+            let (finished, effects) = entity.finish(seqs[number], run, write(value).into());
             assert_eq!(finished, Finished::Rests);
             effects.hand_over
         };
         assert!(run(&mut entity, 0, "1"));
         assert!(!run(&mut entity, 1, "2"), "it was told already");
         let first = entity.layers.begin_commit(&id).unwrap();
-        assert_eq!(*first.writes, write("2"));
+        assert_eq!(first.changes.writes, write("2"));
         assert!(!run(&mut entity, 2, "3") && !run(&mut entity, 3, "4"));
         assert_eq!(entity.settled(seqs[0], || seqs[0]), None);
         assert!(entity.commit_ended(Outcome::Committed).hand_over);
         let next = entity.layers.begin_commit(&id).unwrap();
         assert_eq!(
-            (next.expected, &*next.writes),
+            (next.expected, &next.changes.writes),
             (Some(first.id), &write("4"))
         );
         let released = Some(Finished::Settled(Settled::Released));
@@ -820,8 +949,10 @@ mod tests {
         let seq = entity.arrive(2).unwrap();
         for _ in 0..=RERUNS_MAX {
             let run = entity.take_turn(seq, || seq).unwrap();
-            entity.layers.install(None, Values::none().into());
-            entity.finish(seq, run, write("1"));
+            entity
+                .layers
+                .install(None, Values::none().into(), RecordedUntil::default());
+            entity.finish(seq, run, write("1").into());
             entity.layers.begin_commit(&id).unwrap();
             entity.commit_ended(Outcome::Fenced);
         }

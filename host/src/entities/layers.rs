@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commit::{Commit, CommitId, EntityId, Mark, Outcome};
-use crate::state::{Name, Page, Range, Values, Writes};
+use super::commit::{Changes, Commit, CommitId, EntityId, Mark, Outcome};
+use super::record::{Kept, Once, Recorded, RecordedUntil};
+use crate::state::{Name, Page, Range, Values};
 
 /// The committed state, and up to two layers of writes on top of it.
 #[derive(Debug, Default)]
@@ -32,6 +33,7 @@ struct Committed {
     /// `None`: nothing was committed ever.
     id: Option<CommitId>,
     values: Arc<Values>,
+    recorded: Recorded,
     /// The store's mark at a moment at which this was its last commit.
     mark: Option<Mark>,
 }
@@ -41,7 +43,17 @@ struct Committed {
 struct Layer {
     number: u64,
     id: CommitId,
-    writes: Arc<Writes>,
+    changes: Arc<Changes>,
+}
+
+/// Whether a message that has the turn repeats one that took effect.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Repetition {
+    No,
+    /// Of one that is not committed yet.
+    Of(Kept),
+    /// The store knows.
+    Unknown,
 }
 
 /// A run of a message: which state it sees.
@@ -62,12 +74,12 @@ pub(super) struct Expected([Option<CommitId>; 2]);
 
 /// Writes that are on top of the committed state, from the lowest to the uppermost.
 #[derive(Debug)]
-pub(super) struct Uncommitted(Vec<Arc<Writes>>);
+pub(super) struct Uncommitted(Vec<Arc<Changes>>);
 
 impl Uncommitted {
     /// A page of committed values with these changes. They may be in it already.
     pub(super) fn on_top_of(&self, page: Page, range: &Range) -> Page {
-        let on_top = |page: Page, writes: &Arc<Writes>| page.with(writes, range);
+        let on_top = |page: Page, changes: &Arc<Changes>| page.with(&changes.writes, range);
         self.0.iter().fold(page, on_top)
     }
 }
@@ -116,11 +128,17 @@ impl Layers {
     }
 
     /// Takes over what was loaded from the store, unless it is known already.
-    pub(super) fn install(&mut self, id: Option<CommitId>, values: Arc<Values>) {
+    pub(super) fn install(
+        &mut self,
+        id: Option<CommitId>,
+        values: Arc<Values>,
+        until: RecordedUntil,
+    ) {
         if self.committed.is_none() {
             self.committed = Some(Committed {
                 id,
                 values,
+                recorded: Recorded::new(until),
                 mark: None,
             });
         }
@@ -150,11 +168,27 @@ impl Layers {
     /// A value as the message that has the turn sees it. `Ok(None)`: it must be loaded.
     pub(super) fn get(&self, run: Run, name: &str) -> Result<Option<Option<Bytes>>, Outdated> {
         let committed = self.committed(run)?;
-        let written = self.layers().rev().find_map(|layer| layer.writes.get(name));
+        let written = self
+            .layers()
+            .rev()
+            .find_map(|layer| layer.changes.writes.get(name));
         Ok(match written {
             Some(value) => Some(value.cloned()),
             None => committed.values.get(name).map(|value| value.cloned()),
         })
+    }
+
+    /// Whether the message that has the turn repeats an earlier one.
+    pub(super) fn repetition(&self, run: Run, once: &Once) -> Result<Repetition, Outdated> {
+        let committed = self.committed(run)?;
+        let records = self.layers().flat_map(|layer| &layer.changes.records);
+        Ok(
+            match records.into_iter().find(|record| record.id == once.id) {
+                Some(record) => Repetition::Of(record.kept.clone()),
+                None if committed.recorded.may_have(once) => Repetition::Unknown,
+                None => Repetition::No,
+            },
+        )
     }
 
     /// A page of values as the message that has the turn sees it, if all values are known.
@@ -172,7 +206,7 @@ impl Layers {
     }
 
     fn layered(&self) -> Uncommitted {
-        Uncommitted(self.layers().map(|layer| layer.writes.clone()).collect())
+        Uncommitted(self.layers().map(|layer| layer.changes.clone()).collect())
     }
 
     /// What a look at the store that begins or ends now may find.
@@ -193,7 +227,9 @@ impl Layers {
         value: Option<Bytes>,
     ) -> Result<(), Outdated> {
         self.compare(run, before, found)?;
-        let is_overwritten = self.layers().any(|layer| layer.writes.get(&name).is_some());
+        let is_overwritten = self
+            .layers()
+            .any(|layer| layer.changes.writes.get(&name).is_some());
         // A commit that ended during the look may have written it: it was not in it before, as
         // only this message has run since.
         if let Some(committed) = &mut self.committed
@@ -237,8 +273,10 @@ impl Layers {
     /// An estimate of the memory of the values and writes.
     pub(super) fn memory(&self) -> usize {
         let committed = self.committed.as_ref();
-        let values = committed.map_or(0, |committed| committed.values.memory());
-        let writes: usize = self.layers().map(|layer| layer.writes.memory()).sum();
+        let values = committed.map_or(0, |committed| {
+            committed.values.memory() + committed.recorded.memory()
+        });
+        let writes: usize = self.layers().map(|layer| layer.changes.memory()).sum();
         values + writes
     }
 
@@ -253,7 +291,10 @@ impl Layers {
         } else if let Some(committed) = &mut self.committed {
             committed.id = Some(layer.id);
             committed.mark = None;
-            Arc::make_mut(&mut committed.values).apply(&layer.writes);
+            committed.recorded.add(&layer.changes.records);
+            if !layer.changes.writes.is_empty() {
+                Arc::make_mut(&mut committed.values).apply(&layer.changes.writes);
+            }
         }
         Some(Ended {
             layer: layer.number,
@@ -288,10 +329,10 @@ impl Layers {
         self.committed.as_ref()?.id
     }
 
-    /// Adds writes to those that gather. Returns the number of their layer.
-    pub(super) fn write(&mut self, writes: Writes) -> u64 {
+    /// Adds changes to those that gather. Returns the number of their layer.
+    pub(super) fn write(&mut self, changes: Changes) -> u64 {
         if let Some(layer) = &mut self.gathering {
-            Arc::make_mut(&mut layer.writes).append(writes);
+            Arc::make_mut(&mut layer.changes).append(changes);
             return layer.number;
         }
         let number = self.next_number;
@@ -299,7 +340,7 @@ impl Layers {
         self.gathering = Some(Layer {
             number,
             id: CommitId::new(),
-            writes: Arc::new(writes),
+            changes: Arc::new(changes),
         });
         number
     }
@@ -315,11 +356,15 @@ impl Layers {
     pub(super) fn begin_commit(&mut self, entity: &Arc<EntityId>) -> Option<Commit> {
         self.is_handed_over = false;
         let layer = self.gathering.take()?;
+        let committed = self.committed.as_ref();
         let commit = Commit {
             entity: entity.clone(),
             expected: self.last(),
             id: layer.id,
-            writes: layer.writes.clone(),
+            changes: layer.changes.clone(),
+            recorded: committed.map_or_else(RecordedUntil::default, |committed| {
+                committed.recorded.with(&layer.changes.records)
+            }),
         };
         self.in_flight = Some(layer);
         Some(commit)

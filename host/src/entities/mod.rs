@@ -7,6 +7,7 @@ mod commit;
 mod describe;
 mod entity;
 mod layers;
+mod record;
 mod run;
 mod store;
 mod transfer;
@@ -27,7 +28,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::bodies::BodyMemory;
-use crate::message::{Message, NodeId, Refusal};
+use crate::message::{Message, NodeId, Refusal, StoreTime};
 use crate::plugins::{Catalog, Plugin, StateStore};
 use crate::telemetry::names;
 use cache::Cache;
@@ -55,6 +56,8 @@ pub struct EntitiesConfig {
     pub cluster_id: String,
     /// Memory for entities that are not in use.
     pub cache_bytes_max: usize,
+    /// How long the reply of a message with an `Idempotency-Key` is kept.
+    pub idempotency_ttl: Duration,
 }
 
 /// Runs messages of stateful streams.
@@ -148,6 +151,12 @@ impl Entities {
         self.active.get().map(|active| active.store_id)
     }
 
+    /// The store's clock, as far as this node knows; without a store this host's.
+    pub fn store_time(&self) -> StoreTime {
+        let active = self.active.get();
+        active.map_or_else(store::host_time, |active| active.store.now())
+    }
+
     /// Sets the nodes whose store the mesh has instead of this node's; none: it has this one's.
     pub fn set_elders(&self, elders: Vec<NodeId>) {
         if **self.elders.load() == elders {
@@ -230,6 +239,7 @@ impl Active {
             location,
             cluster_id,
             cache_bytes_max,
+            ..
         } = config;
         let (store, store_id) = open(&location, &cluster_id, Make::IfMissing, ended).await?;
         Ok(Arc::new(Self {

@@ -8,16 +8,17 @@ use metrics::counter;
 use tokio::time::{sleep, timeout_at};
 
 use super::cell::{Cell, Ticket};
-use super::commit::CommitId;
+use super::commit::{Changes, CommitId};
 use super::entity::{Finished, Settled};
 use super::layers::Run;
+use super::record::Once;
 use super::store::{Found, LookError, Seen, What};
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::Reservation;
 use crate::message::{Fault, LimitKind, Message, Outcome, Refusal};
 use crate::plugins::{Place, Plugin, run};
-use crate::runtime::{CallDeadline, EntityCall, StateView};
+use crate::runtime::{CallDeadline, EntityCall, StateError, StateView};
 use crate::state::{Values, Writes};
 use crate::telemetry::names;
 
@@ -42,6 +43,24 @@ struct Work {
     message: Arc<Message>,
     admitted_at: Instant,
     deadline: Instant,
+}
+
+/// How a message ended at its turn.
+struct Done {
+    outcome: Outcome,
+    changes: Changes,
+    /// The memory of the changes, which stays reserved until the answer leaves.
+    _reservation: Reservation,
+}
+
+impl Done {
+    fn without_changes(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            changes: Changes::default(),
+            _reservation: Reservation::default(),
+        }
+    }
 }
 
 impl Entities {
@@ -121,7 +140,7 @@ impl Work {
 
     /// Runs when it is this message's turn, and again if the state turns out to be outdated.
     async fn take_turns(&self, ticket: Ticket) -> Outcome {
-        let may_write = !self.message.is_read();
+        let once = Once::of(&ticket.cell.id, &self.message);
         let CallDeadline { at: call_ends, .. } = self
             .plugin
             .handler
@@ -141,22 +160,24 @@ impl Work {
             if !turn.is_loaded {
                 self.load(&ticket.cell).await?;
             }
-            let view = Arc::new(TurnView {
+            let view = TurnView {
                 active: self.active.clone(),
                 cell: ticket.cell.clone(),
                 run: turn,
-            });
-            let mut call = self.call(view, may_write);
-            let outcome = self.run(&mut call).await;
-            // The memory of the writes stays reserved until the answer leaves.
-            let (writes, _reservation) = match (&outcome, call) {
-                (Ok(_), Some(call)) => (call.writes, call.reservation),
-                _ => (Writes::default(), Reservation::default()),
             };
+            let done = match self.replay(&view, once.as_ref()).await {
+                Some(outcome) => Done::without_changes(outcome),
+                None => self.take_turn(view, once.as_ref()).await,
+            };
+            let Done {
+                outcome,
+                changes,
+                _reservation,
+            } = done;
             let finished = if is_outdated(&outcome) {
                 ticket.give_up_run(turn)
             } else if rests_on_state(&outcome) {
-                ticket.finish(turn, writes)
+                ticket.finish(turn, changes)
             } else {
                 return outcome;
             };
@@ -172,6 +193,47 @@ impl Work {
                     counter!(names::STATE_RERUNS).increment(1);
                 }
             }
+        }
+    }
+
+    /// The outcome of a message that took effect already. `None`: it did not.
+    async fn replay(&self, view: &TurnView, once: Option<&Once>) -> Option<Outcome> {
+        let once = once?;
+        let is_late = |not_after| self.active.store.now() >= not_after;
+        if once.not_after.is_some_and(is_late) {
+            return Some(Err(Fault::Refused(Refusal::WaitedTooLong)));
+        }
+        match view.repeats(once).await {
+            Ok(None) => None,
+            Ok(Some(kept)) => {
+                counter!(names::STATE_REPLAYS).increment(1);
+                Some(once.replay(&kept, self.entities.bodies))
+            }
+            Err(StateError::Outdated) => Some(Err(Fault::Refused(Refusal::Contended))),
+            Err(StateError::Unreadable) => Some(Err(Fault::Crashed)),
+            Err(_) => Some(Err(Fault::Refused(Refusal::StateUnavailable))),
+        }
+    }
+
+    /// Runs the handler at the message's turn.
+    async fn take_turn(&self, view: TurnView, once: Option<&Once>) -> Done {
+        let mut call = self.call(Arc::new(view), !self.message.is_read());
+        let outcome = self.run(&mut call).await;
+        let (Ok(reply), Some(call)) = (&outcome, call) else {
+            return Done::without_changes(outcome);
+        };
+        let mut changes = Changes::from(call.writes);
+        if let Some(once) = once {
+            let wrote = !changes.is_empty();
+            let keys_until = self.active.store.now();
+            let keys_until = keys_until.later(self.entities.config.idempotency_ttl);
+            changes.records = once.record(reply, wrote, keys_until).into_iter().collect();
+            changes.not_after = once.not_after;
+        }
+        Done {
+            outcome,
+            changes,
+            _reservation: call.reservation,
         }
     }
 
@@ -200,11 +262,11 @@ impl Work {
     /// Loads the entity from the store, into the cache too.
     async fn load(&self, cell: &Arc<Cell>) -> Result<(Option<CommitId>, Arc<Values>), Fault> {
         let Seen { last, found } = self.look(cell, What::Values).await?;
-        let Found::Values(values) = found else {
+        let Found::Values(values, recorded) = found else {
             return Err(Fault::Crashed);
         };
         let values = Arc::new(values);
-        cell.lock().layers.install(last, values.clone());
+        cell.lock().layers.install(last, values.clone(), recorded);
         cell.recharge(&self.active);
         Ok((last, values))
     }

@@ -137,7 +137,8 @@ async fn put(to: &Store, whole: Whole) -> Result<(Arc<EntityId>, Put), StoreErro
         entity: entity.clone(),
         expected: None,
         id: last,
-        writes: writes.into(),
+        changes: Arc::new(writes.into()),
+        recorded: Default::default(),
     };
     let put = match to.commit_one(commit).await {
         Outcome::Committed => Put::Copied,

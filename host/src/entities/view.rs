@@ -9,7 +9,8 @@ use metrics::counter;
 use super::Active;
 use super::cell::Cell;
 use super::commit::CommitId;
-use super::layers::{Outdated, Run};
+use super::layers::{Outdated, Repetition, Run};
+use super::record::{Kept, Once};
 use super::store::{Found, Look, LookError, Seen, What};
 use crate::runtime::{Loading, StateError, StateView};
 use crate::state::{Name, Page, Range, Values};
@@ -52,6 +53,32 @@ impl Active {
             counter!(names::STATE_LOADS).increment(1);
         }
         self.store.look(Look::At(entity, what)).await
+    }
+}
+
+impl TurnView {
+    /// What is kept of an earlier message that this one repeats.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub(super) async fn repeats(&self, once: &Once) -> Result<Option<Kept>, StateError> {
+        let before = {
+            let entity = self.cell.lock();
+            match entity.layers.repetition(self.run, once)? {
+                Repetition::No => return Ok(None),
+                Repetition::Of(kept) => return Ok(Some(kept)),
+                Repetition::Unknown => entity.layers.expected(self.run)?,
+            }
+        };
+        let seen = self.active.look(&self.cell, What::Record(once.id));
+        let Seen { last, found } = seen.await?;
+        self.cell.lock().layers.compare(self.run, before, last)?;
+        match found {
+            // The entity has no commits.
+            Found::Nothing => Ok(None),
+            Found::Record(kept) => Ok(kept),
+            _ => Err(StateError::Unavailable),
+        }
     }
 }
 
@@ -172,6 +199,7 @@ mod tests {
 
     use super::super::cache::Cache;
     use super::super::commit::{EntityId, Outcome};
+    use super::super::record::RecordedUntil;
     use super::super::store::Store;
     use super::*;
     use crate::message::{PartitionKey, StreamName};
@@ -203,10 +231,12 @@ mod tests {
             let first = entity.arrive(2).unwrap();
             let run = entity.take_turn(first, || unreachable!()).unwrap();
             let loaded = Values::new([("a".into(), bytes("1"))], false);
-            entity.layers.install(Some(committed), loaded.into());
+            entity
+                .layers
+                .install(Some(committed), loaded.into(), RecordedUntil::default());
             let mut writes = Writes::default();
             writes.put("b".into(), Some(bytes("2")));
-            entity.finish(first, run, writes);
+            entity.finish(first, run, writes.into());
             entity.layers.begin_commit(&cell.id).unwrap();
             let second = entity.arrive(2).unwrap();
             entity.take_turn(second, || unreachable!()).unwrap()

@@ -11,7 +11,7 @@ use tracing::info;
 use super::{LocalService, Origin};
 use crate::bodies::BodyMemory;
 use crate::entities::{Entities, EntityMessage};
-use crate::message::{Fault, Message, Outcome, Refusal};
+use crate::message::{Fault, Message, Outcome, Refusal, StoreTime};
 use crate::plugins::{Catalog, Place, Plugin, run};
 use crate::telemetry::{Throttle, names};
 
@@ -84,6 +84,11 @@ impl Local {
     /// Refuses messages of peers from now on. Those of clients are still admitted.
     pub fn close(&self) {
         self.phase.store(Phase::Leaving as u8, Ordering::Relaxed);
+    }
+
+    /// The clock of the store of stateful streams, as far as this node knows.
+    pub fn store_time(&self) -> StoreTime {
+        self.entities.store_time()
     }
 
     fn find_place(&self, message: &Message, origin: Origin) -> Result<Kind, Refusal> {

@@ -69,6 +69,9 @@ pub enum Fault {
     /// It is a read (a `GET`, or a broadcast of a stateful stream), and tried to write.
     #[error("a GET, and a broadcast, cannot write: send it with another method")]
     ReadOnly,
+    /// Another message had the same `Idempotency-Key`.
+    #[error("its Idempotency-Key was used for another message: with another method, query or body")]
+    IdempotencyKeyReused,
     #[error("{}", .0.text)]
     Foreign(Box<ForeignFault>),
 }
@@ -193,6 +196,7 @@ impl Fault {
             Self::Foreign(fault) => fault.may_fail_over,
             Self::Failure(_)
             | Self::ReadOnly
+            | Self::IdempotencyKeyReused
             | Self::Crashed
             | Self::DeadlineExceeded
             | Self::LimitExceeded(_)
@@ -210,7 +214,8 @@ impl Fault {
             | Self::LimitExceeded(_)
             | Self::DeadlineExceeded
             | Self::Lost
-            | Self::ReadOnly => false,
+            | Self::ReadOnly
+            | Self::IdempotencyKeyReused => false,
             Self::Foreign(fault) => fault.nothing_ran,
         }
     }

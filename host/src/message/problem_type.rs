@@ -125,6 +125,11 @@ impl Fault {
                 "The handler tried to write in a read",
                 StatusCode::INTERNAL_SERVER_ERROR,
             ),
+            Self::IdempotencyKeyReused => ProblemType::new(
+                "idempotency-key-reused",
+                "The Idempotency-Key belongs to another message",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
             Self::Refused(Refusal::NotOffered) => ProblemType::new(
                 "not-offered",
                 "The views of the nodes disagree",

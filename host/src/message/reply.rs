@@ -17,6 +17,8 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// It is the one that an earlier message got, of which this one is a repetition.
+    pub is_replayed: bool,
     /// The memory reservation of the body on this node.
     pub reservation: Reservation,
 }

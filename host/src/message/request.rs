@@ -1,11 +1,14 @@
 //! The message: what is sent to an entity.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
 use super::offer::StreamProperties;
+use super::store_time::StoreTime;
 
 /// Upper limit for the configured body size: a body is held in memory, and sent in chunks between
 /// nodes.
@@ -91,10 +94,15 @@ pub struct Message {
     pub body: Bytes,
     /// It goes to every candidate.
     pub is_broadcast: bool,
+    /// The moment after which it takes no effect any more on a stateful stream. Set before it
+    /// first goes to another node: from then on whoever runs it keeps a record until then, by which
+    /// a repetition is known.
+    pub not_after: OnceLock<StoreTime>,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent
-/// (draft-ietf-httpapi-idempotency-key-header). The node does not implement it; a handler may.
+/// (draft-ietf-httpapi-idempotency-key-header). Nodes see to it on stateful streams; on others the
+/// handler may.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl Message {
@@ -104,15 +112,19 @@ impl Message {
         self.method == Method::Get || self.is_broadcast
     }
 
-    /// Whether running it twice has the same effect as running it once: because of its method, or
-    /// because the handler implements `Idempotency-Key`.
+    /// Whether its client may send it again: a second run has no other effect than the first.
     pub fn may_run_twice(&self, stream: StreamProperties) -> bool {
-        let is_idempotent = if stream.is_stateful {
-            // Another message may have come in between.
-            self.is_read()
+        let has_key = || self.headers.contains_key(IDEMPOTENCY_KEY);
+        if stream.is_stateful {
+            // Another message may have come in between, also if it is a PUT.
+            self.is_read() || has_key()
         } else {
-            self.method.is_idempotent()
-        };
-        is_idempotent || stream.takes_idempotency_keys && self.headers.contains_key(IDEMPOTENCY_KEY)
+            self.method.is_idempotent() || stream.takes_idempotency_keys && has_key()
+        }
+    }
+
+    /// Whether a node may send it to another one although it may have run.
+    pub fn may_be_repeated(&self, stream: StreamProperties) -> bool {
+        self.not_after.get().is_some() || self.may_run_twice(stream)
     }
 }

@@ -191,6 +191,7 @@ fn entities_config(config: &Config) -> EntitiesConfig {
         location: config.state.location.clone(),
         cluster_id: config.mesh.cluster_id.clone(),
         cache_bytes_max: config.state.cache_bytes_max,
+        idempotency_ttl: config.state.idempotency_ttl,
     }
 }
 

@@ -512,6 +512,7 @@ mod tests {
             Reservation::default(),
         );
         let reply = Reply {
+            is_replayed: false,
             status: http::StatusCode::OK,
             headers,
             body,

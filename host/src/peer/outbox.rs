@@ -315,6 +315,7 @@ mod tests {
             status,
             headers,
             body,
+            is_replayed: false,
             reservation: Reservation::default(),
         }
     }

@@ -116,12 +116,14 @@ enum OutcomeLabel {
     Limit,
     /// A read tried to write.
     ReadOnly,
+    /// An `Idempotency-Key` came with another message.
+    KeyReused,
     /// A fault of a later version.
     Other,
 }
 
 impl OutcomeLabel {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Ok,
         Self::Invalid,
         Self::NotFound,
@@ -136,6 +138,7 @@ impl OutcomeLabel {
         Self::Lost,
         Self::Limit,
         Self::ReadOnly,
+        Self::KeyReused,
         Self::Other,
     ];
 
@@ -160,6 +163,7 @@ impl OutcomeLabel {
                 Self::Overloaded
             }
             Fault::ReadOnly => Self::ReadOnly,
+            Fault::IdempotencyKeyReused => Self::KeyReused,
             Fault::Refused(_) => Self::Refused,
             Fault::Unreachable | Fault::NoCandidate => Self::Unreachable,
             Fault::Lost => Self::Lost,
@@ -183,6 +187,7 @@ impl OutcomeLabel {
             Self::Lost => "lost",
             Self::Limit => "limit",
             Self::ReadOnly => "read_only",
+            Self::KeyReused => "key_reused",
             Self::Other => "other",
         }
     }

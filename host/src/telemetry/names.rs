@@ -61,6 +61,8 @@ metrics! {
     describe_counter STATE_LOADS = "meshage_state_loads_total", "Entities that were loaded from the store.";
     /// Counter: runs that were repeated because the state was outdated.
     describe_counter STATE_RERUNS = "meshage_state_reruns_total", "Runs of handlers that were repeated, as another node had committed in between.";
+    /// Counter: messages that got the reply of one that they repeat.
+    describe_counter STATE_REPLAYS = "meshage_state_replays_total", "Messages that took effect before, and got the same reply again.";
     /// Counter: messages that were refused because the store does not work.
     describe_counter STATE_REFUSED = "meshage_state_refused_total", "Messages of stateful streams that were refused, as the store does not work.";
     /// Gauge: entities in memory.

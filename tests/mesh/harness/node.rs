@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -403,13 +403,23 @@ impl Node {
 
     /// A key in whose ranking node `id` has this place (the owner has 0), in this node's view.
     pub(crate) async fn key_ranked(&self, stream: &str, place: usize, id: &str) -> String {
-        for key in 0..1_000 {
-            let key = format!("key-{key}");
-            if self.ranking(stream, &key).await[place] == id {
-                return key;
+        let found = OnceLock::new();
+        // It may not offer the stream yet.
+        until(|| async {
+            for key in 0..1_000 {
+                let key = format!("key-{key}");
+                let ranking = self.ranking(stream, &key).await;
+                if ranking.get(place).is_some_and(|ranked| ranked == id) {
+                    return found.set(key).is_ok();
+                }
+                if !ranking.iter().any(|ranked| ranked == id) {
+                    return false;
+                }
             }
-        }
-        panic!("{id} has place {place} for none of a thousand keys");
+            panic!("{id} has place {place} for none of a thousand keys");
+        })
+        .await;
+        found.into_inner().unwrap()
     }
 
     /// Waits for a line of the log with this text in it, and returns it.

@@ -60,6 +60,23 @@ impl State {
         }
     }
 
+    /// The records of messages that are kept.
+    pub(crate) async fn records(&self) -> u64 {
+        let count = "SELECT count(*) FROM meshage_reply";
+        match self {
+            Self::Sqlite(_) => {
+                let file = rusqlite::Connection::open(self.file()).unwrap();
+                file.query_one(count, [], |row| row.get::<_, i64>(0))
+                    .unwrap() as u64
+            }
+            Self::Postgres { server, database } => {
+                let client = server.connect(database).await.unwrap();
+                let row = client.query_one(count, &[]).await.unwrap();
+                row.get::<_, i64>(0) as u64
+            }
+        }
+    }
+
     /// The value of `--state`.
     pub(crate) fn location(&self) -> String {
         match self {

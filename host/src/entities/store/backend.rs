@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
-use crate::message::StreamName;
+use super::super::record::{Kept, RecordId, RecordedUntil};
+use crate::message::{StoreTime, StreamName};
 use crate::state::{Name, Page, Range, Values};
 
 /// Values that are loaded together with an entity, and their bytes, the last one not counted.
@@ -37,7 +38,8 @@ impl Make {
 /// One connection to the database.
 pub(super) trait Backend: Send {
     /// Commits in one transaction. For each commit it compares the entity's last commit with the
-    /// expected one, and writes all of it or nothing. What it returns is on disk. The outcomes are
+    /// expected one, and the store's clock with the moment that is not to have passed, and writes all
+    /// of it or nothing. What it returns is on disk. The outcomes are
     /// in the order of the commits, which are of different entities.
     ///
     /// # Errors
@@ -54,7 +56,25 @@ pub(super) trait Backend: Send {
     /// If nothing could be read, or something of it is nothing that meshage has written.
     fn look(&mut self, looks: &[Look])
     -> impl Future<Output = Result<Vec<Seen>, LookError>> + Send;
+
+    /// Deletes some of the records that nobody can ask for any more.
+    ///
+    /// # Errors
+    /// If it could not.
+    fn sweep(&mut self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
 }
+
+/// What a sweep has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// The store's clock.
+    pub(super) now: StoreTime,
+    /// Whether there is more to delete.
+    pub(super) is_more: bool,
+}
+
+/// Records that a sweep looks at.
+pub(super) const SWEPT_MAX: usize = 1000;
 
 /// How looks failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -115,6 +135,8 @@ pub(in crate::entities) enum What {
     Value(Name),
     /// Some values.
     Page(Range),
+    /// What is kept of a message.
+    Record(RecordId),
 }
 
 /// What was seen.
@@ -128,12 +150,13 @@ pub(in crate::entities) struct Seen {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::entities) enum Found {
     Nothing,
-    Values(Values),
+    Values(Values, RecordedUntil),
     Value(Option<Bytes>),
     Page(Page),
     /// Keys, each with the last commit. What somebody wrote by hand may be no key.
     Entities(Vec<(String, CommitId)>),
     Stream(Option<String>),
+    Record(Option<Kept>),
 }
 
 /// Why the store cannot be used now.

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::entities::commit::{CommitId, EntityId};
+use crate::entities::commit::{Changes, CommitId, EntityId};
+use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 
@@ -51,9 +52,37 @@ impl Store {
             entity: entity(key),
             expected,
             id,
-            writes: writes.into(),
+            changes: Arc::new(writes.into()),
+            recorded: RecordedUntil::default(),
         };
         (self.commit_all(vec![commit]).await[0], id)
+    }
+
+    /// Commits one record, and nothing else.
+    async fn keep(&self, key: &str, expected: Option<CommitId>, record: Record) -> Outcome {
+        let commit = Commit {
+            entity: entity(key),
+            expected,
+            id: CommitId::new(),
+            recorded: RecordedUntil {
+                messages: record.until,
+                keys: StoreTime::from_millis(7),
+            },
+            changes: Arc::new(Changes {
+                not_after: record.not_after,
+                records: vec![record],
+                ..Changes::default()
+            }),
+        };
+        self.commit_one(commit).await
+    }
+
+    async fn kept(&self, key: &str, id: RecordId) -> Option<Kept> {
+        match self.see(key, What::Record(id)).await.found {
+            Found::Record(kept) => kept,
+            Found::Nothing => None,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// A commit that must succeed.
@@ -73,7 +102,7 @@ impl Store {
 
     async fn values(&self, key: &str) -> Values {
         match self.see(key, What::Values).await.found {
-            Found::Values(values) => values,
+            Found::Values(values, _) => values,
             other => panic!("{other:?}"),
         }
     }
@@ -184,7 +213,8 @@ async fn a_batch_succeeds_entity_by_entity(store: Store) {
         entity: entity(key),
         expected: (number % 3 != 0).then_some(*last),
         id: CommitId::new(),
-        writes: writes(&[("x", Some("new")), (MAIN_VALUE, Some(key))]).into(),
+        changes: Arc::new(writes(&[("x", Some("new")), (MAIN_VALUE, Some(key))]).into()),
+        recorded: RecordedUntil::default(),
     });
     // In another order than that of the keys.
     let commits: Vec<Commit> = commits.rev().collect();
@@ -332,12 +362,129 @@ async fn entities_are_listed_by_their_keys(store: Store) {
     assert_eq!(list("c", "", 2).await, [""; 0]);
 }
 
+/// A record of a message, or of a key, whose reply is its number.
+fn record(first: u8, number: u8, until: StoreTime) -> Record {
+    let mut id = [number; 16];
+    id[0] = first;
+    Record {
+        id: RecordId::from_bytes(id),
+        until,
+        not_after: None,
+        kept: Kept {
+            fingerprint: (first == KEY).then_some([number; 16]),
+            reply: Bytes::from(vec![number, 0, 0xff]),
+        },
+    }
+}
+
+const MESSAGE: u8 = 1;
+const KEY: u8 = 0xff;
+
+async fn records_are_kept_with_the_commit(store: Store) {
+    let later = store.now().later(Duration::from_secs(60));
+    for (key, first) in [("a", MESSAGE), ("b", KEY)] {
+        let one = record(first, 1, later);
+        assert_eq!(store.kept(key, one.id).await, None);
+        assert_eq!(store.keep(key, None, one.clone()).await, Outcome::Committed);
+        assert_eq!(store.kept(key, one.id).await, Some(one.kept));
+        // Of another entity, and of a commit that was fenced.
+        assert_eq!(store.kept("other", one.id).await, None);
+        let two = record(first, 2, later);
+        assert_eq!(store.keep(key, None, two.clone()).await, Outcome::Fenced);
+        assert_eq!(store.kept(key, two.id).await, None);
+        let seen = store.see(key, What::Values).await;
+        let Found::Values(_, recorded) = seen.found else {
+            panic!("{seen:?}")
+        };
+        assert_eq!((recorded.messages, recorded.keys.millis()), (later, 7));
+        // Others that have a record of their own, or values too, in the same batch.
+        let mut writes: Changes = writes(&[("x", Some("1"))]).into();
+        writes.records.push(two.clone());
+        let (last, three) = (seen.last, record(first, 3, later));
+        let commit = |key: &str, expected, changes| Commit {
+            entity: entity(key),
+            expected,
+            id: CommitId::new(),
+            changes: Arc::new(changes),
+            recorded,
+        };
+        let alone = Changes {
+            records: vec![three.clone()],
+            ..Changes::default()
+        };
+        let new = format!("{key}2");
+        let both = vec![commit(key, last, writes), commit(&new, None, alone)];
+        assert_eq!(store.commit_all(both).await, [Outcome::Committed; 2]);
+        assert_eq!(store.kept(key, two.id).await, Some(two.kept));
+        assert_eq!(store.kept(&new, three.id).await, Some(three.kept));
+        assert_eq!(store.value(key, "x").await, Some(bytes("1")));
+    }
+}
+
+async fn a_record_of_a_key_gives_way_once_its_time_is_over(store: Store) {
+    let old = record(KEY, 1, store.now());
+    assert_eq!(store.keep("a", None, old.clone()).await, Outcome::Committed);
+    while store.now() <= old.until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(store.kept("a", old.id).await, None);
+    let last = store.last("a").await;
+    let mut new = record(KEY, 1, store.now().later(Duration::from_secs(60)));
+    new.kept.reply = bytes("new");
+    assert_eq!(store.keep("a", last, new.clone()).await, Outcome::Committed);
+    assert_eq!(store.kept("a", new.id).await, Some(new.kept));
+}
+
+async fn a_commit_that_comes_too_late_is_void(store: Store) {
+    let mut late = record(MESSAGE, 1, store.now().later(Duration::from_secs(60)));
+    late.not_after = Some(store.now());
+    while store.now() <= late.not_after.unwrap() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(store.keep("a", None, late.clone()).await, Outcome::Fenced);
+    assert_eq!(store.last("a").await, None);
+    late.not_after = Some(store.now().later(Duration::from_secs(60)));
+    assert_eq!(store.keep("a", None, late).await, Outcome::Committed);
+}
+
+/// Records are deleted once they are old, and from then on their messages are late, even if the
+/// clock is set back.
+async fn what_was_swept_is_past(store: Store) {
+    let soon = store.now().later(Duration::from_secs(600));
+    let live = record(MESSAGE, 3, soon.later(Duration::from_secs(1)));
+    assert_eq!(
+        store.keep("c", None, live.clone()).await,
+        Outcome::Committed
+    );
+    let mut old = record(MESSAGE, 1, store.now());
+    old.not_after = Some(soon);
+    assert_eq!(store.keep("a", None, old).await, Outcome::Committed);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let mut one = record(MESSAGE, 4, soon);
+        one.not_after = Some(soon);
+        let key = format!("try{tries}");
+        match store.keep(&key, None, one).await {
+            Outcome::Fenced => break,
+            outcome => assert_eq!(outcome, Outcome::Committed),
+        }
+        assert!(tries < 1000, "nothing was swept");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(store.kept("c", live.id).await, Some(live.kept));
+    let mut next = record(MESSAGE, 5, soon);
+    next.not_after = Some(soon.later(Duration::from_secs(1)));
+    assert_eq!(store.keep("next", None, next).await, Outcome::Committed);
+}
+
 async fn a_closed_store_has_committed_what_it_took(store: Store) {
     let commits = (0..20).map(|number| Commit {
         entity: entity(&format!("k{number}")),
         expected: None,
         id: CommitId::new(),
-        writes: writes(&[("x", Some("1"))]).into(),
+        changes: Arc::new(writes(&[("x", Some("1"))]).into()),
+        recorded: RecordedUntil::default(),
     });
     let committing = store.commit_all(commits.collect());
     let (outcomes, ()) = tokio::join!(committing, async {
@@ -397,4 +544,8 @@ on_both!(
     the_longest_names_and_keys_are_taken,
     entities_are_listed_by_their_keys,
     a_closed_store_has_committed_what_it_took,
+    records_are_kept_with_the_commit,
+    a_record_of_a_key_gives_way_once_its_time_is_over,
+    a_commit_that_comes_too_late_is_void,
+    what_was_swept_is_past,
 );

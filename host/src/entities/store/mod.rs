@@ -11,21 +11,23 @@ mod sqlite;
 
 use std::io;
 use std::pin::pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, histogram};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::commit::{Commit, Mark, Outcome};
 use crate::lanes::{LaneWaker, wake_all};
+use crate::message::StoreTime;
 use crate::telemetry::names;
-use backend::Backend;
+use backend::{Backend, Swept};
 use gather::Gather;
 use health::Health;
 use sqlite::WalIndex;
@@ -42,6 +44,10 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Looks that one connection takes at once.
 const BATCH_LOOKS_MAX: usize = 128;
+
+/// How long it is waited between two sweeps, and if there was more than one of them deletes.
+const SWEEP_PAUSE: Duration = Duration::from_secs(2);
+const SWEEP_NEXT: Duration = Duration::from_millis(20);
 
 /// Who has something to commit.
 pub(super) trait CommitOwner: Send + Sync {
@@ -90,6 +96,8 @@ struct Shared {
     look_health: Health,
     /// Whether anything was committed, if that can be told without asking the store.
     index: Option<WalIndex>,
+    /// How far the store's clock is ahead of this host's, in milliseconds.
+    ahead: AtomicI64,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -112,6 +120,7 @@ impl Store {
             commit_health: Health::default(),
             look_health: Health::default(),
             index,
+            ahead: AtomicI64::new(0),
             ended,
             committed: CancellationToken::new(),
         }))
@@ -189,9 +198,59 @@ impl Store {
         let shared = &self.0;
         let _ended = shared.ended.clone().drop_guard();
         let _committed = shared.committed.clone().drop_guard();
-        while let Some(owners) = shared.commits.take(BATCH_COMMITS_MAX).await {
-            self.commit_batch(&mut backend, owners).await;
+        let mut next_sweep = tokio::time::Instant::now();
+        loop {
+            let taken = shared.commits.take(BATCH_COMMITS_MAX);
+            match timeout_at(next_sweep, taken).await {
+                Ok(Some(owners)) => self.commit_batch(&mut backend, owners).await,
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            if next_sweep <= tokio::time::Instant::now() {
+                let pause = self.sweep(&mut backend).await;
+                next_sweep = tokio::time::Instant::now() + pause;
+            }
         }
+    }
+
+    /// Deletes some old records. Returns when it is to be done again.
+    async fn sweep(&self, backend: &mut impl Backend) -> Duration {
+        if !self.0.commit_health.is_good() {
+            return SWEEP_PAUSE;
+        }
+        match self.watched(backend.sweep()).await {
+            Ok(Swept { now, is_more }) => {
+                let ahead = now.millis().cast_signed() - host_millis();
+                self.0.ahead.store(ahead, Ordering::Relaxed);
+                if is_more { SWEEP_NEXT } else { SWEEP_PAUSE }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "old records were not deleted");
+                SWEEP_PAUSE
+            }
+        }
+    }
+
+    /// Waits for what the store does, and refuses what gathers behind it if it hangs. It is then in
+    /// doubt itself; what has gathered is not.
+    async fn watched<T>(&self, work: impl Future<Output = T>) -> T {
+        let health = &self.0.commit_health;
+        health.begin();
+        let mut work = pin!(work);
+        let done = loop {
+            match timeout(health::BATCH_MAX, &mut work).await {
+                Ok(done) => break done,
+                Err(_) => self.refuse_what_gathered(),
+            }
+        };
+        health.end();
+        done
+    }
+
+    /// The store's clock, as far as this node knows.
+    pub(super) fn now(&self) -> StoreTime {
+        let millis = host_millis() + self.0.ahead.load(Ordering::Relaxed);
+        StoreTime::from_millis(millis.try_into().unwrap_or_default())
     }
 
     /// Commits what they have, or what the first of them have if that is enough for a batch.
@@ -203,7 +262,7 @@ impl Store {
             && let Some(owner) = owners.next()
         {
             if let Some(commit) = owner.begin_commit() {
-                bytes += commit.writes.memory();
+                bytes += commit.changes.memory();
                 commits.push(commit);
                 begun.push(owner);
             }
@@ -228,17 +287,8 @@ impl Store {
         if !health.is_good() {
             return vec![Outcome::Unavailable; commits.len()];
         }
-        health.begin();
         let began = Instant::now();
-        let mut committing = pin!(backend.commit(commits));
-        let outcomes = loop {
-            match timeout(health::BATCH_MAX, &mut committing).await {
-                Ok(outcomes) => break outcomes,
-                // It is in doubt. What has gathered behind it is not.
-                Err(_) => self.refuse_what_gathered(),
-            }
-        };
-        health.end();
+        let outcomes = self.watched(backend.commit(commits)).await;
         histogram!(names::STATE_COMMIT_SECONDS).record(began.elapsed().as_secs_f64());
         histogram!(names::STATE_BATCH_COMMITS).record(commits.len() as f64);
         match outcomes {
@@ -314,6 +364,10 @@ impl Store {
             async fn look(&mut self, looks: &[Look]) -> Result<Vec<Seen>, LookError> {
                 Ok(looks.iter().map(|_| (self.0)()).collect())
             }
+
+            async fn sweep(&mut self) -> Result<Swept, StoreError> {
+                Err(StoreError("it only looks".into()))
+            }
         }
 
         let store = Self::new(None, CancellationToken::new());
@@ -321,6 +375,17 @@ impl Store {
         tokio::spawn(async move { looking.serve_looks(Said(say)).await });
         store
     }
+}
+
+/// This host's clock.
+pub(super) fn host_time() -> StoreTime {
+    StoreTime::from_millis(host_millis().try_into().unwrap_or_default())
+}
+
+/// The same in milliseconds since 1970.
+fn host_millis() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs the work of a connection on a thread of its own, which may block.
@@ -380,6 +445,10 @@ mod tests {
         async fn look(&mut self, _: &[Look]) -> Result<Vec<Seen>, LookError> {
             Ok(Vec::new())
         }
+
+        async fn sweep(&mut self) -> Result<Swept, StoreError> {
+            Err(StoreError("it only counts".into()))
+        }
     }
 
     #[tokio::test]
@@ -395,7 +464,8 @@ mod tests {
                 }),
                 expected: None,
                 id: CommitId::new(),
-                writes: writes.into(),
+                changes: Arc::new(writes.into()),
+                recorded: Default::default(),
             }
         };
         let store = Store::new(None, CancellationToken::new());

@@ -23,6 +23,7 @@ const LOST: &str = "lost";
 const NO_CANDIDATE: &str = "no-candidate";
 const LIMIT_EXCEEDED: &str = "limit-exceeded";
 const READ_ONLY: &str = "read-only";
+const IDEMPOTENCY_KEY_REUSED: &str = "idempotency-key-reused";
 
 #[derive(Serialize, Deserialize)]
 struct Head<'a> {
@@ -51,6 +52,7 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         Fault::Lost => (LOST, None),
         Fault::NoCandidate => (NO_CANDIDATE, None),
         Fault::ReadOnly => (READ_ONLY, None),
+        Fault::IdempotencyKeyReused => (IDEMPOTENCY_KEY_REUSED, None),
         Fault::LimitExceeded(limit) => (LIMIT_EXCEEDED, Some((limit.kind.name(), limit.max))),
         Fault::Foreign(fault) => (fault.kind.as_str(), None),
     };
@@ -98,6 +100,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
         (CRASHED, _) => Fault::Crashed,
         (READ_ONLY, _) => Fault::ReadOnly,
+        (IDEMPOTENCY_KEY_REUSED, _) => Fault::IdempotencyKeyReused,
         (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
         (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
         // `unreachable`, `lost` and `no-candidate` are foreign too: the peer reports them about
@@ -150,7 +153,12 @@ mod tests {
             })
         };
         let limit = |kind| Fault::LimitExceeded(Limit { kind, max: 7 });
-        let others = [Fault::Crashed, Fault::DeadlineExceeded, Fault::ReadOnly];
+        let others = [
+            Fault::Crashed,
+            Fault::DeadlineExceeded,
+            Fault::ReadOnly,
+            Fault::IdempotencyKeyReused,
+        ];
         let all = FailureKind::ALL
             .map(failure)
             .into_iter()

@@ -6,6 +6,7 @@
 //! connection.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -28,7 +29,7 @@ pub(super) use scan::{calls_in, void_call};
 
 use crate::bodies::Reservation;
 use crate::message::{
-    BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StreamName, truncate,
+    BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StoreTime, StreamName, truncate,
 };
 
 /// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
@@ -110,6 +111,13 @@ type Extensions<'a> = Vec<(u32, &'a [u8])>;
 /// The extension of a call that goes to every candidate; its value is empty.
 const BROADCAST: u32 = 1;
 
+/// The extension of a call that takes no effect after this moment by the store's clock:
+/// milliseconds since 1970, 8 bytes, big-endian.
+const NOT_AFTER: u32 = 2;
+
+/// The extension of a reply that an earlier message got already; its value is empty.
+const REPLAYED: u32 = 1;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WireError {
     #[error("a frame ends before its head does")]
@@ -190,6 +198,12 @@ pub(super) fn put_call(
     message: &Message,
     remaining: Duration,
 ) -> Bytes {
+    let not_after = message
+        .not_after
+        .get()
+        .map(|time| time.millis().to_be_bytes());
+    let broadcast = message.is_broadcast.then_some((BROADCAST, &[][..]));
+    let not_after = not_after.as_ref().map(|time| (NOT_AFTER, &time[..]));
     let head = CallHead {
         message_id: message.id.into_bytes(),
         hop: 1,
@@ -200,11 +214,7 @@ pub(super) fn put_call(
         query: message.query.as_str().into(),
         headers: Cow::Borrowed(&message.headers),
         body_bytes: message.body.len(),
-        extensions: message
-            .is_broadcast
-            .then_some((BROADCAST, &[][..]))
-            .into_iter()
-            .collect(),
+        extensions: broadcast.into_iter().chain(not_after).collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
@@ -215,7 +225,11 @@ pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Byt
         status: reply.status.as_u16(),
         headers: Cow::Borrowed(&reply.headers),
         body_bytes: reply.body.len(),
-        extensions: Extensions::new(),
+        extensions: reply
+            .is_replayed
+            .then_some((REPLAYED, &[][..]))
+            .into_iter()
+            .collect(),
     };
     put_with_body(buffer, kind::REPLY, id, &head, &reply.body)
 }
@@ -367,6 +381,13 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         return Err(WireError::Hops);
     }
     let invalid = |_| WireError::Head(postcard::Error::SerdeDeCustom);
+    let not_after = OnceLock::new();
+    if let Some(millis) = extension(&head.extensions, NOT_AFTER) {
+        let millis = millis
+            .try_into()
+            .map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
+        let _ = not_after.set(StoreTime::from_millis(u64::from_be_bytes(millis)));
+    }
     let message = Message {
         id: Uuid::from_bytes(head.message_id),
         stream: StreamName::try_from(&*head.stream).map_err(invalid)?,
@@ -376,7 +397,8 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         query: head.query.into_owned(),
         headers: head.headers.into_owned(),
         body: Bytes::new(),
-        is_broadcast: head.extensions.iter().any(|(id, _)| *id == BROADCAST),
+        is_broadcast: extension(&head.extensions, BROADCAST).is_some(),
+        not_after,
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -387,6 +409,11 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     })
 }
 
+fn extension<'a>(extensions: &Extensions<'a>, number: u32) -> Option<&'a [u8]> {
+    let found = extensions.iter().find(|(id, _)| *id == number);
+    found.map(|(_, value)| *value)
+}
+
 fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
     let (head, first): (ReplyHead<'_>, _) = postcard::take_from_bytes(&frame)?;
     let status = StatusCode::from_u16(head.status)
@@ -395,6 +422,7 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         status,
         headers: head.headers.into_owned(),
         body: Bytes::new(),
+        is_replayed: extension(&head.extensions, REPLAYED).is_some(),
         reservation: Reservation::default(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
@@ -428,6 +456,7 @@ pub(super) mod tests {
             headers,
             body: Bytes::from(vec![b'x'; body_bytes]),
             is_broadcast: body_bytes == 1,
+            not_after: OnceLock::from(StoreTime::from_millis(body_bytes as u64)),
         }
     }
 
@@ -525,6 +554,7 @@ pub(super) mod tests {
             status: StatusCode::CREATED,
             headers,
             body,
+            is_replayed: true,
             reservation: Reservation::default(),
         };
         let faults = [

@@ -174,6 +174,7 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
         status,
         headers,
         body: Bytes::from(reply.body),
+        is_replayed: false,
         reservation: Reservation::default(),
     })
 }

@@ -34,6 +34,7 @@ pub(crate) fn message() -> Result<Message> {
         )]),
         body: Bytes::from_static(br#"{"hello":"world"}"#),
         is_broadcast: false,
+        not_after: Default::default(),
     })
 }
 

@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::connect::Connection;
 use super::{Failed, schema};
-use crate::entities::commit::{Commit, Outcome};
+use crate::entities::commit::{Changes, Commit, Outcome};
 use crate::entities::store::backend::StoreError;
+use crate::message::StoreTime;
 use crate::state::MAIN_VALUE;
 
 /// Identifies a batch: the committer, and a number that grows.
@@ -30,9 +31,18 @@ struct Columns<'a> {
     has_state: Vec<bool>,
     states: Vec<Option<&'a [u8]>>,
     is_clear: Vec<bool>,
+    not_after: Vec<Option<i64>>,
+    messages_until: Vec<i64>,
+    keys_until: Vec<i64>,
     value_ords: Vec<i32>,
     value_names: Vec<&'a str>,
     values: Vec<Option<&'a [u8]>>,
+    record_ords: Vec<i32>,
+    record_ids: Vec<Uuid>,
+    record_until: Vec<i64>,
+    record_not_after: Vec<i64>,
+    fingerprints: Vec<Option<&'a [u8]>>,
+    replies: Vec<&'a [u8]>,
 }
 
 impl<'a> Columns<'a> {
@@ -50,8 +60,14 @@ impl<'a> Columns<'a> {
             entity,
             expected,
             id,
-            writes,
+            changes,
+            recorded,
         } = commit;
+        let Changes {
+            writes,
+            records,
+            not_after,
+        } = &**changes;
         let state = writes.get(MAIN_VALUE);
         self.streams.push(entity.stream.as_str());
         self.keys.push(entity.key.as_str());
@@ -61,16 +77,36 @@ impl<'a> Columns<'a> {
         self.has_state.push(state.is_some());
         self.states.push(state.flatten().map(Bytes::as_ref));
         self.is_clear.push(writes.is_clear());
+        self.not_after.push(not_after.map(millis));
+        self.messages_until.push(millis(recorded.messages));
+        self.keys_until.push(millis(recorded.keys));
         for (name, value) in writes.iter().filter(|(name, _)| &***name != MAIN_VALUE) {
             self.value_ords.push(ord);
             self.value_names.push(name);
             self.values.push(value.map(Bytes::as_ref));
+        }
+        for record in records {
+            self.record_ords.push(ord);
+            self.record_ids
+                .push(Uuid::from_bytes(*record.id.as_bytes()));
+            self.record_until.push(millis(record.until));
+            self.record_not_after
+                .push(millis(record.not_after.unwrap_or_default()));
+            let fingerprint = record.kept.fingerprint.as_ref();
+            self.fingerprints
+                .push(fingerprint.map(|fingerprint| &fingerprint[..]));
+            self.replies.push(&record.kept.reply);
         }
     }
 
     fn has_values(&self) -> bool {
         !self.value_ords.is_empty() || self.is_clear.contains(&true)
     }
+}
+
+/// A moment as it is stored.
+fn millis(time: StoreTime) -> i64 {
+    i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
 /// In the order in which they are sent: that of their keys.
@@ -102,17 +138,29 @@ pub(super) async fn send(
         &columns.has_state,
         &columns.states,
         &columns.is_clear,
+        &columns.not_after,
+        &columns.messages_until,
+        &columns.keys_until,
     ];
-    let statement = if columns.has_values() {
+    let (has_values, has_records) = (columns.has_values(), !columns.record_ords.is_empty());
+    let statement = &statements.commits[usize::from(has_values)][usize::from(has_records)];
+    if has_values {
         parameters.extend::<[&(dyn ToSql + Sync); 3]>([
             &columns.value_ords,
             &columns.value_names,
             &columns.values,
         ]);
-        &statements.commit_values
-    } else {
-        &statements.commit
-    };
+    }
+    if has_records {
+        parameters.extend::<[&(dyn ToSql + Sync); 6]>([
+            &columns.record_ords,
+            &columns.record_ids,
+            &columns.record_until,
+            &columns.record_not_after,
+            &columns.fingerprints,
+            &columns.replies,
+        ]);
+    }
     let rows = connection
         .client
         .query(statement, &parameters)

@@ -51,8 +51,8 @@ impl Drop for Driver {
 
 /// The statements of a connection.
 pub(super) struct Statements {
-    pub(super) commit: Statement,
-    pub(super) commit_values: Statement,
+    /// Without values in rows of their own and with them, each without records and with them.
+    pub(super) commits: [[Statement; 2]; 2],
     pub(super) receipt: Statement,
     pub(super) last: Statement,
     pub(super) values: Statement,
@@ -60,6 +60,8 @@ pub(super) struct Statements {
     pub(super) page: Statement,
     pub(super) entities: Statement,
     pub(super) stream_after: Statement,
+    pub(super) record: Statement,
+    pub(super) sweep: Statement,
 }
 
 impl Connector {
@@ -112,8 +114,16 @@ impl Connection {
         let client = &self.client;
         let prepared = async {
             Ok::<_, tokio_postgres::Error>(Statements {
-                commit: client.prepare(&sql::commit(false)).await?,
-                commit_values: client.prepare(&sql::commit(true)).await?,
+                commits: [
+                    [
+                        client.prepare(&sql::commit(false, false)).await?,
+                        client.prepare(&sql::commit(false, true)).await?,
+                    ],
+                    [
+                        client.prepare(&sql::commit(true, false)).await?,
+                        client.prepare(&sql::commit(true, true)).await?,
+                    ],
+                ],
                 receipt: client.prepare(sql::RECEIPT).await?,
                 last: client.prepare(sql::LAST).await?,
                 values: client.prepare(sql::VALUES_OF_ENTITIES).await?,
@@ -121,6 +131,8 @@ impl Connection {
                 page: client.prepare(sql::PAGE).await?,
                 entities: client.prepare(sql::ENTITIES_OF_STREAM).await?,
                 stream_after: client.prepare(sql::STREAM_AFTER).await?,
+                record: client.prepare(&sql::record()).await?,
+                sweep: client.prepare(&sql::sweep()).await?,
             })
         };
         let prepared = prepared.await;

@@ -8,9 +8,11 @@ use uuid::Uuid;
 
 use super::connect::{Connection, Statements};
 use crate::entities::commit::{CommitId, EntityId};
+use crate::entities::record::{Kept, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, Seen, What,
 };
+use crate::message::StoreTime;
 use crate::state::{MAIN_VALUE, Name, PAGE_BYTES_MAX, Page, Range, Values, Writes};
 
 /// Values that a page asks the server for at once; a page of large ones is cut afterwards.
@@ -110,6 +112,7 @@ impl Reader<'_> {
         match look {
             Look::At(entity, What::Value(name)) => self.value(entity, name).await,
             Look::At(entity, What::Page(range)) => self.page(entity, range).await,
+            Look::At(entity, What::Record(id)) => self.record(entity, *id).await,
             Look::Entities(listing) => self.entities(listing).await,
             Look::StreamAfter(after) => self.stream_after(after).await,
             Look::At(_, What::Last | What::Values) => Ok(nothing()),
@@ -174,6 +177,26 @@ impl Reader<'_> {
         })
     }
 
+    async fn record(&self, entity: &EntityId, id: RecordId) -> Result<Seen, Error> {
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let id = Uuid::from_bytes(*id.as_bytes());
+        let row = self
+            .connection
+            .client
+            .query_opt(&self.statements.record, &[&stream, &key, &id])
+            .await?;
+        let kept = row.as_ref().and_then(|row| {
+            Some(Kept {
+                fingerprint: bytes(row, 1).and_then(|bytes| bytes[..].try_into().ok()),
+                reply: bytes(row, 2)?,
+            })
+        });
+        Ok(Seen {
+            last: row.as_ref().map(|row| commit_id(row, 0)),
+            found: Found::Record(kept),
+        })
+    }
+
     async fn stream_after(&self, after: &str) -> Result<Seen, Error> {
         let statement = &self.statements.stream_after;
         let client = &self.connection.client;
@@ -216,6 +239,7 @@ impl Reader<'_> {
 #[derive(Default)]
 struct Loaded {
     last: Option<CommitId>,
+    recorded: RecordedUntil,
     main: Option<Bytes>,
     values: Vec<(Name, Bytes)>,
     bytes: usize,
@@ -227,6 +251,10 @@ impl Loaded {
         if self.last.is_none() {
             self.last = Some(commit_id(row, 1));
             self.main = bytes(row, 2);
+            self.recorded = RecordedUntil {
+                messages: time(row, 6),
+                keys: time(row, 7),
+            };
         }
         let (name, is_large): (Option<&str>, bool) = (row.get(3), row.get(5));
         let Some(name) = name else { return };
@@ -243,7 +271,7 @@ impl Loaded {
     fn seen(self) -> Seen {
         let Some(last) = self.last else {
             return Seen {
-                found: Found::Values(Values::none()),
+                found: Found::Values(Values::none(), RecordedUntil::default()),
                 ..nothing()
             };
         };
@@ -251,7 +279,7 @@ impl Loaded {
         values.learn(MAIN_VALUE.into(), self.main);
         Seen {
             last: Some(last),
-            found: Found::Values(values),
+            found: Found::Values(values, self.recorded),
         }
     }
 }
@@ -278,6 +306,11 @@ fn index(row: &Row) -> usize {
 
 fn commit_id(row: &Row, column: usize) -> CommitId {
     CommitId::from_bytes(row.get::<_, Uuid>(column).into_bytes())
+}
+
+pub(super) fn time(row: &Row, column: usize) -> StoreTime {
+    let millis: i64 = row.get(column);
+    StoreTime::from_millis(millis.try_into().unwrap_or_default())
 }
 
 fn bytes(row: &Row, column: usize) -> Option<Bytes> {

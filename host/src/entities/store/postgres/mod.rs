@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::Error;
 use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backend::{Backend, Look, LookError, Make, Seen, StoreError};
+use super::backend::{Backend, Look, LookError, Make, SWEPT_MAX, Seen, StoreError, Swept};
 use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
 use commit::Batch;
@@ -252,6 +253,27 @@ impl Backend for Postgres {
                 self.connection = None;
                 let error = format!("no answer within {STATEMENT_MAX:?}");
                 Err(LookError::Store(StoreError(error)))
+            }
+        }
+    }
+
+    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        let connection = self.connection().await?;
+        let Some(statements) = &connection.statements else {
+            return Err(StoreError("nothing is prepared".into()));
+        };
+        let limit = SWEPT_MAX as i32;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&limit];
+        let swept = connection.client.query_one(&statements.sweep, &parameters);
+        match timeout(STATEMENT_MAX, swept).await {
+            Ok(Ok(row)) => Ok(Swept {
+                now: look::time(&row, 0),
+                is_more: row.get::<_, i64>(1) >= SWEPT_MAX as i64,
+            }),
+            Ok(Err(error)) => Err(StoreError(text(&error))),
+            Err(_) => {
+                self.connection = None;
+                Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))
             }
         }
     }

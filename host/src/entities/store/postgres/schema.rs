@@ -9,7 +9,7 @@ use super::text;
 
 /// The version of the tables. A later version that an older node can use leaves `compatible` as it
 /// is.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 /// Rows that change often keep room on their page, so that an update stays there. Keys are compared
 /// by their bytes, as everywhere in meshage.
@@ -19,13 +19,16 @@ const TABLES: &str = r#"
         id uuid NOT NULL,
         version int NOT NULL,
         compatible int NOT NULL,
-        cluster text NOT NULL
+        cluster text NOT NULL,
+        swept_to bigint NOT NULL DEFAULT 0
     );
     CREATE TABLE meshage_entity (
         stream text COLLATE "C" NOT NULL,
         key text COLLATE "C" NOT NULL,
         commit_id uuid NOT NULL,
         state bytea,
+        messages_until bigint NOT NULL DEFAULT 0,
+        keys_until bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (stream, key)
     ) WITH (fillfactor = 70);
     CREATE TABLE meshage_value (
@@ -41,6 +44,25 @@ const TABLES: &str = r#"
         won int[] NOT NULL,
         at timestamptz NOT NULL DEFAULT now()
     ) WITH (fillfactor = 10);"#;
+
+/// What version 2 added. Old records are deleted all the time.
+const RECORDS: &str = r#"
+    CREATE TABLE meshage_reply (
+        id uuid PRIMARY KEY,
+        stream text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        until bigint NOT NULL,
+        not_after bigint NOT NULL,
+        fingerprint bytea,
+        reply bytea NOT NULL
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    CREATE INDEX meshage_reply_until ON meshage_reply (until) WHERE fingerprint IS NOT NULL;"#;
+
+const FROM_1_TO_2: &str = "
+    ALTER TABLE meshage_store ADD COLUMN swept_to bigint NOT NULL DEFAULT 0;
+    ALTER TABLE meshage_entity ADD COLUMN messages_until bigint NOT NULL DEFAULT 0,
+        ADD COLUMN keys_until bigint NOT NULL DEFAULT 0;
+    UPDATE meshage_store SET version = 2, compatible = 2;";
 
 /// What committers of nodes that are gone have left. A commit's outcome is known or given up long
 /// before.
@@ -71,15 +93,22 @@ pub(super) async fn prepare(
         }
     }
     let row = client
-        .query_one("SELECT id, compatible, cluster FROM meshage_store", &[])
+        .query_one(
+            "SELECT id, compatible, cluster, version FROM meshage_store",
+            &[],
+        )
         .await
         .map_err(failed)?;
     let (id, compatible, owner): (Uuid, i32, String) = (row.get(0), row.get(1), row.get(2));
+    let version: i32 = row.get(3);
     check_compatible(compatible)?;
     if owner != cluster {
         return Err(StoreError(format!(
             "it has the state of the cluster {owner:?}, and this node is of {cluster:?}: set --cluster-id, or name another database"
         )));
+    }
+    if version == 1 {
+        upgrade(client).await.map_err(failed)?;
     }
     client.execute(SWEEP, &[]).await.map_err(failed)?;
     Ok(id)
@@ -88,12 +117,26 @@ pub(super) async fn prepare(
 async fn make_tables(client: &mut Client, cluster: &str) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     transaction.batch_execute(TABLES).await?;
+    transaction.batch_execute(RECORDS).await?;
     transaction
         .execute(
             "INSERT INTO meshage_store (id, version, compatible, cluster) VALUES ($1, $2, $2, $3)",
             &[&Uuid::now_v7(), &VERSION, &cluster],
         )
         .await?;
+    transaction.commit().await
+}
+
+/// Makes tables of version 1 those of version 2. Of several nodes the first one does it.
+async fn upgrade(client: &mut Client) -> Result<(), tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let row = transaction
+        .query_one("SELECT version FROM meshage_store FOR UPDATE", &[])
+        .await?;
+    if row.get::<_, i32>(0) == 1 {
+        transaction.batch_execute(FROM_1_TO_2).await?;
+        transaction.batch_execute(RECORDS).await?;
+    }
     transaction.commit().await
 }
 

@@ -9,22 +9,26 @@
 /// tiny when it last looked it would read every row, for each batch, until it looks again.
 const COMMIT_ENTITIES: &str = "
 WITH c AS MATERIALIZED (
-    SELECT * FROM unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::bool[], $9::bytea[], $10::bool[])
-        WITH ORDINALITY AS u(stream, key, expected, id, has_state, state, is_clear, ord)
+    SELECT * FROM unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::bool[], $9::bytea[], $10::bool[],
+            $11::bigint[], $12::bigint[], $13::bigint[])
+        WITH ORDINALITY AS u(stream, key, expected, id, has_state, state, is_clear,
+            not_after, messages_until, keys_until, ord)
     LEFT JOIN LATERAL (
         SELECT ctid AS place FROM meshage_entity e
         WHERE u.expected IS NOT NULL AND e.stream = u.stream AND e.key = u.key LIMIT 1
     ) e ON true
     WHERE (SELECT compatible FROM meshage_store) <= $3::int
+        AND (u.not_after IS NULL OR u.not_after > (SELECT CLOCK FROM meshage_store))
 ), old AS (
     UPDATE meshage_entity e
-    SET commit_id = c.id, state = CASE WHEN c.has_state THEN c.state ELSE e.state END
+    SET commit_id = c.id, messages_until = c.messages_until, keys_until = c.keys_until,
+        state = CASE WHEN c.has_state THEN c.state ELSE e.state END
     FROM c
     WHERE e.ctid = c.place AND e.commit_id = c.expected
     RETURNING c.ord
 ), new AS (
-    INSERT INTO meshage_entity (stream, key, commit_id, state)
-    SELECT stream, key, id, state FROM c WHERE expected IS NULL ORDER BY ord
+    INSERT INTO meshage_entity (stream, key, commit_id, state, messages_until, keys_until)
+    SELECT stream, key, id, state, messages_until, keys_until FROM c WHERE expected IS NULL ORDER BY ord
     ON CONFLICT DO NOTHING
     RETURNING stream, key
 ), won AS MATERIALIZED (
@@ -36,7 +40,7 @@ WITH c AS MATERIALIZED (
 /// is only written: one statement changes a row once.
 const COMMIT_VALUES: &str = ", v AS MATERIALIZED (
     SELECT c.stream, c.key, v.name, v.value, v.ord
-    FROM unnest($11::int[], $12::text[], $13::bytea[]) AS v(ord, name, value)
+    FROM unnest($14::int[], $15::text[], $16::bytea[]) AS v(ord, name, value)
     JOIN won ON won.ord = v.ord JOIN c ON c.ord = v.ord
 ), put AS (
     INSERT INTO meshage_value (stream, key, name, value)
@@ -62,6 +66,22 @@ const COMMIT_VALUES: &str = ", v AS MATERIALIZED (
     WHERE d.ctid = g.place
 )";
 
+/// The records of messages; the one of a key takes the place of an expired one. `$+1` is the first
+/// parameter behind those of what comes before.
+const COMMIT_RECORDS: &str = ", kept AS (
+    INSERT INTO meshage_reply (id, stream, key, until, not_after, fingerprint, reply)
+    SELECT r.id, c.stream, c.key, r.until, r.not_after, r.fingerprint, r.reply
+    FROM unnest($+1::int[], $+2::uuid[], $+3::bigint[], $+4::bigint[], $+5::bytea[], $+6::bytea[])
+        AS r(ord, id, until, not_after, fingerprint, reply)
+    JOIN won ON won.ord = r.ord JOIN c ON c.ord = r.ord
+    ORDER BY r.id
+    ON CONFLICT (id) DO UPDATE SET until = excluded.until, not_after = excluded.not_after,
+        fingerprint = excluded.fingerprint, reply = excluded.reply
+)";
+
+/// The store's clock, in milliseconds since 1970: it has passed what records were deleted up to.
+const CLOCK: &str = "greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint, swept_to)";
+
 /// The receipt of the committer's last batch. One that was sent twice leaves it as the first has
 /// written it; so does one that the server gets to see late. A row with 0 says that it was written.
 const COMMIT_END: &str = ", receipt AS (
@@ -78,10 +98,61 @@ SELECT ord::int FROM won UNION ALL SELECT * FROM receipt";
 pub(super) const RECEIPT: &str =
     "UPDATE meshage_committer SET at = now() WHERE id = $1 AND batch = $2 RETURNING won";
 
-/// The statement, for batches with values in rows of their own or without.
-pub(super) fn commit(has_values: bool) -> String {
-    let values = if has_values { COMMIT_VALUES } else { "" };
-    format!("{COMMIT_ENTITIES}{values}{COMMIT_END}")
+/// The statement, for batches with values in rows of their own or without, and with records or
+/// without.
+pub(super) fn commit(has_values: bool, has_records: bool) -> String {
+    let (values, before) = if has_values {
+        (COMMIT_VALUES, 16)
+    } else {
+        ("", 13)
+    };
+    let mut records = String::new();
+    if has_records {
+        records = COMMIT_RECORDS.to_owned();
+        for number in 1..=6 {
+            records = records.replace(&format!("$+{number}"), &format!("${}", before + number));
+        }
+    }
+    format!("{COMMIT_ENTITIES}{values}{records}{COMMIT_END}").replace("CLOCK", CLOCK)
+}
+
+/// What is kept of a message, if it is not to be deleted already.
+pub(super) fn record() -> String {
+    "
+    SELECT e.commit_id, r.fingerprint, r.reply
+    FROM meshage_entity e
+    LEFT JOIN meshage_reply r ON r.id = $3 AND r.stream = e.stream AND r.key = e.key
+        AND r.until > (SELECT CLOCK FROM meshage_store)
+    WHERE e.stream = $1 AND e.key = $2"
+        .replace("CLOCK", CLOCK)
+}
+
+/// Deletes records that nobody can ask for any more, and notes up to when. Those of messages have the
+/// order of their times: the first ones are the oldest.
+pub(super) fn sweep() -> String {
+    "
+    WITH clock AS MATERIALIZED (
+        SELECT CLOCK AS now FROM meshage_store
+    ), due AS MATERIALIZED (
+        SELECT place FROM (
+            SELECT ctid AS place, until FROM meshage_reply
+            WHERE id < 'ff000000-0000-0000-0000-000000000000' ORDER BY id LIMIT $1::int
+        ) m WHERE until <= (SELECT now FROM clock)
+        UNION ALL SELECT place FROM (
+            SELECT ctid AS place FROM meshage_reply
+            WHERE fingerprint IS NOT NULL AND until <= (SELECT now FROM clock)
+            ORDER BY until LIMIT $1::int
+        ) k
+    ), gone AS (
+        DELETE FROM meshage_reply r USING due
+        WHERE r.ctid = due.place AND r.until <= (SELECT now FROM clock)
+        RETURNING r.not_after
+    ), noted AS (
+        UPDATE meshage_store SET swept_to = greatest(swept_to, (SELECT max(not_after) FROM gone))
+        WHERE EXISTS (SELECT FROM gone)
+    )
+    SELECT (SELECT now FROM clock), (SELECT count(*) FROM gone)"
+        .replace("CLOCK", CLOCK)
 }
 
 pub(super) const LAST: &str = "
@@ -95,10 +166,10 @@ pub(super) const LAST: &str = "
 /// entity's own row comes once.
 pub(super) const VALUES_OF_ENTITIES: &str = "
     SELECT c.ord::int, e.commit_id, CASE WHEN coalesce(v.n, 1) = 1 THEN e.state END, v.name, v.value,
-        v.name IS NOT NULL AND v.value IS NULL
+        v.name IS NOT NULL AND v.value IS NULL, e.messages_until, e.keys_until
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c(stream, key, ord)
     CROSS JOIN LATERAL (
-        SELECT commit_id, state FROM meshage_entity e
+        SELECT commit_id, state, messages_until, keys_until FROM meshage_entity e
         WHERE e.stream = c.stream AND e.key = c.key LIMIT 1
     ) e
     LEFT JOIN LATERAL (
@@ -167,13 +238,17 @@ mod tests {
             .await
             .unwrap();
         let client = &connection.client;
-        let fill = "INSERT INTO meshage_entity VALUES ('s', 'k', gen_random_uuid(), NULL);
+        let fill = "INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES ('s', 'k', gen_random_uuid(), NULL);
                     INSERT INTO meshage_value VALUES ('s', 'k', 'n', '');
                     ANALYZE;";
         client.batch_execute(fill).await.unwrap();
         for (statement, parameters) in [
-            (commit(false), 10),
-            (commit(true), 13),
+            (commit(false, false), 13),
+            (commit(true, false), 16),
+            (commit(false, true), 19),
+            (commit(true, true), 22),
+            (record(), 3),
+            (sweep(), 1),
             (LAST.into(), 2),
             (VALUES_OF_ENTITIES.into(), 4),
             (VALUE.into(), 3),

@@ -4,19 +4,23 @@ use bytes::Bytes;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, ErrorCode, Transaction};
 
-use crate::entities::commit::{Commit, EntityId, Outcome};
+use crate::entities::commit::{Changes, Commit, EntityId, Outcome};
+use crate::entities::record::Record;
+use crate::message::StoreTime;
 use crate::state::{MAIN_VALUE, Writes};
 
 /// Writes each commit whose expected one is the entity's last.
 pub(super) fn write_all(
     transaction: &Transaction<'_>,
     commits: &[Commit],
+    now: StoreTime,
 ) -> rusqlite::Result<Vec<Outcome>> {
     let mut entities = EntityRows {
         transaction,
-        with_state: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, state = ?4 WHERE stream = ?1 AND key = ?2 AND commit_id = ?5")?,
-        without: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
-        new: transaction.prepare_cached("INSERT INTO meshage_entity (stream, key, commit_id, state) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?,
+        now,
+        with_state: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, messages_until = ?5, keys_until = ?6, state = ?7 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
+        without: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, messages_until = ?5, keys_until = ?6 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
+        new: transaction.prepare_cached("INSERT INTO meshage_entity (stream, key, commit_id, messages_until, keys_until, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING")?,
     };
     commits
         .iter()
@@ -27,6 +31,7 @@ pub(super) fn write_all(
 /// The statements that write rows of entities.
 struct EntityRows<'a> {
     transaction: &'a Transaction<'a>,
+    now: StoreTime,
     with_state: CachedStatement<'a>,
     without: CachedStatement<'a>,
     new: CachedStatement<'a>,
@@ -39,20 +44,33 @@ impl EntityRows<'_> {
             entity,
             expected,
             id,
-            writes,
+            changes,
+            recorded,
         } = commit;
+        let Changes {
+            writes,
+            records,
+            not_after,
+        } = &**changes;
+        if not_after.is_some_and(|not_after| not_after <= self.now) {
+            return Ok(Outcome::Fenced);
+        }
+        let (messages, keys) = (millis(recorded.messages), millis(recorded.keys));
         let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
         let state = writes.get(MAIN_VALUE);
         let id = &id.as_bytes()[..];
         let expected = expected.as_ref().map(|expected| &expected.as_bytes()[..]);
         let changed = match (expected, state) {
             (Some(expected), Some(state)) => {
-                let row = (stream, key, id, state.map(Value), expected);
+                let row = (stream, key, id, expected, messages, keys, state.map(Value));
                 self.with_state.execute(row)?
             }
-            (Some(expected), None) => self.without.execute((stream, key, id, expected))?,
+            (Some(expected), None) => {
+                let row = (stream, key, id, expected, messages, keys);
+                self.without.execute(row)?
+            }
             (None, state) => {
-                let row = (stream, key, id, state.flatten().map(Value));
+                let row = (stream, key, id, messages, keys, state.flatten().map(Value));
                 self.new.execute(row)?
             }
         };
@@ -60,6 +78,7 @@ impl EntityRows<'_> {
             return Ok(Outcome::Fenced);
         }
         write_values(self.transaction, entity, writes)?;
+        write_records(self.transaction, entity, records)?;
         Ok(Outcome::Committed)
     }
 }
@@ -87,6 +106,44 @@ fn write_values(
         };
     }
     Ok(())
+}
+
+/// Keeps records; the one of a key takes the place of an expired one.
+fn write_records(
+    transaction: &Transaction<'_>,
+    entity: &EntityId,
+    records: &[Record],
+) -> rusqlite::Result<()> {
+    let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+    for record in records {
+        let Record {
+            id,
+            until,
+            not_after,
+            kept,
+        } = record;
+        let fingerprint = kept
+            .fingerprint
+            .as_ref()
+            .map(|fingerprint| &fingerprint[..]);
+        transaction
+            .prepare_cached("INSERT OR REPLACE INTO meshage_reply (id, stream, key, until, not_after, fingerprint, reply) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute((
+                &id.as_bytes()[..],
+                stream,
+                key,
+                millis(*until),
+                millis(not_after.unwrap_or_default()),
+                fingerprint,
+                Value(&kept.reply),
+            ))?;
+    }
+    Ok(())
+}
+
+/// A moment as it is stored.
+pub(super) fn millis(time: StoreTime) -> i64 {
+    i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
 /// A value as it is stored: as text if it is one, so that people can read it.

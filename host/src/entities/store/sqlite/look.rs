@@ -4,10 +4,14 @@ use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension, Row, Transaction};
 
+use super::commit::millis;
 use crate::entities::commit::{CommitId, EntityId};
+use crate::entities::record::{Kept, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, LookError, Seen, StoreError, What,
 };
+use crate::entities::store::host_time;
+use crate::message::StoreTime;
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 
 /// All of them see the same moment.
@@ -65,21 +69,57 @@ fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
     }
     let entry = transaction
         .prepare_cached(
-            "SELECT commit_id, state FROM meshage_entity WHERE stream = ?1 AND key = ?2",
+            "SELECT commit_id, messages_until, keys_until, state FROM meshage_entity WHERE stream = ?1 AND key = ?2",
         )?
-        .query_row(parameters, |row| Ok((row.get(0)?, value(row, 1)?)))
+        .query_row(parameters, |row| {
+            let recorded = RecordedUntil {
+                messages: time(row, 1)?,
+                keys: time(row, 2)?,
+            };
+            Ok((CommitId::from_bytes(row.get(0)?), recorded, value(row, 3)?))
+        })
         .optional()?;
-    let last = entry.as_ref().map(|(last, _)| CommitId::from_bytes(*last));
-    let main = entry.and_then(|(_, state)| state);
+    let (last, recorded, main) = match entry {
+        Some((last, recorded, main)) => (Some(last), recorded, main),
+        None => (None, RecordedUntil::default(), None),
+    };
     let found = match what {
         What::Last => Found::Nothing,
-        What::Values if last.is_none() => Found::Values(Values::none()),
-        What::Values => Found::Values(values(transaction, entity, main)?),
+        What::Values if last.is_none() => Found::Values(Values::none(), recorded),
+        What::Values => Found::Values(values(transaction, entity, main)?, recorded),
         What::Value(name) if &**name == MAIN_VALUE => Found::Value(main),
         What::Value(name) => Found::Value(one(transaction, entity, name)?),
         What::Page(range) => Found::Page(page(transaction, entity, range, main)?),
+        What::Record(id) => Found::Record(record(transaction, entity, *id)?),
     };
     Ok(Seen { last, found })
+}
+
+pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<StoreTime> {
+    let millis: i64 = row.get(column)?;
+    Ok(StoreTime::from_millis(
+        millis.try_into().unwrap_or_default(),
+    ))
+}
+
+/// What is kept of a message, if it is not to be deleted already.
+fn record(
+    transaction: &Transaction<'_>,
+    entity: &EntityId,
+    id: RecordId,
+) -> rusqlite::Result<Option<Kept>> {
+    let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+    transaction
+        .prepare_cached(
+            "SELECT fingerprint, reply FROM meshage_reply WHERE id = ?1 AND stream = ?2 AND key = ?3 AND until > ?4",
+        )?
+        .query_row((&id.as_bytes()[..], stream, key, millis(host_time())), |row| {
+            Ok(Kept {
+                fingerprint: row.get(0)?,
+                reply: value(row, 1)?.unwrap_or_default(),
+            })
+        })
+        .optional()
 }
 
 fn one(

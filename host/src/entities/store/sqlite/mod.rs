@@ -6,6 +6,7 @@ mod file_system;
 mod look;
 mod open_file;
 mod schema;
+mod sweep;
 mod turnstile;
 mod wal_index;
 
@@ -18,14 +19,15 @@ use std::process::exit;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
-use super::backend::{Backend, Look, LookError, Make, Seen, StoreError};
-use super::{Store, start};
+use super::backend::{Backend, Look, LookError, Make, Seen, StoreError, Swept};
+use super::{Store, host_time, start};
 use crate::entities::commit::{Commit, Outcome};
+use crate::message::StoreTime;
 use open_file::OpenFile;
 use turnstile::Turnstile;
 
@@ -186,6 +188,14 @@ impl Sqlite {
 
     /// Commits all of them in one transaction.
     fn commit_together(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
+        self.write(|transaction, now| commit::write_all(transaction, commits, now))
+    }
+
+    /// Writes in one transaction, by the store's clock: what records were deleted up to is past.
+    fn write<R>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>, StoreTime) -> rusqlite::Result<R>,
+    ) -> Result<R, Failed> {
         let Self {
             connection,
             turnstile,
@@ -197,10 +207,10 @@ impl Sqlite {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         drop(passing);
         file.check().map_err(Failed::Store)?;
-        schema::check(&transaction).map_err(Failed::Store)?;
-        let outcomes = commit::write_all(&transaction, commits)?;
+        let swept_to = schema::check(&transaction).map_err(Failed::Store)?;
+        let written = work(&transaction, swept_to.max(host_time()))?;
         transaction.commit()?;
-        Ok(outcomes)
+        Ok(written)
     }
 }
 
@@ -268,6 +278,17 @@ impl Backend for Sqlite {
         let seen = look::look(&transaction, looks)?;
         transaction.commit()?;
         Ok(seen)
+    }
+
+    async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        match self.write(sweep::sweep) {
+            Ok(swept) => Ok(swept),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Sqlite(error)) => {
+                end_if_disk_failed(&error);
+                Err(error.into())
+            }
+        }
     }
 }
 
