@@ -335,10 +335,10 @@ async fn a_file_of_a_later_version_is_left_alone() {
     act(&node, "k", "append=a").await.ok();
     let own = Connection::open(state.file()).unwrap();
     // A later version that this one can go on with.
-    own.execute_batch("UPDATE meshage_store SET version = 2")
+    own.execute_batch("UPDATE meshage_store SET version = 3")
         .unwrap();
     act(&node, "k", "append=b").await.ok();
-    own.execute_batch("UPDATE meshage_store SET version = 3, compatible = 3")
+    own.execute_batch("UPDATE meshage_store SET version = 4, compatible = 4")
         .unwrap();
     let refused = act(&node, "k", "append=c").await;
     refused.problem(503, "state-unavailable");

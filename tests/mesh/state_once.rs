@@ -18,6 +18,7 @@ on_both_stores!(
     with_a_node_killed_again_and_again_no_request_to_the_others_fails,
     who_comes_back_finds_what_another_has_done_meanwhile,
     what_is_read_long_after_its_time_takes_no_effect,
+    tables_without_records_get_them,
 );
 
 const KEY: &str = "idempotency-key";
@@ -193,6 +194,24 @@ async fn what_is_read_long_after_its_time_takes_no_effect(state: State) {
     act(&nodes[0], &key, "append=c").await.ok();
     for node in &nodes {
         assert_eq!(list(node, &key).await, r#"["a","b","c"]"#);
+    }
+}
+
+async fn tables_without_records_get_them(state: State) {
+    let mut node = journal_setup(1, &state).ready().await;
+    act(&node, "k", "append=a").await.ok();
+    node.kill().await;
+    // As the version before had them.
+    let before = "DROP TABLE meshage_reply;
+        ALTER TABLE meshage_store DROP COLUMN swept_to;
+        ALTER TABLE meshage_entity DROP COLUMN messages_until;
+        ALTER TABLE meshage_entity DROP COLUMN keys_until;
+        UPDATE meshage_store SET version = 1, compatible = 1";
+    state.execute(before).await;
+    let nodes = journal_mesh(2, &state).await;
+    for node in &nodes {
+        act_with_key(node, "k", "one", "append=b").await.ok();
+        assert_eq!(list(node, "k").await, r#"["a","b"]"#);
     }
 }
 

@@ -361,12 +361,12 @@ async fn tables_of_a_later_version_are_left_alone() {
     act(&nodes[0], "k", "append=a").await.ok();
     let own = server.connect(&state.database()).await.unwrap();
     // A later version that this one can go on with.
-    own.batch_execute("UPDATE meshage_store SET version = 2")
+    own.batch_execute("UPDATE meshage_store SET version = 3")
         .await
         .unwrap();
     act(&nodes[0], "k", "append=b").await.ok();
     // One that it cannot: the running node stops writing, and a new one says why.
-    own.batch_execute("UPDATE meshage_store SET version = 3, compatible = 3")
+    own.batch_execute("UPDATE meshage_store SET version = 4, compatible = 4")
         .await
         .unwrap();
     act(&nodes[0], "k", "append=c")
@@ -381,7 +381,7 @@ async fn tables_of_a_later_version_are_left_alone() {
         .await;
     let listed = later.admin("/plugins").await;
     assert!(
-        listed.text().contains("tables are of version 3"),
+        listed.text().contains("tables are of version 4"),
         "{}",
         listed.text()
     );

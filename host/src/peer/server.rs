@@ -27,6 +27,7 @@ use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, WireError};
 use crate::bodies::BodyMemory;
+use crate::lanes;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
 use crate::message::{Fault, Refusal};
@@ -402,8 +403,9 @@ impl<S: LocalService> Server<S> {
             running.session.answer(id, outcome).await;
         });
         // Most calls complete at their first poll: a task on another core would take longer than
-        // the call itself.
-        if calls.may_wait_for_the_next() {
+        // the call itself. Those that then wait (for a commit, or for the host) stay on this lane.
+        let is_short = calls.may_wait_for_the_next();
+        if is_short {
             let began = Instant::now();
             let mut context = Context::from_waker(Waker::noop());
             // A panic fails only this call.
@@ -415,7 +417,13 @@ impl<S: LocalService> Server<S> {
         }
         // In this order: the call may end before it can be aborted.
         session.running().insert(id, None);
-        let task = self.calls.spawn_on(call, &self.runtime);
+        let task = if is_short {
+            let runtime = self.runtime.clone();
+            let call = async move { lanes::run_movable(call, &runtime).await };
+            self.calls.spawn(call)
+        } else {
+            self.calls.spawn_on(call, &self.runtime)
+        };
         if let Some(abort) = session.running().get_mut(&id) {
             *abort = Some(task.abort_handle());
         }

@@ -77,6 +77,20 @@ impl State {
         }
     }
 
+    /// Runs statements on the store.
+    pub(crate) async fn execute(&self, sql: &str) {
+        match self {
+            Self::Sqlite(_) => {
+                let file = rusqlite::Connection::open(self.file()).unwrap();
+                file.execute_batch(sql).unwrap();
+            }
+            Self::Postgres { server, database } => {
+                let client = server.connect(database).await.unwrap();
+                client.batch_execute(sql).await.unwrap();
+            }
+        }
+    }
+
     /// The value of `--state`.
     pub(crate) fn location(&self) -> String {
         match self {
