@@ -4,11 +4,13 @@
 use futures_util::future::join_all;
 use http::Method;
 use rustix::process::Signal;
-use tokio::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout};
 
 use crate::harness::{
-    Answer, Client, Gate, Node, Setup, State, Writers, act, journal, journal_mesh, journal_setup,
-    list, on_both_stores, refs, until, wait_for_mesh,
+    Answer, Client, Gate, HANG, Node, Setup, State, Writers, act, journal, journal_mesh,
+    journal_setup, list, on_both_stores, refs, until, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -17,6 +19,7 @@ on_both_stores!(
     messages_with_one_key_at_once_take_effect_once,
     with_a_node_killed_again_and_again_no_request_to_the_others_fails,
     who_comes_back_finds_what_another_has_done_meanwhile,
+    what_failed_elsewhere_does_not_succeed_afterwards,
     what_is_read_long_after_its_time_takes_no_effect,
     tables_without_records_get_them,
 );
@@ -170,6 +173,47 @@ async fn who_comes_back_finds_what_another_has_done_meanwhile(state: State) {
     act(&nodes[0], &key, "append=c").await.ok();
     for node in &nodes {
         assert_eq!(list(node, &key).await, r#"["a","b","c"]"#);
+    }
+}
+
+/// The caller was told that nothing was left behind.
+async fn what_failed_elsewhere_does_not_succeed_afterwards(state: State) {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = server.local_addr().unwrap();
+    let manifest = format!("allowed_hosts = [\"{addr}\"]");
+    let mut nodes = Vec::new();
+    for number in 1..=2 {
+        let plugins = journal().with_file("journal.toml", &manifest);
+        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    let key = nodes[0].key_owned_by("journal", "n2").await;
+    act(&nodes[0], &key, "append=a").await.ok();
+    let query = format!("append=b&wait_for={addr}/");
+    let meanwhile = async {
+        // The owner's handler waits for its answer, and hangs; that of the first node gets none.
+        let (mut first, _) = server.accept().await.unwrap();
+        nodes[1].hang().await;
+        drop(server.accept().await.unwrap());
+        drop(server);
+        let mut head = [0; 1024];
+        assert!(first.read(&mut head).await.unwrap() > 0);
+        first
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nopen")
+            .await
+            .unwrap();
+    };
+    let both = async { tokio::join!(act(&nodes[0], &key, &query), meanwhile) };
+    let (answer, ()) = timeout(HANG, both).await.unwrap();
+    answer.problem(500, "internal");
+    assert_eq!(answer.node(), "n1");
+    nodes[1].signal(Signal::CONT);
+    wait_for_mesh(&refs(&nodes)).await;
+    // Its run ends before this one.
+    act(&nodes[1], &key, "append=c").await.ok();
+    for node in &nodes {
+        assert_eq!(list(node, &key).await, r#"["a","c"]"#);
     }
 }
 

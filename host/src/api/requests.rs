@@ -322,6 +322,7 @@ impl Requests {
             body: bytes,
             is_broadcast: target.broadcast,
             not_after: OnceLock::new(),
+            is_repeated: OnceLock::new(),
         });
         let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.

@@ -113,7 +113,7 @@ impl Dispatcher {
         match after(&tried.answer.outcome, tried.may_be_repeated) {
             Next::Stop => given_up(&route, tried.answer),
             Next::TryNextInRank => {
-                Box::pin(self.send_down_the_ranking(&route, message, deadline, tried)).await
+                Box::pin(self.send_down_the_ranking(&route, message, deadline, tried, true)).await
             }
             Next::RouteAgain => Box::pin(self.send_again(message, deadline, tried)).await,
         }
@@ -139,17 +139,25 @@ impl Dispatcher {
         let tried = self
             .run_on(&route, route.owner(message), message, deadline)
             .await;
-        given_up(&route, tried.answer)
+        match after(&tried.answer.outcome, tried.may_be_repeated) {
+            // The new owner may be gone as well.
+            Next::TryNextInRank => {
+                self.send_down_the_ranking(&route, message, deadline, tried, false)
+                    .await
+            }
+            Next::Stop | Next::RouteAgain => given_up(&route, tried.answer),
+        }
     }
 
     /// The owner did not run the message: offers it to the candidates that rank after it. The
-    /// deadline applies to all attempts together.
+    /// deadline applies to all attempts together. Views are compared once.
     async fn send_down_the_ranking(
         &self,
         route: &StreamRoute,
         message: &Arc<Message>,
         deadline: Instant,
         first: Tried,
+        may_route_again: bool,
     ) -> Answer {
         let ranking = placement::ranking(
             &route.candidates,
@@ -179,6 +187,8 @@ impl Dispatcher {
             self.log_failover(message, &answer);
             if is_lost {
                 lost = Some(answer);
+                // It may still run there.
+                let _ = message.is_repeated.set(());
             }
             let tried = self.run_on(route, candidate, message, deadline).await;
             let may_be_repeated = tried.may_be_repeated;
@@ -188,20 +198,20 @@ impl Dispatcher {
                 ..
             } = tried;
             match after(&answer.outcome, may_be_repeated) {
-                Next::Stop => return given_up(route, answer),
-                Next::RouteAgain if lost.is_none() => {
+                Next::Stop => return given_up(route, since_lost(lost, answer)),
+                Next::RouteAgain if may_route_again && (lost.is_none() || may_be_repeated) => {
                     let tried = Tried {
                         answer,
                         was_sent,
                         may_be_repeated,
                     };
-                    return self.send_again(message, deadline, tried).await;
+                    let answer = Box::pin(self.send_again(message, deadline, tried)).await;
+                    return given_up(route, since_lost(lost, answer));
                 }
                 Next::RouteAgain | Next::TryNextInRank => {}
             }
         }
-        // A refusal by later nodes does not prove that an earlier one did not run it.
-        given_up(route, lost.unwrap_or(answer))
+        given_up(route, since_lost(lost, answer))
     }
 
     /// Logs that a message is offered to another node after this answer.
@@ -295,6 +305,17 @@ impl Dispatcher {
             was_sent,
             may_be_repeated: message.may_be_repeated(route.properties),
         }
+    }
+}
+
+/// The answer to a message with which a node was lost before. A refusal by later nodes does not prove
+/// that this one did not run it.
+fn since_lost(lost: Option<Answer>, answer: Answer) -> Answer {
+    match (&answer.outcome, lost) {
+        (Err(fault), Some(lost)) if !matches!(fault, Fault::Failure(_)) && fault.nothing_ran() => {
+            lost
+        }
+        _ => answer,
     }
 }
 

@@ -747,7 +747,8 @@ mod tests {
             let kept = match self.entity.layers.repetition(run, &once)? {
                 Repetition::No => None,
                 Repetition::Of(kept) => Some(kept),
-                Repetition::Unknown => {
+                Repetition::Unknown(ids) => {
+                    assert_eq!(ids, [once.id]);
                     let before = self.entity.layers.expected(run)?;
                     let last = self.store.last;
                     let kept = self.store.records.get(once.id.as_bytes()).cloned();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::commit::{Changes, Commit, CommitId, EntityId, Mark, Outcome};
-use super::record::{Kept, Once, Recorded, RecordedUntil};
+use super::record::{Kept, Once, RecordId, Recorded, RecordedUntil};
 use crate::state::{Name, Page, Range, Values};
 
 /// The committed state, and up to two layers of writes on top of it.
@@ -52,8 +52,8 @@ pub(super) enum Repetition {
     No,
     /// Of one that is not committed yet.
     Of(Kept),
-    /// The store knows.
-    Unknown,
+    /// The store knows, under these ids.
+    Unknown(Vec<RecordId>),
 }
 
 /// A run of a message: which state it sees.
@@ -181,14 +181,17 @@ impl Layers {
     /// Whether the message that has the turn repeats an earlier one.
     pub(super) fn repetition(&self, run: Run, once: &Once) -> Result<Repetition, Outdated> {
         let committed = self.committed(run)?;
-        let records = self.layers().flat_map(|layer| &layer.changes.records);
-        Ok(
-            match records.into_iter().find(|record| record.id == once.id) {
-                Some(record) => Repetition::Of(record.kept.clone()),
-                None if committed.recorded.may_have(once) => Repetition::Unknown,
-                None => Repetition::No,
-            },
-        )
+        let mut records = self.layers().flat_map(|layer| &layer.changes.records);
+        if let Some(record) = records.find(|record| once.ids().any(|id| id == record.id)) {
+            return Ok(Repetition::Of(record.kept.clone()));
+        }
+        let may_be_there = |id: &RecordId| committed.recorded.may_have(*id, once);
+        let unknown: Vec<RecordId> = once.ids().filter(may_be_there).collect();
+        Ok(if unknown.is_empty() {
+            Repetition::No
+        } else {
+            Repetition::Unknown(unknown)
+        })
     }
 
     /// A page of values as the message that has the turn sees it, if all values are known.

@@ -11,11 +11,16 @@ use uuid::Uuid;
 
 use super::commit::EntityId;
 use crate::bodies::{BodyMemory, NoRoom};
-use crate::message::{Fault, IDEMPOTENCY_KEY, Message, Outcome, Reply, StoreTime};
+use crate::message::{
+    Failure, FailureKind, Fault, IDEMPOTENCY_KEY, Message, Outcome, Reply, StoreTime,
+};
 
 /// The first byte of the ids that are made of keys. Those of messages begin with the time, so that
 /// they come before.
 const KEY: u8 = 0xff;
+
+/// In place of a status: the handler crashed.
+const CRASHED: &str = "crashed";
 
 /// Records of an entity whose ids are kept in memory.
 const RECENT_MAX: usize = 4096;
@@ -37,11 +42,15 @@ pub(super) type Fingerprint = [u8; 16];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Once {
     pub(super) id: RecordId,
+    /// Its own id, by which failures are kept, if nodes may repeat it.
+    pub(super) own_id: Option<RecordId>,
     /// Of a message with an `Idempotency-Key`: another message with that key is none of its
     /// repetitions.
     fingerprint: Option<Fingerprint>,
     /// The moment after which it takes no effect any more; `None`: only its client can repeat it.
     pub(super) not_after: Option<StoreTime>,
+    /// Another node may run it still.
+    is_repeated: bool,
 }
 
 /// What is kept of a message.
@@ -58,7 +67,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kept {
     pub(super) fingerprint: Option<Fingerprint>,
-    /// A status, headers and a body, written as in HTTP.
+    /// A status, headers and a body, written as in HTTP; of a failure its name in place of a status.
     pub(super) reply: Bytes,
 }
 
@@ -134,18 +143,24 @@ impl Once {
             return None;
         }
         let not_after = message.not_after.get().copied();
+        let own_id = not_after.map(|_| RecordId::of_message(message.id));
+        let is_repeated = message.is_repeated.get().is_some();
         let keys = message.headers.get_all(IDEMPOTENCY_KEY).iter();
         let keys: Vec<&[u8]> = keys.map(HeaderValue::as_bytes).collect();
         if keys.is_empty() {
-            return not_after.map(|_| Self {
-                id: RecordId::of_message(message.id),
+            return own_id.map(|id| Self {
+                id,
+                own_id,
                 fingerprint: None,
                 not_after,
+                is_repeated,
             });
         }
         let (method, query) = (message.method.as_str(), message.query.as_bytes());
         Some(Self {
             id: RecordId::of_key(entity, &keys),
+            own_id,
+            is_repeated,
             fingerprint: Some(hash([method.as_bytes(), query, &message.body])),
             not_after,
         })
@@ -156,13 +171,21 @@ impl Once {
     pub(super) fn of_number(number: u64) -> Self {
         Self {
             id: RecordId::of_message(Uuid::from_u128(number.into())),
+            own_id: Some(RecordId::of_message(Uuid::from_u128(number.into()))),
+            is_repeated: false,
             fingerprint: None,
             not_after: Some(StoreTime::from_millis(number + 1)),
         }
     }
 
+    /// The ids under which there may be a record of it.
+    pub(super) fn ids(&self) -> impl Iterator<Item = RecordId> + use<> {
+        let own_id = self.own_id.filter(|own_id| *own_id != self.id);
+        [self.id].into_iter().chain(own_id)
+    }
+
     /// The record of the message, which took effect. Without a key it is needed only if it wrote
-    /// something, and until nobody can repeat it.
+    /// something or is run elsewhere, and until nobody can repeat it.
     pub(super) fn record(
         &self,
         reply: &Reply,
@@ -171,7 +194,7 @@ impl Once {
     ) -> Option<Record> {
         let until = match (self.fingerprint, self.not_after) {
             (Some(_), not_after) => keys_until.max(not_after.unwrap_or_default()),
-            (None, Some(not_after)) if wrote => not_after,
+            (None, Some(not_after)) if wrote || self.is_repeated => not_after,
             (None, _) => return None,
         };
         Some(Record {
@@ -180,40 +203,61 @@ impl Once {
             not_after: self.not_after,
             kept: Kept {
                 fingerprint: self.fingerprint,
-                reply: written(reply),
+                reply: written(reply.status.as_str(), &reply.headers, &reply.body),
+            },
+        })
+    }
+
+    /// The record of a failure, which changed nothing: if another node may run the message still, it
+    /// must not succeed there.
+    pub(super) fn record_of_failure(&self, fault: &Fault) -> Option<Record> {
+        let (Some(id), Some(until), true) = (self.own_id, self.not_after, self.is_repeated) else {
+            return None;
+        };
+        let (name, text) = match fault {
+            Fault::Failure(failure) => (failure.kind.name(), failure.text.clone()),
+            _ => (CRASHED, String::new()),
+        };
+        Some(Record {
+            id,
+            until,
+            not_after: self.not_after,
+            kept: Kept {
+                fingerprint: None,
+                reply: written(name, &HeaderMap::new(), text.as_bytes()),
             },
         })
     }
 
     /// The outcome of a repetition.
     pub(super) fn replay(&self, kept: &Kept, bodies: &'static BodyMemory) -> Outcome {
-        if self.fingerprint != kept.fingerprint {
+        if kept.fingerprint.is_some() && self.fingerprint != kept.fingerprint {
             return Err(Fault::IdempotencyKeyReused);
         }
-        let mut reply = read(&kept.reply).ok_or(Fault::Crashed)?;
+        let mut reply = read(&kept.reply).unwrap_or(Err(Fault::Crashed))?;
         let room = bodies.reserve(reply.body.len());
         reply.reservation = room.map_err(|NoRoom| Fault::no_room(bodies))?;
         Ok(reply)
     }
 }
 
-fn written(reply: &Reply) -> Bytes {
-    let mut text = BytesMut::with_capacity(64 + reply.body.len());
-    text.put_slice(reply.status.as_str().as_bytes());
+fn written(first: &str, headers: &HeaderMap, body: &[u8]) -> Bytes {
+    let mut text = BytesMut::with_capacity(64 + body.len());
+    text.put_slice(first.as_bytes());
     text.put_slice(b"\r\n");
-    for (name, value) in &reply.headers {
+    for (name, value) in headers {
         text.put_slice(name.as_str().as_bytes());
         text.put_slice(b": ");
         text.put_slice(value.as_bytes());
         text.put_slice(b"\r\n");
     }
     text.put_slice(b"\r\n");
-    text.put_slice(&reply.body);
+    text.put_slice(body);
     text.freeze()
 }
 
 /// `None`: it is nothing that meshage has written.
-fn read(text: &Bytes) -> Option<Reply> {
+fn read(text: &Bytes) -> Option<Outcome> {
     let end = text.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let mut lines = text[..end].split(|byte| *byte == b'\n');
     let mut line = || {
@@ -221,20 +265,36 @@ fn read(text: &Bytes) -> Option<Reply> {
             .next()
             .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
     };
-    let status = StatusCode::from_bytes(line()?).ok()?;
+    let first = line()?;
+    let body = text.slice(end + 4..);
+    if let Some(fault) = fault(first, &body) {
+        return Some(Err(fault));
+    }
+    let status = StatusCode::from_bytes(first).ok()?;
     let mut headers = HeaderMap::new();
     while let Some(line) = line() {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let name = HeaderName::from_bytes(&line[..colon]).ok()?;
         headers.append(name, HeaderValue::from_bytes(line[colon..].get(2..)?).ok()?);
     }
-    Some(Reply {
+    Some(Ok(Reply {
         status,
         headers,
-        body: text.slice(end + 4..),
+        body,
         is_replayed: true,
         reservation: Default::default(),
-    })
+    }))
+}
+
+fn fault(name: &[u8], text: &Bytes) -> Option<Fault> {
+    if name == CRASHED.as_bytes() {
+        return Some(Fault::Crashed);
+    }
+    let kind = FailureKind::ALL
+        .into_iter()
+        .find(|kind| kind.name().as_bytes() == name)?;
+    let text = String::from_utf8_lossy(text).into_owned();
+    Some(Fault::Failure(Failure { kind, text }))
 }
 
 impl Record {
@@ -290,14 +350,14 @@ impl Recorded {
         }
     }
 
-    /// Whether the store may have a record of the message. What is not known here was committed by
+    /// Whether the store may have a record under this id of the message. What is not known here was committed by
     /// others before the entity was loaded, or was forgotten; and a message's record is kept until
     /// the same moment after which the message takes no effect.
-    pub(super) fn may_have(&self, once: &Once) -> bool {
-        if self.recent.contains_key(&once.id) {
+    pub(super) fn may_have(&self, id: RecordId, once: &Once) -> bool {
+        if self.recent.contains_key(&id) {
             return true;
         }
-        if once.id.is_of_key() {
+        if id.is_of_key() {
             return self.others.keys > StoreTime::default();
         }
         once.not_after
@@ -347,6 +407,7 @@ mod tests {
             body: Bytes::from_static(body.as_bytes()),
             is_broadcast: false,
             not_after: set,
+            is_repeated: OnceLock::new(),
         }
     }
 
@@ -433,16 +494,20 @@ mod tests {
             once(Some(11), None, "").unwrap(),
         );
         let keyed = once(None, Some("k"), "").unwrap();
-        assert!(recorded.may_have(&old) && !recorded.may_have(&new) && !recorded.may_have(&keyed));
+        assert!(
+            recorded.may_have(old.id, &old)
+                && !recorded.may_have(new.id, &new)
+                && !recorded.may_have(keyed.id, &keyed)
+        );
         recorded.add(&[record(&new), record(&keyed)]);
-        assert!(recorded.may_have(&new) && recorded.may_have(&keyed));
+        assert!(recorded.may_have(new.id, &new) && recorded.may_have(keyed.id, &keyed));
         let latest = once(Some(12), None, "").unwrap();
-        assert!(!recorded.may_have(&latest));
+        assert!(!recorded.may_have(latest.id, &latest));
         for _ in 0..RECENT_MAX {
             recorded.add(&[record(&once(Some(13), None, "").unwrap())]);
         }
-        assert!(recorded.may_have(&new) && recorded.may_have(&keyed));
-        assert!(!recorded.may_have(&latest));
+        assert!(recorded.may_have(new.id, &new) && recorded.may_have(keyed.id, &keyed));
+        assert!(!recorded.may_have(latest.id, &latest));
         assert_eq!(recorded.memory(), RECENT_MAX * RECENT_BYTES);
         assert_eq!(recorded.with(&[]).messages, StoreTime::from_millis(13));
     }

@@ -220,7 +220,18 @@ impl Work {
         let mut call = self.call(Arc::new(view), !self.message.is_read());
         let outcome = self.run(&mut call).await;
         let (Ok(reply), Some(call)) = (&outcome, call) else {
-            return Done::without_changes(outcome);
+            let mut changes = Changes::default();
+            if let (Some(once), Err(fault)) = (once, &outcome)
+                && rests_on_state(&outcome)
+            {
+                changes.records = once.record_of_failure(fault).into_iter().collect();
+                changes.not_after = once.not_after;
+            }
+            return Done {
+                outcome,
+                changes,
+                _reservation: Reservation::default(),
+            };
         };
         let mut changes = Changes::from(call.writes);
         if let Some(once) = once {

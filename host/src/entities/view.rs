@@ -62,23 +62,27 @@ impl TurnView {
     /// # Errors
     /// Why that cannot be told.
     pub(super) async fn repeats(&self, once: &Once) -> Result<Option<Kept>, StateError> {
-        let before = {
+        let (before, ids) = {
             let entity = self.cell.lock();
             match entity.layers.repetition(self.run, once)? {
                 Repetition::No => return Ok(None),
                 Repetition::Of(kept) => return Ok(Some(kept)),
-                Repetition::Unknown => entity.layers.expected(self.run)?,
+                Repetition::Unknown(ids) => (entity.layers.expected(self.run)?, ids),
             }
         };
-        let seen = self.active.look(&self.cell, What::Record(once.id));
-        let Seen { last, found } = seen.await?;
-        self.cell.lock().layers.compare(self.run, before, last)?;
-        match found {
-            // The entity has no commits.
-            Found::Nothing => Ok(None),
-            Found::Record(kept) => Ok(kept),
-            _ => Err(StateError::Unavailable),
+        for id in ids {
+            let seen = self.active.look(&self.cell, What::Record(id));
+            let Seen { last, found } = seen.await?;
+            self.cell.lock().layers.compare(self.run, before, last)?;
+            match found {
+                // The entity has no commits.
+                Found::Nothing => return Ok(None),
+                Found::Record(None) => {}
+                Found::Record(kept) => return Ok(kept),
+                _ => return Err(StateError::Unavailable),
+            }
         }
+        Ok(None)
     }
 }
 

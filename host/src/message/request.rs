@@ -98,6 +98,9 @@ pub struct Message {
     /// first goes to another node: from then on whoever runs it keeps a record until then, by which
     /// a repetition is known.
     pub not_after: OnceLock<StoreTime>,
+    /// Set when a node was lost with it that may run it still: whatever it comes to elsewhere is kept
+    /// as a record, so that it comes to nothing else there.
+    pub is_repeated: OnceLock<()>,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent

@@ -115,6 +115,9 @@ const BROADCAST: u32 = 1;
 /// milliseconds since 1970, 8 bytes, big-endian.
 const NOT_AFTER: u32 = 2;
 
+/// The extension of a call with which a node was lost that may run it still; its value is empty.
+const REPEATED: u32 = 3;
+
 /// The extension of a reply that an earlier message got already; its value is empty.
 const REPLAYED: u32 = 1;
 
@@ -214,7 +217,11 @@ pub(super) fn put_call(
         query: message.query.as_str().into(),
         headers: Cow::Borrowed(&message.headers),
         body_bytes: message.body.len(),
-        extensions: broadcast.into_iter().chain(not_after).collect(),
+        extensions: broadcast
+            .into_iter()
+            .chain(not_after)
+            .chain(message.is_repeated.get().map(|()| (REPEATED, &[][..])))
+            .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
@@ -399,6 +406,10 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         body: Bytes::new(),
         is_broadcast: extension(&head.extensions, BROADCAST).is_some(),
         not_after,
+        is_repeated: match extension(&head.extensions, REPEATED) {
+            Some(_) => OnceLock::from(()),
+            None => OnceLock::new(),
+        },
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -457,6 +468,7 @@ pub(super) mod tests {
             body: Bytes::from(vec![b'x'; body_bytes]),
             is_broadcast: body_bytes == 1,
             not_after: OnceLock::from(StoreTime::from_millis(body_bytes as u64)),
+            is_repeated: OnceLock::from(()),
         }
     }
 

@@ -35,6 +35,7 @@ pub(crate) fn message() -> Result<Message> {
         body: Bytes::from_static(br#"{"hello":"world"}"#),
         is_broadcast: false,
         not_after: Default::default(),
+        is_repeated: Default::default(),
     })
 }
 

@@ -281,6 +281,11 @@ impl Backend for Sqlite {
     }
 
     async fn sweep(&mut self) -> Result<Swept, StoreError> {
+        let now = host_time();
+        if !sweep::is_due(&self.connection, now)? {
+            let is_more = false;
+            return Ok(Swept { now, is_more });
+        }
         match self.write(sweep::sweep) {
             Ok(swept) => Ok(swept),
             Err(Failed::Store(error)) => Err(error),

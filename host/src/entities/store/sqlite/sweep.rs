@@ -1,6 +1,6 @@
 //! Deletes records that nobody can ask for any more.
 
-use rusqlite::Transaction;
+use rusqlite::{Connection, Transaction};
 
 use super::commit::millis;
 use super::look::time;
@@ -16,6 +16,18 @@ const OF_MESSAGES: &str = "DELETE FROM meshage_reply WHERE id IN (
 const OF_KEYS: &str = "DELETE FROM meshage_reply WHERE id IN (
     SELECT id FROM meshage_reply WHERE fingerprint IS NOT NULL AND until <= ?2 ORDER BY until LIMIT ?1
 ) RETURNING not_after";
+
+/// Whether there is any. It is asked first, as a transaction that writes keeps other processes
+/// waiting.
+pub(super) fn is_due(connection: &Connection, now: StoreTime) -> rusqlite::Result<bool> {
+    const OLD: &str = "SELECT EXISTS (
+        SELECT 1 FROM (SELECT until FROM meshage_reply WHERE id < x'ff' ORDER BY id LIMIT ?1)
+        WHERE until <= ?2
+    ) OR EXISTS (SELECT 1 FROM meshage_reply WHERE fingerprint IS NOT NULL AND until <= ?2)";
+    connection
+        .prepare_cached(OLD)?
+        .query_row((SWEPT_MAX as i64, millis(now)), |row| row.get(0))
+}
 
 pub(super) fn sweep(transaction: &Transaction<'_>, now: StoreTime) -> rusqlite::Result<Swept> {
     let (mut swept_to, mut is_more) = (StoreTime::default(), false);
