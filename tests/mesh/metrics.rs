@@ -109,6 +109,13 @@ async fn of_state(moved: &mut Moved) {
         .unwrap();
     let series = ["meshage_state_reruns_total"];
     moved.by(append("b"), &node, &series).await.ok();
+    let repeated = || {
+        let request = node.post("/api/journal/k");
+        request.header("idempotency-key", "one").send()
+    };
+    repeated().await.ok();
+    let series = ["meshage_state_replays_total"];
+    moved.by(repeated(), &node, &series).await.ok();
     // As if another process were stopped in a commit.
     own.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = async {
