@@ -146,7 +146,7 @@ impl Protocol {
         if self.has(Rule::NotAfter) && store.late[message] {
             return world.answer(node, message, Answer::NotRun);
         }
-        let known = known[node].get_or_insert_with(|| Known {
+        let known = known[node].get_or_insert(Known {
             last: store.last,
             until: store.until,
             recent: [false; MESSAGES],
