@@ -1,11 +1,13 @@
 //! The entity that a message is for, with its named values.
 
 use std::fmt;
+use std::time::Duration;
 use std::vec;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::messages::{Messages, Sent};
 use crate::stored;
 use crate::values::Values;
 use crate::{Failure, FromMessage, Message};
@@ -51,6 +53,7 @@ pub struct Entity {
     stream: String,
     key: String,
     values: Values,
+    messages: Messages,
 }
 
 impl Entity {
@@ -61,6 +64,7 @@ impl Entity {
             stream: stream.into(),
             key: key.into(),
             values: Values::default(),
+            messages: Messages::default(),
         }
     }
 
@@ -71,10 +75,11 @@ impl Entity {
     /// Those of the handler.
     #[cfg(not(target_family = "wasm"))]
     pub fn attempt<R, E>(&self, handler: impl FnOnce(Self) -> Result<R, E>) -> Result<R, E> {
-        let before = self.values.snapshot();
+        let before = (self.values.snapshot(), self.messages.all());
         let result = handler(self.clone());
         if result.is_err() {
-            self.values.restore(before);
+            self.values.restore(before.0);
+            self.messages.restore(before.1);
         }
         result
     }
@@ -150,6 +155,76 @@ impl Entity {
         self.values.clear();
     }
 
+    /// Sends a message with this body, as JSON, to an entity (perhaps this one), once what this call
+    /// writes is committed: all of it or nothing. It takes effect there once, whatever dies on the
+    /// way; on a stateless stream the handler runs at least once.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] if the body cannot be JSON.
+    pub fn send<T: Serialize + ?Sized>(
+        &self,
+        stream: impl Into<String>,
+        key: impl Into<String>,
+        body: &T,
+    ) -> Result<(), Failure> {
+        self.send_after(stream, key, body, Duration::ZERO)
+    }
+
+    /// The same, so long after the commit.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] if the body cannot be JSON.
+    pub fn send_after<T: Serialize + ?Sized>(
+        &self,
+        stream: impl Into<String>,
+        key: impl Into<String>,
+        body: &T,
+        delay: Duration,
+    ) -> Result<(), Failure> {
+        let (stream, key) = (stream.into(), key.into());
+        let body = serde_json::to_vec(body).map_err(|error| {
+            Failure::internal(format_args!(
+                "what {self} sends to {stream}/{key} cannot be JSON: {error}"
+            ))
+        })?;
+        self.messages.send(Sent {
+            stream,
+            key,
+            body,
+            delay,
+            name: None,
+        });
+        Ok(())
+    }
+
+    /// Sets a timer: this entity gets a message without a body so long after the commit, and the
+    /// handler's [`Timer`](crate::Timer) argument has the name. A later timer of the same name takes
+    /// its place.
+    ///
+    /// # Errors
+    /// None now; there may be some later.
+    pub fn remind(&self, name: impl Into<String>, delay: Duration) -> Result<(), Failure> {
+        self.messages.send(Sent {
+            stream: self.stream.clone(),
+            key: self.key.clone(),
+            body: Vec::new(),
+            delay,
+            name: Some(name.into()),
+        });
+        Ok(())
+    }
+
+    /// Removes the timer of this name, if it has not taken effect yet.
+    pub fn cancel(&self, name: &str) {
+        self.messages.cancel(name);
+    }
+
+    /// What was sent and not cancelled, reminders included, in that order. For tests.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn sent(&self) -> Vec<Sent> {
+        self.messages.all()
+    }
+
     /// The values whose names begin with `prefix`, which may be empty, in the order of their names'
     /// bytes. What is written during the scan may or may not be in it.
     pub fn scan(&self, prefix: &str) -> Scan {
@@ -174,6 +249,7 @@ impl FromMessage for Entity {
             stream: message.stream().to_owned(),
             key: message.partition_key().to_owned(),
             values: Values::default(),
+            messages: Messages::default(),
         })
     }
 }

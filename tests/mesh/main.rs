@@ -38,6 +38,7 @@ mod readme;
 mod sandbox;
 mod security;
 mod send;
+mod sends;
 mod signed;
 #[cfg(target_os = "linux")]
 mod silent_directory;

@@ -109,6 +109,16 @@ async fn of_state(moved: &mut Moved) {
         .unwrap();
     let series = ["meshage_state_reruns_total"];
     moved.by(append("b"), &node, &series).await.ok();
+    // As if a node that is gone had left it.
+    let late = "INSERT INTO meshage_send
+        (id, stream, key, to_stream, to_key, due, wake_at, node, message)
+        VALUES (randomblob(16), 'journal', 'k', 'journal', 'k', 1, 1, 'gone', 'POST ?append=c' || x'0d0a0d0a')";
+    let left = async { own.execute(late, []).unwrap() };
+    let series = [
+        "meshage_sends_late_total",
+        r#"meshage_sends_total{outcome="delivered"}"#,
+    ];
+    moved.by(left, &node, &series).await;
     let repeated = || {
         let request = node.post("/api/journal/k");
         request.header("idempotency-key", "one").send()

@@ -246,6 +246,7 @@ async fn tables_without_records_get_them(state: State) {
     node.kill().await;
     // As the version before had them.
     let before = "DROP TABLE meshage_reply;
+        DROP TABLE meshage_send;
         ALTER TABLE meshage_store DROP COLUMN swept_to;
         ALTER TABLE meshage_entity DROP COLUMN messages_until;
         ALTER TABLE meshage_entity DROP COLUMN keys_until;

@@ -323,6 +323,7 @@ impl Requests {
             is_broadcast: target.broadcast,
             not_after: OnceLock::new(),
             is_repeated: OnceLock::new(),
+            is_sent: false,
         });
         let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.

@@ -6,6 +6,7 @@ mod retry_budget;
 mod routes;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
+use crate::entities::{Deliver, Delivered};
 use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal,
-    StreamProperties,
+    Answer, Failure, FailureKind, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX,
+    Refusal, StreamProperties,
 };
 use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
@@ -36,6 +38,18 @@ const LOST_MAX: usize = 2;
 /// How long after its deadline a message may take effect on a stateful stream: a node that commits
 /// by the deadline is late by no more than this, even if its clock differs a little.
 const EFFECT_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long one delivery of what a handler has sent may take.
+const DELIVERY_MAX: Duration = Duration::from_secs(30);
+
+impl Deliver for Dispatcher {
+    fn deliver(
+        &self,
+        message: Arc<Message>,
+    ) -> Pin<Box<dyn Future<Output = Delivered> + Send + '_>> {
+        Box::pin(self.deliver(message))
+    }
+}
 
 /// Sends messages to their owners.
 pub struct Dispatcher {
@@ -214,6 +228,24 @@ impl Dispatcher {
         given_up(route, since_lost(lost, answer))
     }
 
+    /// Delivers what a handler has sent.
+    async fn deliver(&self, message: Arc<Message>) -> Delivered {
+        let answer = self.send(&message, Instant::now() + DELIVERY_MAX).await;
+        let is_stateful = match self.route(&message) {
+            Ok(route) => route.properties.is_stateful,
+            Err(_) => false,
+        };
+        match answer.outcome {
+            Ok(_) if is_stateful => Delivered::Committed,
+            Ok(_) => Delivered::Answered,
+            Err(Fault::Failure(Failure {
+                kind: FailureKind::Invalid | FailureKind::NotFound | FailureKind::Conflict,
+                ..
+            })) => Delivered::Answered,
+            Err(fault) => Delivered::Failed(fault.to_string()),
+        }
+    }
+
     /// Logs that a message is offered to another node after this answer.
     fn log_failover(&self, message: &Message, answer: &Answer) {
         let because = cause(&answer.outcome);
@@ -273,7 +305,7 @@ impl Dispatcher {
                 (Route::Local, Called { outcome, was_sent })
             }
             Target::Peer(peer) => {
-                if route.properties.is_stateful && !message.is_read() {
+                if route.properties.is_stateful && !message.is_read() && !message.is_sent {
                     message.not_after.get_or_init(|| {
                         let remaining = deadline.saturating_duration_since(began);
                         self.local.store_time().later(remaining + EFFECT_MARGIN)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use super::record::{Record, RecordedUntil};
-use crate::message::{PartitionKey, StoreTime, StreamName};
+use crate::message::{PartitionKey, Sends, StoreTime, StreamName};
 use crate::state::Writes;
 
 /// An entity.
@@ -52,6 +52,19 @@ pub(super) struct Changes {
     pub(super) records: Vec<Record>,
     /// The moment after which one of them takes no effect any more.
     pub(super) not_after: Option<StoreTime>,
+    /// What they send.
+    pub(super) sends: Sends,
+    /// Those of them that handlers sent: they must not have taken effect, nor been
+    /// cancelled.
+    pub(super) delivered: Vec<Delivery>,
+}
+
+/// A message that a handler has sent.
+#[derive(Debug, Clone)]
+pub(super) struct Delivery {
+    pub(super) id: Uuid,
+    /// Its name, if it is a timer of the entity that it is for.
+    pub(super) timer: Option<Arc<str>>,
 }
 
 /// How a commit ended.
@@ -59,7 +72,7 @@ pub(super) struct Changes {
 pub(super) enum Outcome {
     Committed,
     /// The entity's last commit was another one than expected, or it came too late for one of the
-    /// messages. Nothing was written.
+    /// messages, or one of those that were sent took effect before. Nothing was written.
     Fenced,
     /// The store could not commit. Nothing was written.
     Unavailable,
@@ -69,19 +82,25 @@ pub(super) enum Outcome {
 
 impl Changes {
     pub(super) fn is_empty(&self) -> bool {
-        self.writes.is_empty() && self.records.is_empty()
+        self.writes.is_empty()
+            && self.records.is_empty()
+            && self.sends.is_empty()
+            && self.delivered.is_empty()
     }
 
     /// Adds what a later message has changed.
     pub(super) fn append(&mut self, later: Self) {
         self.writes.append(later.writes);
         self.records.extend(later.records);
+        self.sends.append(later.sends);
+        self.delivered.extend(later.delivered);
         self.not_after = self.not_after.into_iter().chain(later.not_after).min();
     }
 
     /// An estimate of the memory that they take.
     pub(super) fn memory(&self) -> usize {
-        self.writes.memory() + self.records.iter().map(Record::memory).sum::<usize>()
+        let records = self.records.iter().map(Record::memory);
+        self.writes.memory() + records.sum::<usize>() + self.sends.memory()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commit::{Changes, Commit, CommitId, EntityId, Mark, Outcome};
+use super::commit::{Changes, Commit, CommitId, Delivery, EntityId, Mark, Outcome};
 use super::record::{Kept, Once, RecordId, Recorded, RecordedUntil};
 use crate::state::{Name, Page, Range, Values};
 
@@ -192,6 +192,20 @@ impl Layers {
         } else {
             Repetition::Unknown(unknown)
         })
+    }
+
+    /// Whether the message that has the turn was sent by a handler, and took effect already, or was
+    /// cancelled, by what is not committed yet.
+    pub(super) fn is_gone(&self, run: Run, delivery: &Delivery) -> Result<bool, Outdated> {
+        self.committed(run)?;
+        Ok(self.layers().any(|layer| {
+            let Changes {
+                sends, delivered, ..
+            } = &*layer.changes;
+            let timer = delivery.timer.as_ref();
+            delivered.iter().any(|earlier| earlier.id == delivery.id)
+                || timer.is_some_and(|name| sends.timers.contains_key(name))
+        }))
     }
 
     /// A page of values as the message that has the turn sees it, if all values are known.

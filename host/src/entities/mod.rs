@@ -1,12 +1,14 @@
 //! Entities: messages of stateful streams run one after the other for each key, on state that is
 //! committed before the answer leaves. `ARCHITECTURE.md` tells how.
 
+mod as_http;
 mod cache;
 mod cell;
 mod commit;
 mod describe;
 mod entity;
 mod layers;
+mod outbox;
 mod record;
 mod run;
 mod store;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use metrics::counter;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
@@ -33,8 +36,10 @@ use crate::plugins::{Catalog, Plugin, StateStore};
 use crate::telemetry::names;
 use cache::Cache;
 use cell::{Cell, Ticket};
+use outbox::Outbox;
 use store::{Make, Store};
 
+pub use outbox::{Deliver, Delivered};
 pub use store::{PostgresUrl, StoreError};
 pub use transfer::{Copied, TransferError, copy, export};
 
@@ -58,6 +63,7 @@ pub struct EntitiesConfig {
     pub cache_bytes_max: usize,
     /// How long the reply of a message with an `Idempotency-Key` is kept.
     pub idempotency_ttl: Duration,
+    pub node_id: NodeId,
 }
 
 /// Runs messages of stateful streams.
@@ -67,6 +73,7 @@ pub struct Entities {
     bodies: &'static BodyMemory,
     /// Opened when the first stateful plugin is loaded.
     active: OnceLock<Arc<Active>>,
+    outbox: Arc<Outbox>,
     /// It is being opened.
     opening: Mutex<Option<Opening>>,
     /// Cancelled when the store has ended.
@@ -108,6 +115,7 @@ enum Way {
 impl Entities {
     pub fn new(config: EntitiesConfig, catalog: Arc<Catalog>, bodies: &'static BodyMemory) -> Self {
         Self {
+            outbox: Outbox::new(config.node_id.clone()),
             config,
             catalog,
             bodies,
@@ -144,6 +152,11 @@ impl Entities {
             active,
             way,
         })
+    }
+
+    /// Delivers what handlers send from now on.
+    pub fn deliver_by(&self, deliver: Arc<dyn Deliver>, runtime: Handle) {
+        self.outbox.deliver_by(deliver, runtime);
     }
 
     /// The id of the store, once it is open.
@@ -215,7 +228,11 @@ impl StateStore for Entities {
         }
         let Opening { late_at, task } = opening.get_or_insert_with(|| Opening {
             late_at: Instant::now() + OPEN_MAX,
-            task: tokio::spawn(Active::open(self.config.clone(), self.ended.clone())),
+            task: tokio::spawn(Active::open(
+                self.config.clone(),
+                self.outbox.clone(),
+                self.ended.clone(),
+            )),
         });
         let opened = timeout_at(*late_at, task)
             .await
@@ -233,6 +250,7 @@ impl StateStore for Entities {
 impl Active {
     async fn open(
         config: EntitiesConfig,
+        outbox: Arc<Outbox>,
         ended: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let EntitiesConfig {
@@ -241,7 +259,8 @@ impl Active {
             cache_bytes_max,
             ..
         } = config;
-        let (store, store_id) = open(&location, &cluster_id, Make::IfMissing, ended).await?;
+        let (store, store_id) =
+            open(&location, &cluster_id, Make::IfMissing, outbox, ended).await?;
         Ok(Arc::new(Self {
             store,
             store_id,
@@ -260,19 +279,22 @@ async fn open(
     location: &StateLocation,
     cluster: &str,
     make: Make,
+    outbox: Arc<Outbox>,
     ended: CancellationToken,
 ) -> Result<(Store, Uuid), StoreError> {
     match location.clone() {
         StateLocation::Sqlite(path) => {
             let cluster = cluster.to_owned();
             let opening = tokio::task::spawn_blocking(move || {
-                Store::open_sqlite(&path, &cluster, make, ended)
+                Store::open_sqlite(&path, &cluster, make, outbox, ended)
             });
             opening
                 .await
                 .unwrap_or_else(|error| Err(StoreError(error.to_string())))
         }
-        StateLocation::Postgres(url) => Store::open_postgres(&url, cluster, make, ended).await,
+        StateLocation::Postgres(url) => {
+            Store::open_postgres(&url, cluster, make, outbox, ended).await
+        }
         StateLocation::Nowhere(because) => Err(StoreError(because.into())),
     }
 }

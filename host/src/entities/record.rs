@@ -4,11 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::as_http;
 use super::commit::EntityId;
 use crate::bodies::{BodyMemory, NoRoom};
 use crate::message::{
@@ -137,9 +138,10 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
 }
 
 impl Once {
-    /// `None`: it is a read, or a client's first attempt without a key: nobody repeats it.
+    /// `None`: it is a read, or a client's first attempt without a key, which nobody repeats; or a handler
+    /// sent it, and the store has it until it has taken effect.
     pub(super) fn of(entity: &EntityId, message: &Message) -> Option<Self> {
-        if message.is_read() {
+        if message.is_read() || message.is_sent {
             return None;
         }
         let not_after = message.not_after.get().copied();
@@ -203,7 +205,7 @@ impl Once {
             not_after: self.not_after,
             kept: Kept {
                 fingerprint: self.fingerprint,
-                reply: written(reply.status.as_str(), &reply.headers, &reply.body),
+                reply: as_http::written(reply.status.as_str(), &reply.headers, &reply.body),
             },
         })
     }
@@ -224,7 +226,7 @@ impl Once {
             not_after: self.not_after,
             kept: Kept {
                 fingerprint: None,
-                reply: written(name, &HeaderMap::new(), text.as_bytes()),
+                reply: as_http::written(name, &HeaderMap::new(), text.as_bytes()),
             },
         })
     }
@@ -241,44 +243,14 @@ impl Once {
     }
 }
 
-fn written(first: &str, headers: &HeaderMap, body: &[u8]) -> Bytes {
-    let mut text = BytesMut::with_capacity(64 + body.len());
-    text.put_slice(first.as_bytes());
-    text.put_slice(b"\r\n");
-    for (name, value) in headers {
-        text.put_slice(name.as_str().as_bytes());
-        text.put_slice(b": ");
-        text.put_slice(value.as_bytes());
-        text.put_slice(b"\r\n");
-    }
-    text.put_slice(b"\r\n");
-    text.put_slice(body);
-    text.freeze()
-}
-
 /// `None`: it is nothing that meshage has written.
 fn read(text: &Bytes) -> Option<Outcome> {
-    let end = text.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let mut lines = text[..end].split(|byte| *byte == b'\n');
-    let mut line = || {
-        lines
-            .next()
-            .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-    };
-    let first = line()?;
-    let body = text.slice(end + 4..);
+    let (first, headers, body) = as_http::read(text)?;
     if let Some(fault) = fault(first, &body) {
         return Some(Err(fault));
     }
-    let status = StatusCode::from_bytes(first).ok()?;
-    let mut headers = HeaderMap::new();
-    while let Some(line) = line() {
-        let colon = line.iter().position(|byte| *byte == b':')?;
-        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
-        headers.append(name, HeaderValue::from_bytes(line[colon..].get(2..)?).ok()?);
-    }
     Some(Ok(Reply {
-        status,
+        status: StatusCode::from_bytes(first.as_bytes()).ok()?,
         headers,
         body,
         is_replayed: true,
@@ -286,13 +258,13 @@ fn read(text: &Bytes) -> Option<Outcome> {
     }))
 }
 
-fn fault(name: &[u8], text: &Bytes) -> Option<Fault> {
-    if name == CRASHED.as_bytes() {
+fn fault(name: &str, text: &Bytes) -> Option<Fault> {
+    if name == CRASHED {
         return Some(Fault::Crashed);
     }
     let kind = FailureKind::ALL
         .into_iter()
-        .find(|kind| kind.name().as_bytes() == name)?;
+        .find(|kind| kind.name() == name)?;
     let text = String::from_utf8_lossy(text).into_owned();
     Some(Fault::Failure(Failure { kind, text }))
 }
@@ -408,6 +380,7 @@ mod tests {
             is_broadcast: false,
             not_after: set,
             is_repeated: OnceLock::new(),
+            is_sent: false,
         }
     }
 

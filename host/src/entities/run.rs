@@ -4,19 +4,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use metrics::counter;
 use tokio::time::{sleep, timeout_at};
 
 use super::cell::{Cell, Ticket};
-use super::commit::{Changes, CommitId};
+use super::commit::{Changes, CommitId, Delivery};
 use super::entity::{Finished, Settled};
 use super::layers::Run;
+use super::outbox::own_timer;
 use super::record::Once;
 use super::store::{Found, LookError, Seen, What};
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::Reservation;
-use crate::message::{Fault, LimitKind, Message, Outcome, Refusal};
+use crate::message::{Fault, LimitKind, Message, Outcome, Refusal, Reply, Sends};
 use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallDeadline, EntityCall, StateError, StateView};
 use crate::state::{Values, Writes};
@@ -141,6 +144,10 @@ impl Work {
     /// Runs when it is this message's turn, and again if the state turns out to be outdated.
     async fn take_turns(&self, ticket: Ticket) -> Outcome {
         let once = Once::of(&ticket.cell.id, &self.message);
+        let delivery = self.message.is_sent.then(|| Delivery {
+            id: self.message.id,
+            timer: own_timer(&self.message.headers, &ticket.cell.id).map(Into::into),
+        });
         let CallDeadline { at: call_ends, .. } = self
             .plugin
             .handler
@@ -165,10 +172,19 @@ impl Work {
                 cell: ticket.cell.clone(),
                 run: turn,
             };
-            let done = match self.replay(&view, once.as_ref()).await {
+            let replayed = match &delivery {
+                Some(delivery) => self.is_delivered(&view, delivery, reruns).await,
+                None => self.replay(&view, once.as_ref()).await,
+            };
+            let mut done = match replayed {
                 Some(outcome) => Done::without_changes(outcome),
                 None => self.take_turn(view, once.as_ref()).await,
             };
+            if let (Ok(reply), Some(delivery)) = (&done.outcome, &delivery)
+                && !reply.is_replayed
+            {
+                done.changes.delivered.push(delivery.clone());
+            }
             let Done {
                 outcome,
                 changes,
@@ -183,6 +199,10 @@ impl Work {
             };
             match self.settle(&ticket, turn, finished).await? {
                 Some(Settled::Released) => return outcome,
+                // Another node may run it still, without what it was rejected with.
+                Some(Settled::Rejected) if self.message.is_repeated.get().is_some() => {
+                    return Err(Fault::DeadlineExceeded);
+                }
                 Some(Settled::Rejected) => return Err(Fault::Crashed),
                 Some(Settled::Contended) => return Err(Fault::Refused(Refusal::Contended)),
                 Some(Settled::Unavailable) => {
@@ -203,15 +223,42 @@ impl Work {
         if once.not_after.is_some_and(is_late) {
             return Some(Err(Fault::Refused(Refusal::WaitedTooLong)));
         }
-        match view.repeats(once).await {
+        let repeats = timeout_at(self.deadline.into(), view.repeats(once)).await;
+        let Ok(repeats) = repeats else {
+            return Some(Err(Fault::DeadlineExceeded));
+        };
+        match repeats {
             Ok(None) => None,
             Ok(Some(kept)) => {
                 counter!(names::STATE_REPLAYS).increment(1);
                 Some(once.replay(&kept, self.entities.bodies))
             }
-            Err(StateError::Outdated) => Some(Err(Fault::Refused(Refusal::Contended))),
-            Err(StateError::Unreadable) => Some(Err(Fault::Crashed)),
-            Err(_) => Some(Err(Fault::Refused(Refusal::StateUnavailable))),
+            Err(error) => Some(Err(fault_of_view(error))),
+        }
+    }
+
+    /// The outcome of a message that a handler sent, and that took effect already or was cancelled.
+    /// That a first run finds out with its commit.
+    async fn is_delivered(
+        &self,
+        view: &TurnView,
+        delivery: &Delivery,
+        reruns: usize,
+    ) -> Option<Outcome> {
+        let gone = view.is_gone(delivery, reruns > 0);
+        let Ok(gone) = timeout_at(self.deadline.into(), gone).await else {
+            return Some(Err(Fault::DeadlineExceeded));
+        };
+        match gone {
+            Ok(false) => None,
+            Ok(true) => Some(Ok(Reply {
+                status: StatusCode::NO_CONTENT,
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+                is_replayed: true,
+                reservation: Reservation::default(),
+            })),
+            Err(error) => Some(Err(fault_of_view(error))),
         }
     }
 
@@ -234,6 +281,8 @@ impl Work {
             };
         };
         let mut changes = Changes::from(call.writes);
+        changes.sends = call.sends;
+        changes.sends.begin(self.active.store.now());
         if let Some(once) = once {
             let wrote = !changes.is_empty();
             let keys_until = self.active.store.now();
@@ -312,6 +361,7 @@ impl Work {
             view,
             may_write,
             writes: Writes::default(),
+            sends: Sends::default(),
             reservation: Reservation::default(),
             bodies: self.entities.bodies,
         }))
@@ -346,6 +396,14 @@ fn back_off(reruns: usize) -> Option<Duration> {
     Some(from + (to - from).mul_f64(fastrand::f64()))
 }
 
+fn fault_of_view(error: StateError) -> Fault {
+    match error {
+        StateError::Outdated => Fault::Refused(Refusal::Contended),
+        StateError::Unreadable => Fault::Crashed,
+        _ => Fault::Refused(Refusal::StateUnavailable),
+    }
+}
+
 fn fault_of(error: LookError) -> Fault {
     tracing::debug!(%error, "a look at the store failed");
     match error {
@@ -363,7 +421,7 @@ fn is_outdated(outcome: &Outcome) -> bool {
 /// that is committed.
 fn rests_on_state(outcome: &Outcome) -> bool {
     match outcome {
-        Ok(_) | Err(Fault::Failure(_) | Fault::Crashed) => true,
+        Ok(_) | Err(Fault::Failure(_) | Fault::Crashed | Fault::IdempotencyKeyReused) => true,
         Err(Fault::LimitExceeded(limit)) => limit.kind != LimitKind::Time,
         Err(_) => false,
     }

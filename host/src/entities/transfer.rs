@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::commit::{Commit, CommitId, EntityId, Outcome};
+use super::outbox::Outbox;
 use super::store::{Found, Listing, Look, Make, Store, StoreError, What};
 use super::{StateLocation, open};
 use crate::message::{PartitionKey, StreamName};
@@ -61,7 +62,14 @@ pub async fn export(
     stream: Option<StreamName>,
     mut write: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<(), TransferError> {
-    let (store, _) = open(from, cluster, Make::Never, CancellationToken::new()).await?;
+    let (store, _) = open(
+        from,
+        cluster,
+        Make::Never,
+        outbox(),
+        CancellationToken::new(),
+    )
+    .await?;
     each_batch(&store, stream, async |entities| {
         for entity in entities {
             write(&entity.line())?;
@@ -83,8 +91,22 @@ pub async fn copy(
     to: &StateLocation,
     cluster: &str,
 ) -> Result<Copied, TransferError> {
-    let (from, from_id) = open(from, cluster, Make::Never, CancellationToken::new()).await?;
-    let (to, to_id) = open(to, cluster, Make::IfMissing, CancellationToken::new()).await?;
+    let (from, from_id) = open(
+        from,
+        cluster,
+        Make::Never,
+        outbox(),
+        CancellationToken::new(),
+    )
+    .await?;
+    let (to, to_id) = open(
+        to,
+        cluster,
+        Make::IfMissing,
+        outbox(),
+        CancellationToken::new(),
+    )
+    .await?;
     if from_id == to_id {
         return Err(StoreError("both are the same store".into()).into());
     }
@@ -100,6 +122,11 @@ pub async fn copy(
     from.close().await;
     to.close().await;
     Ok(copied)
+}
+
+/// Delivers nothing.
+fn outbox() -> Arc<Outbox> {
+    Outbox::new("copy".try_into().expect("it is a name"))
 }
 
 impl Copied {

@@ -8,7 +8,7 @@ use metrics::counter;
 
 use super::Active;
 use super::cell::Cell;
-use super::commit::CommitId;
+use super::commit::{CommitId, Delivery};
 use super::layers::{Outdated, Repetition, Run};
 use super::record::{Kept, Once};
 use super::store::{Found, Look, LookError, Seen, What};
@@ -57,6 +57,35 @@ impl Active {
 }
 
 impl TurnView {
+    /// Whether a message that was sent took effect already, or was cancelled: by what is not committed
+    /// yet, and, if the store is to be asked, by what is.
+    ///
+    /// # Errors
+    /// Why that cannot be told.
+    pub(super) async fn is_gone(
+        &self,
+        delivery: &Delivery,
+        asks: bool,
+    ) -> Result<bool, StateError> {
+        let before = {
+            let entity = self.cell.lock();
+            if entity.layers.is_gone(self.run, delivery)? {
+                return Ok(true);
+            }
+            entity.layers.expected(self.run)?
+        };
+        if !asks {
+            return Ok(false);
+        }
+        let seen = self.active.look(&self.cell, What::Sent(delivery.id));
+        let Seen { last, found } = seen.await?;
+        self.cell.lock().layers.compare(self.run, before, last)?;
+        match found {
+            Found::Sent(is_there) => Ok(!is_there),
+            _ => Err(StateError::Unavailable),
+        }
+    }
+
     /// What is kept of an earlier message that this one repeats.
     ///
     /// # Errors

@@ -31,10 +31,12 @@ pub enum LimitKind {
     StateValueBytes,
     /// All that one message writes.
     StateWrittenBytes,
+    /// Messages that it sends.
+    SentMessages,
 }
 
 impl LimitKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Time,
         Self::MemoryBytes,
         Self::TableElements,
@@ -48,6 +50,7 @@ impl LimitKind {
         Self::StateNameBytes,
         Self::StateValueBytes,
         Self::StateWrittenBytes,
+        Self::SentMessages,
     ];
 
     /// Its name in the peer protocol.
@@ -66,6 +69,7 @@ impl LimitKind {
             Self::StateNameBytes => "state-name-bytes",
             Self::StateValueBytes => "state-value-bytes",
             Self::StateWrittenBytes => "state-written-bytes",
+            Self::SentMessages => "sent-messages",
         }
     }
 }
@@ -89,6 +93,7 @@ impl fmt::Display for Limit {
                 "1 to {max} bytes, none of them zero, in the name of a value"
             ),
             LimitKind::StateValueBytes => write!(f, "{} MiB in a value", max >> 20),
+            LimitKind::SentMessages => write!(f, "{max} messages that a message sends"),
             LimitKind::StateWrittenBytes => write!(f, "{} MiB of writes of a message", max >> 20),
         }
     }

@@ -8,6 +8,7 @@ mod offer;
 mod problem_type;
 mod reply;
 mod request;
+mod sending;
 mod store_time;
 
 pub use fault::{Failure, FailureKind, Fault, ForeignFault, Refusal};
@@ -22,6 +23,7 @@ pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{
     BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,
 };
+pub use sending::{SENT_MAX, Sending, Sends, TIMER};
 pub use store_time::StoreTime;
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.

@@ -101,6 +101,8 @@ pub struct Message {
     /// Set when a node was lost with it that may run it still: whatever it comes to elsewhere is kept
     /// as a record, so that it comes to nothing else there.
     pub is_repeated: OnceLock<()>,
+    /// A handler sent it: the store keeps it under its id until it has taken effect.
+    pub is_sent: bool,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent
@@ -128,6 +130,6 @@ impl Message {
 
     /// Whether a node may send it to another one although it may have run.
     pub fn may_be_repeated(&self, stream: StreamProperties) -> bool {
-        self.not_after.get().is_some() || self.may_run_twice(stream)
+        self.is_sent || self.not_after.get().is_some() || self.may_run_twice(stream)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +96,7 @@ impl Parts {
         let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
         let entities = Arc::new(Entities::new(
-            entities_config(config),
+            entities_config(config, own.node_id.clone()),
             catalog.clone(),
             bodies,
         ));
@@ -103,6 +104,7 @@ impl Parts {
         let peers = Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone());
         let node_id = own.node_id.clone();
         let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), local.clone(), peers));
+        entities.deliver_by(dispatcher.clone(), Handle::current());
 
         let bound_addr = sockets.peers.local_addr()?;
         let gossip_config = GossipConfig {
@@ -186,12 +188,13 @@ fn follow_secrets(config: &Config, vital: &Vital) -> Secrets {
     secrets
 }
 
-fn entities_config(config: &Config) -> EntitiesConfig {
+fn entities_config(config: &Config, node_id: NodeId) -> EntitiesConfig {
     EntitiesConfig {
         location: config.state.location.clone(),
         cluster_id: config.mesh.cluster_id.clone(),
         cache_bytes_max: config.state.cache_bytes_max,
         idempotency_ttl: config.state.idempotency_ttl,
+        node_id,
     }
 }
 

@@ -10,7 +10,7 @@ use wasmtime::WasmBacktrace;
 use super::compile::{compile, mismatch};
 use super::contract::{BadReply, NoReply, Prepared};
 use super::engine::Engine;
-use super::host::{self, EntityCall, Grants, STATE, StateError};
+use super::host::{self, EntityCall, Grants, MESSAGES, STATE, StateError};
 use super::instance::{Instance, Interrupted, Stopped};
 use super::limits::Limits;
 use super::load_error::{LoadError, one_line};
@@ -70,7 +70,9 @@ impl Handler {
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;
         let handler = Self {
-            is_stateful: component.imports(engine, STATE),
+            is_stateful: [STATE, MESSAGES]
+                .into_iter()
+                .any(|interface| component.imports(engine, interface)),
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
             shared: engine.host.share(&stream, &grants),
@@ -94,7 +96,7 @@ impl Handler {
         &self.grants
     }
 
-    /// Whether it imports `state`.
+    /// Whether it imports `state` or `messages`.
     pub fn is_stateful(&self) -> bool {
         self.is_stateful
     }

@@ -65,6 +65,10 @@ metrics! {
     describe_counter STATE_REPLAYS = "meshage_state_replays_total", "Messages that took effect before, and got the same reply again.";
     /// Counter: messages that were refused because the store does not work.
     describe_counter STATE_REFUSED = "meshage_state_refused_total", "Messages of stateful streams that were refused, as the store does not work.";
+    /// Counter: deliveries of what handlers have sent, by how they ended.
+    describe_counter SENDS = "meshage_sends_total", "Deliveries of messages that handlers have sent, by how they ended.";
+    /// Counter: deliveries that began a second or more after the message was due.
+    describe_counter SENDS_LATE = "meshage_sends_late_total", "Deliveries that began a second or more after the message was due.";
     /// Gauge: entities in memory.
     describe_gauge STATE_ENTITIES = "meshage_state_active_entities", "Entities in memory, cached ones included.";
     /// Gauge: the memory that they take.

@@ -62,7 +62,15 @@ impl State {
 
     /// The records of messages that are kept.
     pub(crate) async fn records(&self) -> u64 {
-        let count = "SELECT count(*) FROM meshage_reply";
+        self.count("SELECT count(*) FROM meshage_reply").await
+    }
+
+    /// Messages that were sent, and have no answer yet.
+    pub(crate) async fn sends(&self) -> u64 {
+        self.count("SELECT count(*) FROM meshage_send").await
+    }
+
+    async fn count(&self, count: &str) -> u64 {
         match self {
             Self::Sqlite(_) => {
                 let file = rusqlite::Connection::open(self.file()).unwrap();

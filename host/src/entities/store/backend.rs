@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
+use super::super::outbox::{Chores, Tended};
 use super::super::record::{Kept, RecordId, RecordedUntil};
 use crate::message::{StoreTime, StreamName};
 use crate::state::{Name, Page, Range, Values};
@@ -62,6 +64,12 @@ pub(super) trait Backend: Send {
     /// # Errors
     /// If it could not.
     fn sweep(&mut self) -> impl Future<Output = Result<Swept, StoreError>> + Send;
+
+    /// Does what is to be done at the outbox, and takes messages that are due.
+    ///
+    /// # Errors
+    /// If it could not; nothing was taken.
+    fn tend(&mut self, chores: &Chores) -> impl Future<Output = Result<Tended, StoreError>> + Send;
 }
 
 /// What a sweep has done.
@@ -137,6 +145,8 @@ pub(in crate::entities) enum What {
     Page(Range),
     /// What is kept of a message.
     Record(RecordId),
+    /// Whether a message that was sent to it is still to take effect.
+    Sent(Uuid),
 }
 
 /// What was seen.
@@ -157,6 +167,7 @@ pub(in crate::entities) enum Found {
     Entities(Vec<(String, CommitId)>),
     Stream(Option<String>),
     Record(Option<Kept>),
+    Sent(bool),
 }
 
 /// Why the store cannot be used now.

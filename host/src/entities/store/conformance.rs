@@ -513,7 +513,7 @@ macro_rules! on_both {
                 let directory = super::TempDir::new().unwrap();
                 let file = directory.path().join("state.db");
                 let ended = super::CancellationToken::new();
-                let (store, _) = super::Store::open_sqlite(&file, "test", super::Make::IfMissing, ended).unwrap();
+                let (store, _) = super::Store::open_sqlite(&file, "test", super::Make::IfMissing, super::Outbox::new(super::node_id()), ended).unwrap();
                 super::$check(store).await;
             })+
         }
@@ -526,7 +526,7 @@ macro_rules! on_both {
                 };
                 let url = url.parse().unwrap();
                 let ended = super::CancellationToken::new();
-                let (store, _) = super::Store::open_postgres(&url, "test", super::Make::IfMissing, ended).await.unwrap();
+                let (store, _) = super::Store::open_postgres(&url, "test", super::Make::IfMissing, super::Outbox::new(super::node_id()), ended).await.unwrap();
                 super::$check(store).await;
             })+
         }

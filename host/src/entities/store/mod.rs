@@ -11,7 +11,6 @@ mod sqlite;
 
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::commit::{Commit, Mark, Outcome};
+#[cfg(test)]
+use super::outbox::Chores;
+use super::outbox::{Letter, Outbox, Tended};
 use crate::lanes::{LaneWaker, wake_all};
 use crate::message::StoreTime;
 use crate::telemetry::names;
@@ -48,6 +50,9 @@ const BATCH_LOOKS_MAX: usize = 128;
 /// How long it is waited between two sweeps, and if there was more than one of them deletes.
 const SWEEP_PAUSE: Duration = Duration::from_secs(2);
 const SWEEP_NEXT: Duration = Duration::from_millis(20);
+
+/// How long it is waited at most before it is seen what other nodes have left.
+const TEND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Who has something to commit.
 pub(super) trait CommitOwner: Send + Sync {
@@ -96,8 +101,8 @@ struct Shared {
     look_health: Health,
     /// Whether anything was committed, if that can be told without asking the store.
     index: Option<WalIndex>,
-    /// How far the store's clock is ahead of this host's, in milliseconds.
-    ahead: AtomicI64,
+    /// What handlers have sent.
+    outbox: Arc<Outbox>,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -113,14 +118,14 @@ type Answer = oneshot::Sender<Result<Seen, LookError>>;
 
 impl Store {
     /// `ended` is cancelled when the task of a connection ends: after [`Store::close`], or by a bug.
-    fn new(index: Option<WalIndex>, ended: CancellationToken) -> Self {
+    fn new(index: Option<WalIndex>, outbox: Arc<Outbox>, ended: CancellationToken) -> Self {
         Self(Arc::new(Shared {
             commits: Gather::default(),
             looks: Gather::default(),
             commit_health: Health::default(),
             look_health: Health::default(),
             index,
-            ahead: AtomicI64::new(0),
+            outbox,
             ended,
             committed: CancellationToken::new(),
         }))
@@ -199,16 +204,57 @@ impl Store {
         let _ended = shared.ended.clone().drop_guard();
         let _committed = shared.committed.clone().drop_guard();
         let mut next_sweep = tokio::time::Instant::now();
+        let mut next_tend = next_sweep;
         loop {
             let taken = shared.commits.take(BATCH_COMMITS_MAX);
-            match timeout_at(next_sweep, taken).await {
-                Ok(Some(owners)) => self.commit_batch(&mut backend, owners).await,
-                Ok(None) => return,
-                Err(_) => {}
+            let next = next_sweep.min(next_tend);
+            tokio::select! {
+                taken = timeout_at(next, taken) => match taken {
+                    Ok(Some(owners)) => {
+                        let due = self.commit_batch(&mut backend, owners).await;
+                        if let Some(due) = due {
+                            next_tend = next_tend.min(self.instant_of(due));
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(_) => {}
+                },
+                () = shared.outbox.changed.notified() => next_tend = tokio::time::Instant::now(),
+            }
+            if shared.outbox.delivers() && next_tend <= tokio::time::Instant::now() {
+                next_tend = self.tend(&mut backend).await;
             }
             if next_sweep <= tokio::time::Instant::now() {
                 let pause = self.sweep(&mut backend).await;
                 next_sweep = tokio::time::Instant::now() + pause;
+            }
+        }
+    }
+
+    /// The moment on this host's clock.
+    fn instant_of(&self, time: StoreTime) -> tokio::time::Instant {
+        let millis = time.millis().saturating_sub(self.now().millis());
+        tokio::time::Instant::now() + Duration::from_millis(millis).min(TEND_PAUSE)
+    }
+
+    /// Looks after what handlers have sent. Returns when it is to be done again.
+    async fn tend(&self, backend: &mut impl Backend) -> tokio::time::Instant {
+        let later = tokio::time::Instant::now() + TEND_PAUSE;
+        if !self.0.commit_health.is_good() {
+            return later;
+        }
+        let chores = self.0.outbox.chores();
+        match self.watched(backend.tend(&chores)).await {
+            Ok(Tended { due, next }) => {
+                for letter in due {
+                    self.0.outbox.begin(letter);
+                }
+                next.map_or(later, |next| self.instant_of(next).min(later))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the outbox could not be looked after");
+                self.0.outbox.put_back(chores);
+                later
             }
         }
     }
@@ -220,8 +266,7 @@ impl Store {
         }
         match self.watched(backend.sweep()).await {
             Ok(Swept { now, is_more }) => {
-                let ahead = now.millis().cast_signed() - host_millis();
-                self.0.ahead.store(ahead, Ordering::Relaxed);
+                self.0.outbox.note_now(now);
                 if is_more { SWEEP_NEXT } else { SWEEP_PAUSE }
             }
             Err(error) => {
@@ -249,12 +294,16 @@ impl Store {
 
     /// The store's clock, as far as this node knows.
     pub(super) fn now(&self) -> StoreTime {
-        let millis = host_millis() + self.0.ahead.load(Ordering::Relaxed);
-        StoreTime::from_millis(millis.try_into().unwrap_or_default())
+        self.0.outbox.now()
     }
 
     /// Commits what they have, or what the first of them have if that is enough for a batch.
-    async fn commit_batch(&self, backend: &mut impl Backend, owners: Vec<Owner>) {
+    /// Returns when the first of what it sends is due.
+    async fn commit_batch(
+        &self,
+        backend: &mut impl Backend,
+        owners: Vec<Owner>,
+    ) -> Option<StoreTime> {
         let (mut commits, mut begun) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut owners = owners.into_iter();
@@ -269,10 +318,11 @@ impl Store {
         }
         self.0.commits.put_back(owners);
         if commits.is_empty() {
-            return;
+            return None;
         }
         let outcomes = self.commit(backend, &commits).await;
         count(&outcomes);
+        let due = self.deliver_what_was_sent(&commits, &outcomes);
         let mut wake = Vec::with_capacity(begun.len());
         for (owner, outcome) in begun.into_iter().zip(outcomes) {
             if owner.commit_ended(outcome, &mut wake) {
@@ -280,6 +330,26 @@ impl Store {
             }
         }
         wake_all(wake);
+        due
+    }
+
+    /// Delivers what is due at once, and returns when the first of the others is.
+    fn deliver_what_was_sent(&self, commits: &[Commit], outcomes: &[Outcome]) -> Option<StoreTime> {
+        let committed = commits.iter().zip(outcomes);
+        let committed = committed.filter(|(_, outcome)| **outcome == Outcome::Committed);
+        let now = self.now();
+        let mut next: Option<StoreTime> = None;
+        for (commit, _) in committed {
+            for (name, sending) in commit.changes.sends.iter() {
+                if sending.due <= now {
+                    let letter = Letter::new(&commit.entity, name, sending);
+                    self.0.outbox.begin(letter);
+                } else {
+                    next = next.into_iter().chain([sending.due]).min();
+                }
+            }
+        }
+        next
     }
 
     async fn commit(&self, backend: &mut impl Backend, commits: &[Commit]) -> Vec<Outcome> {
@@ -351,6 +421,11 @@ impl Store {
 }
 
 #[cfg(test)]
+fn node_id() -> crate::message::NodeId {
+    "n1".try_into().unwrap()
+}
+
+#[cfg(test)]
 impl Store {
     /// A store that answers every look with what a test says, when it is asked.
     pub(super) fn answered_by(say: impl FnMut() -> Seen + Send + 'static) -> Self {
@@ -368,9 +443,13 @@ impl Store {
             async fn sweep(&mut self) -> Result<Swept, StoreError> {
                 Err(StoreError("it only looks".into()))
             }
+
+            async fn tend(&mut self, _: &Chores) -> Result<Tended, StoreError> {
+                Err(StoreError("it only looks".into()))
+            }
         }
 
-        let store = Self::new(None, CancellationToken::new());
+        let store = Self::new(None, Outbox::new(node_id()), CancellationToken::new());
         let looking = store.clone();
         tokio::spawn(async move { looking.serve_looks(Said(say)).await });
         store
@@ -383,7 +462,7 @@ pub(super) fn host_time() -> StoreTime {
 }
 
 /// The same in milliseconds since 1970.
-fn host_millis() -> i64 {
+pub(super) fn host_millis() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
@@ -449,6 +528,10 @@ mod tests {
         async fn sweep(&mut self) -> Result<Swept, StoreError> {
             Err(StoreError("it only counts".into()))
         }
+
+        async fn tend(&mut self, _: &Chores) -> Result<Tended, StoreError> {
+            Err(StoreError("it only counts".into()))
+        }
     }
 
     #[tokio::test]
@@ -468,7 +551,7 @@ mod tests {
                 recorded: Default::default(),
             }
         };
-        let store = Store::new(None, CancellationToken::new());
+        let store = Store::new(None, Outbox::new(node_id()), CancellationToken::new());
         let mut commits: Vec<_> = (0..10)
             .map(|number| Box::pin(store.commit_one(commit(number))))
             .collect();

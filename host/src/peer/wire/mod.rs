@@ -118,6 +118,9 @@ const NOT_AFTER: u32 = 2;
 /// The extension of a call with which a node was lost that may run it still; its value is empty.
 const REPEATED: u32 = 3;
 
+/// The extension of a call that a handler sent, and whose id the store knows; its value is empty.
+const SENT: u32 = 4;
+
 /// The extension of a reply that an earlier message got already; its value is empty.
 const REPLAYED: u32 = 1;
 
@@ -221,6 +224,7 @@ pub(super) fn put_call(
             .into_iter()
             .chain(not_after)
             .chain(message.is_repeated.get().map(|()| (REPEATED, &[][..])))
+            .chain(message.is_sent.then_some((SENT, &[][..])))
             .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
@@ -410,6 +414,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
             Some(_) => OnceLock::from(()),
             None => OnceLock::new(),
         },
+        is_sent: extension(&head.extensions, SENT).is_some(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -469,6 +474,7 @@ pub(super) mod tests {
             is_broadcast: body_bytes == 1,
             not_after: OnceLock::from(StoreTime::from_millis(body_bytes as u64)),
             is_repeated: OnceLock::from(()),
+            is_sent: body_bytes == 2,
         }
     }
 

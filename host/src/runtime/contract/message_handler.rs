@@ -11,7 +11,7 @@ use super::{BadReply, Call, NoReply};
 use crate::bodies::Reservation;
 use crate::message::{
     CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
-    RESERVED_HEADERS, Reply, truncate,
+    RESERVED_HEADERS, Reply, TIMER, truncate,
 };
 use crate::runtime::host::HostState;
 use crate::runtime::interfaces::Package;
@@ -111,7 +111,8 @@ fn not_utf8(name: &HeaderName) -> Failure {
     }
 }
 
-/// The headers that a handler may see: `content-type`, and those that its manifest names.
+/// The headers that a handler may see: `content-type`, the name of a timer, and those that its
+/// manifest names.
 ///
 /// # Errors
 /// The name of a header whose value is not UTF-8: it cannot be passed to the handler, and must not
@@ -121,10 +122,9 @@ fn visible_headers<'a>(
     declared: &[HeaderName],
 ) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
     // A single pass: a request has few headers, and a lookup takes longer than skipping a few.
-    let visible = message
-        .headers
-        .iter()
-        .filter(|(name, _)| **name == header::CONTENT_TYPE || declared.contains(name));
+    let visible = message.headers.iter().filter(|(name, _)| {
+        **name == header::CONTENT_TYPE || declared.contains(name) || **name == TIMER
+    });
     visible
         .map(|(name, value)| {
             Ok((

@@ -10,7 +10,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::{Capability, HostSettings, HostState};
 use crate::bodies::{BodyMemory, NoRoom, Reservation};
-use crate::message::{Limit, LimitKind, StreamName};
+use crate::message::{Limit, LimitKind, Sends, StreamName};
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::interfaces::Package;
 use crate::state::{NAME_BYTES_MAX, Name, Page, Range, VALUE_BYTES_MAX, WRITES_BYTES_MAX, Writes};
@@ -29,6 +29,9 @@ use meshage::mesh::state as wit;
 
 /// The interface that makes a stream stateful, without its version.
 pub(in crate::runtime) const STATE: &str = "meshage:mesh/state";
+
+/// The same.
+pub(in crate::runtime) const MESSAGES: &str = "meshage:mesh/messages";
 
 /// The committed values of an entity, and those of earlier messages, as one call sees them.
 pub trait StateView: Send + Sync + 'static {
@@ -64,7 +67,7 @@ pub enum StateError {
     Unavailable,
     #[error("what the store has cannot be read")]
     Unreadable,
-    #[error("the message is a read, which cannot write")]
+    #[error("the message is a read, which cannot write or send")]
     ReadOnly,
     #[error("the handler exceeded its limit of {0}")]
     Limit(Limit),
@@ -80,7 +83,8 @@ pub struct EntityCall {
     pub view: Arc<dyn StateView>,
     pub may_write: bool,
     pub writes: Writes,
-    /// The memory of the writes.
+    pub sends: Sends,
+    /// The memory of the writes and of what is sent.
     pub reservation: Reservation,
     pub bodies: &'static BodyMemory,
 }
@@ -110,7 +114,7 @@ impl Capability for State {
 }
 
 impl HostState {
-    fn entity(&mut self) -> Result<&mut EntityCall, StateError> {
+    pub(super) fn entity(&mut self) -> Result<&mut EntityCall, StateError> {
         self.entity.as_deref_mut().ok_or(StateError::NoMessage)
     }
 }
@@ -135,11 +139,16 @@ impl EntityCall {
             return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX));
         }
         self.writes.put(name, value);
-        if self.writes.bytes() > WRITES_BYTES_MAX {
+        self.reserve()
+    }
+
+    /// Reserves memory for what was written and sent.
+    pub(super) fn reserve(&mut self) -> Result<(), StateError> {
+        if self.writes.bytes() + self.sends.bytes() > WRITES_BYTES_MAX {
             return Err(limit(LimitKind::StateWrittenBytes, WRITES_BYTES_MAX));
         }
         self.reservation
-            .resize(self.bodies, self.writes.memory())
+            .resize(self.bodies, self.writes.memory() + self.sends.memory())
             .map_err(|NoRoom| StateError::NoRoom)
     }
 
@@ -149,7 +158,7 @@ impl EntityCall {
         Ok(())
     }
 
-    fn check_write(&self) -> Result<(), StateError> {
+    pub(super) fn check_write(&self) -> Result<(), StateError> {
         if self.may_write {
             Ok(())
         } else {
@@ -177,7 +186,7 @@ impl EntityCall {
     }
 }
 
-fn check_name(name: &str) -> Result<(), StateError> {
+pub(super) fn check_name(name: &str) -> Result<(), StateError> {
     if (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains('\0') {
         Ok(())
     } else {
@@ -185,7 +194,7 @@ fn check_name(name: &str) -> Result<(), StateError> {
     }
 }
 
-fn limit(kind: LimitKind, max: usize) -> StateError {
+pub(super) fn limit(kind: LimitKind, max: usize) -> StateError {
     let max = max as u64;
     StateError::Limit(Limit { kind, max })
 }

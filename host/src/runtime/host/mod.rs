@@ -5,6 +5,7 @@
 mod entity;
 mod http;
 mod log;
+mod messages;
 mod state;
 mod wasi;
 
@@ -20,8 +21,8 @@ use super::guest_log::GuestLog;
 use super::interfaces::{MESH, MESH_VERSION, Package};
 use crate::message::StreamName;
 
-pub(super) use entity::STATE;
 pub use entity::{EntityCall, Loading, StateError, StateView};
+pub(super) use entity::{MESSAGES, STATE};
 pub(super) use state::{HostState, RESOURCES_MAX};
 
 /// Node settings that capabilities need.
@@ -153,6 +154,7 @@ capabilities! {
     http: http::Http,
     log: log::Log,
     state: entity::State,
+    messages: messages::Messages,
 }
 
 /// The packages that guests can import from, for error texts.

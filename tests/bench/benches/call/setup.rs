@@ -36,6 +36,7 @@ pub(crate) fn message() -> Result<Message> {
         is_broadcast: false,
         not_after: Default::default(),
         is_repeated: Default::default(),
+        is_sent: false,
     })
 }
 

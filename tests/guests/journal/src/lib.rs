@@ -8,7 +8,7 @@ mod fetch;
 use std::thread::sleep;
 use std::time::Duration;
 
-use meshage_sdk::{Entity, Failure, Json, Message, Query, Value, json};
+use meshage_sdk::{Entity, Failure, Json, Message, Query, Timer, Value, json};
 use serde::Deserialize;
 
 /// What a message is to do, in this order.
@@ -32,6 +32,15 @@ struct Wanted {
     wait_ms: u64,
     /// Waits until this server answers: `host:port/`.
     wait_for: Option<String>,
+    /// Sends an append of `send_id` to the entity of this key.
+    send: Option<String>,
+    send_id: Option<String>,
+    /// Sets or removes the timer of this name, which appends `timer-NAME`.
+    remind: Option<String>,
+    cancel: Option<String>,
+    /// When what is sent is due, and the timer.
+    #[serde(default)]
+    after_ms: u64,
     /// How it ends: `trap`, `fail`, `spin`; a reply otherwise.
     then: Option<String>,
     /// Returns the size of this value, and the list.
@@ -48,8 +57,14 @@ fn once() -> usize {
 fn handle(
     message: Message,
     entity: Entity,
-    Query(wanted): Query<Wanted>,
+    timer: Option<Timer>,
+    Query(query): Query<Wanted>,
 ) -> Result<Json<Value>, Failure> {
+    // What was sent by another one has it in its body.
+    let wanted = match message.body() {
+        [] => query,
+        _ => message.json()?,
+    };
     if wanted.clear {
         entity.clear();
     }
@@ -57,6 +72,21 @@ fn handle(
     if let Some(id) = &wanted.append {
         list.push(id.clone());
         entity.set("list", &list)?;
+    }
+    if let Some(timer) = &timer {
+        list.push(format!("timer-{}", timer.name()));
+        entity.set("list", &list)?;
+    }
+    let after = Duration::from_millis(wanted.after_ms);
+    if let Some(key) = &wanted.send {
+        let body = json!({ "append": wanted.send_id });
+        entity.send_after("journal", key, &body, after)?;
+    }
+    if let Some(name) = &wanted.remind {
+        entity.remind(name, after)?;
+    }
+    if let Some(name) = &wanted.cancel {
+        entity.cancel(name);
     }
     if let Some(name) = &wanted.set {
         write(&entity, name, &wanted);

@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::connect::Connection;
 use super::{Failed, schema};
-use crate::entities::commit::{Changes, Commit, Outcome};
+use crate::entities::commit::{Changes, Commit, Delivery, Outcome};
+use crate::entities::outbox::{CLAIM, Outbox, written};
 use crate::entities::store::backend::StoreError;
-use crate::message::StoreTime;
+use crate::message::{Sends, StoreTime};
 use crate::state::MAIN_VALUE;
 
 /// Identifies a batch: the committer, and a number that grows.
@@ -43,14 +44,73 @@ struct Columns<'a> {
     record_not_after: Vec<i64>,
     fingerprints: Vec<Option<&'a [u8]>>,
     replies: Vec<&'a [u8]>,
+    sends: Sent<'a>,
+}
+
+/// What is sent and delivered.
+#[derive(Default)]
+struct Sent<'a> {
+    delivered_ords: Vec<i32>,
+    delivered: Vec<Uuid>,
+    is_replaced: Vec<bool>,
+    timer_ords: Vec<i32>,
+    timers: Vec<&'a str>,
+    ords: Vec<i32>,
+    ids: Vec<Uuid>,
+    names: Vec<Option<&'a str>>,
+    streams: Vec<&'a str>,
+    keys: Vec<&'a str>,
+    due: Vec<i64>,
+    wake_at: Vec<i64>,
+    messages: Vec<Bytes>,
+}
+
+impl<'a> Sent<'a> {
+    fn is_empty(&self) -> bool {
+        self.delivered.is_empty() && self.timers.is_empty() && self.ids.is_empty()
+    }
+
+    fn add(&mut self, ord: i32, sends: &'a Sends, delivered: &[Delivery], now: StoreTime) {
+        for Delivery { id, timer } in delivered {
+            self.delivered_ords.push(ord);
+            self.delivered.push(*id);
+            let timer = timer.as_ref().and_then(|name| sends.timers.get(name));
+            self.is_replaced.push(timer.is_some_and(Option::is_some));
+        }
+        for (name, sending) in &sends.timers {
+            if sending.is_none() {
+                self.timer_ords.push(ord);
+                self.timers.push(name);
+            }
+        }
+        for (name, sending) in sends.iter() {
+            self.ords.push(ord);
+            self.ids.push(sending.id);
+            self.names.push(name.map(|name| &**name));
+            self.streams.push(sending.stream.as_str());
+            self.keys.push(sending.partition_key.as_str());
+            self.due.push(millis(sending.due));
+            let wake_at = if sending.due <= now {
+                now.later(CLAIM)
+            } else {
+                sending.due
+            };
+            self.wake_at.push(millis(wake_at));
+            self.messages.push(written(sending));
+        }
+    }
 }
 
 impl<'a> Columns<'a> {
     /// Ordinals count from 1, in this order.
-    fn new(commits: &[&'a Commit]) -> Self {
+    fn new(commits: &[&'a Commit], now: StoreTime) -> Self {
         let mut columns = Self::default();
         for (ord, commit) in (1..).zip(commits) {
             columns.add(ord, commit);
+            let Changes {
+                sends, delivered, ..
+            } = &*commit.changes;
+            columns.sends.add(ord, sends, delivered, now);
         }
         columns
     }
@@ -67,6 +127,7 @@ impl<'a> Columns<'a> {
             writes,
             records,
             not_after,
+            ..
         } = &**changes;
         let state = writes.get(MAIN_VALUE);
         self.streams.push(entity.stream.as_str());
@@ -121,12 +182,14 @@ pub(super) async fn send(
     connection: &Connection,
     batch: Batch,
     commits: &[Commit],
+    outbox: &Outbox,
 ) -> Result<Vec<Outcome>, Failed> {
     let Some(statements) = &connection.statements else {
         return Err(Failed::Nothing(StoreError("nothing is prepared".into())));
     };
     let sent = sorted(commits);
-    let columns = Columns::new(&sent);
+    let columns = Columns::new(&sent, outbox.now());
+    let node = outbox.node.as_str();
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
         &batch.committer,
         &batch.number,
@@ -143,7 +206,9 @@ pub(super) async fn send(
         &columns.keys_until,
     ];
     let (has_values, has_records) = (columns.has_values(), !columns.record_ords.is_empty());
-    let statement = &statements.commits[usize::from(has_values)][usize::from(has_records)];
+    let sends = !columns.sends.is_empty();
+    let statement = usize::from(has_values) + 2 * usize::from(has_records) + 4 * usize::from(sends);
+    let statement = &statements.commits[statement];
     if has_values {
         parameters.extend::<[&(dyn ToSql + Sync); 3]>([
             &columns.value_ords,
@@ -159,6 +224,26 @@ pub(super) async fn send(
             &columns.record_not_after,
             &columns.fingerprints,
             &columns.replies,
+        ]);
+    }
+    let messages: Vec<&[u8]> = columns.sends.messages.iter().map(Bytes::as_ref).collect();
+    if sends {
+        let sent = &columns.sends;
+        parameters.extend::<[&(dyn ToSql + Sync); 14]>([
+            &sent.delivered_ords,
+            &sent.delivered,
+            &sent.timer_ords,
+            &sent.timers,
+            &sent.ords,
+            &sent.ids,
+            &sent.names,
+            &sent.streams,
+            &sent.keys,
+            &sent.due,
+            &sent.wake_at,
+            &messages,
+            &node,
+            &sent.is_replaced,
         ]);
     }
     let rows = connection

@@ -51,8 +51,9 @@ impl Drop for Driver {
 
 /// The statements of a connection.
 pub(super) struct Statements {
-    /// Without values in rows of their own and with them, each without records and with them.
-    pub(super) commits: [[Statement; 2]; 2],
+    /// Without values in rows of their own and with them, each without records and with them, each
+    /// without messages that are sent or delivered and with them.
+    pub(super) commits: [Statement; 8],
     pub(super) receipt: Statement,
     pub(super) last: Statement,
     pub(super) values: Statement,
@@ -62,6 +63,12 @@ pub(super) struct Statements {
     pub(super) stream_after: Statement,
     pub(super) record: Statement,
     pub(super) sweep: Statement,
+    pub(super) answered: Statement,
+    pub(super) failed: Statement,
+    pub(super) renewed: Statement,
+    pub(super) due: Statement,
+    pub(super) next_due: Statement,
+    pub(super) sent: Statement,
 }
 
 impl Connector {
@@ -115,14 +122,14 @@ impl Connection {
         let prepared = async {
             Ok::<_, tokio_postgres::Error>(Statements {
                 commits: [
-                    [
-                        client.prepare(&sql::commit(false, false)).await?,
-                        client.prepare(&sql::commit(false, true)).await?,
-                    ],
-                    [
-                        client.prepare(&sql::commit(true, false)).await?,
-                        client.prepare(&sql::commit(true, true)).await?,
-                    ],
+                    client.prepare(&sql::commit(false, false, false)).await?,
+                    client.prepare(&sql::commit(true, false, false)).await?,
+                    client.prepare(&sql::commit(false, true, false)).await?,
+                    client.prepare(&sql::commit(true, true, false)).await?,
+                    client.prepare(&sql::commit(false, false, true)).await?,
+                    client.prepare(&sql::commit(true, false, true)).await?,
+                    client.prepare(&sql::commit(false, true, true)).await?,
+                    client.prepare(&sql::commit(true, true, true)).await?,
                 ],
                 receipt: client.prepare(sql::RECEIPT).await?,
                 last: client.prepare(sql::LAST).await?,
@@ -133,6 +140,12 @@ impl Connection {
                 stream_after: client.prepare(sql::STREAM_AFTER).await?,
                 record: client.prepare(&sql::record()).await?,
                 sweep: client.prepare(&sql::sweep()).await?,
+                answered: client.prepare(sql::ANSWERED).await?,
+                failed: client.prepare(&sql::failed()).await?,
+                renewed: client.prepare(&sql::renewed()).await?,
+                due: client.prepare(&sql::due()).await?,
+                next_due: client.prepare(sql::NEXT_DUE).await?,
+                sent: client.prepare(sql::SENT).await?,
             })
         };
         let prepared = prepared.await;

@@ -112,6 +112,7 @@ impl Reader<'_> {
         match look {
             Look::At(entity, What::Value(name)) => self.value(entity, name).await,
             Look::At(entity, What::Page(range)) => self.page(entity, range).await,
+            Look::At(entity, What::Sent(id)) => self.sent(entity, *id).await,
             Look::At(entity, What::Record(id)) => self.record(entity, *id).await,
             Look::Entities(listing) => self.entities(listing).await,
             Look::StreamAfter(after) => self.stream_after(after).await,
@@ -174,6 +175,20 @@ impl Reader<'_> {
         Ok(Seen {
             last: Some(last),
             found: Found::Page(page.with(&own_row, range)),
+        })
+    }
+
+    async fn sent(&self, entity: &EntityId, id: Uuid) -> Result<Seen, Error> {
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let row = self
+            .connection
+            .client
+            .query_opt(&self.statements.sent, &[&stream, &key, &id])
+            .await?;
+        Ok(Seen {
+            last: row.as_ref().map(|row| commit_id(row, 0)),
+            // An entity without commits has taken nothing.
+            found: Found::Sent(row.is_none_or(|row| row.get(1))),
         })
     }
 

@@ -4,11 +4,13 @@
 mod commit;
 mod connect;
 mod look;
+mod outbox;
 mod schema;
 mod sql;
 mod tls;
 mod url;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -21,6 +23,7 @@ use uuid::Uuid;
 use super::backend::{Backend, Look, LookError, Make, SWEPT_MAX, Seen, StoreError, Swept};
 use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
+use crate::entities::outbox::{Chores, Outbox, Tended};
 use commit::Batch;
 use connect::{Connection, Connector};
 
@@ -37,6 +40,7 @@ const RESOLVE_PAUSE: Duration = Duration::from_millis(200);
 
 /// What uses one connection, which is made again when it is lost.
 struct Postgres {
+    outbox: Arc<Outbox>,
     connector: Connector,
     connection: Option<Connection>,
     /// Its last batch.
@@ -44,9 +48,10 @@ struct Postgres {
 }
 
 impl Postgres {
-    fn new(connector: Connector) -> Self {
+    fn new(connector: Connector, outbox: Arc<Outbox>) -> Self {
         let committer = Uuid::now_v7();
         Self {
+            outbox,
             connector,
             connection: None,
             batch: Batch {
@@ -123,6 +128,7 @@ impl Store {
         url: &PostgresUrl,
         cluster: &str,
         make: Make,
+        outbox: Arc<Outbox>,
         ended: CancellationToken,
     ) -> Result<(Self, Uuid), StoreError> {
         let named = |error: StoreError| StoreError(format!("{url}: {error}"));
@@ -132,8 +138,11 @@ impl Store {
             .await
             .map_err(named)?;
         connection.warn_of_settings().await.map_err(named)?;
-        let store = Self::new(None, ended);
-        let (committing, looking) = (Postgres::new(connector.clone()), Postgres::new(connector));
+        let store = Self::new(None, outbox.clone(), ended);
+        let (committing, looking) = (
+            Postgres::new(connector.clone(), outbox.clone()),
+            Postgres::new(connector, outbox),
+        );
         let (commits, looks) = (store.clone(), store.clone());
         let failed = |error: std::io::Error| named(StoreError(error.to_string()));
         start("commits", async move {
@@ -165,9 +174,13 @@ impl Postgres {
     /// Commits a batch, and finds out how it ended if the connection is lost.
     async fn commit_batch(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         self.batch.number += 1;
-        let batch = self.batch;
+        let (batch, outbox) = (self.batch, self.outbox.clone());
         let connection = self.connection().await.map_err(Failed::Nothing)?;
-        let sent = timeout(STATEMENT_MAX, commit::send(connection, batch, commits)).await;
+        let sent = timeout(
+            STATEMENT_MAX,
+            commit::send(connection, batch, commits, &outbox),
+        )
+        .await;
         let failed = match sent {
             Ok(Ok(outcomes)) => return Ok(outcomes),
             Ok(Err(failed)) => failed,
@@ -188,12 +201,13 @@ impl Postgres {
     /// of the first, but that the data are not accepted.
     async fn resolve(&mut self, batch: Batch, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
         loop {
+            let outbox = self.outbox.clone();
             let tried = async {
                 let connection = self.connection().await.map_err(Failed::Unknown)?;
                 if let Some(outcomes) = commit::receipt(connection, batch, commits).await? {
                     return Ok(outcomes);
                 }
-                commit::send(connection, batch, commits).await
+                commit::send(connection, batch, commits, &outbox).await
             };
             match timeout(STATEMENT_MAX, tried).await {
                 Ok(Ok(outcomes)) => return Ok(outcomes),
@@ -253,6 +267,24 @@ impl Backend for Postgres {
                 self.connection = None;
                 let error = format!("no answer within {STATEMENT_MAX:?}");
                 Err(LookError::Store(StoreError(error)))
+            }
+        }
+    }
+
+    async fn tend(&mut self, chores: &Chores) -> Result<Tended, StoreError> {
+        let node = self.outbox.node.clone();
+        let connection = self.connection().await?;
+        match timeout(
+            STATEMENT_MAX,
+            outbox::tend(connection, chores, node.as_str()),
+        )
+        .await
+        {
+            Ok(Ok(tended)) => Ok(tended),
+            Ok(Err(error)) => Err(StoreError(text(&error))),
+            Err(_) => {
+                self.connection = None;
+                Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))
             }
         }
     }

@@ -56,6 +56,23 @@ const RECORDS: &str = r#"
         fingerprint bytea,
         reply bytea NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    CREATE TABLE meshage_send (
+        id uuid PRIMARY KEY,
+        stream text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        name text COLLATE "C",
+        to_stream text COLLATE "C" NOT NULL,
+        to_key text COLLATE "C" NOT NULL,
+        due bigint NOT NULL,
+        wake_at bigint,
+        node text COLLATE "C" NOT NULL,
+        tries int NOT NULL DEFAULT 0,
+        problem text,
+        message bytea NOT NULL
+    ) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    CREATE UNIQUE INDEX meshage_send_name ON meshage_send (stream, key, name) WHERE name IS NOT NULL;
+    CREATE INDEX meshage_send_node ON meshage_send (node, wake_at) WHERE wake_at IS NOT NULL;
+    CREATE INDEX meshage_send_wake_at ON meshage_send (wake_at) WHERE wake_at IS NOT NULL;
     CREATE INDEX meshage_reply_until ON meshage_reply (until) WHERE fingerprint IS NOT NULL;"#;
 
 const FROM_1_TO_2: &str = "

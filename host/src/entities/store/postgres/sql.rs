@@ -19,6 +19,7 @@ WITH c AS MATERIALIZED (
     ) e ON true
     WHERE (SELECT compatible FROM meshage_store) <= $3::int
         AND (u.not_after IS NULL OR u.not_after > (SELECT CLOCK FROM meshage_store))
+        DELIVERED
 ), old AS (
     UPDATE meshage_entity e
     SET commit_id = c.id, messages_until = c.messages_until, keys_until = c.keys_until,
@@ -79,6 +80,48 @@ const COMMIT_RECORDS: &str = ", kept AS (
         fingerprint = excluded.fingerprint, reply = excluded.reply
 )";
 
+/// None of the messages that were delivered may have taken effect, or been cancelled. `$+1` is the
+/// first parameter behind those of what comes before.
+const DELIVERED: &str = "AND NOT EXISTS (
+            SELECT FROM unnest($+1::int[], $+2::uuid[]) AS d(ord, id) LEFT JOIN LATERAL (
+                SELECT true AS is_there FROM meshage_send s WHERE s.id = d.id LIMIT 1
+            ) s ON true
+            WHERE d.ord = u.ord AND s.is_there IS NULL
+        )";
+
+/// What is sent, and timers that are removed or replaced. A timer that is set again by what it brings is
+/// replaced, as one statement changes a row once.
+const COMMIT_SENDS: &str = ", done AS (
+    DELETE FROM meshage_send s USING (
+        SELECT s.place FROM unnest($+1::int[], $+2::uuid[], $+14::bool[]) AS d(ord, id, is_replaced)
+        JOIN won ON won.ord = d.ord CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM meshage_send s WHERE s.id = d.id LIMIT 1
+        ) s
+        WHERE NOT d.is_replaced
+    ) g
+    WHERE s.ctid = g.place
+), cancelled AS (
+    DELETE FROM meshage_send s USING (
+        SELECT s.place FROM unnest($+3::int[], $+4::text[]) AS t(ord, name)
+        JOIN won ON won.ord = t.ord JOIN c ON c.ord = t.ord CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM meshage_send s
+            WHERE s.stream = c.stream AND s.key = c.key AND s.name = t.name LIMIT 1
+        ) s
+        WHERE t.name IS NOT NULL
+    ) g
+    WHERE s.ctid = g.place
+), sent AS (
+    INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, message)
+    SELECT s.id, c.stream, c.key, s.name, s.to_stream, s.to_key, s.due, s.wake_at, $+13::text, s.message
+    FROM unnest($+5::int[], $+6::uuid[], $+7::text[], $+8::text[], $+9::text[], $+10::bigint[], $+11::bigint[], $+12::bytea[])
+        AS s(ord, id, name, to_stream, to_key, due, wake_at, message)
+    JOIN won ON won.ord = s.ord JOIN c ON c.ord = s.ord
+    ON CONFLICT (stream, key, name) WHERE name IS NOT NULL DO UPDATE SET id = excluded.id,
+        to_stream = excluded.to_stream, to_key = excluded.to_key, due = excluded.due,
+        wake_at = excluded.wake_at, node = excluded.node, tries = 0, problem = NULL,
+        message = excluded.message
+)";
+
 /// The store's clock, in milliseconds since 1970: it has passed what records were deleted up to.
 const CLOCK: &str = "greatest((extract(epoch FROM clock_timestamp()) * 1000)::bigint, swept_to)";
 
@@ -100,21 +143,83 @@ pub(super) const RECEIPT: &str =
 
 /// The statement, for batches with values in rows of their own or without, and with records or
 /// without.
-pub(super) fn commit(has_values: bool, has_records: bool) -> String {
-    let (values, before) = if has_values {
+pub(super) fn commit(has_values: bool, has_records: bool, sends: bool) -> String {
+    let (values, mut before) = if has_values {
         (COMMIT_VALUES, 16)
     } else {
         ("", 13)
     };
     let mut records = String::new();
     if has_records {
-        records = COMMIT_RECORDS.to_owned();
-        for number in 1..=6 {
-            records = records.replace(&format!("$+{number}"), &format!("${}", before + number));
-        }
+        records = numbered(COMMIT_RECORDS, before, 6);
+        before += 6;
     }
-    format!("{COMMIT_ENTITIES}{values}{records}{COMMIT_END}").replace("CLOCK", CLOCK)
+    let (mut sent, mut delivered) = (String::new(), String::new());
+    if sends {
+        sent = numbered(COMMIT_SENDS, before, 14);
+        delivered = numbered(DELIVERED, before, 14);
+    }
+    format!("{COMMIT_ENTITIES}{values}{records}{sent}{COMMIT_END}")
+        .replace("DELIVERED", &delivered)
+        .replace("CLOCK", CLOCK)
 }
+
+/// The statement with its parameters behind so many others.
+fn numbered(statement: &str, before: usize, parameters: usize) -> String {
+    (1..=parameters).fold(statement.to_owned(), |statement, number| {
+        statement.replace(&format!("$+{number}:"), &format!("${}:", before + number))
+    })
+}
+
+pub(super) const ANSWERED: &str = "DELETE FROM meshage_send WHERE id = ANY($1)";
+
+/// Deliveries that failed, each with how long to wait in milliseconds; NULL: for ever.
+pub(super) fn failed() -> String {
+    "UPDATE meshage_send s SET tries = s.tries + 1, problem = f.problem,
+        wake_at = (SELECT CLOCK FROM meshage_store) + f.pause
+    FROM (
+        SELECT f.problem, f.pause, s.place
+        FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS f(id, problem, pause)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM meshage_send s WHERE s.id = f.id LIMIT 1
+        ) s
+    ) f
+    WHERE s.ctid = f.place"
+        .replace("CLOCK", CLOCK)
+}
+
+pub(super) fn renewed() -> String {
+    "UPDATE meshage_send SET wake_at = (SELECT CLOCK FROM meshage_store) + $2::bigint
+    WHERE id = ANY($1) AND wake_at IS NOT NULL"
+        .replace("CLOCK", CLOCK)
+}
+
+/// Takes what is due for this node: its own messages, and others' after a while.
+pub(super) fn due() -> String {
+    "
+    WITH due AS MATERIALIZED (
+        SELECT ctid AS place FROM meshage_send
+        WHERE wake_at <= (SELECT CLOCK FROM meshage_store)
+            AND (node = $1::text OR wake_at <= (SELECT CLOCK FROM meshage_store) - $2::bigint)
+        ORDER BY wake_at LIMIT $4::int FOR UPDATE SKIP LOCKED
+    )
+    UPDATE meshage_send s SET node = $1::text, wake_at = (SELECT CLOCK FROM meshage_store) + $3::bigint
+    FROM due WHERE s.ctid = due.place
+    RETURNING s.id, s.stream, s.key, s.name, s.to_stream, s.to_key, s.due, s.tries, s.message"
+        .replace("CLOCK", CLOCK)
+}
+
+pub(super) const NEXT_DUE: &str = "
+    SELECT wake_at FROM (
+        SELECT node, wake_at FROM meshage_send
+        WHERE wake_at IS NOT NULL AND (node, wake_at) >= ($1::text, 0)
+        ORDER BY node, wake_at LIMIT 1
+    ) s WHERE node = $1::text";
+
+/// Whether a message that was sent to the entity is still to take effect.
+pub(super) const SENT: &str = "
+    SELECT e.commit_id, EXISTS (SELECT FROM meshage_send s WHERE s.id = $3)
+    FROM meshage_entity e WHERE e.stream = $1 AND e.key = $2";
 
 /// What is kept of a message, if it is not to be deleted already.
 pub(super) fn record() -> String {
@@ -122,7 +227,7 @@ pub(super) fn record() -> String {
     SELECT e.commit_id, r.fingerprint, r.reply
     FROM meshage_entity e
     LEFT JOIN meshage_reply r ON r.id = $3 AND r.stream = e.stream AND r.key = e.key
-        AND r.until > (SELECT CLOCK FROM meshage_store)
+        AND (r.fingerprint IS NULL OR r.until > (SELECT CLOCK FROM meshage_store))
     WHERE e.stream = $1 AND e.key = $2"
         .replace("CLOCK", CLOCK)
 }
@@ -243,10 +348,18 @@ mod tests {
                     ANALYZE;";
         client.batch_execute(fill).await.unwrap();
         for (statement, parameters) in [
-            (commit(false, false), 13),
-            (commit(true, false), 16),
-            (commit(false, true), 19),
-            (commit(true, true), 22),
+            (commit(false, false, false), 13),
+            (commit(true, false, false), 16),
+            (commit(false, true, false), 19),
+            (commit(true, true, false), 22),
+            (commit(false, false, true), 27),
+            (commit(true, true, true), 36),
+            (ANSWERED.into(), 1),
+            (failed(), 3),
+            (renewed(), 2),
+            (due(), 4),
+            (NEXT_DUE.into(), 1),
+            (SENT.into(), 3),
             (record(), 3),
             (sweep(), 1),
             (LAST.into(), 2),

@@ -4,6 +4,9 @@ use bytes::Bytes;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, ErrorCode, Transaction};
 
+use uuid::Uuid;
+
+use super::outbox;
 use crate::entities::commit::{Changes, Commit, EntityId, Outcome};
 use crate::entities::record::Record;
 use crate::message::StoreTime;
@@ -14,10 +17,12 @@ pub(super) fn write_all(
     transaction: &Transaction<'_>,
     commits: &[Commit],
     now: StoreTime,
+    node: &str,
 ) -> rusqlite::Result<Vec<Outcome>> {
     let mut entities = EntityRows {
         transaction,
         now,
+        node,
         with_state: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, messages_until = ?5, keys_until = ?6, state = ?7 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
         without: transaction.prepare_cached("UPDATE meshage_entity SET commit_id = ?3, messages_until = ?5, keys_until = ?6 WHERE stream = ?1 AND key = ?2 AND commit_id = ?4")?,
         new: transaction.prepare_cached("INSERT INTO meshage_entity (stream, key, commit_id, messages_until, keys_until, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING")?,
@@ -32,6 +37,7 @@ pub(super) fn write_all(
 struct EntityRows<'a> {
     transaction: &'a Transaction<'a>,
     now: StoreTime,
+    node: &'a str,
     with_state: CachedStatement<'a>,
     without: CachedStatement<'a>,
     new: CachedStatement<'a>,
@@ -51,8 +57,13 @@ impl EntityRows<'_> {
             writes,
             records,
             not_after,
+            sends,
+            delivered,
         } = &**changes;
-        if not_after.is_some_and(|not_after| not_after <= self.now) {
+        let delivered: Vec<Uuid> = delivered.iter().map(|delivery| delivery.id).collect();
+        if not_after.is_some_and(|not_after| not_after <= self.now)
+            || !outbox::are_there(self.transaction, &delivered)?
+        {
             return Ok(Outcome::Fenced);
         }
         let (messages, keys) = (millis(recorded.messages), millis(recorded.keys));
@@ -79,6 +90,8 @@ impl EntityRows<'_> {
         }
         write_values(self.transaction, entity, writes)?;
         write_records(self.transaction, entity, records)?;
+        outbox::delete(self.transaction, &delivered)?;
+        outbox::send(self.transaction, entity, sends, self.now, self.node)?;
         Ok(Outcome::Committed)
     }
 }
@@ -147,7 +160,7 @@ pub(super) fn millis(time: StoreTime) -> i64 {
 }
 
 /// A value as it is stored: as text if it is one, so that people can read it.
-struct Value<'a>(&'a Bytes);
+pub(super) struct Value<'a>(pub(super) &'a Bytes);
 
 impl ToSql for Value<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -5,6 +5,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{OptionalExtension, Row, Transaction};
 
 use super::commit::millis;
+use super::outbox;
 use crate::entities::commit::{CommitId, EntityId};
 use crate::entities::record::{Kept, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
@@ -30,7 +31,7 @@ fn failed(error: rusqlite::Error, look: &Look) -> LookError {
     }
 }
 
-fn value(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
+pub(super) fn value(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
     Ok(match row.get_ref(column)? {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(Bytes::copy_from_slice(bytes)),
         ValueRef::Null => None,
@@ -90,6 +91,7 @@ fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
         What::Value(name) if &**name == MAIN_VALUE => Found::Value(main),
         What::Value(name) => Found::Value(one(transaction, entity, name)?),
         What::Page(range) => Found::Page(page(transaction, entity, range, main)?),
+        What::Sent(id) => Found::Sent(outbox::are_there(transaction, &[*id])?),
         What::Record(id) => Found::Record(record(transaction, entity, *id)?),
     };
     Ok(Seen { last, found })
@@ -111,7 +113,7 @@ fn record(
     let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
     transaction
         .prepare_cached(
-            "SELECT fingerprint, reply FROM meshage_reply WHERE id = ?1 AND stream = ?2 AND key = ?3 AND until > ?4",
+            "SELECT fingerprint, reply FROM meshage_reply WHERE id = ?1 AND stream = ?2 AND key = ?3 AND (fingerprint IS NULL OR until > ?4)",
         )?
         .query_row((&id.as_bytes()[..], stream, key, millis(host_time())), |row| {
             Ok(Kept {

@@ -5,6 +5,7 @@ mod commit;
 mod file_system;
 mod look;
 mod open_file;
+mod outbox;
 mod schema;
 mod sweep;
 mod turnstile;
@@ -16,6 +17,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::exit;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ use uuid::Uuid;
 use super::backend::{Backend, Look, LookError, Make, Seen, StoreError, Swept};
 use super::{Store, host_time, start};
 use crate::entities::commit::{Commit, Outcome};
+use crate::entities::outbox::{Chores, Outbox, Tended};
 use crate::message::StoreTime;
 use open_file::OpenFile;
 use turnstile::Turnstile;
@@ -59,6 +62,7 @@ const EXIT_DISK: i32 = 74;
 
 /// One connection to the file.
 struct Sqlite {
+    node: String,
     connection: Connection,
     turnstile: Turnstile,
     file: OpenFile,
@@ -104,6 +108,7 @@ impl Store {
         path: &Path,
         cluster: &str,
         make: Make,
+        outbox: Arc<Outbox>,
         ended: CancellationToken,
     ) -> Result<(Self, Uuid), StoreError> {
         let named = |error: StoreError| StoreError(format!("{}: {error}", path.display()));
@@ -115,7 +120,7 @@ impl Store {
             }
         }
         file_system::warn(path);
-        let mut first = Sqlite::open(path).map_err(named)?;
+        let mut first = Sqlite::open(path, outbox.node.as_str()).map_err(named)?;
         let id = schema::prepare(&mut first.connection, cluster, make).map_err(named)?;
         let index = if file_system::is_local(path) {
             let opened = OpenFile::new(path).and_then(|file| Ok(WalIndex::new(path, file)?));
@@ -123,7 +128,8 @@ impl Store {
         } else {
             None
         };
-        let store = Self::new(index, ended);
+        let node = outbox.node.clone();
+        let store = Self::new(index, outbox, ended);
         let committing = store.clone();
         start(
             "commits",
@@ -131,7 +137,10 @@ impl Store {
         )
         .map_err(made)?;
         for _ in 0..READERS {
-            let (looking, reader) = (store.clone(), Sqlite::open(path).map_err(named)?);
+            let (looking, reader) = (
+                store.clone(),
+                Sqlite::open(path, node.as_str()).map_err(named)?,
+            );
             start("state", async move { looking.serve_looks(reader).await }).map_err(made)?;
         }
         Ok((store, id))
@@ -160,7 +169,7 @@ fn make_file(path: &Path) -> io::Result<()> {
 }
 
 impl Sqlite {
-    fn open(path: &Path) -> Result<Self, StoreError> {
+    fn open(path: &Path, node: &str) -> Result<Self, StoreError> {
         let mut connection = Connection::open(path)?;
         connection.busy_handler(Some(wait_for_lock))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -180,6 +189,7 @@ impl Sqlite {
         let turnstile = Turnstile::new(&turnstile)
             .map_err(|error| StoreError(format!("{}: {error}", turnstile.display())))?;
         Ok(Self {
+            node: node.to_owned(),
             connection,
             turnstile,
             file: OpenFile::new(path)?,
@@ -188,7 +198,8 @@ impl Sqlite {
 
     /// Commits all of them in one transaction.
     fn commit_together(&mut self, commits: &[Commit]) -> Result<Vec<Outcome>, Failed> {
-        self.write(|transaction, now| commit::write_all(transaction, commits, now))
+        let node = self.node.clone();
+        self.write(|transaction, now| commit::write_all(transaction, commits, now, &node))
     }
 
     /// Writes in one transaction, by the store's clock: what records were deleted up to is past.
@@ -200,6 +211,7 @@ impl Sqlite {
             connection,
             turnstile,
             file,
+            ..
         } = self;
         let passing = turnstile
             .pass()
@@ -280,9 +292,26 @@ impl Backend for Sqlite {
         Ok(seen)
     }
 
+    async fn tend(&mut self, chores: &Chores) -> Result<Tended, StoreError> {
+        let node = self.node.clone();
+        let (is_due, next) = outbox::look(&self.connection, host_time(), &node)?;
+        if chores.is_empty() && !(is_due && chores.room > 0) {
+            let due = Vec::new();
+            return Ok(Tended { due, next });
+        }
+        match self.write(|transaction, now| outbox::tend(transaction, chores, now, &node)) {
+            Ok(tended) => Ok(tended),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Sqlite(error)) => {
+                end_if_disk_failed(&error);
+                Err(error.into())
+            }
+        }
+    }
+
     async fn sweep(&mut self) -> Result<Swept, StoreError> {
-        let now = host_time();
-        if !sweep::is_due(&self.connection, now)? {
+        let (now, is_due) = sweep::is_due(&self.connection, host_time())?;
+        if !is_due {
             let is_more = false;
             return Ok(Swept { now, is_more });
         }

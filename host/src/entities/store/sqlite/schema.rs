@@ -47,6 +47,23 @@ const RECORDS: &str = "
         fingerprint BLOB,
         reply ANY NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE meshage_send (
+        id BLOB NOT NULL PRIMARY KEY,
+        stream TEXT NOT NULL,
+        key TEXT NOT NULL,
+        name TEXT,
+        to_stream TEXT NOT NULL,
+        to_key TEXT NOT NULL,
+        due INTEGER NOT NULL,
+        wake_at INTEGER,
+        node TEXT NOT NULL,
+        tries INTEGER NOT NULL DEFAULT 0,
+        problem TEXT,
+        message ANY NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE UNIQUE INDEX meshage_send_name ON meshage_send (stream, key, name) WHERE name IS NOT NULL;
+    CREATE INDEX meshage_send_node ON meshage_send (node, wake_at) WHERE wake_at IS NOT NULL;
+    CREATE INDEX meshage_send_wake_at ON meshage_send (wake_at) WHERE wake_at IS NOT NULL;
     CREATE INDEX meshage_reply_until ON meshage_reply (until) WHERE fingerprint IS NOT NULL;";
 
 const FROM_1_TO_2: &str = "

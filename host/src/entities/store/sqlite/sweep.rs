@@ -17,16 +17,24 @@ const OF_KEYS: &str = "DELETE FROM meshage_reply WHERE id IN (
     SELECT id FROM meshage_reply WHERE fingerprint IS NOT NULL AND until <= ?2 ORDER BY until LIMIT ?1
 ) RETURNING not_after";
 
-/// Whether there is any. It is asked first, as a transaction that writes keeps other processes
-/// waiting.
-pub(super) fn is_due(connection: &Connection, now: StoreTime) -> rusqlite::Result<bool> {
+/// The store's clock, and whether there is any record to delete. It is asked first, as a transaction
+/// that writes keeps other processes waiting.
+pub(super) fn is_due(
+    connection: &Connection,
+    host: StoreTime,
+) -> rusqlite::Result<(StoreTime, bool)> {
+    let swept_to = connection
+        .prepare_cached("SELECT swept_to FROM meshage_store")?
+        .query_row([], |row| time(row, 0))?;
+    let now = host.max(swept_to);
     const OLD: &str = "SELECT EXISTS (
         SELECT 1 FROM (SELECT until FROM meshage_reply WHERE id < x'ff' ORDER BY id LIMIT ?1)
         WHERE until <= ?2
     ) OR EXISTS (SELECT 1 FROM meshage_reply WHERE fingerprint IS NOT NULL AND until <= ?2)";
-    connection
+    let is_due = connection
         .prepare_cached(OLD)?
-        .query_row((SWEPT_MAX as i64, millis(now)), |row| row.get(0))
+        .query_row((SWEPT_MAX as i64, millis(now)), |row| row.get(0))?;
+    Ok((now, is_due))
 }
 
 pub(super) fn sweep(transaction: &Transaction<'_>, now: StoreTime) -> rusqlite::Result<Swept> {

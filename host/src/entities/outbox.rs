@@ -1,0 +1,321 @@
+//! What handlers have sent, from its commit until it is answered. A node delivers what it has
+//! committed, at once or when it is due, and what other nodes have left.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use metrics::counter;
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::as_http;
+use super::commit::EntityId;
+use super::store::host_millis;
+use crate::message::{
+    Message, Method, NodeId, PartitionKey, Sending, StoreTime, StreamName, TIMER,
+};
+use crate::telemetry::names;
+
+/// For how long a node that delivers a message keeps others from doing the same.
+pub(super) const CLAIM: Duration = Duration::from_secs(5);
+
+/// How often it says so again.
+const RENEW: Duration = Duration::from_secs(2);
+
+/// How long after it was due a message is left to the node that committed it.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// Deliveries after which a message is *stuck*: it is not tried again by itself.
+pub(super) const TRIES_MAX: u32 = 20;
+
+/// How long it is waited after a delivery that failed; it doubles.
+const BACK_OFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(17 * 60)];
+
+/// Messages that a node delivers at once.
+const IN_FLIGHT_MAX: usize = 512;
+
+/// The entity that sent a message.
+const FROM: HeaderName = HeaderName::from_static("meshage-from");
+
+/// Delivers messages: runs them where they are to run.
+pub trait Deliver: Send + Sync + 'static {
+    fn deliver(
+        &self,
+        message: Arc<Message>,
+    ) -> Pin<Box<dyn Future<Output = Delivered> + Send + '_>>;
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// What it did is committed, and with it that it was delivered.
+    Committed,
+    /// It has its answer: it is not sent again.
+    Answered,
+    /// For this reason; it is to be tried again.
+    Failed(String),
+}
+
+/// A message of the outbox.
+#[derive(Debug, Clone)]
+pub(super) struct Letter {
+    pub(super) id: Uuid,
+    pub(super) from: Arc<EntityId>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) to: EntityId,
+    pub(super) due: StoreTime,
+    pub(super) tries: u32,
+    /// Written as in HTTP.
+    pub(super) text: Bytes,
+}
+
+/// A delivery that failed.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) id: Uuid,
+    pub(super) problem: String,
+    /// How long until the next one; `None`: it is stuck.
+    pub(super) pause: Option<Duration>,
+}
+
+/// What the store is to be told, and asked.
+#[derive(Debug, Default)]
+pub(super) struct Chores {
+    /// To be deleted.
+    pub(super) answered: Vec<Uuid>,
+    pub(super) failed: Vec<Failure>,
+    /// Those that are being delivered.
+    pub(super) renewed: Vec<Uuid>,
+    /// How many more may be delivered at once.
+    pub(super) room: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Tended {
+    /// What is to be delivered now.
+    pub(super) due: Vec<Letter>,
+    /// When this node's next message is due.
+    pub(super) next: Option<StoreTime>,
+}
+
+pub(super) struct Outbox {
+    pub(super) node: NodeId,
+    deliver: OnceLock<(Arc<dyn Deliver>, Handle)>,
+    state: Mutex<State>,
+    /// Something is to be told to the store.
+    pub(super) changed: Notify,
+    /// How far the store's clock is ahead of this host's, in milliseconds.
+    ahead: AtomicI64,
+}
+
+struct State {
+    in_flight: HashSet<Uuid>,
+    answered: Vec<Uuid>,
+    failed: Vec<Failure>,
+    renewed_at: Instant,
+}
+
+impl Chores {
+    pub(super) fn is_empty(&self) -> bool {
+        self.answered.is_empty() && self.failed.is_empty() && self.renewed.is_empty()
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(node: NodeId) -> Arc<Self> {
+        Arc::new(Self {
+            node,
+            deliver: OnceLock::new(),
+            state: Mutex::new(State {
+                in_flight: HashSet::new(),
+                answered: Vec::new(),
+                failed: Vec::new(),
+                renewed_at: Instant::now(),
+            }),
+            changed: Notify::new(),
+            ahead: AtomicI64::new(0),
+        })
+    }
+
+    /// Delivers from now on, on this runtime.
+    pub(super) fn deliver_by(&self, deliver: Arc<dyn Deliver>, runtime: Handle) {
+        let _ = self.deliver.set((deliver, runtime));
+        self.changed.notify_one();
+    }
+
+    pub(super) fn delivers(&self) -> bool {
+        self.deliver.get().is_some()
+    }
+
+    /// The store's clock, as far as this node knows.
+    pub(super) fn now(&self) -> StoreTime {
+        let millis = host_millis() + self.ahead.load(Ordering::Relaxed);
+        StoreTime::from_millis(millis.try_into().unwrap_or_default())
+    }
+
+    /// The store said what its clock says.
+    pub(super) fn note_now(&self, now: StoreTime) {
+        let ahead = now.millis().cast_signed() - host_millis();
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Delivers a message, unless it is being delivered, or too many are: then the store has it.
+    pub(super) fn begin(self: &Arc<Self>, letter: Letter) {
+        let Some((deliver, runtime)) = self.deliver.get() else {
+            return;
+        };
+        {
+            let mut state = self.lock();
+            if state.in_flight.len() >= IN_FLIGHT_MAX || !state.in_flight.insert(letter.id) {
+                return;
+            }
+        }
+        if self.now() > letter.due.later(GRACE) {
+            counter!(names::SENDS_LATE).increment(1);
+        }
+        let (outbox, deliver) = (self.clone(), deliver.clone());
+        runtime.spawn(async move {
+            let Letter { id, tries, .. } = letter;
+            let delivered = match letter.message() {
+                Some(message) => deliver.deliver(Arc::new(message)).await,
+                None => Delivered::Failed("it cannot be read".into()),
+            };
+            outbox.end(id, tries, delivered);
+        });
+    }
+
+    fn end(&self, id: Uuid, tries: u32, delivered: Delivered) {
+        let outcome = match delivered {
+            Delivered::Committed | Delivered::Answered => "delivered",
+            Delivered::Failed(_) => "failed",
+        };
+        counter!(names::SENDS, "outcome" => outcome).increment(1);
+        let mut state = self.lock();
+        state.in_flight.remove(&id);
+        match delivered {
+            Delivered::Committed => return,
+            Delivered::Answered => state.answered.push(id),
+            Delivered::Failed(problem) => state.failed.push(Failure {
+                id,
+                problem,
+                pause: pause(tries),
+            }),
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// What is to be done at the store.
+    pub(super) fn chores(&self) -> Chores {
+        let mut state = self.lock();
+        let mut renewed = Vec::new();
+        if state.renewed_at.elapsed() >= RENEW {
+            state.renewed_at = Instant::now();
+            renewed.extend(&state.in_flight);
+        }
+        Chores {
+            answered: std::mem::take(&mut state.answered),
+            failed: std::mem::take(&mut state.failed),
+            renewed,
+            room: IN_FLIGHT_MAX - state.in_flight.len(),
+        }
+    }
+
+    /// The store could not be told: it is to be told again.
+    pub(super) fn put_back(&self, chores: Chores) {
+        let mut state = self.lock();
+        state.answered.extend(chores.answered);
+        state.failed.extend(chores.failed);
+    }
+}
+
+/// How long it is waited before the next delivery, after so many and one more that failed.
+fn pause(tries: u32) -> Option<Duration> {
+    let [first, longest] = BACK_OFF;
+    (tries + 1 < TRIES_MAX).then(|| longest.min(first * 2_u32.saturating_pow(tries.min(20))))
+}
+
+impl Letter {
+    /// What an entity sends.
+    pub(super) fn new(from: &Arc<EntityId>, name: Option<&Arc<str>>, sending: &Sending) -> Self {
+        let Sending {
+            id,
+            stream,
+            partition_key,
+            ..
+        } = sending;
+        Self {
+            id: *id,
+            from: from.clone(),
+            name: name.cloned(),
+            to: EntityId {
+                stream: stream.clone(),
+                key: partition_key.clone(),
+            },
+            due: sending.due,
+            tries: 0,
+            text: written(sending),
+        }
+    }
+
+    /// `None`: it is nothing that meshage has written.
+    fn message(&self) -> Option<Message> {
+        let (first, mut headers, body) = as_http::read(&self.text)?;
+        let (method, query) = first.split_once(" ?")?;
+        if let Some(name) = &self.name {
+            headers.insert(TIMER, HeaderValue::from_bytes(name.as_bytes()).ok()?);
+        }
+        headers.insert(FROM, from_header(&self.from)?);
+        Some(Message {
+            id: self.id,
+            stream: self.to.stream.clone(),
+            partition_key: self.to.key.clone(),
+            method: Method::from_name(method)?,
+            query: query.to_owned(),
+            headers,
+            body,
+            is_broadcast: false,
+            not_after: OnceLock::new(),
+            is_repeated: OnceLock::new(),
+            is_sent: true,
+        })
+    }
+}
+
+/// A message as it is stored.
+pub(super) fn written(sending: &Sending) -> Bytes {
+    let first = format!("{} ?{}", sending.method.as_str(), sending.query);
+    as_http::written(&first, &sending.headers, &sending.body)
+}
+
+fn from_header(entity: &EntityId) -> Option<HeaderValue> {
+    let key = percent_encode(entity.key.as_str().as_bytes(), NON_ALPHANUMERIC);
+    HeaderValue::from_str(&format!("{}/{key}", entity.stream)).ok()
+}
+
+/// The name of a message that an entity's timer brings to the entity itself.
+pub(super) fn own_timer<'a>(headers: &'a HeaderMap, entity: &EntityId) -> Option<&'a str> {
+    let from = headers.get(FROM)?;
+    let is_own = from_header(entity).as_ref() == Some(from);
+    let name = headers.get(TIMER).filter(|_| is_own)?;
+    std::str::from_utf8(name.as_bytes()).ok()
+}
+
+/// An entity of the store, if its names are those of one.
+pub(super) fn entity(stream: &str, key: &str) -> Option<EntityId> {
+    Some(EntityId {
+        stream: StreamName::try_from(stream).ok()?,
+        key: PartitionKey::try_from(key).ok()?,
+    })
+}

@@ -1,0 +1,160 @@
+//! What handlers have sent.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row, Transaction};
+use uuid::Uuid;
+
+use super::commit::{Value, millis};
+use super::look::{time, value};
+use crate::entities::commit::EntityId;
+use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, entity, written};
+use crate::message::{Sends, StoreTime};
+
+/// Whether none of them took effect yet, or was cancelled.
+pub(super) fn are_there(transaction: &Transaction<'_>, ids: &[Uuid]) -> rusqlite::Result<bool> {
+    for id in ids {
+        let is_there = transaction
+            .prepare_cached("SELECT 1 FROM meshage_send WHERE id = ?1")?
+            .exists([&id.as_bytes()[..]])?;
+        if !is_there {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+pub(super) fn delete(transaction: &Transaction<'_>, ids: &[Uuid]) -> rusqlite::Result<()> {
+    for id in ids {
+        transaction
+            .prepare_cached("DELETE FROM meshage_send WHERE id = ?1")?
+            .execute([&id.as_bytes()[..]])?;
+    }
+    Ok(())
+}
+
+/// Stores what an entity sends. What is due at once the node delivers without asking for it.
+pub(super) fn send(
+    transaction: &Transaction<'_>,
+    from: &EntityId,
+    sends: &Sends,
+    now: StoreTime,
+    node: &str,
+) -> rusqlite::Result<()> {
+    let (stream, key) = (from.stream.as_str(), from.key.as_str());
+    for name in sends.timers.keys() {
+        transaction
+            .prepare_cached(
+                "DELETE FROM meshage_send WHERE stream = ?1 AND key = ?2 AND name = ?3",
+            )?
+            .execute((stream, key, &**name))?;
+    }
+    for (name, sending) in sends.iter() {
+        let wake_at = if sending.due <= now {
+            now.later(CLAIM)
+        } else {
+            sending.due
+        };
+        transaction
+            .prepare_cached("INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+            .execute((
+                &sending.id.as_bytes()[..],
+                stream,
+                key,
+                name.map(|name| &**name),
+                sending.stream.as_str(),
+                sending.partition_key.as_str(),
+                millis(sending.due),
+                millis(wake_at),
+                node,
+                Value(&written(sending)),
+            ))?;
+    }
+    Ok(())
+}
+
+/// A message that is due: this node's own at once, another's after a while.
+const DUE: &str = "wake_at <= ?1 AND (node = ?2 OR wake_at <= ?1 - ?3)";
+
+/// Whether any is due, and when this node's next one is.
+pub(super) fn look(
+    connection: &Connection,
+    now: StoreTime,
+    node: &str,
+) -> rusqlite::Result<(bool, Option<StoreTime>)> {
+    let is_due = connection
+        .prepare_cached(&format!(
+            "SELECT EXISTS (SELECT 1 FROM meshage_send WHERE {DUE})"
+        ))?
+        .query_row((millis(now), node, GRACE.as_millis() as i64), |row| {
+            row.get(0)
+        })?;
+    let next: Option<i64> = connection
+        .prepare_cached("SELECT wake_at FROM meshage_send WHERE wake_at > ?1 AND node = ?2 ORDER BY wake_at LIMIT 1")?
+        .query_map((millis(now), node), |row| row.get(0))?
+        .next()
+        .transpose()?;
+    let next = next.and_then(|next| u64::try_from(next).ok());
+    Ok((is_due, next.map(StoreTime::from_millis)))
+}
+
+/// Does what is to be done, and takes what is due.
+pub(super) fn tend(
+    transaction: &Transaction<'_>,
+    chores: &Chores,
+    now: StoreTime,
+    node: &str,
+) -> rusqlite::Result<Tended> {
+    delete(transaction, &chores.answered)?;
+    for failure in &chores.failed {
+        let wake_at = failure.pause.map(|pause| millis(now.later(pause)));
+        transaction
+            .prepare_cached("UPDATE meshage_send SET tries = tries + 1, wake_at = ?2, problem = ?3 WHERE id = ?1")?
+            .execute((&failure.id.as_bytes()[..], wake_at, &failure.problem))?;
+    }
+    for id in &chores.renewed {
+        transaction
+            .prepare_cached("UPDATE meshage_send SET wake_at = ?2 WHERE id = ?1")?
+            .execute((&id.as_bytes()[..], millis(now.later(CLAIM))))?;
+    }
+    let mut statement = transaction.prepare_cached(&format!(
+        "UPDATE meshage_send SET node = ?2, wake_at = ?4
+         WHERE id IN (SELECT id FROM meshage_send WHERE {DUE} ORDER BY wake_at LIMIT ?5)
+         RETURNING id, stream, key, name, to_stream, to_key, due, tries, message"
+    ))?;
+    let parameters = (
+        millis(now),
+        node,
+        GRACE.as_millis() as i64,
+        millis(now.later(CLAIM)),
+        chores.room as i64,
+    );
+    let found = statement.query_map(parameters, letter)?;
+    let due: Vec<Option<Letter>> = found.collect::<rusqlite::Result<_>>()?;
+    let (_, next) = look(transaction, now, node)?;
+    Ok(Tended {
+        due: due.into_iter().flatten().collect(),
+        next,
+    })
+}
+
+/// `None`: somebody wrote it by hand.
+fn letter(row: &Row<'_>) -> rusqlite::Result<Option<Letter>> {
+    let text = |column| -> rusqlite::Result<Option<String>> { row.get(column) };
+    let entity_at = |first: usize| -> rusqlite::Result<Option<EntityId>> {
+        let (stream, key): (String, String) = (row.get(first)?, row.get(first + 1)?);
+        Ok(entity(&stream, &key))
+    };
+    let (Some(from), Some(to)) = (entity_at(1)?, entity_at(4)?) else {
+        return Ok(None);
+    };
+    Ok(Some(Letter {
+        id: Uuid::from_bytes(row.get(0)?),
+        from: Arc::new(from),
+        name: text(3)?.map(Into::into),
+        to,
+        due: time(row, 6)?,
+        tries: row.get(7)?,
+        text: value(row, 8)?.unwrap_or_default(),
+    }))
+}

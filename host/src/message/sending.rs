@@ -1,0 +1,155 @@
+//! What a handler sends to entities: kept with its writes until they are committed, and delivered
+//! afterwards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use uuid::Uuid;
+
+use super::names::{PartitionKey, StreamName};
+use super::request::Method;
+use super::store_time::StoreTime;
+
+/// The header of a message that a timer brings: its name.
+pub const TIMER: HeaderName = HeaderName::from_static("meshage-timer");
+
+/// Maximum number of messages that one call sends, and timers that it cancels.
+pub const SENT_MAX: usize = 128;
+
+/// Memory that a message takes besides its own bytes.
+const OVERHEAD: usize = 256;
+
+/// One message that is to be sent.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    pub id: Uuid,
+    pub stream: StreamName,
+    pub partition_key: PartitionKey,
+    pub method: Method,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    /// How long after the commit.
+    pub delay: Duration,
+    /// The moment, once it is known.
+    pub due: StoreTime,
+}
+
+/// What messages of one entity send.
+#[derive(Debug, Clone, Default)]
+pub struct Sends {
+    pub unnamed: Vec<Sending>,
+    /// Timers that take the place of others, or that are removed.
+    pub timers: BTreeMap<Arc<str>, Option<Sending>>,
+}
+
+impl Sending {
+    fn bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        self.query.len() + headers + self.body.len()
+    }
+}
+
+impl Sends {
+    pub fn is_empty(&self) -> bool {
+        self.unnamed.is_empty() && self.timers.is_empty()
+    }
+
+    /// Messages, and timers that are removed.
+    pub fn len(&self) -> usize {
+        self.unnamed.len() + self.timers.len()
+    }
+
+    /// Sends a message; one with a name is a timer.
+    pub fn send(&mut self, name: Option<Arc<str>>, sending: Sending) {
+        match name {
+            Some(name) => drop(self.timers.insert(name, Some(sending))),
+            None => self.unnamed.push(sending),
+        }
+    }
+
+    /// Removes a timer.
+    pub fn cancel(&mut self, name: Arc<str>) {
+        self.timers.insert(name, None);
+    }
+
+    /// Adds what a later message sends.
+    pub fn append(&mut self, later: Self) {
+        self.unnamed.extend(later.unnamed);
+        self.timers.extend(later.timers);
+    }
+
+    /// They are committed now.
+    pub fn begin(&mut self, now: StoreTime) {
+        let timers = self.timers.values_mut().flatten();
+        for sending in self.unnamed.iter_mut().chain(timers) {
+            sending.due = now.later(sending.delay);
+        }
+    }
+
+    /// All that are sent, timers with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Sending)> {
+        let unnamed = self.unnamed.iter().map(|sending| (None, sending));
+        let timers = self.timers.iter();
+        unnamed.chain(timers.filter_map(|(name, sending)| Some((Some(name), sending.as_ref()?))))
+    }
+
+    /// The bytes of all of them, names included.
+    pub fn bytes(&self) -> usize {
+        let names: usize = self.timers.keys().map(|name| name.len()).sum();
+        let sent: usize = self.iter().map(|(_, sending)| sending.bytes()).sum();
+        names + sent
+    }
+
+    /// An estimate of the memory that they take.
+    pub fn memory(&self) -> usize {
+        self.bytes() + self.len() * OVERHEAD
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sending(body: &'static str) -> Sending {
+        Sending {
+            id: Uuid::now_v7(),
+            stream: StreamName::try_from("ledger").unwrap(),
+            partition_key: PartitionKey::try_from("2026").unwrap(),
+            method: Method::Post,
+            query: String::new(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+            delay: Duration::ZERO,
+            due: StoreTime::default(),
+        }
+    }
+
+    fn bodies(sends: &Sends) -> Vec<&[u8]> {
+        sends.iter().map(|(_, sending)| &sending.body[..]).collect()
+    }
+
+    #[test]
+    fn the_last_word_about_a_timer_counts() {
+        let mut sends = Sends::default();
+        sends.send(None, sending("a"));
+        sends.send(Some("t".into()), sending("b"));
+        let mut later = Sends::default();
+        later.send(Some("t".into()), sending("c"));
+        later.cancel("u".into());
+        later.send(None, sending("d"));
+        sends.append(later);
+        assert_eq!(bodies(&sends), [b"a", b"d", b"c"]);
+        assert_eq!((sends.len(), sends.bytes()), (4, 5));
+        sends.cancel("t".into());
+        assert_eq!(bodies(&sends), [b"a", b"d"]);
+        sends.send(Some("u".into()), sending("e"));
+        assert_eq!(bodies(&sends), [b"a", b"d", b"e"]);
+    }
+}
