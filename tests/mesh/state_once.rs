@@ -144,16 +144,22 @@ async fn with_a_node_killed_again_and_again_no_request_to_the_others_fails(state
     journal.must_be_good();
 }
 
-async fn who_comes_back_finds_what_another_has_done_meanwhile(state: State) {
-    let gate = Gate::new().await;
-    let manifest = gate.manifest();
+/// Two nodes whose `journal` has this manifest.
+async fn two_nodes(state: &State, manifest: &str) -> Vec<Node> {
     let mut nodes = Vec::new();
     for number in 1..=2 {
-        let plugins = journal().with_file("journal.toml", &manifest);
-        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
+        let plugins = journal().with_file("journal.toml", manifest);
+        let setup = Setup::new(plugins).id(&format!("n{number}")).state(state);
         nodes.push(setup.seeds(&refs(&nodes)).start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+async fn who_comes_back_finds_what_another_has_done_meanwhile(state: State) {
+    let gate = Gate::new().await;
+    let manifest = gate.manifest();
+    let nodes = two_nodes(&state, &manifest).await;
     let key = nodes[0].key_owned_by("journal", "n2").await;
     act(&nodes[0], &key, "append=a").await.ok();
     // Its owner hangs while the handler runs, and the first node does it itself.
@@ -181,13 +187,7 @@ async fn what_failed_elsewhere_does_not_succeed_afterwards(state: State) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = server.local_addr().unwrap();
     let manifest = format!("allowed_hosts = [\"{addr}\"]");
-    let mut nodes = Vec::new();
-    for number in 1..=2 {
-        let plugins = journal().with_file("journal.toml", &manifest);
-        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
-        nodes.push(setup.seeds(&refs(&nodes)).start().await);
-    }
-    wait_for_mesh(&refs(&nodes)).await;
+    let nodes = two_nodes(&state, &manifest).await;
     let key = nodes[0].key_owned_by("journal", "n2").await;
     act(&nodes[0], &key, "append=a").await.ok();
     let query = format!("append=b&wait_for={addr}/");

@@ -2,12 +2,14 @@
 //! committed, at once or when it is due, and what other nodes have left.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use metrics::counter;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -33,7 +35,7 @@ const RENEW: Duration = Duration::from_secs(2);
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// Deliveries after which a message is *stuck*: it is not tried again by itself.
-pub(super) const TRIES_MAX: u32 = 20;
+const TRIES_MAX: u32 = 20;
 
 /// How long it is waited after a delivery that failed; it doubles.
 const BACK_OFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(17 * 60)];
@@ -188,7 +190,11 @@ impl Outbox {
         runtime.spawn(async move {
             let Letter { id, tries, .. } = letter;
             let delivered = match letter.message() {
-                Some(message) => deliver.deliver(Arc::new(message)).await,
+                // A panic fails this delivery alone.
+                Some(message) => AssertUnwindSafe(deliver.deliver(Arc::new(message)))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Delivered::Failed("the delivery panicked".into())),
                 None => Delivered::Failed("it cannot be read".into()),
             };
             outbox.end(id, tries, delivered);

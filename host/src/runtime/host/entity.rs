@@ -10,7 +10,7 @@ use wasmtime::component::{HasSelf, Linker};
 
 use super::{Capability, HostSettings, HostState};
 use crate::bodies::{BodyMemory, NoRoom, Reservation};
-use crate::message::{Limit, LimitKind, Sends, StreamName};
+use crate::message::{Limit, LimitKind, SENT_MAX, Sends, StreamName};
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::interfaces::Package;
 use crate::state::{NAME_BYTES_MAX, Name, Page, Range, VALUE_BYTES_MAX, WRITES_BYTES_MAX, Writes};
@@ -142,8 +142,11 @@ impl EntityCall {
         self.reserve()
     }
 
-    /// Reserves memory for what was written and sent.
+    /// Checks the limits of what was written and sent, and reserves memory for it.
     pub(super) fn reserve(&mut self) -> Result<(), StateError> {
+        if self.sends.len() > SENT_MAX {
+            return Err(limit(LimitKind::SentMessages, SENT_MAX));
+        }
         if self.writes.bytes() + self.sends.bytes() > WRITES_BYTES_MAX {
             return Err(limit(LimitKind::StateWrittenBytes, WRITES_BYTES_MAX));
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{NoContext, Timestamp, Uuid};
 use wasmtime::component::{HasSelf, Linker};
@@ -12,8 +13,7 @@ use wasmtime::error::format_err;
 use super::entity::{check_name, limit};
 use super::{Capability, HostSettings, HostState};
 use crate::message::{
-    CONNECTION_HEADERS, LimitKind, Method, PartitionKey, RESERVED_HEADERS, SENT_MAX, Sending,
-    StreamName,
+    CONNECTION_HEADERS, LimitKind, Method, PartitionKey, RESERVED_HEADERS, Sending, StreamName,
 };
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::interfaces::Package;
@@ -64,31 +64,31 @@ impl wit::Host for HostState {
     ) -> wasmtime::Result<()> {
         let call = self.entity()?;
         call.check_write()?;
-        let name = name.map(Arc::<str>::from);
-        if let Some(name) = &name {
-            check_name(name)?;
-        }
+        let name = name.map(timer_name).transpose()?;
         if message.body.len() > VALUE_BYTES_MAX {
             return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX).into());
         }
         let sending = sending(to, message, Duration::from_millis(delay_ms))?;
         call.sends.send(name, sending);
-        if call.sends.len() > SENT_MAX {
-            return Err(limit(LimitKind::SentMessages, SENT_MAX).into());
-        }
         Ok(call.reserve()?)
     }
 
     fn cancel(&mut self, name: String) -> wasmtime::Result<()> {
         let call = self.entity()?;
         call.check_write()?;
-        check_name(&name)?;
-        call.sends.cancel(name.into());
-        if call.sends.len() > SENT_MAX {
-            return Err(limit(LimitKind::SentMessages, SENT_MAX).into());
-        }
+        call.sends.cancel(timer_name(name)?);
         Ok(call.reserve()?)
     }
+}
+
+/// # Errors
+/// If it cannot be one: it is a name of a value, and the value of a header when the timer comes.
+fn timer_name(name: String) -> wasmtime::Result<Arc<str>> {
+    check_name(&name)?;
+    HeaderValue::from_str(&name).map_err(|_| {
+        format_err!("a timer cannot be named {name:?}: it has a control character in it")
+    })?;
+    Ok(name.into())
 }
 
 /// # Errors
@@ -109,6 +109,11 @@ fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime
         .ok_or_else(|| {
             format_err!("cannot send with the method {method:?}: it is POST, PUT, PATCH or DELETE")
         })?;
+    if format!("/?{query}").parse::<PathAndQuery>().is_err() {
+        return Err(format_err!(
+            "cannot send the query {query:?}: it is to be percent-encoded"
+        ));
+    }
     let mut headers = HeaderMap::with_capacity(given.len());
     for (name, value) in given {
         let parsed = HeaderName::from_bytes(name.as_bytes());
@@ -133,4 +138,71 @@ fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime
         delay,
         due: Default::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut wit::Target, &mut wit::Outgoing), problem: &str) {
+        let mut to = wit::Target {
+            stream: "ledger".into(),
+            partition_key: "2026".into(),
+        };
+        let mut message = wit::Outgoing {
+            method: "POST".into(),
+            query: "a=%20&b".into(),
+            headers: vec![("x-a".into(), "1".into())],
+            body: b"{}".to_vec(),
+        };
+        change(&mut to, &mut message);
+        let error = sending(to, message, Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+
+    #[test]
+    fn what_no_message_can_be_is_said() {
+        check(|to, _| to.stream = "a/b".into(), "the stream \"a/b\"");
+        check(|to, _| to.partition_key.clear(), "the key \"\"");
+        check(
+            |_, message| message.method = "GET".into(),
+            "it is POST, PUT",
+        );
+        // It would end the line on which it is stored.
+        let injected = "a\r\nmeshage-timer: x";
+        check(
+            |_, message| message.query = injected.into(),
+            "percent-encoded",
+        );
+        check(
+            |_, message| message.headers[0].1 = "a\r\nb: c".into(),
+            "the header \"x-a\"",
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_timer_is_one_of_a_header() {
+        assert_eq!(&*timer_name("läuft ab".into()).unwrap(), "läuft ab");
+        for name in ["", "a\nb", "a\0"] {
+            timer_name(name.into()).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn headers_of_nodes_are_left_out() {
+        let to = wit::Target {
+            stream: "ledger".into(),
+            partition_key: "2026".into(),
+        };
+        let headers = ["meshage-timer", "connection", "x-a"];
+        let message = wit::Outgoing {
+            method: "PUT".into(),
+            query: String::new(),
+            headers: headers.map(|name| (name.into(), "1".into())).to_vec(),
+            body: Vec::new(),
+        };
+        let sent = sending(to, message, Duration::ZERO).unwrap();
+        assert_eq!(sent.headers.keys().collect::<Vec<_>>(), ["x-a"]);
+    }
 }
