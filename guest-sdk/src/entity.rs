@@ -7,10 +7,11 @@ use std::vec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::calls::{Call, Calls};
 use crate::messages::{Messages, Sent};
 use crate::stored;
 use crate::values::Values;
-use crate::{Failure, FromMessage, Message};
+use crate::{Failure, FromMessage, Message, Reply};
 #[cfg(not(target_family = "wasm"))]
 use crate::{State, Stateful};
 
@@ -54,6 +55,7 @@ pub struct Entity {
     key: String,
     values: Values,
     messages: Messages,
+    calls: Calls,
 }
 
 impl Entity {
@@ -65,6 +67,7 @@ impl Entity {
             key: key.into(),
             values: Values::default(),
             messages: Messages::default(),
+            calls: Calls::default(),
         }
     }
 
@@ -225,6 +228,51 @@ impl Entity {
         self.messages.all()
     }
 
+    /// Posts this body, as JSON, to another entity, and waits for its answer. It is no part of what this
+    /// handler's message commits: it takes effect even if that fails. Before it leaves, what earlier
+    /// messages of this entity wrote is committed; later ones wait until this one has ended.
+    ///
+    /// # Errors
+    /// The failure of the other handler; [`Failure::Unavailable`] if the mesh could not have it run, and
+    /// [`Failure::Internal`] if it is not known whether it did, if the entity waits for this one (508
+    /// `cycle`), or if the body cannot be JSON.
+    pub fn call<T: Serialize + ?Sized>(
+        &self,
+        stream: impl Into<String>,
+        key: impl Into<String>,
+        body: &T,
+    ) -> Result<Reply, Failure> {
+        self.calls.stateful(Call::post(stream, key, body)?)
+    }
+
+    /// Calls another entity with `GET` and this query, which may be empty. In a `GET`, no other call is
+    /// possible.
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call).
+    pub fn call_get(
+        &self,
+        stream: impl Into<String>,
+        key: impl Into<String>,
+        query: impl Into<String>,
+    ) -> Result<Reply, Failure> {
+        self.calls.stateful(Call::get(stream, key, query))
+    }
+
+    /// Answers calls in tests.
+    ///
+    /// ```
+    /// use meshage_sdk::{Entity, Reply};
+    ///
+    /// let entity = Entity::in_memory("order", "1");
+    /// entity.answer_calls(|call| Reply::new(200).with_json(&call.key.len()));
+    /// assert_eq!(entity.call("stock", "tea", &1).unwrap().json(), Ok(3));
+    /// ```
+    #[cfg(not(target_family = "wasm"))]
+    pub fn answer_calls(&self, answer: impl FnMut(Call) -> Result<Reply, Failure> + 'static) {
+        self.calls.answer(answer);
+    }
+
     /// The values whose names begin with `prefix`, which may be empty, in the order of their names'
     /// bytes. What is written during the scan may or may not be in it.
     pub fn scan(&self, prefix: &str) -> Scan {
@@ -250,6 +298,7 @@ impl FromMessage for Entity {
             key: message.partition_key().to_owned(),
             values: Values::default(),
             messages: Messages::default(),
+            calls: Calls::default(),
         })
     }
 }

@@ -16,7 +16,7 @@ const REPEATED: &str = "unsupported value";
     message = "a handler cannot take an argument of type `{Self}`",
     label = "not made from a message",
     note = "a handler takes `Message`, `Json<T>`, `Query<T>`, `PartitionKey`, `String`, `Vec<u8>`, \
-            `Entity`, `Option<Timer>`, or a type that implements `meshage_sdk::FromMessage`; and `&mut State<T>`, or \
+            `Entity`, `Option<Timer>`, `Mesh`, or a type that implements `meshage_sdk::FromMessage`; and `&mut State<T>`, or \
             `&State<T>` to read only, by reference",
     note = "for a type of your own, write `Json<{Self}>` and derive `serde::Deserialize` for it"
 )]

@@ -70,6 +70,34 @@ impl From<Reply> for wit::Reply {
     }
 }
 
+impl From<wit::Reply> for Reply {
+    fn from(
+        wit::Reply {
+            status,
+            headers,
+            body,
+        }: wit::Reply,
+    ) -> Self {
+        Self {
+            status,
+            headers,
+            body,
+        }
+    }
+}
+
+impl From<wit::Failure> for Failure {
+    fn from(failure: wit::Failure) -> Self {
+        match failure {
+            wit::Failure::Invalid(text) => Self::Invalid(text),
+            wit::Failure::NotFound(text) => Self::NotFound(text),
+            wit::Failure::Conflict(text) => Self::Conflict(text),
+            wit::Failure::Unavailable(text) => Self::Unavailable(text),
+            wit::Failure::Internal(text) => Self::Internal(text),
+        }
+    }
+}
+
 impl From<Failure> for wit::Failure {
     fn from(failure: Failure) -> Self {
         match failure {

@@ -57,6 +57,7 @@ extern crate self as meshage_sdk;
     not(target_feature = "atomics")
 ))]
 mod allocator;
+mod calls;
 mod entity;
 mod extract;
 mod failure;
@@ -72,6 +73,7 @@ mod state;
 mod stored;
 mod values;
 
+pub use calls::{Call, Mesh};
 pub use entity::{Entity, Scan};
 pub use extract::{FromMessage, Json, PartitionKey, Query};
 pub use failure::Failure;

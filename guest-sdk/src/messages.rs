@@ -75,10 +75,19 @@ impl FromMessage for Option<Timer> {
     }
 }
 
+/// The headers of a message with this body.
+#[cfg(target_family = "wasm")]
+pub(crate) fn json_headers(body: &[u8]) -> Vec<(String, String)> {
+    if body.is_empty() {
+        return Vec::new();
+    }
+    vec![("content-type".to_owned(), "application/json".to_owned())]
+}
+
 #[cfg(target_family = "wasm")]
 mod host {
-    use super::Sent;
-    use crate::guest::bindings::meshage::mesh::messages;
+    use super::{Sent, json_headers};
+    use crate::guest::bindings::meshage::mesh::{messages, outgoing};
 
     /// What the host sends.
     #[derive(Debug, Clone, Default)]
@@ -93,16 +102,12 @@ mod host {
                 delay,
                 name,
             } = sent;
-            let headers = if body.is_empty() {
-                Vec::new()
-            } else {
-                vec![("content-type".to_owned(), "application/json".to_owned())]
-            };
-            let to = messages::Target {
+            let headers = json_headers(&body);
+            let to = outgoing::Target {
                 stream,
                 partition_key: key,
             };
-            let message = messages::Outgoing {
+            let message = outgoing::Outgoing {
                 method: "POST".to_owned(),
                 query: String::new(),
                 headers,

@@ -1,6 +1,7 @@
 //! Typed results: what a handler can return.
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::{Failure, Json};
 
@@ -71,6 +72,16 @@ impl Reply {
     /// The body.
     pub fn body(&self) -> &[u8] {
         &self.body
+    }
+
+    /// The body of another entity's reply, read as JSON.
+    ///
+    /// # Errors
+    /// [`Failure::Internal`] if it is not JSON of this type; the text says where.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        let mut reader = serde_json::Deserializer::from_slice(&self.body);
+        serde_path_to_error::deserialize(&mut reader)
+            .map_err(|error| Failure::internal(format_args!("the reply of the call: {error}")))
     }
 }
 

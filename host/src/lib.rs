@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod bodies;
+pub mod calls;
 pub mod cli;
 pub mod config;
 pub mod dispatch;

@@ -170,7 +170,7 @@ impl ApiError {
             Fault::Unreachable => {
                 format!("no node that offers the stream {stream:?} could be reached")
             }
-            Fault::ReadOnly | Fault::IdempotencyKeyReused => fault.to_string(),
+            Fault::ReadOnly | Fault::IdempotencyKeyReused | Fault::Cycle(_) => fault.to_string(),
             Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
             Fault::Foreign(fault) => fault.text.clone(),
         }

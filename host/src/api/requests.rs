@@ -324,6 +324,7 @@ impl Requests {
             not_after: OnceLock::new(),
             is_repeated: OnceLock::new(),
             is_sent: false,
+            chain: None,
         });
         let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.

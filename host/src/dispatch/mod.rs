@@ -16,13 +16,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tracing::{debug, info};
 
+use crate::calls::{Mesh, is_answer};
 use crate::entities::{Deliver, Delivered};
 use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Failure, FailureKind, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX,
-    Refusal, StreamProperties,
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal,
+    StreamProperties,
 };
 use crate::peer::{BreakerState, Called, Peers};
 use crate::placement;
@@ -48,6 +49,16 @@ impl Deliver for Dispatcher {
         message: Arc<Message>,
     ) -> Pin<Box<dyn Future<Output = Delivered> + Send + '_>> {
         Box::pin(self.deliver(message))
+    }
+}
+
+impl Mesh for Dispatcher {
+    fn send(
+        &self,
+        message: Arc<Message>,
+        deadline: Instant,
+    ) -> Pin<Box<dyn Future<Output = Outcome> + Send + '_>> {
+        Box::pin(async move { self.send(&message, deadline).await.outcome })
     }
 }
 
@@ -238,10 +249,7 @@ impl Dispatcher {
         match answer.outcome {
             Ok(_) if is_stateful => Delivered::Committed,
             Ok(_) => Delivered::Answered,
-            Err(Fault::Failure(Failure {
-                kind: FailureKind::Invalid | FailureKind::NotFound | FailureKind::Conflict,
-                ..
-            })) => Delivered::Answered,
+            Err(fault) if is_answer(&fault) => Delivered::Answered,
             Err(fault) => Delivered::Failed(fault.to_string()),
         }
     }
@@ -298,6 +306,16 @@ impl Dispatcher {
         deadline: Instant,
     ) -> Tried {
         let began = Instant::now();
+        // From here on it may be repeated; a call may be even by the handler that makes it.
+        let is_first_attempt = matches!(candidate.target, Target::Local) && message.chain.is_none();
+        if route.properties.is_stateful
+            && !(message.is_read() || message.is_sent || is_first_attempt)
+        {
+            message.not_after.get_or_init(|| {
+                let remaining = deadline.saturating_duration_since(began);
+                self.local.store_time().later(remaining + EFFECT_MARGIN)
+            });
+        }
         let (metric, Called { outcome, was_sent }) = match &candidate.target {
             Target::Local => {
                 let outcome = self.run_here(message, deadline).await;
@@ -305,12 +323,6 @@ impl Dispatcher {
                 (Route::Local, Called { outcome, was_sent })
             }
             Target::Peer(peer) => {
-                if route.properties.is_stateful && !message.is_read() && !message.is_sent {
-                    message.not_after.get_or_init(|| {
-                        let remaining = deadline.saturating_duration_since(began);
-                        self.local.store_time().later(remaining + EFFECT_MARGIN)
-                    });
-                }
                 let called = peer
                     .call(message, deadline, route.reply_expected.bytes())
                     .await;

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
+use uuid::Uuid;
+
 use super::Active;
 use super::commit::{Changes, Commit, CommitId, EntityId, Outcome};
-use super::entity::{Effects, Entity, Finished, Full, Seq};
+use super::entity::{Crossed, Effects, Entity, Finished, Full, Seq};
 use super::layers::Run;
 use super::store::CommitOwner;
 use crate::lanes::{LaneWaker, wake_all};
+use crate::message::Chain;
 
 /// An active entity.
 pub(super) struct Cell {
@@ -27,6 +30,8 @@ pub(super) struct Cell {
 /// The place of a message in the order of its entity's messages, until it is dropped.
 pub(super) struct Ticket {
     pub(super) cell: Arc<Cell>,
+    /// A handler waits for its answer.
+    pub(super) is_call: bool,
     seq: Seq,
     active: Arc<Active>,
 }
@@ -103,16 +108,28 @@ impl Ticket {
     ///
     /// # Errors
     /// If there are `max` messages in it.
-    pub(super) fn new(cell: Arc<Cell>, active: Arc<Active>, max: usize) -> Result<Self, Full> {
+    pub(super) fn new(
+        cell: Arc<Cell>,
+        active: Arc<Active>,
+        max: usize,
+        chain: Option<Arc<Chain>>,
+    ) -> Result<Self, Full> {
+        let is_call = chain.is_some();
         let mut entity = cell.lock();
-        let seq = entity.arrive(max)?;
+        let (seq, effects) = entity.arrive(max, chain)?;
         cell.announce(&entity, &active);
         drop(entity);
-        Ok(Self { cell, seq, active })
+        wake_all(effects.wake);
+        Ok(Self {
+            cell,
+            is_call,
+            seq,
+            active,
+        })
     }
 
     /// Waits for the turn.
-    pub(super) async fn turn(&self) -> Run {
+    pub(super) async fn turn(&self) -> Result<Run, Crossed> {
         poll_fn(|context| {
             let turn = self
                 .cell
@@ -121,6 +138,20 @@ impl Ticket {
             turn.map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+
+    /// The call of an older chain that it waits for at this moment.
+    pub(super) fn waits_for_older(&self) -> Option<u32> {
+        self.cell.lock().waits_for_older(self.seq)
+    }
+
+    /// Gives back the turn: the handler's call was refused. Returns whether another one goes first now.
+    pub(super) fn give_way(&self, root: Uuid) -> bool {
+        self.change(|entity| entity.give_way(self.seq, root))
+    }
+
+    pub(super) fn seq(&self) -> Seq {
+        self.seq
     }
 
     /// Gives back the turn: the handler has ended, and wrote this.

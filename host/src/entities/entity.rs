@@ -6,9 +6,13 @@
 //! time; what is written meanwhile gathers into the next one.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+
+use uuid::Uuid;
 
 use super::commit::{Changes, CommitId, Outcome};
-use super::layers::{Ended, Layers, Run};
+use super::layers::{Ended, Layers, Outdated, Run};
+use crate::message::{Chain, PartitionKey, StreamName};
 
 /// How often a message runs again because another node has committed in the meantime. More often
 /// than that happens only while nodes disagree about who owns the entity.
@@ -31,6 +35,10 @@ pub(super) struct Entity<W> {
     waiting: VecDeque<Seq>,
     /// Whose handler runs.
     turn: Option<Seq>,
+    /// What it waits for, if it calls another entity.
+    call: Option<Box<Call>>,
+    /// How many calls there were.
+    calls: u32,
     /// What they see and write.
     pub(super) layers: Layers,
 }
@@ -41,6 +49,23 @@ struct Entry<W> {
     phase: Phase,
     reruns: u8,
     waker: Option<W>,
+    /// The handlers that wait for it.
+    chain: Option<Arc<Chain>>,
+    /// It would wait for a handler that waits for it: it is refused.
+    is_crossed: bool,
+    /// Its root, if its own call was refused for that reason: messages of older roots go first now.
+    gave_way: Option<Uuid>,
+}
+
+/// A call by the message that has the turn.
+#[derive(Debug)]
+struct Call {
+    number: u32,
+    /// The root of its chain.
+    root: Uuid,
+    to: (StreamName, PartitionKey),
+    /// A message that waits here for the turn, and that the call waits for, is older.
+    is_crossed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +132,10 @@ impl<W> Default for Effects<W> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
+/// A message and another would have waited for each other.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Crossed;
+
 impl<W> Default for Entity<W> {
     fn default() -> Self {
         Self {
@@ -114,20 +143,27 @@ impl<W> Default for Entity<W> {
             messages: VecDeque::new(),
             waiting: VecDeque::new(),
             turn: None,
+            call: None,
+            calls: 0,
             layers: Layers::default(),
         }
     }
 }
 
 impl<W> Entity<W> {
-    /// Puts a message at the end of the queue.
+    /// Puts a message, for which the handlers of this chain wait, at the end of the queue.
     ///
     /// # Errors
     /// If there are `max` messages already that wait, run, or wait for their commit.
-    pub(super) fn arrive(&mut self, max: usize) -> Result<Seq, Full> {
+    pub(super) fn arrive(
+        &mut self,
+        max: usize,
+        chain: Option<Arc<Chain>>,
+    ) -> Result<(Seq, Effects<W>), Full> {
         if self.messages.len() >= max {
             return Err(Full);
         }
+        let mut effects = Effects::default();
         let seq = Seq(self.next_seq);
         self.next_seq += 1;
         self.messages.push_back(Entry {
@@ -135,24 +171,147 @@ impl<W> Entity<W> {
             phase: Phase::Waiting,
             reruns: 0,
             waker: None,
+            chain,
+            is_crossed: false,
+            gave_way: None,
         });
         self.waiting.push_back(seq);
-        Ok(seq)
+        self.cross(seq, &mut effects);
+        Ok((seq, effects))
     }
 
     /// Takes the turn, if the message is the next. Otherwise it is woken when it is.
-    pub(super) fn take_turn(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> Option<Run> {
+    pub(super) fn take_turn(
+        &mut self,
+        seq: Seq,
+        waker: impl FnOnce() -> W,
+    ) -> Option<Result<Run, Crossed>> {
+        if self.entry(seq).is_crossed {
+            return Some(Err(Crossed));
+        }
         if self.turn.is_none()
-            && self.waiting.front() == Some(&seq)
+            && self.next() == Some(seq)
             && let Some(run) = self.layers.begin_run()
         {
-            self.waiting.pop_front();
+            if let Ok(index) = self.waiting.binary_search(&seq) {
+                self.waiting.remove(index);
+            }
             self.turn = Some(seq);
-            self.entry(seq).phase = Phase::Running;
-            return Some(run);
+            let entry = self.entry(seq);
+            entry.phase = Phase::Running;
+            entry.gave_way = None;
+            return Some(Ok(run));
         }
         self.entry(seq).waker = Some(waker());
         None
+    }
+
+    /// Whose turn is next: the first in the order, unless it has given way to older ones.
+    fn next(&self) -> Option<Seq> {
+        let &first = self.waiting.front()?;
+        let Some(root) = self.entry_of(first).gave_way else {
+            return Some(first);
+        };
+        let roots = self.waiting.iter().filter_map(|&seq| {
+            let chain = self.entry_of(seq).chain.as_ref()?;
+            Some((chain.root, seq))
+        });
+        let oldest = roots.filter(|(other, _)| *other < root).min();
+        Some(oldest.map_or(first, |(_, seq)| seq))
+    }
+
+    /// Whether what the message that has the turn saw is committed. `None`: it is woken when that may
+    /// have changed.
+    pub(super) fn is_settled(
+        &mut self,
+        seq: Seq,
+        run: Run,
+        waker: impl FnOnce() -> W,
+    ) -> Option<Result<(), Outdated>> {
+        if self.turn != Some(seq) || !self.layers.is_valid(run) || !self.layers.may_run() {
+            return Some(Err(Outdated));
+        }
+        if self.layers.are_committed() {
+            return Some(Ok(()));
+        }
+        self.entry(seq).waker = Some(waker());
+        None
+    }
+
+    /// The message that has the turn calls another entity; `root` is that of its chain.
+    pub(super) fn begin_call(&mut self, root: Uuid, to: (StreamName, PartitionKey)) -> Effects<W> {
+        let mut effects = Effects::default();
+        self.calls = self.calls.wrapping_add(1);
+        self.call = Some(Box::new(Call {
+            number: self.calls,
+            root,
+            to,
+            is_crossed: false,
+        }));
+        for index in 0..self.waiting.len() {
+            self.cross(self.waiting[index], &mut effects);
+        }
+        effects
+    }
+
+    /// A message waits for the turn, and the message that has it may wait for that one: the younger of
+    /// the two chains is refused.
+    fn cross(&mut self, seq: Seq, effects: &mut Effects<W>) {
+        let chain = self.entry_of(seq).chain.clone();
+        let (Some(call), Some(chain)) = (&mut self.call, chain) else {
+            return;
+        };
+        if chain.root == call.root || !chain.has(&call.to.0, &call.to.1) {
+            return;
+        }
+        if chain.is_younger_than(call.root) {
+            let entry = self.entry(seq);
+            entry.is_crossed = true;
+            effects.wake.extend(entry.waker.take());
+        } else {
+            call.is_crossed = true;
+            self.wake_turn(effects);
+        }
+    }
+
+    /// Whether the call of the message that has the turn is to end. If not, it is woken when it is.
+    pub(super) fn is_call_crossed(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> bool {
+        let is_crossed = self.call.as_ref().is_some_and(|call| call.is_crossed);
+        if !is_crossed && self.turn == Some(seq) {
+            self.entry(seq).waker = Some(waker());
+        }
+        is_crossed
+    }
+
+    /// The call has ended.
+    pub(super) fn end_call(&mut self, seq: Seq) {
+        if self.turn == Some(seq) {
+            self.call = None;
+        }
+    }
+
+    /// The call that a waiting message waits for, if that is of an older chain: it may be that one which
+    /// waits, over several others, for this message.
+    pub(super) fn waits_for_older(&self, seq: Seq) -> Option<u32> {
+        let chain = self.entry_of(seq).chain.as_ref()?;
+        let call = self.call.as_ref()?;
+        chain.is_younger_than(call.root).then_some(call.number)
+    }
+
+    /// The message that has the turn, of this root, gives it back: its call was refused. Older ones go
+    /// first, if there are any.
+    pub(super) fn give_way(&mut self, seq: Seq, root: Uuid) -> (bool, Effects<W>) {
+        let mut effects = Effects::default();
+        self.turn = None;
+        self.call = None;
+        let entry = self.entry(seq);
+        entry.phase = Phase::Waiting;
+        entry.gave_way = Some(root);
+        if let Err(index) = self.waiting.binary_search(&seq) {
+            self.waiting.insert(index, seq);
+        }
+        self.wake_next(&mut effects);
+        (self.next() != Some(seq), effects)
     }
 
     /// The handler of the message that has the turn has ended, with these changes; without any if it
@@ -165,6 +324,7 @@ impl<W> Entity<W> {
     ) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
+        self.call = None;
         let finished = if !self.layers.is_valid(run) || !self.layers.may_run() {
             self.run_again(seq)
         } else if !changes.is_empty() {
@@ -234,6 +394,7 @@ impl<W> Entity<W> {
     pub(super) fn give_up_run(&mut self, seq: Seq, run: Run) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
         self.turn = None;
+        self.call = None;
         if self.layers.is_valid(run) {
             self.layers.mark_outdated();
         }
@@ -253,6 +414,7 @@ impl<W> Entity<W> {
         }
         if self.turn == Some(seq) {
             self.turn = None;
+            self.call = None;
         }
         if self.messages.is_empty() {
             self.messages.shrink_to(IDLE_PLACES_MAX);
@@ -272,6 +434,8 @@ impl<W> Entity<W> {
         else {
             return effects;
         };
+        // It may wait with its call for this.
+        self.wake_turn(&mut effects);
         if outcome == Outcome::Committed {
             self.settle(&mut effects, |resting| {
                 (resting <= layer).then_some(Settled::Released)
@@ -343,16 +507,31 @@ impl<W> Entity<W> {
     fn wake_next(&mut self, effects: &mut Effects<W>) {
         if self.turn.is_none()
             && self.layers.may_run()
-            && let Some(&seq) = self.waiting.front()
+            && let Some(seq) = self.next()
         {
             effects.wake.extend(self.entry(seq).waker.take());
         }
     }
 
+    /// Wakes the message that has the turn.
+    fn wake_turn(&mut self, effects: &mut Effects<W>) {
+        if let Some(seq) = self.turn {
+            effects.wake.extend(self.entry(seq).waker.take());
+        }
+    }
+
     fn entry(&mut self, seq: Seq) -> &mut Entry<W> {
-        let index = self.messages.binary_search_by_key(&seq, |entry| entry.seq);
-        let index = index.expect("who has a place in the order is in the queue until it leaves");
+        let index = self.index(seq);
         &mut self.messages[index]
+    }
+
+    fn entry_of(&self, seq: Seq) -> &Entry<W> {
+        &self.messages[self.index(seq)]
+    }
+
+    fn index(&self, seq: Seq) -> usize {
+        let index = self.messages.binary_search_by_key(&seq, |entry| entry.seq);
+        index.expect("who has a place in the order is in the queue until it leaves")
     }
 }
 
@@ -573,7 +752,7 @@ mod tests {
         fn step(&mut self, count: usize) {
             match self.random.below(20) {
                 0..4 => {
-                    if let Ok(seq) = self.entity.arrive(8) {
+                    if let Ok((seq, _)) = self.entity.arrive(8, None) {
                         let is_repetition = self.names > 0 && self.random.below(4) == 0;
                         let name = if is_repetition {
                             self.random.below(self.names as usize) as u64
@@ -698,6 +877,7 @@ mod tests {
                 self.tasks.insert(seq, Task::Waits);
                 return;
             };
+            let run = run.unwrap();
             if !run.is_loaded {
                 // Now and then values are loaded one by one.
                 let values = if self.random.below(2) == 0 {
@@ -905,9 +1085,10 @@ mod tests {
     #[test]
     fn writes_that_wait_become_one_commit() {
         let (mut entity, id) = one();
-        let seqs: Vec<Seq> = (0..4).map(|_| entity.arrive(8).unwrap()).collect();
+        let seqs: Vec<Seq> = (0..4).map(|_| entity.arrive(8, None).unwrap().0).collect();
         let run = |entity: &mut Entity<Seq>, number: usize, value| {
-            let run = entity.take_turn(seqs[number], || seqs[number]).unwrap();
+            let run = entity.take_turn(seqs[number], || seqs[number]);
+            let run = run.unwrap().unwrap();
             if !run.is_loaded {
                 entity
                     .layers
@@ -937,19 +1118,19 @@ mod tests {
     #[test]
     fn the_queue_has_its_limit() {
         let (mut entity, _) = one();
-        let first = entity.arrive(2).unwrap();
-        entity.arrive(2).unwrap();
-        assert_eq!(entity.arrive(2), Err(Full));
+        let first = entity.arrive(2, None).unwrap().0;
+        entity.arrive(2, None).unwrap();
+        assert_eq!(entity.arrive(2, None).unwrap_err(), Full);
         entity.leave(first);
-        entity.arrive(2).unwrap();
+        entity.arrive(2, None).unwrap();
     }
 
     #[test]
     fn who_is_fenced_too_often_is_told_so() {
         let (mut entity, id) = one();
-        let seq = entity.arrive(2).unwrap();
+        let seq = entity.arrive(2, None).unwrap().0;
         for _ in 0..=RERUNS_MAX {
-            let run = entity.take_turn(seq, || seq).unwrap();
+            let run = entity.take_turn(seq, || seq).unwrap().unwrap();
             entity
                 .layers
                 .install(None, Values::none().into(), RecordedUntil::default());

@@ -13,6 +13,7 @@ mod record;
 mod run;
 mod store;
 mod transfer;
+mod turn;
 mod view;
 
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::bodies::BodyMemory;
+use crate::calls::Calls;
 use crate::message::{Message, NodeId, Refusal, StoreTime};
 use crate::plugins::{Catalog, Plugin, StateStore};
 use crate::telemetry::names;
@@ -74,6 +76,7 @@ pub struct Entities {
     /// Opened when the first stateful plugin is loaded.
     active: OnceLock<Arc<Active>>,
     outbox: Arc<Outbox>,
+    calls: Arc<Calls>,
     /// It is being opened.
     opening: Mutex<Option<Opening>>,
     /// Cancelled when the store has ended.
@@ -113,8 +116,14 @@ enum Way {
 }
 
 impl Entities {
-    pub fn new(config: EntitiesConfig, catalog: Arc<Catalog>, bodies: &'static BodyMemory) -> Self {
+    pub fn new(
+        config: EntitiesConfig,
+        catalog: Arc<Catalog>,
+        calls: Arc<Calls>,
+        bodies: &'static BodyMemory,
+    ) -> Self {
         Self {
+            calls,
             outbox: Outbox::new(config.node_id.clone()),
             config,
             catalog,
@@ -144,7 +153,7 @@ impl Entities {
         let way = if message.is_read() {
             Way::Read(cell)
         } else {
-            Way::Turn(active.ticket(cell, &plugin)?)
+            Way::Turn(active.ticket(cell, &plugin, message)?)
         };
         let active = active.clone();
         Ok(EntityMessage {
@@ -269,9 +278,15 @@ impl Active {
     }
 
     /// A place in the queue of an entity.
-    fn ticket(self: &Arc<Self>, cell: Arc<Cell>, plugin: &Plugin) -> Result<Ticket, Refusal> {
+    fn ticket(
+        self: &Arc<Self>,
+        cell: Arc<Cell>,
+        plugin: &Plugin,
+        message: &Message,
+    ) -> Result<Ticket, Refusal> {
         let max = plugin.handler.limits().queue_per_key;
-        Ticket::new(cell, self.clone(), max).map_err(|entity::Full| Refusal::QueueFull)
+        Ticket::new(cell, self.clone(), max, message.chain.clone())
+            .map_err(|entity::Full| Refusal::QueueFull)
     }
 }
 

@@ -21,7 +21,7 @@ use super::as_http;
 use super::commit::EntityId;
 use super::store::host_millis;
 use crate::message::{
-    Message, Method, NodeId, PartitionKey, Sending, StoreTime, StreamName, TIMER,
+    Message, Method, NodeId, Outgoing, PartitionKey, Sending, StoreTime, StreamName, TIMER,
 };
 use crate::telemetry::names;
 
@@ -255,14 +255,13 @@ fn pause(tries: u32) -> Option<Duration> {
 impl Letter {
     /// What an entity sends.
     pub(super) fn new(from: &Arc<EntityId>, name: Option<&Arc<str>>, sending: &Sending) -> Self {
-        let Sending {
-            id,
+        let Outgoing {
             stream,
             partition_key,
             ..
-        } = sending;
+        } = &sending.outgoing;
         Self {
-            id: *id,
+            id: sending.id,
             from: from.clone(),
             name: name.cloned(),
             to: EntityId {
@@ -271,7 +270,7 @@ impl Letter {
             },
             due: sending.due,
             tries: 0,
-            text: written(sending),
+            text: written(&sending.outgoing),
         }
     }
 
@@ -295,14 +294,15 @@ impl Letter {
             not_after: OnceLock::new(),
             is_repeated: OnceLock::new(),
             is_sent: true,
+            chain: None,
         })
     }
 }
 
 /// A message as it is stored.
-pub(super) fn written(sending: &Sending) -> Bytes {
-    let first = format!("{} ?{}", sending.method.as_str(), sending.query);
-    as_http::written(&first, &sending.headers, &sending.body)
+pub(super) fn written(outgoing: &Outgoing) -> Bytes {
+    let first = format!("{} ?{}", outgoing.method.as_str(), outgoing.query);
+    as_http::written(&first, &outgoing.headers, &outgoing.body)
 }
 
 fn from_header(entity: &EntityId) -> Option<HeaderValue> {

@@ -381,6 +381,7 @@ mod tests {
             not_after: set,
             is_repeated: OnceLock::new(),
             is_sent: false,
+            chain: None,
         }
     }
 

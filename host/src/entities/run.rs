@@ -7,21 +7,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use metrics::counter;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::cell::{Cell, Ticket};
 use super::commit::{Changes, CommitId, Delivery};
-use super::entity::{Finished, Settled};
+use super::entity::{Crossed, Finished, Settled};
 use super::layers::Run;
 use super::outbox::own_timer;
 use super::record::Once;
 use super::store::{Found, LookError, Seen, What};
+use super::turn::HeldTurn;
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::Reservation;
+use crate::calls::{Turn, random};
 use crate::message::{Fault, LimitKind, Message, Outcome, Refusal, Reply, Sends};
 use crate::plugins::{Place, Plugin, run};
-use crate::runtime::{CallDeadline, EntityCall, StateError, StateView};
+use crate::runtime::{CallContext, CallDeadline, EntityCall, StateError, StateView};
 use crate::state::{Values, Writes};
 use crate::telemetry::names;
 
@@ -32,6 +34,17 @@ const BACK_OFF: [[Duration; 2]; 2] = [
     [Duration::from_millis(10), Duration::from_millis(40)],
     [Duration::from_millis(200), Duration::from_millis(500)],
 ];
+
+/// How often a message runs again because its handler's call and that of another waited for each
+/// other.
+const CROSSED_MAX: usize = 3;
+
+/// How long it waits before that, at least and at most, if the other has not arrived here yet.
+const CROSSED_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
+
+/// How long a call waits behind one and the same call of an older chain, before it is looked whether
+/// it still does. Then that one may wait for it, in a circle of several entities.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
 /// in the queue.
@@ -123,8 +136,7 @@ impl Work {
                     Ok(last)
                 }
             };
-            let mut call = self.call(view, false);
-            let (outcome, found) = tokio::join!(self.run(&mut call), check);
+            let ((outcome, _), found) = tokio::join!(self.run(view, None), check);
             if is_outdated(&outcome) {
                 continue;
             }
@@ -137,7 +149,7 @@ impl Work {
             }
             cell.lock().layers.read_contradicted(last, found);
         }
-        let ticket = self.active.ticket(cell, &self.plugin);
+        let ticket = self.active.ticket(cell, &self.plugin, &self.message);
         self.take_turns(ticket.map_err(Fault::Refused)?).await
     }
 
@@ -152,25 +164,30 @@ impl Work {
             .plugin
             .handler
             .call_deadline(self.admitted_at, self.deadline);
-        let mut reruns = 0;
+        let (mut reruns, mut crossed) = (0, 0);
+        let mut pause = None;
         loop {
             let turn = async {
-                if let Some(time) = back_off(reruns) {
+                if let Some(time) = pause.take() {
                     sleep(time).await;
                 }
-                ticket.turn().await
+                wait_for_turn(&ticket).await
             };
             let turn = timeout_at(call_ends.into(), turn).await;
             let Ok(turn) = turn else {
                 return Err(Fault::Refused(Refusal::WaitedTooLong));
             };
+            let turn = turn.map_err(|Crossed| Fault::Refused(Refusal::Crossed))?;
             if !turn.is_loaded {
                 self.load(&ticket.cell).await?;
             }
             let view = TurnView {
                 active: self.active.clone(),
-                cell: ticket.cell.clone(),
-                run: turn,
+                turn: HeldTurn {
+                    cell: ticket.cell.clone(),
+                    seq: ticket.seq(),
+                    run: turn,
+                },
             };
             let replayed = match &delivery {
                 Some(delivery) => self.is_delivered(&view, delivery, reruns).await,
@@ -190,6 +207,15 @@ impl Work {
                 changes,
                 _reservation,
             } = done;
+            if is_crossed(&outcome) && self.message.chain.is_none() {
+                if crossed == CROSSED_MAX {
+                    return Err(Fault::Refused(Refusal::Contended));
+                }
+                crossed += 1;
+                let other_first = ticket.give_way(self.message.id);
+                pause = (!other_first).then(|| random(CROSSED_PAUSE));
+                continue;
+            }
             let finished = if is_outdated(&outcome) {
                 ticket.give_up_run(turn)
             } else if rests_on_state(&outcome) {
@@ -210,6 +236,7 @@ impl Work {
                 }
                 None => {
                     reruns += 1;
+                    pause = back_off(reruns);
                     counter!(names::STATE_RERUNS).increment(1);
                 }
             }
@@ -264,8 +291,8 @@ impl Work {
 
     /// Runs the handler at the message's turn.
     async fn take_turn(&self, view: TurnView, once: Option<&Once>) -> Done {
-        let mut call = self.call(Arc::new(view), !self.message.is_read());
-        let outcome = self.run(&mut call).await;
+        let turn = view.turn.clone();
+        let (outcome, call) = self.run(Arc::new(view), Some(turn)).await;
         let (Ok(reply), Some(call)) = (&outcome, call) else {
             let mut changes = Changes::default();
             if let (Some(once), Err(fault)) = (once, &outcome)
@@ -282,7 +309,9 @@ impl Work {
         };
         let mut changes = Changes::from(call.writes);
         changes.sends = call.sends;
-        changes.sends.begin(self.active.store.now());
+        changes
+            .sends
+            .begin(self.active.store.now(), &self.message.headers);
         if let Some(once) = once {
             let wrote = !changes.is_empty();
             let keys_until = self.active.store.now();
@@ -356,44 +385,78 @@ impl Work {
             .map_err(fault_of)
     }
 
-    fn call(&self, view: Arc<dyn StateView>, may_write: bool) -> Option<Box<EntityCall>> {
-        Some(Box::new(EntityCall {
+    /// Calls the handler, on the plugin's current version, at its turn or beside the queue. Returns what
+    /// it wrote, too.
+    async fn run(
+        &self,
+        view: Arc<dyn StateView>,
+        turn: Option<HeldTurn>,
+    ) -> (Outcome, Option<EntityCall>) {
+        if Instant::now() >= self.deadline {
+            return (Err(Fault::Refused(Refusal::WaitedTooLong)), None);
+        }
+        let current = self.entities.catalog.plugin(self.message.stream.as_str());
+        let plugin = current.unwrap_or_else(|| self.plugin.clone());
+        let may_call = plugin.handler.may_call();
+        let deadline: CallDeadline = plugin
+            .handler
+            .call_deadline(self.admitted_at, self.deadline);
+        let entity = EntityCall {
             view,
-            may_write,
+            may_write: turn.is_some() && !self.message.is_read(),
             writes: Writes::default(),
             sends: Sends::default(),
             reservation: Reservation::default(),
             bodies: self.entities.bodies,
-        }))
+        };
+        let mut context = Some(Box::new(CallContext {
+            entity: Some(entity),
+            ..CallContext::default()
+        }));
+        let place = match Place::new(plugin) {
+            Ok(place) => place,
+            Err(refusal) => return (Err(Fault::Refused(refusal)), None),
+        };
+        let bodies = self.entities.bodies;
+        let outcome = if may_call {
+            let turn = turn.map(|turn| Arc::new(turn) as Arc<dyn Turn>);
+            let calling = self
+                .entities
+                .calls
+                .calling(&self.message, place, deadline.at(), turn);
+            let place = calling.place.clone();
+            context.as_mut().expect("it was just made").caller = Some(Arc::new(calling));
+            run(&place, &self.message, &mut context, deadline, bodies).await
+        } else {
+            run(&place, &self.message, &mut context, deadline, bodies).await
+        };
+        (outcome, context.and_then(|context| context.entity))
     }
+}
 
-    /// Calls the handler, on the plugin's current version.
-    async fn run(&self, call: &mut Option<Box<EntityCall>>) -> Outcome {
-        if Instant::now() >= self.deadline {
-            return Err(Fault::Refused(Refusal::WaitedTooLong));
+/// Waits for the turn. A call does not wait for a handler that, over others, waits for it.
+async fn wait_for_turn(ticket: &Ticket) -> Result<Run, Crossed> {
+    let mut before = None;
+    loop {
+        // Only calls look at the time.
+        if !ticket.is_call {
+            return ticket.turn().await;
         }
-        let current = self.entities.catalog.plugin(self.message.stream.as_str());
-        let plugin = current.unwrap_or_else(|| self.plugin.clone());
-        let deadline: CallDeadline = plugin
-            .handler
-            .call_deadline(self.admitted_at, self.deadline);
-        let mut place = Place::new(plugin).map_err(Fault::Refused)?;
-        run(
-            &mut place,
-            &self.message,
-            call,
-            deadline,
-            self.entities.bodies,
-        )
-        .await
+        if let Ok(turn) = timeout(PATIENCE, ticket.turn()).await {
+            return turn;
+        }
+        let older = ticket.waits_for_older();
+        if older.is_some() && older == before {
+            return Err(Crossed);
+        }
+        before = older;
     }
 }
 
 /// How long a message waits before its run, after so many.
 fn back_off(reruns: usize) -> Option<Duration> {
     let again = reruns.checked_sub(2)?;
-    let [from, to] = BACK_OFF[again.min(BACK_OFF.len() - 1)];
-    Some(from + (to - from).mul_f64(fastrand::f64()))
+    Some(random(BACK_OFF[again.min(BACK_OFF.len() - 1)]))
 }
 
 fn fault_of_view(error: StateError) -> Fault {
@@ -417,11 +480,19 @@ fn is_outdated(outcome: &Outcome) -> bool {
     matches!(outcome, Err(Fault::Refused(Refusal::Contended)))
 }
 
+/// Whether the run was ended because a call and another waited for each other.
+fn is_crossed(outcome: &Outcome) -> bool {
+    matches!(outcome, Err(Fault::Refused(Refusal::Crossed)))
+}
+
 /// Whether the outcome may follow from what the handler saw of the state. It then leaves only once
 /// that is committed.
 fn rests_on_state(outcome: &Outcome) -> bool {
     match outcome {
-        Ok(_) | Err(Fault::Failure(_) | Fault::Crashed | Fault::IdempotencyKeyReused) => true,
+        Ok(_)
+        | Err(Fault::Failure(_) | Fault::Crashed | Fault::IdempotencyKeyReused | Fault::Cycle(_)) => {
+            true
+        }
         Err(Fault::LimitExceeded(limit)) => limit.kind != LimitKind::Time,
         Err(_) => false,
     }

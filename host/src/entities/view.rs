@@ -9,9 +9,10 @@ use metrics::counter;
 use super::Active;
 use super::cell::Cell;
 use super::commit::{CommitId, Delivery};
-use super::layers::{Outdated, Repetition, Run};
+use super::layers::{Outdated, Repetition};
 use super::record::{Kept, Once};
 use super::store::{Found, Look, LookError, Seen, What};
+use super::turn::HeldTurn;
 use crate::runtime::{Loading, StateError, StateView};
 use crate::state::{Name, Page, Range, Values};
 use crate::telemetry::names;
@@ -19,8 +20,7 @@ use crate::telemetry::names;
 /// The state at a message's turn.
 pub(super) struct TurnView {
     pub(super) active: Arc<Active>,
-    pub(super) cell: Arc<Cell>,
-    pub(super) run: Run,
+    pub(super) turn: HeldTurn,
 }
 
 /// One committed version.
@@ -68,18 +68,22 @@ impl TurnView {
         asks: bool,
     ) -> Result<bool, StateError> {
         let before = {
-            let entity = self.cell.lock();
-            if entity.layers.is_gone(self.run, delivery)? {
+            let entity = self.turn.cell.lock();
+            if entity.layers.is_gone(self.turn.run, delivery)? {
                 return Ok(true);
             }
-            entity.layers.expected(self.run)?
+            entity.layers.expected(self.turn.run)?
         };
         if !asks {
             return Ok(false);
         }
-        let seen = self.active.look(&self.cell, What::Sent(delivery.id));
+        let seen = self.active.look(&self.turn.cell, What::Sent(delivery.id));
         let Seen { last, found } = seen.await?;
-        self.cell.lock().layers.compare(self.run, before, last)?;
+        self.turn
+            .cell
+            .lock()
+            .layers
+            .compare(self.turn.run, before, last)?;
         match found {
             Found::Sent(is_there) => Ok(!is_there),
             _ => Err(StateError::Unavailable),
@@ -92,17 +96,21 @@ impl TurnView {
     /// Why that cannot be told.
     pub(super) async fn repeats(&self, once: &Once) -> Result<Option<Kept>, StateError> {
         let (before, ids) = {
-            let entity = self.cell.lock();
-            match entity.layers.repetition(self.run, once)? {
+            let entity = self.turn.cell.lock();
+            match entity.layers.repetition(self.turn.run, once)? {
                 Repetition::No => return Ok(None),
                 Repetition::Of(kept) => return Ok(Some(kept)),
-                Repetition::Unknown(ids) => (entity.layers.expected(self.run)?, ids),
+                Repetition::Unknown(ids) => (entity.layers.expected(self.turn.run)?, ids),
             }
         };
         for id in ids {
-            let seen = self.active.look(&self.cell, What::Record(id));
+            let seen = self.active.look(&self.turn.cell, What::Record(id));
             let Seen { last, found } = seen.await?;
-            self.cell.lock().layers.compare(self.run, before, last)?;
+            self.turn
+                .cell
+                .lock()
+                .layers
+                .compare(self.turn.run, before, last)?;
             match found {
                 // The entity has no commits.
                 Found::Nothing => return Ok(None),
@@ -116,24 +124,30 @@ impl TurnView {
 }
 
 impl StateView for TurnView {
+    fn settled(&self) -> Loading<'_, ()> {
+        Box::pin(self.turn.settled())
+    }
+
     fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
-        Ok(self.cell.lock().layers.get(self.run, name)?)
+        Ok(self.turn.cell.lock().layers.get(self.turn.run, name)?)
     }
 
     fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
         Box::pin(async move {
-            let before = self.cell.lock().layers.expected(self.run)?;
+            let before = self.turn.cell.lock().layers.expected(self.turn.run)?;
             let name: Name = name.into();
-            let seen = self.active.look(&self.cell, What::Value(name.clone()));
+            let seen = self.active.look(&self.turn.cell, What::Value(name.clone()));
             let Seen { last, found } = seen.await?;
             let value = value_of(found)?;
-            let learned =
-                self.cell
-                    .lock()
-                    .layers
-                    .learn(self.run, before, last, name, value.clone());
+            let learned = self.turn.cell.lock().layers.learn(
+                self.turn.run,
+                before,
+                last,
+                name,
+                value.clone(),
+            );
             learned?;
-            self.cell.recharge(&self.active);
+            self.turn.cell.recharge(&self.active);
             Ok(value)
         })
     }
@@ -141,18 +155,22 @@ impl StateView for TurnView {
     fn scan<'a>(&'a self, range: &'a Range) -> Loading<'a, Page> {
         Box::pin(async move {
             let (before, uncommitted) = {
-                let entity = self.cell.lock();
-                if let Some(page) = entity.layers.page(self.run, range)? {
+                let entity = self.turn.cell.lock();
+                if let Some(page) = entity.layers.page(self.turn.run, range)? {
                     return Ok(page);
                 }
                 (
-                    entity.layers.expected(self.run)?,
-                    entity.layers.uncommitted(self.run)?,
+                    entity.layers.expected(self.turn.run)?,
+                    entity.layers.uncommitted(self.turn.run)?,
                 )
             };
-            let seen = self.active.look(&self.cell, What::Page(range.clone()));
+            let seen = self.active.look(&self.turn.cell, What::Page(range.clone()));
             let Seen { last, found } = seen.await?;
-            self.cell.lock().layers.compare(self.run, before, last)?;
+            self.turn
+                .cell
+                .lock()
+                .layers
+                .compare(self.turn.run, before, last)?;
             Ok(uncommitted.on_top_of(page_of(found)?, range))
         })
     }
@@ -190,6 +208,10 @@ impl Snapshot {
 }
 
 impl StateView for Snapshot {
+    fn settled(&self) -> Loading<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
         Ok(self.values().get(name).map(|value| value.cloned()))
     }
@@ -259,10 +281,10 @@ mod tests {
                 found: Found::Page(Page::of(values.into_iter(), 10)),
             }
         });
-        let run = {
+        let (seq, run) = {
             let mut entity = cell.lock();
-            let first = entity.arrive(2).unwrap();
-            let run = entity.take_turn(first, || unreachable!()).unwrap();
+            let (first, _) = entity.arrive(2, None).unwrap();
+            let run = entity.take_turn(first, || unreachable!()).unwrap().unwrap();
             let loaded = Values::new([("a".into(), bytes("1"))], false);
             entity
                 .layers
@@ -271,15 +293,17 @@ mod tests {
             writes.put("b".into(), Some(bytes("2")));
             entity.finish(first, run, writes.into());
             entity.layers.begin_commit(&cell.id).unwrap();
-            let second = entity.arrive(2).unwrap();
-            entity.take_turn(second, || unreachable!()).unwrap()
+            let (second, _) = entity.arrive(2, None).unwrap();
+            let run = entity.take_turn(second, || unreachable!()).unwrap();
+            (second, run.unwrap())
         };
         let active = Arc::new(Active {
             store,
             store_id: Uuid::nil(),
             cache: Cache::new(1 << 20),
         });
-        let view = TurnView { active, cell, run };
+        let turn = HeldTurn { cell, seq, run };
+        let view = TurnView { active, turn };
         let page = view.scan(&Range::new("", "", 10)).await.unwrap();
         let names: Vec<&str> = page.values.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["a", "b"]);

@@ -10,15 +10,18 @@ use tracing::info;
 
 use super::{LocalService, Origin};
 use crate::bodies::BodyMemory;
+use crate::calls::Calls;
 use crate::entities::{Entities, EntityMessage};
 use crate::message::{Fault, Message, Outcome, Refusal, StoreTime};
 use crate::plugins::{Catalog, Place, Plugin, run};
+use crate::runtime::{CallContext, CallDeadline};
 use crate::telemetry::{Throttle, names};
 
 /// Runs messages on the plugins of the catalog.
 pub struct Local {
     catalog: Arc<Catalog>,
     entities: Arc<Entities>,
+    calls: Arc<Calls>,
     /// Replies reserve their memory here.
     bodies: &'static BodyMemory,
     /// A `Phase` as a number.
@@ -65,11 +68,13 @@ impl Local {
     pub fn new(
         catalog: Arc<Catalog>,
         entities: Arc<Entities>,
+        calls: Arc<Calls>,
         bodies: &'static BodyMemory,
     ) -> Self {
         Self {
             catalog,
             entities,
+            calls,
             bodies,
             phase: AtomicU8::new(Phase::Starting as u8),
             refused: Throttle::default(),
@@ -114,6 +119,22 @@ impl Local {
         Ok(Kind::Stateless { place, waits_since })
     }
 
+    /// Runs a message whose handler may call others.
+    async fn run_calling(
+        &self,
+        place: Place<Plugin>,
+        message: &Arc<Message>,
+        deadline: CallDeadline,
+    ) -> Outcome {
+        let calling = self.calls.calling(message, place, deadline.at(), None);
+        let place = calling.place.clone();
+        let mut context = Some(Box::new(CallContext {
+            caller: Some(Arc::new(calling)),
+            ..CallContext::default()
+        }));
+        run(&place, message, &mut context, deadline, self.bodies).await
+    }
+
     fn log_refused(&self, message: &Message, because: Refusal) {
         counter!(names::FORWARDS_REFUSED, "because" => because.name()).increment(1);
         if let Some(messages) = self.refused.note(because, Instant::now()) {
@@ -155,10 +176,7 @@ impl LocalService for Local {
             kind,
         } = admitted;
         let outcome = match kind {
-            Kind::Stateless {
-                mut place,
-                waits_since,
-            } => {
+            Kind::Stateless { place, waits_since } => {
                 let now = Instant::now();
                 // It may have passed on the way here.
                 if deadline <= now {
@@ -167,7 +185,12 @@ impl LocalService for Local {
                     // A plugin's own timeout starts when a message begins to wait.
                     let handler = &place.plugin().handler;
                     let deadline = handler.call_deadline(waits_since.unwrap_or(now), deadline);
-                    run(&mut place, &message, &mut None, deadline, self.bodies).await
+                    if handler.may_call() {
+                        // Boxed because it is rare.
+                        Box::pin(self.run_calling(place, &message, deadline)).await
+                    } else {
+                        run(&place, &message, &mut None, deadline, self.bodies).await
+                    }
                 }
             }
             // Boxed, as it is larger than the other.

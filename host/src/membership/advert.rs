@@ -88,6 +88,7 @@ fn write_offer(offer: &Offer) -> String {
     let StreamProperties {
         takes_idempotency_keys,
         is_stateful,
+        keeps_records: _,
     } = offer.properties;
     let mut words = vec![offer.digest.as_str()];
     words.extend(takes_idempotency_keys.then_some(IDEMPOTENCY_KEYS));
@@ -103,6 +104,7 @@ fn read_offer(text: &str) -> Offer {
         properties: StreamProperties {
             takes_idempotency_keys: has(IDEMPOTENCY_KEYS),
             is_stateful: has(STATEFUL),
+            keeps_records: has(STATEFUL),
         },
     }
 }

@@ -72,6 +72,9 @@ pub enum Fault {
     /// Another message had the same `Idempotency-Key`.
     #[error("its Idempotency-Key was used for another message: with another method, query or body")]
     IdempotencyKeyReused,
+    /// A handler called an entity that waits for it, as this text tells.
+    #[error("{0}")]
+    Cycle(String),
     #[error("{}", .0.text)]
     Foreign(Box<ForeignFault>),
 }
@@ -117,10 +120,14 @@ pub enum Refusal {
     Contended,
     #[error("the store of the entities' state cannot be reached")]
     StateUnavailable,
+    /// Its call would have waited for a handler that waits for it, in turn. The message with which its
+    /// chain began runs again.
+    #[error("its call and that of another message waited for each other")]
+    Crossed,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NotOffered,
         Self::Starting,
         Self::Leaving,
@@ -132,6 +139,7 @@ impl Refusal {
         Self::NotOwner,
         Self::Contended,
         Self::StateUnavailable,
+        Self::Crossed,
     ];
 
     /// Its name in the peer protocol, in logs and in metrics.
@@ -148,6 +156,7 @@ impl Refusal {
             Self::NotOwner => "not-owner",
             Self::Contended => "contended",
             Self::StateUnavailable => "state-unavailable",
+            Self::Crossed => "crossed",
         }
     }
 }
@@ -190,13 +199,15 @@ impl Fault {
                 | Refusal::NoRoom
                 | Refusal::WaitedTooLong
                 | Refusal::Contended
-                | Refusal::StateUnavailable => false,
+                | Refusal::StateUnavailable
+                | Refusal::Crossed => false,
             },
             Self::Unreachable => true,
             Self::Foreign(fault) => fault.may_fail_over,
             Self::Failure(_)
             | Self::ReadOnly
             | Self::IdempotencyKeyReused
+            | Self::Cycle(_)
             | Self::Crashed
             | Self::DeadlineExceeded
             | Self::LimitExceeded(_)
@@ -215,7 +226,8 @@ impl Fault {
             | Self::DeadlineExceeded
             | Self::Lost
             | Self::ReadOnly
-            | Self::IdempotencyKeyReused => false,
+            | Self::IdempotencyKeyReused
+            | Self::Cycle(_) => false,
             Self::Foreign(fault) => fault.nothing_ran,
         }
     }

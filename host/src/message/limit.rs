@@ -33,10 +33,12 @@ pub enum LimitKind {
     StateWrittenBytes,
     /// Messages that it sends.
     SentMessages,
+    /// Handlers that wait for one call.
+    ChainedCalls,
 }
 
 impl LimitKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Time,
         Self::MemoryBytes,
         Self::TableElements,
@@ -51,6 +53,7 @@ impl LimitKind {
         Self::StateValueBytes,
         Self::StateWrittenBytes,
         Self::SentMessages,
+        Self::ChainedCalls,
     ];
 
     /// Its name in the peer protocol.
@@ -70,6 +73,7 @@ impl LimitKind {
             Self::StateValueBytes => "state-value-bytes",
             Self::StateWrittenBytes => "state-written-bytes",
             Self::SentMessages => "sent-messages",
+            Self::ChainedCalls => "chained-calls",
         }
     }
 }
@@ -94,6 +98,7 @@ impl fmt::Display for Limit {
             ),
             LimitKind::StateValueBytes => write!(f, "{} MiB in a value", max >> 20),
             LimitKind::SentMessages => write!(f, "{max} messages that a message sends"),
+            LimitKind::ChainedCalls => write!(f, "{max} handlers that wait for one call"),
             LimitKind::StateWrittenBytes => write!(f, "{} MiB of writes of a message", max >> 20),
         }
     }

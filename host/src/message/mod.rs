@@ -1,6 +1,7 @@
 //! The data that travels through the mesh: names, messages, replies and faults. Pure data; knows no
 //! clock, no I/O and no layer above.
 
+mod chain;
 mod fault;
 mod limit;
 mod names;
@@ -11,6 +12,7 @@ mod request;
 mod sending;
 mod store_time;
 
+pub use chain::{CHAIN_MAX, Chain};
 pub use fault::{Failure, FailureKind, Fault, ForeignFault, Refusal};
 pub use limit::{Limit, LimitKind};
 pub use names::{
@@ -23,7 +25,7 @@ pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{
     BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,
 };
-pub use sending::{SENT_MAX, Sending, Sends, TIMER};
+pub use sending::{Outgoing, SENT_MAX, Sending, Sends, TIMER};
 pub use store_time::StoreTime;
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.

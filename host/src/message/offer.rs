@@ -19,6 +19,8 @@ pub struct StreamProperties {
     pub takes_idempotency_keys: bool,
     /// Its entities have state.
     pub is_stateful: bool,
+    /// A repetition of a message is known by its record.
+    pub keeps_records: bool,
 }
 
 impl StreamProperties {
@@ -28,6 +30,7 @@ impl StreamProperties {
         Self {
             takes_idempotency_keys: self.takes_idempotency_keys && other.takes_idempotency_keys,
             is_stateful: self.is_stateful || other.is_stateful,
+            keeps_records: self.keeps_records && other.keeps_records,
         }
     }
 }

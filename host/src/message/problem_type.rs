@@ -110,7 +110,7 @@ impl Fault {
                 "The views of the nodes disagree",
                 StatusCode::SERVICE_UNAVAILABLE,
             ),
-            Self::Refused(Refusal::Contended) => ProblemType::new(
+            Self::Refused(Refusal::Contended | Refusal::Crossed) => ProblemType::new(
                 "contended",
                 "The entity is contended",
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -124,6 +124,11 @@ impl Fault {
                 "read-only",
                 "The handler tried to write in a read",
                 StatusCode::INTERNAL_SERVER_ERROR,
+            ),
+            Self::Cycle(_) => ProblemType::new(
+                "cycle",
+                "A call would wait for itself",
+                StatusCode::LOOP_DETECTED,
             ),
             Self::IdempotencyKeyReused => ProblemType::new(
                 "idempotency-key-reused",

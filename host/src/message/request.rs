@@ -1,11 +1,12 @@
 //! The message: what is sent to an entity.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, header};
 use uuid::Uuid;
 
+use super::chain::Chain;
 use super::names::{PartitionKey, StreamName};
 use super::offer::StreamProperties;
 use super::store_time::StoreTime;
@@ -103,6 +104,8 @@ pub struct Message {
     pub is_repeated: OnceLock<()>,
     /// A handler sent it: the store keeps it under its id until it has taken effect.
     pub is_sent: bool,
+    /// The handlers that wait for it, if a handler calls with it.
+    pub chain: Option<Arc<Chain>>,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent
@@ -130,6 +133,7 @@ impl Message {
 
     /// Whether a node may send it to another one although it may have run.
     pub fn may_be_repeated(&self, stream: StreamProperties) -> bool {
-        self.is_sent || self.not_after.get().is_some() || self.may_run_twice(stream)
+        let is_recorded = stream.keeps_records && self.not_after.get().is_some();
+        self.is_sent || is_recorded || self.may_run_twice(stream)
     }
 }

@@ -22,16 +22,22 @@ pub const SENT_MAX: usize = 128;
 /// Memory that a message takes besides its own bytes.
 const OVERHEAD: usize = 256;
 
-/// One message that is to be sent.
+/// What a handler asks of an entity.
 #[derive(Debug, Clone)]
-pub struct Sending {
-    pub id: Uuid,
+pub struct Outgoing {
     pub stream: StreamName,
     pub partition_key: PartitionKey,
     pub method: Method,
     pub query: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+}
+
+/// One message that is to be sent.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    pub id: Uuid,
+    pub outgoing: Outgoing,
     /// How long after the commit.
     pub delay: Duration,
     /// The moment, once it is known.
@@ -46,7 +52,26 @@ pub struct Sends {
     pub timers: BTreeMap<Arc<str>, Option<Sending>>,
 }
 
-impl Sending {
+/// The headers by which a trace goes on (W3C Trace Context).
+const TRACE: [HeaderName; 2] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+impl Outgoing {
+    /// Has it belong to the trace of the message with these headers, unless it says another.
+    pub fn continue_trace(&mut self, headers: &HeaderMap) {
+        if TRACE.iter().any(|name| self.headers.contains_key(name)) {
+            return;
+        }
+        for name in TRACE {
+            if let Some(value) = headers.get(&name) {
+                self.headers.insert(name, value.clone());
+            }
+        }
+    }
+
+    /// The bytes of its query, headers and body.
     fn bytes(&self) -> usize {
         let headers = self.headers.iter();
         let headers: usize = headers
@@ -85,11 +110,12 @@ impl Sends {
         self.timers.extend(later.timers);
     }
 
-    /// They are committed now.
-    pub fn begin(&mut self, now: StoreTime) {
+    /// They are committed now, by the message with these headers.
+    pub fn begin(&mut self, now: StoreTime, headers: &HeaderMap) {
         let timers = self.timers.values_mut().flatten();
         for sending in self.unnamed.iter_mut().chain(timers) {
             sending.due = now.later(sending.delay);
+            sending.outgoing.continue_trace(headers);
         }
     }
 
@@ -103,7 +129,7 @@ impl Sends {
     /// The bytes of all of them, names included.
     pub fn bytes(&self) -> usize {
         let names: usize = self.timers.keys().map(|name| name.len()).sum();
-        let sent: usize = self.iter().map(|(_, sending)| sending.bytes()).sum();
+        let sent: usize = self.iter().map(|(_, sent)| sent.outgoing.bytes()).sum();
         names + sent
     }
 
@@ -120,19 +146,24 @@ mod tests {
     fn sending(body: &'static str) -> Sending {
         Sending {
             id: Uuid::now_v7(),
-            stream: StreamName::try_from("ledger").unwrap(),
-            partition_key: PartitionKey::try_from("2026").unwrap(),
-            method: Method::Post,
-            query: String::new(),
-            headers: HeaderMap::new(),
-            body: Bytes::from_static(body.as_bytes()),
+            outgoing: Outgoing {
+                stream: StreamName::try_from("ledger").unwrap(),
+                partition_key: PartitionKey::try_from("2026").unwrap(),
+                method: Method::Post,
+                query: String::new(),
+                headers: HeaderMap::new(),
+                body: Bytes::from_static(body.as_bytes()),
+            },
             delay: Duration::ZERO,
             due: StoreTime::default(),
         }
     }
 
     fn bodies(sends: &Sends) -> Vec<&[u8]> {
-        sends.iter().map(|(_, sending)| &sending.body[..]).collect()
+        sends
+            .iter()
+            .map(|(_, sending)| &sending.outgoing.body[..])
+            .collect()
     }
 
     #[test]

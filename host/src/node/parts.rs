@@ -17,6 +17,7 @@ use super::sockets::Sockets;
 use super::vital::Vital;
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::bodies::BodyMemory;
+use crate::calls::Calls;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::entities::{Entities, EntitiesConfig};
@@ -95,16 +96,24 @@ impl Parts {
 
         let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
+        let calls = Arc::new(Calls::default());
         let entities = Arc::new(Entities::new(
             entities_config(config, own.node_id.clone()),
             catalog.clone(),
+            calls.clone(),
             bodies,
         ));
-        let local = Arc::new(Local::new(catalog.clone(), entities.clone(), bodies));
+        let local = Arc::new(Local::new(
+            catalog.clone(),
+            entities.clone(),
+            calls.clone(),
+            bodies,
+        ));
         let peers = Peers::new(hello.clone(), tls.clone(), bodies, lanes.clone());
         let node_id = own.node_id.clone();
         let dispatcher = Arc::new(Dispatcher::new(node_id.clone(), local.clone(), peers));
         entities.deliver_by(dispatcher.clone(), Handle::current());
+        calls.send_by(dispatcher.clone(), Handle::current());
 
         let bound_addr = sockets.peers.local_addr()?;
         let gossip_config = GossipConfig {

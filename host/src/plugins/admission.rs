@@ -2,7 +2,7 @@
 //! the versions of the plugin: old and new versions share its permits, and its counters carry over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use metrics::{Counter, counter};
@@ -34,14 +34,16 @@ pub struct Admission {
 /// message runs on.
 pub struct Place<P: AsRef<Admission>> {
     plugin: Arc<P>,
-    state: State,
+    /// One of the constants below.
+    state: AtomicU8,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Running,
-}
+/// It waits for a permit.
+const WAITING: u8 = 0;
+/// It has a permit.
+const RUNNING: u8 = 1;
+/// It has given its permit back for now.
+const AWAY: u8 = 2;
 
 impl Admission {
     pub(super) fn new(stream: &StreamName, limits: &Limits) -> Self {
@@ -125,13 +127,13 @@ impl<P: AsRef<Admission>> Place<P> {
         let admission = plugin.as_ref().as_ref();
         let permit = admission.permits.try_acquire();
         if permit.map(SemaphorePermit::forget).is_ok() {
-            let state = State::Running;
+            let state = AtomicU8::new(RUNNING);
             return Ok(Self { plugin, state });
         }
         let before = admission.waiting.fetch_add(1, Ordering::Relaxed);
         let has_room = before < admission.queue.load(Ordering::Relaxed);
         // If the queue is full, dropping the place decrements the count again.
-        let state = State::Waiting;
+        let state = AtomicU8::new(WAITING);
         let place = Self { plugin, state };
         has_room.then_some(place).ok_or(Refusal::QueueFull)
     }
@@ -142,14 +144,14 @@ impl<P: AsRef<Admission>> Place<P> {
 
     /// Whether it has a permit.
     pub fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state.load(Ordering::Relaxed) == RUNNING
     }
 
     /// Waits for a permit. Permits are granted in the order in which messages began to wait.
     ///
     /// # Errors
     /// If no permit became free before the deadline.
-    pub async fn wait(&mut self, deadline: Instant) -> Result<(), Refusal> {
+    pub async fn wait(&self, deadline: Instant) -> Result<(), Refusal> {
         let acquiring = async {
             let permit = self.admission().permits.acquire().await;
             permit.map(SemaphorePermit::forget)
@@ -158,13 +160,22 @@ impl<P: AsRef<Admission>> Place<P> {
         let Ok(Ok(())) = timeout_at(deadline.into(), acquiring).await else {
             return Err(Refusal::WaitedTooLong);
         };
-        self.admission().waiting.fetch_sub(1, Ordering::Relaxed);
-        self.state = State::Running;
+        if self.state.swap(RUNNING, Ordering::Relaxed) == WAITING {
+            self.admission().waiting.fetch_sub(1, Ordering::Relaxed);
+        }
         // A permit that was returned right at the deadline comes too late.
         if Instant::now() < deadline {
             Ok(())
         } else {
             Err(Refusal::WaitedTooLong)
+        }
+    }
+
+    /// Gives the permit back while the handler waits for another. It needs to [`wait`](Self::wait) for
+    /// one again before it goes on; the queue is not full for it.
+    pub fn give_back(&self) {
+        if self.state.swap(AWAY, Ordering::Relaxed) == RUNNING {
+            self.admission().give_back();
         }
     }
 
@@ -182,13 +193,14 @@ impl<P: AsRef<Admission>> Place<P> {
 impl<P: AsRef<Admission>> Drop for Place<P> {
     fn drop(&mut self) {
         let admission = self.admission();
-        match self.state {
-            State::Waiting => {
+        match self.state.load(Ordering::Relaxed) {
+            WAITING => {
                 admission.waiting.fetch_sub(1, Ordering::Relaxed);
                 // A permit may have been assigned just as the wait was abandoned, and is now free.
                 admission.forget_surplus();
             }
-            State::Running => admission.give_back(),
+            RUNNING => admission.give_back(),
+            _ => admission.forget_surplus(),
         }
     }
 }
@@ -271,10 +283,10 @@ mod tests {
     async fn who_waits_gets_the_permit_or_is_refused_at_its_deadline() {
         let admission = admission(1, 2);
         let running = Place::new(admission.clone()).unwrap();
-        let mut late = Place::new(admission.clone()).unwrap();
+        let late = Place::new(admission.clone()).unwrap();
         let soon = Instant::now() + Duration::from_millis(5);
         assert_eq!(late.wait(soon).await, Err(Refusal::WaitedTooLong));
-        let mut waiting = Place::new(admission.clone()).unwrap();
+        let waiting = Place::new(admission.clone()).unwrap();
         drop(running);
         let later = Instant::now() + Duration::from_secs(60);
         waiting.wait(later).await.unwrap();

@@ -60,6 +60,7 @@ impl Plugin {
         let properties = StreamProperties {
             takes_idempotency_keys: self.handler.limits().takes_idempotency_keys,
             is_stateful: self.handler.is_stateful(),
+            keeps_records: self.handler.is_stateful(),
         };
         Offer {
             digest: self.digest.clone(),

@@ -5,14 +5,14 @@ use super::admission::Place;
 use super::catalog::Plugin;
 use crate::bodies::{BodyMemory, NoRoom};
 use crate::message::{Fault, Message, Outcome, Refusal};
-use crate::runtime::{CallDeadline, EntityCall};
+use crate::runtime::{CallContext, CallDeadline};
 
-/// Runs a message on the plugin that its place is on. A stateful handler works on `entity`, which
-/// has what it wrote when the call has ended.
+/// Runs a message on the plugin that its place is on. A stateful handler works on the entity in
+/// `context`, which has what it wrote when the call has ended.
 pub async fn run(
-    place: &mut Place<Plugin>,
+    place: &Place<Plugin>,
     message: &Message,
-    entity: &mut Option<Box<EntityCall>>,
+    context: &mut Option<Box<CallContext>>,
     deadline: CallDeadline,
     bodies: &'static BodyMemory,
 ) -> Outcome {
@@ -28,7 +28,7 @@ pub async fn run(
         .map_err(|NoRoom| Fault::Refused(Refusal::NoRoom))?;
     let called = plugin
         .handler
-        .call(message, entity, deadline, || place.count_call());
+        .call(message, context, deadline, || place.count_call());
     let reply = called.await?;
     plugin.admission.reply_expected.note(reply.body.len());
     reply.with_reservation(reserved, bodies)

@@ -10,7 +10,7 @@ use wasmtime::WasmBacktrace;
 use super::compile::{compile, mismatch};
 use super::contract::{BadReply, NoReply, Prepared};
 use super::engine::Engine;
-use super::host::{self, EntityCall, Grants, MESSAGES, STATE, StateError};
+use super::host::{self, CALLS, CallContext, Grants, MESSAGES, STATE, StateError};
 use super::instance::{Instance, Interrupted, Stopped};
 use super::limits::Limits;
 use super::load_error::{LoadError, one_line};
@@ -41,6 +41,7 @@ pub struct Handler {
     pool: Arc<Pool<Instance>>,
     metrics: PluginMetrics,
     is_stateful: bool,
+    may_call: bool,
 }
 
 /// The deadline of one call.
@@ -69,10 +70,13 @@ impl Handler {
         Manifest { limits, grants }: Manifest,
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;
+        let imports = |interfaces: [&str; 2]| {
+            let mut interfaces = interfaces.into_iter();
+            interfaces.any(|interface| component.imports(engine, interface))
+        };
         let handler = Self {
-            is_stateful: [STATE, MESSAGES]
-                .into_iter()
-                .any(|interface| component.imports(engine, interface)),
+            is_stateful: imports([STATE, MESSAGES]),
+            may_call: imports([CALLS, MESSAGES]),
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
             shared: engine.host.share(&stream, &grants),
@@ -101,6 +105,11 @@ impl Handler {
         self.is_stateful
     }
 
+    /// Whether it may call other entities while it runs.
+    pub fn may_call(&self) -> bool {
+        self.may_call
+    }
+
     /// Number of warm, idle instances.
     pub fn idle_instances(&self) -> usize {
         self.pool.len()
@@ -117,18 +126,19 @@ impl Handler {
     }
 
     /// Runs a message, on a warm instance if there is one. Dropping the future stops the guest. A
-    /// stateful handler works on `entity`, which has what it wrote when the call has ended.
+    /// stateful handler works on the entity in `context`, which has what it wrote when the call has
+    /// ended.
     ///
     /// # Errors
     /// Why the call brought no reply.
     pub async fn call(
         &self,
         message: &Message,
-        entity: &mut Option<Box<EntityCall>>,
+        context: &mut Option<Box<CallContext>>,
         deadline: CallDeadline,
         on_start: impl FnOnce(),
     ) -> Outcome {
-        let run = self.run(message, entity, deadline.at, on_start);
+        let run = self.run(message, context, deadline.at, on_start);
         let called = timeout_at(deadline.at.into(), run).await;
         match called {
             Ok(Ok(reply)) => Ok(reply),
@@ -153,7 +163,7 @@ impl Handler {
     async fn run(
         &self,
         message: &Message,
-        entity: &mut Option<Box<EntityCall>>,
+        context: &mut Option<Box<CallContext>>,
         deadline: Instant,
         on_start: impl FnOnce(),
     ) -> Result<Reply, Ended> {
@@ -169,19 +179,26 @@ impl Handler {
                 .map_err(|stopped| self.ended(message, &stopped))?,
         };
         let returned = instance
-            .call(&self.engine, message, arguments, entity, deadline)
+            .call(&self.engine, message, arguments, context, deadline)
             .await;
         let returned = returned.map_err(|stopped| self.ended(message, &stopped))?;
         if !instance.should_retire(&self.limits) {
             self.pool.put(instance);
         }
         let reply = returned.reply();
-        reply.map_err(|no_reply| Ended::Fault(self.no_reply(message, no_reply)))
+        reply.map_err(|no_reply| {
+            let cycle = context.as_mut().and_then(|context| context.cycle.take());
+            Ended::Fault(self.no_reply(message, no_reply, cycle))
+        })
     }
 
     /// The fault that the caller sees when a handler returned no reply.
-    fn no_reply(&self, message: &Message, no_reply: NoReply) -> Fault {
+    fn no_reply(&self, message: &Message, no_reply: NoReply, cycle: Option<String>) -> Fault {
         let error = match no_reply {
+            // It returns what it got from its call.
+            NoReply::Failure(failure) if Some(&failure.text) == cycle.as_ref() => {
+                return Fault::Cycle(failure.text);
+            }
             NoReply::Failure(failure) => return Fault::Failure(failure),
             NoReply::Bad(error) => error,
         };
@@ -287,6 +304,8 @@ fn fault_of(error: StateError) -> Option<Fault> {
         StateError::Unreadable => Some(Fault::Crashed),
         StateError::NoRoom => Some(Fault::Refused(Refusal::NoRoom)),
         StateError::ReadOnly => Some(Fault::ReadOnly),
+        StateError::Crossed => Some(Fault::Refused(Refusal::Crossed)),
+        StateError::WaitedTooLong => Some(Fault::DeadlineExceeded),
         StateError::Limit(_) | StateError::NoMessage => None,
     }
 }

@@ -9,7 +9,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBackt
 
 use super::contract::{Arguments, Exports, Prepared, Returned};
 use super::engine::Engine;
-use super::host::{self, EntityCall, HostState, RESOURCES_MAX, StateError};
+use super::host::{self, CallContext, HostState, RESOURCES_MAX, StateError};
 use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
 use super::turns::Turn;
 use crate::message::{Limit, LimitKind, Message, StreamName};
@@ -101,26 +101,25 @@ impl Instance {
         }
     }
 
-    /// Runs one message, on this state if its stream is stateful. After an error, or when the future is dropped before it completes, the
+    /// Runs one message. After an error, or when the future is dropped before it completes, the
     /// instance is in an unknown state and must be dropped too.
     pub(super) async fn call(
         &mut self,
         engine: &Engine,
         message: &Message,
         arguments: Arguments<'_>,
-        entity: &mut Option<Box<EntityCall>>,
+        context: &mut Option<Box<CallContext>>,
         deadline: Instant,
     ) -> Result<Returned, Stopped> {
         self.calls += 1;
-        self.store.data_mut().begin(message.id, deadline);
-        self.store.data_mut().entity = entity.take();
+        let state = self.store.data_mut();
+        state.begin(message.id, deadline, context.take());
         self.store.set_epoch_deadline(1);
         let result = {
             let guest = pin!(self.exports.call(&mut self.store, message, arguments));
             engine.turns.run(guest, &self.turn).await
         };
-        self.store.data().end();
-        *entity = self.store.data_mut().entity.take();
+        *context = self.store.data_mut().end();
         result.map_err(|error| stopped(&self.store, error))
     }
 

@@ -24,7 +24,9 @@ mod turns;
 pub use engine::{Engine, EngineError};
 pub use entry::ManifestError;
 pub use handler::{CallDeadline, Handler};
-pub use host::{EntityCall, Grants, HostSettings, Loading, StateError, StateView};
+pub use host::{
+    CallContext, Caller, EntityCall, Grants, HostSettings, Loading, StateError, StateView,
+};
 pub use limits::{Instances, Limits};
 pub use load_error::{COMPONENT_BYTES_MAX, LoadError};
 pub use manifest::{Manifest, is_credential};

@@ -118,12 +118,13 @@ enum OutcomeLabel {
     ReadOnly,
     /// An `Idempotency-Key` came with another message.
     KeyReused,
+    Cycle,
     /// A fault of a later version.
     Other,
 }
 
 impl OutcomeLabel {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Ok,
         Self::Invalid,
         Self::NotFound,
@@ -139,6 +140,7 @@ impl OutcomeLabel {
         Self::Limit,
         Self::ReadOnly,
         Self::KeyReused,
+        Self::Cycle,
         Self::Other,
     ];
 
@@ -164,6 +166,7 @@ impl OutcomeLabel {
             }
             Fault::ReadOnly => Self::ReadOnly,
             Fault::IdempotencyKeyReused => Self::KeyReused,
+            Fault::Cycle(_) => Self::Cycle,
             Fault::Refused(_) => Self::Refused,
             Fault::Unreachable | Fault::NoCandidate => Self::Unreachable,
             Fault::Lost => Self::Lost,
@@ -188,6 +191,7 @@ impl OutcomeLabel {
             Self::Limit => "limit",
             Self::ReadOnly => "read_only",
             Self::KeyReused => "key_reused",
+            Self::Cycle => "cycle",
             Self::Other => "other",
         }
     }

@@ -23,6 +23,7 @@ const LOST: &str = "lost";
 const NO_CANDIDATE: &str = "no-candidate";
 const LIMIT_EXCEEDED: &str = "limit-exceeded";
 const READ_ONLY: &str = "read-only";
+const CYCLE: &str = "cycle";
 const IDEMPOTENCY_KEY_REUSED: &str = "idempotency-key-reused";
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +54,7 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         Fault::NoCandidate => (NO_CANDIDATE, None),
         Fault::ReadOnly => (READ_ONLY, None),
         Fault::IdempotencyKeyReused => (IDEMPOTENCY_KEY_REUSED, None),
+        Fault::Cycle(_) => (CYCLE, None),
         Fault::LimitExceeded(limit) => (LIMIT_EXCEEDED, Some((limit.kind.name(), limit.max))),
         Fault::Foreign(fault) => (fault.kind.as_str(), None),
     };
@@ -101,6 +103,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
         (CRASHED, _) => Fault::Crashed,
         (READ_ONLY, _) => Fault::ReadOnly,
         (IDEMPOTENCY_KEY_REUSED, _) => Fault::IdempotencyKeyReused,
+        (CYCLE, _) => Fault::Cycle(truncate(head.text.into_owned(), TEXT_BYTES_MAX)),
         (DEADLINE_EXCEEDED, _) => Fault::DeadlineExceeded,
         (LIMIT_EXCEEDED, Some(limit)) => Fault::LimitExceeded(limit),
         // `unreachable`, `lost` and `no-candidate` are foreign too: the peer reports them about
@@ -158,6 +161,7 @@ mod tests {
             Fault::DeadlineExceeded,
             Fault::ReadOnly,
             Fault::IdempotencyKeyReused,
+            Fault::Cycle("a/1 → a/1".into()),
         ];
         let all = FailureKind::ALL
             .map(failure)

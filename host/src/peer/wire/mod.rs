@@ -17,6 +17,7 @@ use tokio_util::codec::LengthDelimitedCodec;
 use uuid::Uuid;
 
 mod body;
+mod chain;
 mod fault;
 mod headers;
 mod hello;
@@ -121,6 +122,9 @@ const REPEATED: u32 = 3;
 /// The extension of a call that a handler sent, and whose id the store knows; its value is empty.
 const SENT: u32 = 4;
 
+/// The extension of a call by a handler: the handlers that wait for it.
+const CHAIN: u32 = 5;
+
 /// The extension of a reply that an earlier message got already; its value is empty.
 const REPLAYED: u32 = 1;
 
@@ -208,6 +212,7 @@ pub(super) fn put_call(
         .not_after
         .get()
         .map(|time| time.millis().to_be_bytes());
+    let chain = message.chain.as_deref().map(chain::write);
     let broadcast = message.is_broadcast.then_some((BROADCAST, &[][..]));
     let not_after = not_after.as_ref().map(|time| (NOT_AFTER, &time[..]));
     let head = CallHead {
@@ -225,6 +230,7 @@ pub(super) fn put_call(
             .chain(not_after)
             .chain(message.is_repeated.get().map(|()| (REPEATED, &[][..])))
             .chain(message.is_sent.then_some((SENT, &[][..])))
+            .chain(chain.as_ref().map(|chain| (CHAIN, &chain[..])))
             .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
@@ -415,6 +421,9 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
             None => OnceLock::new(),
         },
         is_sent: extension(&head.extensions, SENT).is_some(),
+        chain: extension(&head.extensions, CHAIN)
+            .map(chain::read)
+            .transpose()?,
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -455,7 +464,7 @@ pub(super) mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::message::{Failure, FailureKind, Refusal};
+    use crate::message::{Chain, Failure, FailureKind, Refusal};
 
     pub(in crate::peer) fn message(body_bytes: usize) -> Message {
         let mut headers = HeaderMap::new();
@@ -474,7 +483,12 @@ pub(super) mod tests {
             is_broadcast: body_bytes == 1,
             not_after: OnceLock::from(StoreTime::from_millis(body_bytes as u64)),
             is_repeated: OnceLock::from(()),
-            is_sent: body_bytes == 2,
+            is_sent: body_bytes == 0,
+            chain: (body_bytes == 0).then(|| {
+                let mut called = message(1);
+                called.chain = Chain::through(&message(1));
+                Chain::through(&called).unwrap()
+            }),
         }
     }
 
@@ -532,6 +546,12 @@ pub(super) mod tests {
                 (&message.stream, &message.partition_key),
                 (&sent.stream, &sent.partition_key)
             );
+            assert_eq!(
+                (message.is_broadcast, message.is_sent, message.chain),
+                (sent.is_broadcast, sent.is_sent, sent.chain)
+            );
+            assert_eq!(message.not_after, sent.not_after);
+            assert_eq!(message.is_repeated, sent.is_repeated);
             assert_eq!(message.headers.get_all("x-a").iter().count(), 2);
             assert!(!message.headers.contains_key("connection"));
         }

@@ -47,6 +47,12 @@ pub trait StateView: Send + Sync + 'static {
     /// Why the call must end.
     fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>>;
 
+    /// Waits until what the call sees is committed: before anything of it leaves the node.
+    ///
+    /// # Errors
+    /// Why the call must end.
+    fn settled(&self) -> Loading<'_, ()>;
+
     /// A page of values.
     ///
     /// # Errors
@@ -74,7 +80,13 @@ pub enum StateError {
     /// The memory for all bodies of the node, which writes share, is used up.
     #[error("there is no memory left for what the handler writes")]
     NoRoom,
-    #[error("there is no state outside of a message")]
+    /// A call, and another that waits for it in turn, waited for each other.
+    #[error("a call waited for a handler that waits for this one")]
+    Crossed,
+    /// It came too late.
+    #[error("the time for the call was over before it was answered")]
+    WaitedTooLong,
+    #[error("there is no state, and there are no calls, outside of a message")]
     NoMessage,
 }
 
@@ -115,7 +127,9 @@ impl Capability for State {
 
 impl HostState {
     pub(super) fn entity(&mut self) -> Result<&mut EntityCall, StateError> {
-        self.entity.as_deref_mut().ok_or(StateError::NoMessage)
+        let context = self.context.as_deref_mut();
+        let entity = context.and_then(|context| context.entity.as_mut());
+        entity.ok_or(StateError::NoMessage)
     }
 }
 

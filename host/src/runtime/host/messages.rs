@@ -13,7 +13,8 @@ use wasmtime::error::format_err;
 use super::entity::{check_name, limit};
 use super::{Capability, HostSettings, HostState};
 use crate::message::{
-    CONNECTION_HEADERS, LimitKind, Method, PartitionKey, RESERVED_HEADERS, Sending, StreamName,
+    CONNECTION_HEADERS, LimitKind, Method, Outgoing, PartitionKey, RESERVED_HEADERS, Sending,
+    StreamName,
 };
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::interfaces::Package;
@@ -21,12 +22,18 @@ use crate::state::VALUE_BYTES_MAX;
 
 wasmtime::component::bindgen!({
     path: "../wit",
-    interfaces: "import meshage:mesh/messages@0.1.0;",
-    imports: { default: trappable },
+    interfaces: "import meshage:mesh/messages@0.1.0; import meshage:mesh/calls@0.1.0;",
+    imports: {
+        "meshage:mesh/messages.call": async | trappable,
+        "meshage:mesh/calls.call": async | trappable,
+        "meshage:mesh/calls.send": async | trappable,
+        default: trappable,
+    },
 });
 
+pub(super) use meshage::mesh::calls as wit_calls;
 use meshage::mesh::messages as wit;
-use meshage::mesh::types;
+pub(super) use meshage::mesh::types;
 
 /// Has no state of its own: what a call sends is in its entity.
 pub(super) struct Messages;
@@ -62,15 +69,7 @@ impl wit::Host for HostState {
         delay_ms: u64,
         name: Option<String>,
     ) -> wasmtime::Result<()> {
-        let call = self.entity()?;
-        call.check_write()?;
-        let name = name.map(timer_name).transpose()?;
-        if message.body.len() > VALUE_BYTES_MAX {
-            return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX).into());
-        }
-        let sending = sending(to, message, Duration::from_millis(delay_ms))?;
-        call.sends.send(name, sending);
-        Ok(call.reserve()?)
+        send(self, to, message, delay_ms, name)
     }
 
     fn cancel(&mut self, name: String) -> wasmtime::Result<()> {
@@ -79,6 +78,46 @@ impl wit::Host for HostState {
         call.sends.cancel(timer_name(name)?);
         Ok(call.reserve()?)
     }
+
+    async fn call(
+        &mut self,
+        to: wit::Target,
+        message: wit::Outgoing,
+    ) -> wasmtime::Result<Result<wit::Reply, wit::Failure>> {
+        self.ask(to, message).await
+    }
+}
+
+/// Sends a message when the call's writes are committed.
+pub(super) fn send(
+    state: &mut HostState,
+    to: wit::Target,
+    message: wit::Outgoing,
+    delay_ms: u64,
+    name: Option<String>,
+) -> wasmtime::Result<()> {
+    let call = state.entity()?;
+    call.check_write()?;
+    let name = name.map(timer_name).transpose()?;
+    let outgoing = outgoing(to, message)?;
+    if outgoing.method == Method::Get {
+        return Err(no_method(&outgoing.method));
+    }
+    let sending = Sending {
+        id: Uuid::new_v7(Timestamp::now(NoContext)),
+        outgoing,
+        delay: Duration::from_millis(delay_ms),
+        due: Default::default(),
+    };
+    call.sends.send(name, sending);
+    Ok(call.reserve()?)
+}
+
+pub(super) fn no_method(method: &Method) -> wasmtime::Error {
+    format_err!(
+        "cannot send with the method {}: it is POST, PUT, PATCH or DELETE",
+        method.as_str()
+    )
 }
 
 /// # Errors
@@ -93,7 +132,7 @@ fn timer_name(name: String) -> wasmtime::Result<Arc<str>> {
 
 /// # Errors
 /// Why no message can be like that.
-fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime::Result<Sending> {
+pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Result<Outgoing> {
     let wit::Target {
         stream,
         partition_key,
@@ -104,11 +143,14 @@ fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime
         headers: given,
         body,
     } = message;
-    let method = Method::from_name(&method)
-        .filter(|method| *method != Method::Get)
-        .ok_or_else(|| {
-            format_err!("cannot send with the method {method:?}: it is POST, PUT, PATCH or DELETE")
-        })?;
+    if body.len() > VALUE_BYTES_MAX {
+        return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX).into());
+    }
+    let method = Method::from_name(&method).ok_or_else(|| {
+        format_err!(
+            "cannot send with the method {method:?}: it is POST, PUT, PATCH or DELETE, or GET for a call"
+        )
+    })?;
     if format!("/?{query}").parse::<PathAndQuery>().is_err() {
         return Err(format_err!(
             "cannot send the query {query:?}: it is to be percent-encoded"
@@ -125,8 +167,7 @@ fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime
             headers.append(name, value);
         }
     }
-    Ok(Sending {
-        id: Uuid::new_v7(Timestamp::now(NoContext)),
+    Ok(Outgoing {
         stream: StreamName::try_from(stream.as_str())
             .map_err(|error| format_err!("cannot send to the stream {stream:?}: {error}"))?,
         partition_key: PartitionKey::try_from(partition_key.as_str())
@@ -135,8 +176,6 @@ fn sending(to: wit::Target, message: wit::Outgoing, delay: Duration) -> wasmtime
         query,
         headers,
         body: Bytes::from(body),
-        delay,
-        due: Default::default(),
     })
 }
 
@@ -157,7 +196,7 @@ mod tests {
             body: b"{}".to_vec(),
         };
         change(&mut to, &mut message);
-        let error = sending(to, message, Duration::ZERO).unwrap_err();
+        let error = outgoing(to, message).unwrap_err();
         assert!(error.to_string().contains(problem), "{error}");
     }
 
@@ -166,7 +205,7 @@ mod tests {
         check(|to, _| to.stream = "a/b".into(), "the stream \"a/b\"");
         check(|to, _| to.partition_key.clear(), "the key \"\"");
         check(
-            |_, message| message.method = "GET".into(),
+            |_, message| message.method = "HEAD".into(),
             "it is POST, PUT",
         );
         // It would end the line on which it is stored.
@@ -202,7 +241,7 @@ mod tests {
             headers: headers.map(|name| (name.into(), "1".into())).to_vec(),
             body: Vec::new(),
         };
-        let sent = sending(to, message, Duration::ZERO).unwrap();
+        let sent = outgoing(to, message).unwrap();
         assert_eq!(sent.headers.keys().collect::<Vec<_>>(), ["x-a"]);
     }
 }

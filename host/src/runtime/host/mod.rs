@@ -2,6 +2,7 @@
 //! manifest keys it reads, its state for the node, for a plugin and for an instance, and what it
 //! does when a call begins. Only the list at the end of this file names them.
 
+mod calls;
 mod entity;
 mod http;
 mod log;
@@ -21,6 +22,8 @@ use super::guest_log::GuestLog;
 use super::interfaces::{MESH, MESH_VERSION, Package};
 use crate::message::StreamName;
 
+pub(super) use calls::CALLS;
+pub use calls::{CallContext, Caller};
 pub use entity::{EntityCall, Loading, StateError, StateView};
 pub(super) use entity::{MESSAGES, STATE};
 pub(super) use state::{HostState, RESOURCES_MAX};
@@ -70,8 +73,12 @@ trait Capability: Sized + Send + 'static {
 
     fn instance(shared: &Arc<Self::Shared>, log: &GuestLog) -> Self;
 
-    /// Called when a call, or the start of the instance, begins; it must end by the deadline.
-    fn begin(&mut self, _deadline: Instant) {}
+    /// Called when a call, or the start of the instance, begins; it must end by the deadline. A call
+    /// with state sees this of it.
+    fn begin(&mut self, _deadline: Instant, _view: Option<&Arc<dyn StateView>>) {}
+
+    /// Called when the call has ended.
+    fn end(&mut self) {}
 }
 
 /// Generates the host's state, with one field per capability.
@@ -126,8 +133,12 @@ macro_rules! capabilities {
                 Self { $($name: <$capability>::instance(&shared.$name, log)),+ }
             }
 
-            fn begin(&mut self, deadline: Instant) {
-                $(self.$name.begin(deadline);)+
+            fn begin(&mut self, deadline: Instant, view: Option<&Arc<dyn StateView>>) {
+                $(self.$name.begin(deadline, view);)+
+            }
+
+            fn end(&mut self) {
+                $(self.$name.end();)+
             }
         }
 
@@ -155,6 +166,7 @@ capabilities! {
     log: log::Log,
     state: entity::State,
     messages: messages::Messages,
+    calls: calls::Calls,
 }
 
 /// The packages that guests can import from, for error texts.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
-use super::{EntityCall, Held, Shared};
+use super::{CallContext, Held, Shared};
 use crate::message::StreamName;
 use crate::runtime::budget::Budget;
 use crate::runtime::guest_log::GuestLog;
@@ -24,8 +24,8 @@ pub(in crate::runtime) struct HostState {
     pub(in crate::runtime) budget: Budget,
     pub(in crate::runtime) deadline: Instant,
     pub(in crate::runtime) turn: Turn,
-    /// What the call works on, if its stream is stateful.
-    pub(in crate::runtime) entity: Option<Box<EntityCall>>,
+    /// What the call works with, if its handler has state or may call others.
+    pub(in crate::runtime) context: Option<Box<CallContext>>,
 }
 
 impl HostState {
@@ -39,7 +39,7 @@ impl HostState {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
         let mut held = Held::new(shared, &log);
-        held.begin(deadline);
+        held.begin(deadline, None);
         Self {
             held,
             resources,
@@ -47,21 +47,33 @@ impl HostState {
             budget: Budget::new(memory_bytes_max),
             deadline,
             turn: Turn::default(),
-            entity: None,
+            context: None,
         }
     }
 
     /// Called when a call begins.
-    pub(in crate::runtime) fn begin(&mut self, message: Uuid, deadline: Instant) {
+    pub(in crate::runtime) fn begin(
+        &mut self,
+        message: Uuid,
+        deadline: Instant,
+        context: Option<Box<CallContext>>,
+    ) {
         self.deadline = deadline;
-        self.held.begin(deadline);
+        self.context = context;
+        let entity = self
+            .context
+            .as_deref()
+            .and_then(|context| context.entity.as_ref());
+        self.held.begin(deadline, entity.map(|entity| &entity.view));
         self.budget.begin();
         self.log.begin(message);
     }
 
     /// Called when the call has ended.
-    pub(in crate::runtime) fn end(&self) {
+    pub(in crate::runtime) fn end(&mut self) -> Option<Box<CallContext>> {
         self.log.end();
+        self.held.end();
+        self.context.take()
     }
 
     /// The last lines that the guest wrote to stderr.

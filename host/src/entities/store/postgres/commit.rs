@@ -87,8 +87,8 @@ impl<'a> Sent<'a> {
             self.ords.push(ord);
             self.ids.push(sending.id);
             self.names.push(name.map(|name| &**name));
-            self.streams.push(sending.stream.as_str());
-            self.keys.push(sending.partition_key.as_str());
+            self.streams.push(sending.outgoing.stream.as_str());
+            self.keys.push(sending.outgoing.partition_key.as_str());
             self.due.push(millis(sending.due));
             let wake_at = if sending.due <= now {
                 now.later(CLAIM)
@@ -96,7 +96,7 @@ impl<'a> Sent<'a> {
                 sending.due
             };
             self.wake_at.push(millis(wake_at));
-            self.messages.push(written(sending));
+            self.messages.push(written(&sending.outgoing));
         }
     }
 }

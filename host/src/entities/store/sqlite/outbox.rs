@@ -62,12 +62,12 @@ pub(super) fn send(
                 stream,
                 key,
                 name.map(|name| &**name),
-                sending.stream.as_str(),
-                sending.partition_key.as_str(),
+                sending.outgoing.stream.as_str(),
+                sending.outgoing.partition_key.as_str(),
                 millis(sending.due),
                 millis(wake_at),
                 node,
-                Value(&written(sending)),
+                Value(&written(&sending.outgoing)),
             ))?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::time::Instant;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::{Capability, HostSettings, HostState};
+use super::{Capability, HostSettings, HostState, StateView};
 use crate::message::StreamName;
 use crate::runtime::entry::{Entry, ManifestError};
 use crate::runtime::guest_log::GuestLog;
@@ -72,12 +72,18 @@ impl Capability for Http {
             access: access.clone(),
             // Set when the instance starts.
             deadline: Instant::now(),
+            view: None,
         };
         Self { context, sender }
     }
 
-    fn begin(&mut self, deadline: Instant) {
+    fn begin(&mut self, deadline: Instant, view: Option<&Arc<dyn StateView>>) {
         self.sender.deadline = deadline;
+        self.sender.view = view.cloned();
+    }
+
+    fn end(&mut self) {
+        self.sender.view = None;
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
 
 use super::access::Access;
+use crate::runtime::host::StateView;
 
 /// Maximum size of a request body, and of a response body.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -26,6 +27,8 @@ pub(super) struct Sender {
     pub(super) access: Arc<Access>,
     /// The deadline of the running call; requests must end by then.
     pub(super) deadline: Instant,
+    /// What the call sees of its entity: nothing is sent before that is committed.
+    pub(super) view: Option<Arc<dyn StateView>>,
 }
 
 type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -63,9 +66,13 @@ impl WasiHttpHooks for Sender {
             })
         });
         let is_https = request.uri().scheme() == Some(&uri::Scheme::HTTPS);
-        let access = self.access.clone();
+        let (access, view) = (self.access.clone(), self.view.clone());
         Box::new(async move {
             let sending = async {
+                if let Some(view) = view {
+                    let settled = view.settled().await;
+                    settled.map_err(|error| Error::InternalError(Some(error.to_string())))?;
+                }
                 if is_https {
                     let uri = request.uri().clone();
                     let sent = access.tls.send(request, options).await;
