@@ -14,6 +14,7 @@ mod bodies;
 mod broadcast;
 mod broken;
 mod busy;
+mod calls;
 mod failover;
 mod faults;
 mod floods;

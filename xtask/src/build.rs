@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use crate::setup::{self, GUEST_TARGET, cargo, root};
 
 /// The example plugins: they go into `plugins/`.
-const PLUGINS: [&str; 3] = ["cart", "echo", "orders"];
+const PLUGINS: [&str; 5] = ["account", "cart", "echo", "orders", "transfer"];
 
 /// The guests of the tests: they stay where cargo puts them.
-const TEST_GUESTS: [&str; 3] = ["alien", "fickle", "journal"];
+const TEST_GUESTS: [&str; 4] = ["alien", "caller", "fickle", "journal"];
 
 /// Guests that benchmarks run beside the example plugins, on our host and on others.
 const BENCH_GUESTS: [&str; 4] = ["body-echo", "counter", "http-echo", "http-echo-p3"];

@@ -58,6 +58,11 @@ impl Gate {
         self.is_open.send_replace(false);
     }
 
+    /// How many requests have arrived since the start.
+    pub(crate) fn arrived(&self) -> usize {
+        *self.arrived.borrow()
+    }
+
     /// Waits until this many requests have arrived since the start: each belongs to a running
     /// handler.
     pub(crate) async fn wait_for(&self, count: usize) {

@@ -85,6 +85,16 @@ impl State {
         }
     }
 
+    /// What a commit of another node does to the entity of `journal`, without changing its state.
+    pub(crate) async fn commit_elsewhere(&self, key: &str) {
+        let id = match self {
+            Self::Sqlite(_) => "randomblob(16)",
+            Self::Postgres { .. } => "gen_random_uuid()",
+        };
+        let sql = format!("UPDATE meshage_entity SET commit_id = {id} WHERE key = '{key}'");
+        self.execute(&sql).await;
+    }
+
     /// Runs statements on the store.
     pub(crate) async fn execute(&self, sql: &str) {
         match self {

@@ -32,6 +32,11 @@ struct Wanted {
     wait_ms: u64,
     /// Waits until this server answers: `host:port/`.
     wait_for: Option<String>,
+    /// Calls the entity of the first of these keys, by commas, which calls the next one, and so on; each
+    /// appends the id of this one. In a `GET`, they read.
+    call: Option<String>,
+    /// How the called one ends.
+    call_then: Option<String>,
     /// Sends an append of `send_id` to the entity of this key.
     send: Option<String>,
     send_id: Option<String>,
@@ -78,6 +83,10 @@ fn handle(
         entity.set("list", &list)?;
     }
     let after = Duration::from_millis(wanted.after_ms);
+    let called = match &wanted.call {
+        Some(keys) => Some(call(&entity, keys, &wanted)?),
+        None => None,
+    };
     if let Some(key) = &wanted.send {
         let body = json!({ "append": wanted.send_id });
         entity.send_after("journal", key, &body, after)?;
@@ -114,7 +123,25 @@ fn handle(
         let names: Vec<String> = entity.scan(prefix).map(|(name, _)| name).collect();
         return Ok(Json(json!({ "names": names })));
     }
-    Ok(Json(json!({ "id": message.id(), "list": list })))
+    Ok(Json(
+        json!({ "id": message.id(), "list": list, "called": called }),
+    ))
+}
+
+fn call(entity: &Entity, keys: &str, wanted: &Wanted) -> Result<Value, Failure> {
+    let (key, others) = keys.split_once(',').unwrap_or((keys, ""));
+    let others = (!others.is_empty()).then_some(others);
+    let reply = match &wanted.append {
+        Some(append) => {
+            let body = json!({ "append": append, "call": others, "then": wanted.call_then });
+            entity.call("journal", key, &body)?
+        }
+        None => {
+            let query = others.map_or_else(String::new, |others| format!("call={others}"));
+            entity.call_get("journal", key, query)?
+        }
+    };
+    reply.json()
 }
 
 fn write(entity: &Entity, name: &str, wanted: &Wanted) {
