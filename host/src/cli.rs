@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, FromArgMatches, Subcommand};
+use uuid::Uuid;
 
 use crate::config::{CONFIG, Setting, Values, settings};
 
@@ -34,7 +35,7 @@ pub enum Command {
     /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its
     /// owner, or its group, can read
     Secret,
-    /// Copy or export the state of entities; the nodes that use it should be stopped
+    /// Copy, export or look after the state of entities
     State {
         #[command(subcommand)]
         command: StateCommand,
@@ -44,7 +45,8 @@ pub enum Command {
 /// What to do with the state of entities.
 #[derive(Debug, Clone, Subcommand)]
 pub enum StateCommand {
-    /// Copy every entity to another store, which is made if there is none
+    /// Copy everything to another store, which is made if there is none; the nodes that use either
+    /// should be stopped
     ///
     /// An entity that is there already is left as it is, so that a copy can be repeated; exit code
     /// 1 if any is there with another last commit.
@@ -57,7 +59,7 @@ pub enum StateCommand {
         to: String,
     },
     /// Write every entity as a line of JSON: stream, partitionKey, commitId, and values, each with
-    /// name, bytes, and json, text or base64
+    /// name, bytes, and json, text or base64; what nodes write meanwhile may be missing
     Export {
         /// Where the state is: as for --state, which is the default
         #[arg(long, value_name = "LOCATION")]
@@ -65,6 +67,25 @@ pub enum StateCommand {
         /// Only the entities of this stream
         #[arg(long, value_name = "NAME")]
         stream: Option<String>,
+    },
+    /// Write every message and timer that handlers sent and that has no answer yet as a line of JSON;
+    /// nodes may be running
+    Sends {
+        /// Where the state is: as for --state, which is the default
+        #[arg(long, value_name = "LOCATION")]
+        from: Option<String>,
+        /// Only those that were tried 20 times, and are not tried again by themselves
+        #[arg(long)]
+        stuck: bool,
+    },
+    /// Have messages that were tried before delivered again, by the nodes that are running
+    Retry {
+        /// Where the state is: as for --state, which is the default
+        #[arg(long, value_name = "LOCATION")]
+        from: Option<String>,
+        /// Their ids, as `state sends` shows them; without any, all that are stuck
+        #[arg(value_name = "ID")]
+        ids: Vec<Uuid>,
     },
 }
 

@@ -101,7 +101,7 @@ fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     })
 }
 
-/// Copies or exports the state of entities.
+/// Copies, exports or looks after the state of entities.
 fn state(command: StateCommand, written: Written) -> Result<ExitCode, Failed> {
     let runtime = tokio::runtime::Runtime::new()?;
     match command {
@@ -112,6 +112,17 @@ fn state(command: StateCommand, written: Written) -> Result<ExitCode, Failed> {
         StateCommand::Export { from, stream } => {
             let terms = StateTerms::new(written, from.as_deref(), None)?;
             runtime.block_on(export(terms, stream))
+        }
+        StateCommand::Sends { from, stuck } => {
+            let terms = StateTerms::new(written, from.as_deref(), None)?;
+            runtime.block_on(list_sends(terms, stuck))
+        }
+        StateCommand::Retry { from, ids } => {
+            let terms = StateTerms::new(written, from.as_deref(), None)?;
+            let retried = entities::retry_sends(&terms.from, &terms.cluster_id, ids);
+            let retried = runtime.block_on(retried).map_err(anyhow::Error::from)?;
+            say(&format!("{retried} messages are delivered again"))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -128,11 +139,16 @@ async fn copy(terms: StateTerms) -> Result<ExitCode, Failed> {
         there,
         differ,
         named,
+        records,
+        sends,
     } = entities::copy(&from, &to, &cluster_id)
         .await
         .map_err(anyhow::Error::from)?;
     say(&format!(
         "{copied} entities were copied; {there} were there already"
+    ))?;
+    say(&format!(
+        "{records} kept replies, and {sends} messages and timers without an answer, were copied"
     ))?;
     if differ == 0 {
         return Ok(ExitCode::SUCCESS);
@@ -151,6 +167,20 @@ async fn export(terms: StateTerms, stream: Option<String>) -> Result<ExitCode, F
     let mut output = BufWriter::new(io::stdout().lock());
     let line = |line: &str| writeln!(output, "{line}");
     let done = entities::export(&terms.from, &terms.cluster_id, stream, line).await;
+    written_out(done, output)
+}
+
+async fn list_sends(terms: StateTerms, stuck: bool) -> Result<ExitCode, Failed> {
+    let mut output = BufWriter::new(io::stdout().lock());
+    let line = |line: &str| writeln!(output, "{line}");
+    let done = entities::list_sends(&terms.from, &terms.cluster_id, stuck, line).await;
+    written_out(done, output)
+}
+
+fn written_out(
+    done: Result<(), TransferError>,
+    mut output: impl Write,
+) -> Result<ExitCode, Failed> {
     match done {
         Err(TransferError::Output(error)) => ended_by_reader(error),
         Err(error) => Err(anyhow::Error::from(error).into()),

@@ -197,7 +197,10 @@ async fn nothing_leaves_before_what_came_before_is_committed(state: State) {
         file.execute_batch("BEGIN IMMEDIATE").unwrap();
         // This one cannot be committed now, and the next one sees what it wrote.
         let first = act(&nodes[0], &keys[0], "append=first");
-        let next = act(&nodes[0], &keys[0], &query);
+        let next = async {
+            until(|| async { nodes[0].served("journal").await > before }).await;
+            act(&nodes[0], &keys[0], &query).await
+        };
         let watching = async {
             until(|| async { nodes[0].served("journal").await == before + 2 }).await;
             nodes[0].wait_until_running("journal", 1).await;

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use metrics::gauge;
+use serde_json::Value;
+use uuid::Uuid;
 
-use super::Entities;
 use super::commit::EntityId;
-use super::store::{Found, Listing, Look, Seen, What};
+use super::outbox::Waiting;
+use super::store::{Found, Listing, Look, Order, Seen, Store, What};
+use super::{Entities, transfer};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range};
 use crate::telemetry::names;
@@ -84,10 +87,44 @@ impl Entities {
         }))
     }
 
-    async fn ask(&self, look: Look) -> Result<Seen, String> {
+    /// Messages that handlers sent and that have no answer, or only those that are stuck: at most
+    /// `limit` after the one with this id, in the order of their ids.
+    ///
+    /// # Errors
+    /// If there is no store, or it does not work.
+    pub async fn sends(
+        &self,
+        is_stuck: bool,
+        after: Uuid,
+        limit: usize,
+    ) -> Result<Vec<Value>, String> {
+        let sends = transfer::outstanding(self.store()?, is_stuck, after, limit).await;
+        let sends = sends.map_err(|error| error.to_string())?;
+        Ok(sends.iter().map(Waiting::line).collect())
+    }
+
+    /// Has a message that was tried before delivered again; `None`: all that are stuck. Returns how
+    /// many there are.
+    ///
+    /// # Errors
+    /// If there is no store, or it does not work.
+    pub async fn retry(&self, id: Option<Uuid>) -> Result<u64, String> {
+        let store = self.store()?;
+        let retried = match id {
+            Some(id) => store.order(Order::Retry(vec![id])).await,
+            None => transfer::retry_stuck(store).await,
+        };
+        retried.map_err(|error| error.to_string())
+    }
+
+    fn store(&self) -> Result<&Store, String> {
         let active = self.active.get();
         let active = active.ok_or("no stateful plugin was loaded, so no store is open")?;
-        let seen = active.store.look(look).await;
+        Ok(&active.store)
+    }
+
+    async fn ask(&self, look: Look) -> Result<Seen, String> {
+        let seen = self.store()?.look(look).await;
         seen.map_err(|error| error.to_string())
     }
 

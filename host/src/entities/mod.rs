@@ -43,7 +43,7 @@ use store::{Make, Store};
 
 pub use outbox::{Deliver, Delivered};
 pub use store::{PostgresUrl, StoreError};
-pub use transfer::{Copied, TransferError, copy, export};
+pub use transfer::{Copied, TransferError, copy, export, list_sends, retry_sends};
 
 /// How long the store may take to be opened. Plugins without state are loaded afterwards.
 const OPEN_MAX: Duration = Duration::from_secs(20);

@@ -6,13 +6,14 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use metrics::counter;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -66,7 +67,7 @@ pub enum Delivered {
 }
 
 /// A message of the outbox.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Letter {
     pub(super) id: Uuid,
     pub(super) from: Arc<EntityId>,
@@ -76,6 +77,18 @@ pub(super) struct Letter {
     pub(super) tries: u32,
     /// Written as in HTTP.
     pub(super) text: Bytes,
+}
+
+/// A message of the outbox, with how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) letter: Letter,
+    /// Which node delivers it.
+    pub(super) node: String,
+    /// When it is delivered, or delivered again; `None`: it is stuck.
+    pub(super) wake_at: Option<StoreTime>,
+    /// How its last delivery failed.
+    pub(super) problem: Option<String>,
 }
 
 /// A delivery that failed.
@@ -250,6 +263,40 @@ impl Outbox {
 fn pause(tries: u32) -> Option<Duration> {
     let [first, longest] = BACK_OFF;
     (tries + 1 < TRIES_MAX).then(|| longest.min(first * 2_u32.saturating_pow(tries.min(20))))
+}
+
+impl Waiting {
+    /// As operators see it.
+    pub(super) fn line(&self) -> Value {
+        let Letter {
+            id,
+            from,
+            name,
+            to,
+            due,
+            tries,
+            text,
+        } = &self.letter;
+        let entity =
+            |entity: &EntityId| json!({ "stream": entity.stream, "partitionKey": entity.key });
+        let time = |time: StoreTime| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(time.millis());
+            humantime::format_rfc3339_millis(time).to_string()
+        };
+        json!({
+            "id": id,
+            "from": entity(from),
+            "to": entity(to),
+            "timer": name,
+            "due": time(*due),
+            "tries": tries,
+            "state": if self.wake_at.is_none() { "stuck" } else { "waiting" },
+            "nextTry": self.wake_at.filter(|at| *at > StoreTime::default()).map(time),
+            "problem": self.problem,
+            "node": self.node,
+            "bytes": text.len(),
+        })
+    }
 }
 
 impl Letter {

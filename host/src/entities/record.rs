@@ -93,6 +93,9 @@ pub(super) struct Recorded {
 }
 
 impl RecordId {
+    /// Before all others.
+    pub(super) const FIRST: Self = Self([0; 16]);
+
     fn of_message(id: Uuid) -> Self {
         Self(id.into_bytes())
     }
@@ -105,7 +108,6 @@ impl RecordId {
         Self(id)
     }
 
-    #[cfg(test)]
     pub(super) fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }

@@ -7,10 +7,14 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::outbox::Outbox;
-use super::store::{Found, Listing, Look, Make, Store, StoreError, What};
+use super::outbox::{Outbox, Waiting};
+use super::record::{RecordId, RecordedUntil};
+use super::store::{
+    Found, Imported, Listing, Look, Make, Order, Outstanding, Store, StoreError, What,
+};
 use super::{StateLocation, open};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, PAGE_VALUES_MAX, Range, Writes, shown};
@@ -43,12 +47,17 @@ pub struct Copied {
     pub differ: usize,
     /// The first of them.
     pub named: Vec<String>,
+    /// Replies that are kept for repetitions, and messages and timers that have no answer yet; without
+    /// those that the other store had already.
+    pub records: u64,
+    pub sends: u64,
 }
 
 /// An entity with all its values.
 struct Whole {
     entity: Arc<EntityId>,
     last: CommitId,
+    recorded: RecordedUntil,
     values: Vec<(Name, Bytes)>,
 }
 
@@ -62,14 +71,7 @@ pub async fn export(
     stream: Option<StreamName>,
     mut write: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<(), TransferError> {
-    let (store, _) = open(
-        from,
-        cluster,
-        Make::Never,
-        outbox(),
-        CancellationToken::new(),
-    )
-    .await?;
+    let store = open_that_is_there(from, cluster).await?;
     each_batch(&store, stream, async |entities| {
         for entity in entities {
             write(&entity.line())?;
@@ -119,9 +121,124 @@ pub async fn copy(
         Ok(())
     })
     .await?;
+    copied.records = copy_records(&from, &to).await?;
+    copied.sends = copy_sends(&from, &to).await?;
     from.close().await;
     to.close().await;
     Ok(copied)
+}
+
+async fn copy_records(from: &Store, to: &Store) -> Result<u64, StoreError> {
+    let (mut after, mut copied) = (RecordId::FIRST, 0);
+    loop {
+        let Found::Records(records) = from.look(Look::Records(after, BATCH)).await?.found else {
+            return Err(unexpected());
+        };
+        let Some((_, last)) = records.last() else {
+            return Ok(copied);
+        };
+        after = last.id;
+        let sends = Vec::new();
+        copied += to.order(Order::Import(Imported { records, sends })).await?;
+    }
+}
+
+async fn copy_sends(from: &Store, to: &Store) -> Result<u64, StoreError> {
+    let (mut after, mut copied) = (Uuid::nil(), 0);
+    loop {
+        let sends = outstanding(from, false, after, BATCH).await?;
+        let Some(last) = sends.last() else {
+            return Ok(copied);
+        };
+        after = last.letter.id;
+        let records = Vec::new();
+        copied += to.order(Order::Import(Imported { records, sends })).await?;
+    }
+}
+
+/// Writes each message that was sent and has no answer, or only those that are stuck, as a line of
+/// JSON.
+///
+/// # Errors
+/// If the store cannot be read, or a line not be written.
+pub async fn list_sends(
+    from: &StateLocation,
+    cluster: &str,
+    is_stuck: bool,
+    mut write: impl FnMut(&str) -> io::Result<()>,
+) -> Result<(), TransferError> {
+    let store = open_that_is_there(from, cluster).await?;
+    let mut after = Uuid::nil();
+    loop {
+        let sends = outstanding(&store, is_stuck, after, BATCH).await?;
+        let Some(last) = sends.last() else { break };
+        after = last.letter.id;
+        for waiting in &sends {
+            write(&waiting.line().to_string())?;
+        }
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// Has these messages, or all that are stuck, delivered again. Returns how many there are.
+///
+/// # Errors
+/// If the store does not work.
+pub async fn retry_sends(
+    from: &StateLocation,
+    cluster: &str,
+    ids: Vec<Uuid>,
+) -> Result<u64, TransferError> {
+    let store = open_that_is_there(from, cluster).await?;
+    let retried = if ids.is_empty() {
+        retry_stuck(&store).await?
+    } else {
+        store.order(Order::Retry(ids)).await?
+    };
+    store.close().await;
+    Ok(retried)
+}
+
+/// Has all messages that are stuck delivered again.
+///
+/// # Errors
+/// If the store does not work.
+pub(super) async fn retry_stuck(store: &Store) -> Result<u64, StoreError> {
+    let (mut after, mut retried) = (Uuid::nil(), 0);
+    loop {
+        let stuck = outstanding(store, true, after, BATCH).await?;
+        let Some(last) = stuck.last() else {
+            return Ok(retried);
+        };
+        after = last.letter.id;
+        let ids = stuck.iter().map(|waiting| waiting.letter.id).collect();
+        retried += store.order(Order::Retry(ids)).await?;
+    }
+}
+
+/// Messages that have no answer, in the order of their ids.
+pub(super) async fn outstanding(
+    store: &Store,
+    is_stuck: bool,
+    after: Uuid,
+    limit: usize,
+) -> Result<Vec<Waiting>, StoreError> {
+    let wanted = Outstanding {
+        is_stuck,
+        after,
+        limit,
+    };
+    match store.look(Look::Sends(wanted)).await?.found {
+        Found::Sends(sends) => Ok(sends),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn open_that_is_there(from: &StateLocation, cluster: &str) -> Result<Store, StoreError> {
+    let ended = CancellationToken::new();
+    let (store, _) = open(from, cluster, Make::Never, outbox(), ended).await?;
+    Ok(store)
 }
 
 /// Delivers nothing.
@@ -154,6 +271,7 @@ async fn put(to: &Store, whole: Whole) -> Result<(Arc<EntityId>, Put), StoreErro
     let Whole {
         entity,
         last,
+        recorded,
         values,
     } = whole;
     let mut writes = Writes::default();
@@ -165,7 +283,7 @@ async fn put(to: &Store, whole: Whole) -> Result<(Arc<EntityId>, Put), StoreErro
         expected: None,
         id: last,
         changes: Arc::new(writes.into()),
-        recorded: Default::default(),
+        recorded,
     };
     let put = match to.commit_one(commit).await {
         Outcome::Committed => Put::Copied,
@@ -266,8 +384,12 @@ async fn read(store: &Store, entity: Arc<EntityId>) -> Result<Whole, StoreError>
 
 /// `None`: it was written meanwhile.
 async fn read_once(store: &Store, entity: &Arc<EntityId>) -> Result<Option<Whole>, StoreError> {
+    let seen = store.look(Look::At(entity.clone(), What::Values)).await?;
+    let Found::Values(_, recorded) = seen.found else {
+        return Err(unexpected());
+    };
     let mut values = Vec::new();
-    let mut first = None;
+    let mut first = seen.last;
     let mut range = Range::new("", "", PAGE_VALUES_MAX);
     loop {
         let seen = store
@@ -287,6 +409,7 @@ async fn read_once(store: &Store, entity: &Arc<EntityId>) -> Result<Option<Whole
                 return Ok(Some(Whole {
                     entity,
                     last,
+                    recorded,
                     values,
                 }));
             }

@@ -8,13 +8,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::shared::{Admin, bad_request, names_of};
+use super::shared::{Admin, bad_request, names_of, page_limit, unavailable};
 use crate::message::StreamName;
 use crate::state::shown;
-
-/// Entities, or values, that one answer has at most.
-const LIMIT_MAX: usize = 1000;
-const LIMIT_DEFAULT: usize = 100;
 
 /// Values of more bytes are shown by their size alone.
 const SHOWN_BYTES_MAX: usize = 64 << 10;
@@ -35,11 +31,7 @@ impl Wanted {
         if self.prefix.contains('\0') || self.after.contains('\0') {
             return Err("prefix and after cannot have U+0000 in them".into());
         }
-        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
-        if (1..=LIMIT_MAX).contains(&limit) {
-            return Ok(limit);
-        }
-        Err(format!("limit is {limit}; expected 1 to {LIMIT_MAX}"))
+        page_limit(self.limit)
     }
 }
 
@@ -118,13 +110,4 @@ fn show(name: &str, value: &Bytes) -> Value {
         return json!({ "name": name, "bytes": value.len() });
     }
     shown(name, value)
-}
-
-fn unavailable(error: &str) -> Response {
-    let error = format!("the state cannot be read: {error}");
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        Json(json!({ "error": error })),
-    )
-        .into_response()
 }

@@ -10,12 +10,16 @@
 //! | `GET /plugins` | every plugin: its state, version and limits |
 //! | `GET /entities/{stream}` | the entities of a stream, by their keys |
 //! | `GET /entities/{stream}/{partitionKey}` | one entity: its values, its owner, its queue |
+//! | `GET /sends` | messages and timers that have no answer yet; `?stuck=true`: those that are not tried again |
+//! | `POST /sends/retry`, `POST /sends/{id}/retry` | delivers those that are stuck, or one, again |
 
 mod entities;
+mod sends;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +28,7 @@ use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::server::conn::auto::Builder;
@@ -71,13 +75,14 @@ impl Admin {
         let router = TowerToHyperService::new(self.router());
         let acceptor = Acceptor::new(listener, "the admin API", CONNECTIONS_MAX);
         let connections = TaskTracker::new();
-        let serve = |socket, _, permit| {
+        let serve = |socket, peer: SocketAddr, permit| {
             let (builder, router, stopped) = (builder.clone(), router.clone(), stopped.clone());
             async move {
                 let _permit: Permit = permit;
                 let service = |activity: &Arc<Activity>, _: &Arc<Observed>| {
                     let activity = activity.clone();
-                    service_fn(move |request| {
+                    service_fn(move |mut request| {
+                        request.extensions_mut().insert(Peer(peer));
                         let open = activity.begin();
                         let answer = router.call(request);
                         async move {
@@ -104,6 +109,13 @@ impl Admin {
             .route(
                 "/entities/{stream}/{partition_key}",
                 get(entities::describe),
+            )
+            .route("/sends", get(sends::list))
+            .merge(
+                Router::new()
+                    .route("/sends/retry", post(sends::retry_stuck))
+                    .route("/sends/{id}/retry", post(sends::retry))
+                    .layer(from_fn_with_state(self.clone(), need_own_host)),
             )
             .layer(from_fn_with_state(self.clone(), need_token))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
@@ -132,6 +144,21 @@ async fn need_token(State(admin): State<Admin>, request: Request, next: Next) ->
         text,
     )
         .into_response()
+}
+
+/// The other end of the connection.
+#[derive(Clone, Copy)]
+struct Peer(SocketAddr);
+
+/// What changes something is for who has a token, or else for who is on this host.
+async fn need_own_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let is_here = peer.is_some_and(|Peer(addr)| addr.ip().to_canonical().is_loopback());
+    if is_here || admin.tokens.is_some() {
+        return next.run(request).await;
+    }
+    let text = "send it from the node's own host, or start the node with --token-file and send `Authorization: Bearer TOKEN`\n";
+    (StatusCode::FORBIDDEN, text).into_response()
 }
 
 /// Refuses requests that a browser sends for a page of another site, which could otherwise read the

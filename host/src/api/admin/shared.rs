@@ -18,6 +18,10 @@ use crate::plugins::Catalog;
 use crate::security::Tokens;
 use crate::telemetry::{InstanceGauges, Metrics};
 
+/// Entities, values or messages that one answer has at most.
+const LIMIT_MAX: usize = 1000;
+const LIMIT_DEFAULT: usize = 100;
+
 /// The steps after which a node is ready, and whether it still is.
 #[derive(Default)]
 pub struct Readiness(AtomicU8);
@@ -51,7 +55,7 @@ impl Readiness {
     }
 }
 
-/// The state that the admin API shows. Read-only.
+/// What the admin API shows.
 #[derive(Clone)]
 pub struct Admin {
     pub view: watch::Receiver<Arc<View>>,
@@ -90,4 +94,25 @@ impl Admin {
 
 pub(super) fn bad_request(error: String) -> Response {
     (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response()
+}
+
+pub(super) fn unavailable(error: &str) -> Response {
+    let error = format!("the state cannot be reached: {error}");
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        Json(json!({ "error": error })),
+    )
+        .into_response()
+}
+
+/// How many of what is listed one answer has.
+///
+/// # Errors
+/// If it cannot have so many.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, String> {
+    let limit = limit.unwrap_or(LIMIT_DEFAULT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(format!("limit is {limit}; expected 1 to {LIMIT_MAX}"))
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::super::outbox::{Chores, Tended};
-use super::super::record::{Kept, RecordId, RecordedUntil};
+use super::super::outbox::{Chores, Tended, Waiting};
+use super::super::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::message::{StoreTime, StreamName};
 use crate::state::{Name, Page, Range, Values};
 
@@ -70,6 +70,28 @@ pub(super) trait Backend: Send {
     /// # Errors
     /// If it could not; nothing was taken.
     fn tend(&mut self, chores: &Chores) -> impl Future<Output = Result<Tended, StoreError>> + Send;
+
+    /// Does what somebody outside of the mesh's own work asks for. Returns how many rows it changed.
+    ///
+    /// # Errors
+    /// If it could not; a part of it may be done.
+    fn carry_out(&mut self, order: &Order) -> impl Future<Output = Result<u64, StoreError>> + Send;
+}
+
+/// What operators ask for.
+#[derive(Debug)]
+pub(in crate::entities) enum Order {
+    /// Delivers these messages, which were tried before, as if they were new.
+    Retry(Vec<Uuid>),
+    /// Takes over what another store has. What is there already stays.
+    Import(Imported),
+}
+
+/// What belongs to no entity's own rows.
+#[derive(Debug, Default)]
+pub(in crate::entities) struct Imported {
+    pub(in crate::entities) records: Vec<(EntityId, Record)>,
+    pub(in crate::entities) sends: Vec<Waiting>,
 }
 
 /// What a sweep has done.
@@ -110,6 +132,20 @@ pub(in crate::entities) enum Look {
     Entities(Listing),
     /// The first stream with entities after this one, by the bytes of its name; empty: the first.
     StreamAfter(String),
+    /// Messages that were sent and have no answer, in the order of their ids.
+    Sends(Outstanding),
+    /// Records after this id, in the order of their ids; at most so many.
+    Records(RecordId, usize),
+}
+
+/// Which messages.
+#[derive(Debug, Clone)]
+pub(in crate::entities) struct Outstanding {
+    /// Only those that are not tried again by themselves.
+    pub(in crate::entities) is_stuck: bool,
+    /// Only ids after this one.
+    pub(in crate::entities) after: Uuid,
+    pub(in crate::entities) limit: usize,
 }
 
 /// For errors.
@@ -119,6 +155,8 @@ impl fmt::Display for Look {
             Self::At(entity, _) => write!(f, "{entity}"),
             Self::Entities(listing) => write!(f, "the entities of {}", listing.stream),
             Self::StreamAfter(_) => f.write_str("the streams"),
+            Self::Sends(_) => f.write_str("the messages that were sent"),
+            Self::Records(..) => f.write_str("the records"),
         }
     }
 }
@@ -168,6 +206,9 @@ pub(in crate::entities) enum Found {
     Stream(Option<String>),
     Record(Option<Kept>),
     Sent(bool),
+    /// Rows that somebody wrote by hand may be missing.
+    Sends(Vec<Waiting>),
+    Records(Vec<(EntityId, Record)>),
 }
 
 /// Why the store cannot be used now.

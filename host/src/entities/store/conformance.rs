@@ -7,11 +7,13 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::*;
-use crate::entities::commit::{Changes, CommitId, EntityId};
+use crate::entities::commit::{Changes, CommitId, Delivery, EntityId};
+use crate::entities::outbox::{Waiting, written};
 use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
-use crate::message::{PartitionKey, StreamName};
+use crate::message::{self, PartitionKey, StreamName};
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
 
 fn entity(key: &str) -> Arc<EntityId> {
@@ -478,6 +480,169 @@ async fn what_was_swept_is_past(store: Store) {
     assert_eq!(store.keep("next", None, next).await, Outcome::Committed);
 }
 
+fn sending(key: &str) -> message::Sending {
+    message::Sending {
+        id: Uuid::now_v7(),
+        outgoing: message::Outgoing {
+            stream: StreamName::try_from("ledger").unwrap(),
+            partition_key: PartitionKey::try_from(key).unwrap(),
+            method: message::Method::Post,
+            query: "a=%20".into(),
+            headers: http::HeaderMap::new(),
+            body: Bytes::from_static(&[1, 0, 0xff]),
+        },
+        delay: Duration::ZERO,
+        due: StoreTime::default(),
+    }
+}
+
+impl Store {
+    /// Commits on top of what is there. Returns the outcome.
+    async fn commit_on(&self, key: &str, expected: Option<CommitId>, changes: Changes) -> Outcome {
+        let commit = Commit {
+            entity: entity(key),
+            expected,
+            id: CommitId::new(),
+            changes: Arc::new(changes),
+            recorded: RecordedUntil::default(),
+        };
+        self.commit_all(vec![commit]).await[0]
+    }
+
+    async fn outstanding(&self, is_stuck: bool) -> Vec<Waiting> {
+        let wanted = Outstanding {
+            is_stuck,
+            after: Uuid::nil(),
+            limit: 100,
+        };
+        match self.look(Look::Sends(wanted)).await.unwrap().found {
+            Found::Sends(sends) => sends,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The keys to which something is sent.
+    async fn targets(&self) -> Vec<String> {
+        let sends = self.outstanding(false).await.into_iter();
+        let mut keys: Vec<_> = sends.map(|sent| sent.letter.to.key.to_string()).collect();
+        keys.sort_unstable();
+        keys
+    }
+}
+
+fn sends(unnamed: &[&str], timers: &[(&str, Option<&str>)]) -> Changes {
+    let mut changes = Changes::default();
+    for key in unnamed {
+        changes.sends.send(None, sending(key));
+    }
+    for (name, key) in timers {
+        match key {
+            Some(key) => changes.sends.send(Some((*name).into()), sending(key)),
+            None => changes.sends.cancel((*name).into()),
+        }
+    }
+    let due = StoreTime::from_millis(1);
+    changes.sends.begin(due, &http::HeaderMap::new());
+    changes
+}
+
+async fn what_is_sent_leaves_with_the_commit(store: Store) {
+    let first = sends(&["x", "y"], &[("t", Some("timer"))]);
+    assert_eq!(store.commit_on("a", None, first).await, Outcome::Committed);
+    let fenced = sends(&["z"], &[("t", None)]);
+    assert_eq!(store.commit_on("a", None, fenced).await, Outcome::Fenced);
+    assert_eq!(store.targets().await, ["timer", "x", "y"]);
+    let sent = &store.outstanding(false).await[0];
+    assert_eq!((&*sent.node, sent.letter.tries), ("n1", 0));
+    assert_eq!(*sent.letter.from, *entity("a"));
+    assert_eq!(sent.letter.text, written(&sending("x").outgoing));
+    // Another entity's timer of that name is another one.
+    let other = sends(&[], &[("t", Some("others"))]);
+    assert_eq!(store.commit_on("b", None, other).await, Outcome::Committed);
+    // It is replaced, and removed.
+    let last = store.last("a").await;
+    let next = sends(&[], &[("t", Some("later")), ("u", Some("next"))]);
+    assert_eq!(store.commit_on("a", last, next).await, Outcome::Committed);
+    assert_eq!(store.targets().await, ["later", "next", "others", "x", "y"]);
+    let last = store.last("a").await;
+    let cancelled = sends(&[], &[("t", None)]);
+    let done = store.commit_on("a", last, cancelled).await;
+    assert_eq!(done, Outcome::Committed);
+    assert_eq!(store.targets().await, ["next", "others", "x", "y"]);
+}
+
+async fn what_is_delivered_takes_effect_once(store: Store) {
+    let sent = sends(&["x", "y"], &[]);
+    assert_eq!(store.commit_on("a", None, sent).await, Outcome::Committed);
+    let id = store.outstanding(false).await[0].letter.id;
+    let delivered = |key: &str| {
+        let mut changes: Changes = writes(&[("got", Some(key))]).into();
+        changes.delivered.push(Delivery { id, timer: None });
+        changes
+    };
+    let is_there = async || match store.see("x", What::Sent(id)).await.found {
+        Found::Sent(is_there) => is_there,
+        _ => true,
+    };
+    assert!(is_there().await);
+    // Two nodes take themselves for the owner of different entities, and of the same one.
+    let both = ["x", "other"].map(|key| store.commit_on(key, None, delivered(key)));
+    let outcomes = join_all(both).await;
+    let committed = outcomes
+        .iter()
+        .filter(|outcome| **outcome == Outcome::Committed);
+    assert_eq!(committed.count(), 1, "{outcomes:?}");
+    let last = store.last("x").await;
+    let again = store.commit_on("x", last, delivered("x")).await;
+    assert_eq!(again, Outcome::Fenced);
+    assert_eq!(store.targets().await, ["y"]);
+}
+
+async fn what_another_store_has_is_taken_over_once(store: Store) {
+    let sent = sends(&["x", "y"], &[("t", Some("timer"))]);
+    assert_eq!(store.commit_on("a", None, sent).await, Outcome::Committed);
+    let mut moved = store.outstanding(false).await;
+    for (waiting, id) in moved.iter_mut().zip([7, 8, 9]) {
+        waiting.letter.id = Uuid::from_u128(id);
+        waiting.letter.name = None;
+        waiting.letter.tries = 20;
+        waiting.node = "other".into();
+        waiting.wake_at = None;
+        waiting.problem = Some("no node offers the stream".into());
+    }
+    let later = store.now().later(Duration::from_secs(60));
+    let records = [record(MESSAGE, 1, later), record(KEY, 1, later)];
+    let records = records.map(|record| ((*entity("a")).clone(), record));
+    let imported = || {
+        Order::Import(Imported {
+            records: records.to_vec(),
+            sends: moved.clone(),
+        })
+    };
+    assert_eq!(store.order(imported()).await.unwrap(), 5);
+    assert_eq!(store.order(imported()).await.unwrap(), 0);
+    assert_eq!(store.outstanding(true).await, moved);
+    assert_eq!(store.outstanding(false).await.len(), 6);
+    let first = Look::Records(RecordId::FIRST, 1);
+    let Found::Records(found) = store.look(first).await.unwrap().found else {
+        panic!("no records")
+    };
+    assert_eq!(found, records[..1]);
+    let rest = Look::Records(found[0].1.id, 10);
+    let Found::Records(found) = store.look(rest).await.unwrap().found else {
+        panic!("no records")
+    };
+    assert_eq!(found, records[1..]);
+    // Those that were not tried yet stay as they are.
+    let all = store.outstanding(false).await;
+    let ids = all.iter().map(|waiting| waiting.letter.id).collect();
+    assert_eq!(store.order(Order::Retry(ids)).await.unwrap(), 3);
+    assert_eq!(store.outstanding(true).await, []);
+    let retried = &store.outstanding(false).await[0];
+    assert_eq!(retried.letter.tries, 0);
+    assert_eq!(retried.wake_at, Some(StoreTime::default()));
+}
+
 async fn a_closed_store_has_committed_what_it_took(store: Store) {
     let commits = (0..20).map(|number| Commit {
         entity: entity(&format!("k{number}")),
@@ -548,4 +713,7 @@ on_both!(
     a_record_of_a_key_gives_way_once_its_time_is_over,
     a_commit_that_comes_too_late_is_void,
     what_was_swept_is_past,
+    what_is_sent_leaves_with_the_commit,
+    what_is_delivered_takes_effect_once,
+    what_another_store_has_is_taken_over_once,
 );

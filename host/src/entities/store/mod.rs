@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use metrics::{counter, histogram};
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -35,7 +35,9 @@ use health::Health;
 use sqlite::WalIndex;
 
 pub use backend::StoreError;
-pub(super) use backend::{Found, Listing, Look, LookError, Make, Seen, What};
+pub(super) use backend::{
+    Found, Imported, Listing, Look, LookError, Make, Order, Outstanding, Seen, What,
+};
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
@@ -103,6 +105,9 @@ struct Shared {
     index: Option<WalIndex>,
     /// What handlers have sent.
     outbox: Arc<Outbox>,
+    /// What operators ask for, and a signal that there is some.
+    orders: Mutex<Vec<Ordered>>,
+    ordered: Notify,
     /// Cancelled when the task of any connection has ended.
     ended: CancellationToken,
     /// Cancelled when the one that commits has ended.
@@ -113,6 +118,9 @@ struct Asked {
     look: Look,
     answer: Answer,
 }
+
+/// What an operator asks for, and who waits for it.
+type Ordered = (Order, oneshot::Sender<Result<u64, StoreError>>);
 
 type Answer = oneshot::Sender<Result<Seen, LookError>>;
 
@@ -126,6 +134,8 @@ impl Store {
             look_health: Health::default(),
             index,
             outbox,
+            orders: Mutex::default(),
+            ordered: Notify::new(),
             ended,
             committed: CancellationToken::new(),
         }))
@@ -191,6 +201,30 @@ impl Store {
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    /// Does what an operator asks for. Returns how many rows it changed.
+    ///
+    /// # Errors
+    /// If it could not.
+    pub(super) async fn order(&self, order: Order) -> Result<u64, StoreError> {
+        let closed = || StoreError("it is closed".into());
+        let (done, is_done) = oneshot::channel();
+        lock(&self.0.orders).push((order, done));
+        self.0.ordered.notify_one();
+        tokio::select! {
+            answer = is_done => answer.unwrap_or_else(|_| Err(closed())),
+            () = self.0.committed.cancelled() => Err(closed()),
+        }
+    }
+
+    async fn carry_out_orders(&self, backend: &mut impl Backend) {
+        let orders = std::mem::take(&mut *lock(&self.0.orders));
+        for (order, done) in orders {
+            // Who asked may be gone.
+            let _ = done.send(self.watched(backend.carry_out(&order)).await);
+        }
+        self.0.outbox.changed.notify_one();
+    }
+
     /// Takes nothing more in, and resolves when what was taken in is committed.
     pub(super) async fn close(&self) {
         self.0.commits.close();
@@ -220,6 +254,7 @@ impl Store {
                     Err(_) => {}
                 },
                 () = shared.outbox.changed.notified() => next_tend = tokio::time::Instant::now(),
+                () = shared.ordered.notified() => self.carry_out_orders(&mut backend).await,
             }
             if shared.outbox.delivers() && next_tend <= tokio::time::Instant::now() {
                 next_tend = self.tend(&mut backend).await;
@@ -447,6 +482,10 @@ impl Store {
             async fn tend(&mut self, _: &Chores) -> Result<Tended, StoreError> {
                 Err(StoreError("it only looks".into()))
             }
+
+            async fn carry_out(&mut self, _: &Order) -> Result<u64, StoreError> {
+                Err(StoreError("it only looks".into()))
+            }
         }
 
         let store = Self::new(None, Outbox::new(node_id()), CancellationToken::new());
@@ -531,6 +570,10 @@ mod tests {
 
         async fn tend(&mut self, _: &Chores) -> Result<Tended, StoreError> {
             Err(StoreError("it only counts".into()))
+        }
+
+        async fn carry_out(&mut self, _: &Order) -> Result<u64, StoreError> {
+            Ok(0)
         }
     }
 

@@ -166,7 +166,7 @@ impl<'a> Columns<'a> {
 }
 
 /// A moment as it is stored.
-fn millis(time: StoreTime) -> i64 {
+pub(super) fn millis(time: StoreTime) -> i64 {
     i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 

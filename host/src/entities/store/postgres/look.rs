@@ -7,6 +7,7 @@ use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
 use super::connect::{Connection, Statements};
+use super::outbox;
 use crate::entities::commit::{CommitId, EntityId};
 use crate::entities::record::{Kept, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
@@ -53,7 +54,7 @@ fn at(looks: &[Look], wanted: impl Fn(&What) -> bool) -> Vec<(usize, &EntityId)>
         .enumerate()
         .filter_map(|(place, look)| match look {
             Look::At(entity, what) if wanted(what) => Some((place, &**entity)),
-            Look::At(..) | Look::Entities(_) | Look::StreamAfter(_) => None,
+            _ => None,
         });
     entities.collect()
 }
@@ -116,6 +117,14 @@ impl Reader<'_> {
             Look::At(entity, What::Record(id)) => self.record(entity, *id).await,
             Look::Entities(listing) => self.entities(listing).await,
             Look::StreamAfter(after) => self.stream_after(after).await,
+            Look::Sends(wanted) => Ok(Seen {
+                last: None,
+                found: Found::Sends(outbox::outstanding(self.connection, wanted).await?),
+            }),
+            Look::Records(after, limit) => Ok(Seen {
+                last: None,
+                found: Found::Records(outbox::records(self.connection, *after, *limit).await?),
+            }),
             Look::At(_, What::Last | What::Values) => Ok(nothing()),
         }
     }

@@ -20,7 +20,7 @@ use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::backend::{Backend, Look, LookError, Make, SWEPT_MAX, Seen, StoreError, Swept};
+use super::backend::{Backend, Look, LookError, Make, Order, SWEPT_MAX, Seen, StoreError, Swept};
 use super::{Store, start};
 use crate::entities::commit::{Commit, Outcome};
 use crate::entities::outbox::{Chores, Outbox, Tended};
@@ -282,6 +282,23 @@ impl Backend for Postgres {
         {
             Ok(Ok(tended)) => Ok(tended),
             Ok(Err(error)) => Err(StoreError(text(&error))),
+            Err(_) => {
+                self.connection = None;
+                Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: &Order) -> Result<u64, StoreError> {
+        let connection = self.connection().await?;
+        let doing = async {
+            match order {
+                Order::Retry(ids) => outbox::retry(connection, ids).await,
+                Order::Import(imported) => outbox::import(connection, imported).await,
+            }
+        };
+        match timeout(STATEMENT_MAX, doing).await {
+            Ok(done) => done.map_err(|error| StoreError(text(&error))),
             Err(_) => {
                 self.connection = None;
                 Err(StoreError(format!("no answer within {STATEMENT_MAX:?}")))

@@ -6,9 +6,14 @@ use bytes::Bytes;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
+use super::commit::millis;
 use super::connect::Connection;
 use super::look::time;
-use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, entity};
+use super::sql;
+use crate::entities::commit::EntityId;
+use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity};
+use crate::entities::record::{Kept, Record, RecordId};
+use crate::entities::store::backend::{Imported, Outstanding};
 use crate::message::StoreTime;
 
 /// Does what is to be done, and takes what is due. Each statement is one transaction: when one fails
@@ -63,6 +68,113 @@ pub(super) async fn tend(
         due,
         next: next.map(StoreTime::from_millis),
     })
+}
+
+/// Delivers messages at once that were tried before, and as often as new ones.
+pub(super) async fn retry(connection: &Connection, ids: &[Uuid]) -> Result<u64, Error> {
+    connection.client.execute(sql::RETRY, &[&ids]).await
+}
+
+/// Takes over what another store has.
+pub(super) async fn import(connection: &Connection, imported: &Imported) -> Result<u64, Error> {
+    let client = &connection.client;
+    let record = client.prepare(sql::IMPORT_RECORD).await?;
+    let send = client.prepare(sql::IMPORT_SEND).await?;
+    let mut changed = 0;
+    for (entity, found) in &imported.records {
+        let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
+        let id = Uuid::from_bytes(*found.id.as_bytes());
+        let not_after = millis(found.not_after.unwrap_or_default());
+        let fingerprint = found.kept.fingerprint.as_ref().map(|bytes| &bytes[..]);
+        let reply = &found.kept.reply[..];
+        let until = millis(found.until);
+        changed += client
+            .execute(
+                &record,
+                &[&id, &stream, &key, &until, &not_after, &fingerprint, &reply],
+            )
+            .await?;
+    }
+    for waiting in &imported.sends {
+        let Waiting {
+            letter,
+            node,
+            wake_at,
+            problem,
+        } = waiting;
+        let (from, to) = (&letter.from, &letter.to);
+        changed += client
+            .execute(
+                &send,
+                &[
+                    &letter.id,
+                    &from.stream.as_str(),
+                    &from.key.as_str(),
+                    &letter.name.as_deref(),
+                    &to.stream.as_str(),
+                    &to.key.as_str(),
+                    &millis(letter.due),
+                    &(letter.tries as i32),
+                    &&letter.text[..],
+                    node,
+                    &wake_at.map(millis),
+                    problem,
+                ],
+            )
+            .await?;
+    }
+    Ok(changed)
+}
+
+/// Messages that have no answer.
+pub(super) async fn outstanding(
+    connection: &Connection,
+    wanted: &Outstanding,
+) -> Result<Vec<Waiting>, Error> {
+    let limit = wanted.limit as i64;
+    let rows = connection
+        .client
+        .query(sql::OUTSTANDING, &[&wanted.after, &wanted.is_stuck, &limit])
+        .await?;
+    let found = rows.iter().filter_map(|row| {
+        let wake_at: Option<i64> = row.get(10);
+        let wake_at = wake_at.map(|millis| millis.try_into().unwrap_or_default());
+        Some(Waiting {
+            letter: letter(row)?,
+            node: row.get(9),
+            wake_at: wake_at.map(StoreTime::from_millis),
+            problem: row.get(11),
+        })
+    });
+    Ok(found.collect())
+}
+
+/// Records of all entities.
+pub(super) async fn records(
+    connection: &Connection,
+    after: RecordId,
+    limit: usize,
+) -> Result<Vec<(EntityId, Record)>, Error> {
+    let after = Uuid::from_bytes(*after.as_bytes());
+    let limit = limit as i64;
+    let client = &connection.client;
+    let rows = client.query(sql::RECORDS, &[&after, &limit]).await?;
+    let found = rows.iter().filter_map(|row| {
+        let id: Uuid = row.get(0);
+        let not_after = time(row, 4);
+        let fingerprint: Option<&[u8]> = row.get(5);
+        let record = Record {
+            id: RecordId::from_bytes(id.into_bytes()),
+            until: time(row, 3),
+            not_after: (not_after > StoreTime::default()).then_some(not_after),
+            kept: Kept {
+                fingerprint: fingerprint.and_then(|bytes| bytes.try_into().ok()),
+                reply: Bytes::copy_from_slice(row.get(6)),
+            },
+        };
+        Some((entity(row.get(1), row.get(2))?, record))
+    });
+    Ok(found.collect())
 }
 
 /// `None`: somebody wrote it by hand.

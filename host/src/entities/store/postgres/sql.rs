@@ -209,6 +209,28 @@ pub(super) fn due() -> String {
         .replace("CLOCK", CLOCK)
 }
 
+/// Delivers messages at once that were tried before, and as often as new ones.
+pub(super) const RETRY: &str =
+    "UPDATE meshage_send SET tries = 0, wake_at = 0 WHERE id = ANY($1) AND tries > 0";
+
+/// Messages that have no answer.
+pub(super) const OUTSTANDING: &str = "
+    SELECT id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem
+    FROM meshage_send WHERE id > $1 AND (wake_at IS NULL OR NOT $2) ORDER BY id LIMIT $3";
+
+/// Records of all entities.
+pub(super) const RECORDS: &str = "
+    SELECT id, stream, key, until, not_after, fingerprint, reply
+    FROM meshage_reply WHERE id > $1 ORDER BY id LIMIT $2";
+
+/// Takes over a record, and a message, of another store.
+pub(super) const IMPORT_RECORD: &str = "
+    INSERT INTO meshage_reply (id, stream, key, until, not_after, fingerprint, reply)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+pub(super) const IMPORT_SEND: &str = "
+    INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+
 pub(super) const NEXT_DUE: &str = "
     SELECT wake_at FROM (
         SELECT node, wake_at FROM meshage_send

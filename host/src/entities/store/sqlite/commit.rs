@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::outbox;
 use crate::entities::commit::{Changes, Commit, EntityId, Outcome};
 use crate::entities::record::Record;
+use crate::entities::store::backend::Imported;
 use crate::message::StoreTime;
 use crate::state::{MAIN_VALUE, Writes};
 
@@ -152,6 +153,24 @@ fn write_records(
             ))?;
     }
     Ok(())
+}
+
+/// Takes over what another store has.
+pub(super) fn import(transaction: &Transaction<'_>, imported: &Imported) -> rusqlite::Result<u64> {
+    let mut changed = 0;
+    for (entity, record) in &imported.records {
+        let is_there = transaction
+            .prepare_cached("SELECT 1 FROM meshage_reply WHERE id = ?1")?
+            .exists([&record.id.as_bytes()[..]])?;
+        if !is_there {
+            write_records(transaction, entity, std::slice::from_ref(record))?;
+            changed += 1;
+        }
+    }
+    for waiting in &imported.sends {
+        changed += outbox::import(transaction, waiting)?;
+    }
+    Ok(changed)
 }
 
 /// A moment as it is stored.

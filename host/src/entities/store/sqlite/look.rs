@@ -7,7 +7,8 @@ use rusqlite::{OptionalExtension, Row, Transaction};
 use super::commit::millis;
 use super::outbox;
 use crate::entities::commit::{CommitId, EntityId};
-use crate::entities::record::{Kept, RecordId, RecordedUntil};
+use crate::entities::outbox::entity as entity_of;
+use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, LookError, Seen, StoreError, What,
 };
@@ -48,6 +49,18 @@ fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
             return Ok(Seen {
                 last: None,
                 found: Found::Entities(keys(transaction, listing)?),
+            });
+        }
+        Look::Sends(wanted) => {
+            return Ok(Seen {
+                last: None,
+                found: Found::Sends(outbox::outstanding(transaction, wanted)?),
+            });
+        }
+        Look::Records(after, limit) => {
+            return Ok(Seen {
+                last: None,
+                found: Found::Records(records(transaction, *after, *limit)?),
             });
         }
         Look::StreamAfter(after) => {
@@ -122,6 +135,33 @@ fn record(
             })
         })
         .optional()
+}
+
+/// Records of all entities.
+fn records(
+    transaction: &Transaction<'_>,
+    after: RecordId,
+    limit: usize,
+) -> rusqlite::Result<Vec<(EntityId, Record)>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT id, stream, key, until, not_after, fingerprint, reply FROM meshage_reply WHERE id > ?1 ORDER BY id LIMIT ?2",
+    )?;
+    let found = statement.query_map((&after.as_bytes()[..], limit as i64), |row| {
+        let (stream, key): (String, String) = (row.get(1)?, row.get(2)?);
+        let not_after = time(row, 4)?;
+        let record = Record {
+            id: RecordId::from_bytes(row.get(0)?),
+            until: time(row, 3)?,
+            not_after: (not_after > StoreTime::default()).then_some(not_after),
+            kept: Kept {
+                fingerprint: row.get(5)?,
+                reply: value(row, 6)?.unwrap_or_default(),
+            },
+        };
+        Ok(entity_of(&stream, &key).map(|entity| (entity, record)))
+    })?;
+    let found: Vec<_> = found.collect::<rusqlite::Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 fn one(

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
-use super::backend::{Backend, Look, LookError, Make, Seen, StoreError, Swept};
+use super::backend::{Backend, Look, LookError, Make, Order, Seen, StoreError, Swept};
 use super::{Store, host_time, start};
 use crate::entities::commit::{Commit, Outcome};
 use crate::entities::outbox::{Chores, Outbox, Tended};
@@ -301,6 +301,21 @@ impl Backend for Sqlite {
         }
         match self.write(|transaction, now| outbox::tend(transaction, chores, now, &node)) {
             Ok(tended) => Ok(tended),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Sqlite(error)) => {
+                end_if_disk_failed(&error);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: &Order) -> Result<u64, StoreError> {
+        let done = self.write(|transaction, _| match order {
+            Order::Retry(ids) => outbox::retry(transaction, ids),
+            Order::Import(imported) => commit::import(transaction, imported),
+        });
+        match done {
+            Ok(rows) => Ok(rows),
             Err(Failed::Store(error)) => Err(error),
             Err(Failed::Sqlite(error)) => {
                 end_if_disk_failed(&error);

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::commit::{Value, millis};
 use super::look::{time, value};
 use crate::entities::commit::EntityId;
-use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, entity, written};
+use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity, written};
+use crate::entities::store::backend::Outstanding;
 use crate::message::{Sends, StoreTime};
 
 /// Whether none of them took effect yet, or was cancelled.
@@ -136,6 +137,83 @@ pub(super) fn tend(
         due: due.into_iter().flatten().collect(),
         next,
     })
+}
+
+/// Delivers messages at once that were tried before, and as often as new ones.
+pub(super) fn retry(transaction: &Transaction<'_>, ids: &[Uuid]) -> rusqlite::Result<u64> {
+    let mut statement = transaction.prepare_cached(
+        "UPDATE meshage_send SET tries = 0, wake_at = 0 WHERE id = ?1 AND tries > 0",
+    )?;
+    let mut changed = 0;
+    for id in ids {
+        changed += statement.execute([&id.as_bytes()[..]])? as u64;
+    }
+    Ok(changed)
+}
+
+/// Takes over a message of another store.
+pub(super) fn import(transaction: &Transaction<'_>, waiting: &Waiting) -> rusqlite::Result<u64> {
+    let Waiting {
+        letter,
+        node,
+        wake_at,
+        problem,
+    } = waiting;
+    let Letter {
+        id,
+        from,
+        name,
+        to,
+        due,
+        tries,
+        text,
+    } = letter;
+    let changed = transaction
+        .prepare_cached("INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, tries, problem, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING")?
+        .execute((
+            &id.as_bytes()[..],
+            from.stream.as_str(),
+            from.key.as_str(),
+            name.as_deref(),
+            to.stream.as_str(),
+            to.key.as_str(),
+            millis(*due),
+            wake_at.map(millis),
+            node,
+            tries,
+            problem,
+            Value(text),
+        ))?;
+    Ok(changed as u64)
+}
+
+/// Messages that have no answer.
+pub(super) fn outstanding(
+    transaction: &Transaction<'_>,
+    wanted: &Outstanding,
+) -> rusqlite::Result<Vec<Waiting>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem
+         FROM meshage_send WHERE id > ?1 AND (wake_at IS NULL OR NOT ?2) ORDER BY id LIMIT ?3",
+    )?;
+    let parameters = (
+        &wanted.after.as_bytes()[..],
+        wanted.is_stuck,
+        wanted.limit as i64,
+    );
+    let found = statement.query_map(parameters, |row| {
+        let wake_at: Option<i64> = row.get(10)?;
+        let wake_at = wake_at.map(|millis| millis.try_into().unwrap_or_default());
+        let (node, problem) = (row.get(9)?, row.get(11)?);
+        Ok(letter(row)?.map(|letter| Waiting {
+            letter,
+            node,
+            wake_at: wake_at.map(StoreTime::from_millis),
+            problem,
+        }))
+    })?;
+    let found: Vec<Option<Waiting>> = found.collect::<rusqlite::Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// `None`: somebody wrote it by hand.
