@@ -1,7 +1,11 @@
 //! What handlers send: messages and timers, which take effect once, whatever dies.
 
+use http::Method;
+use serde_json::Value;
+
 use crate::harness::{
-    Node, State, act, journal_mesh, journal_setup, list, on_both_stores, refs, until, wait_for_mesh,
+    Answer, Client, Node, Setup, State, act, guest, journal, journal_mesh, journal_setup, list,
+    on_both_stores, refs, skipped, until, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -10,6 +14,9 @@ on_both_stores!(
     a_timer_comes_is_replaced_and_is_cancelled,
     timers_of_a_node_that_is_gone_come_all_the_same,
     what_is_sent_under_kill_takes_effect_once,
+    what_nobody_offers_waits_until_somebody_does,
+    what_always_fails_is_stuck_and_can_be_retried,
+    an_entity_can_send_to_itself,
 );
 
 async fn wait_for_list(node: &Node, key: &str, expected: &str) {
@@ -34,6 +41,117 @@ async fn what_is_sent_takes_effect_at_its_target(state: State) {
     .await;
     until(|| async { state.sends().await == 0 }).await;
     assert_eq!(list(&nodes[0], &own).await, r#"["a"]"#);
+}
+
+async fn sends(node: &Node, query: &str) -> Vec<Value> {
+    let listed = node.admin(&format!("/sends{query}")).await;
+    listed.ok();
+    listed.json()["sends"].as_array().unwrap().clone()
+}
+
+async fn retry(node: &Node, path: &str) -> Answer {
+    let url = format!("http://{}/sends{path}", node.admin);
+    Client::new().request(Method::POST, &url).send().await
+}
+
+async fn what_nobody_offers_waits_until_somebody_does(state: State) {
+    let plugins = journal();
+    let setup = Setup::new(plugins.clone()).id("n1").state(&state);
+    let node = setup.ready().await;
+    act(&node, "a", "send=k&send_id=x&send_to=late").await.ok();
+    until(|| async {
+        let sends = sends(&node, "").await;
+        sends
+            .iter()
+            .any(|sent| sent["problem"] == "no node offers the stream")
+    })
+    .await;
+    assert_eq!(sends(&node, "?stuck=true").await.len(), 0);
+    plugins.put("late.wasm", &std::fs::read(guest("journal")).unwrap());
+    let read = || node.get("/api/late/k").send();
+    until(|| async { read().await.status == 200 }).await;
+    let id = sends(&node, "").await[0]["id"].clone();
+    let path = format!("/{}/retry", id.as_str().unwrap());
+    assert_eq!(retry(&node, &path).await.ok(), r#"{"retried":1}"#);
+    until(|| async { read().await.json()["list"].to_string() == r#"["x"]"# }).await;
+    until(|| async { state.sends().await == 0 }).await;
+}
+
+async fn what_always_fails_is_stuck_and_can_be_retried(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    let to = nodes[0].key_owned_by("journal", "n2").await;
+    let send = |then: &str| format!("send={to}&send_id=x&send_then={then}");
+    // That is an answer.
+    act(&nodes[0], "a", &send("fail")).await.ok();
+    until(|| async { state.sends().await == 0 }).await;
+    act(&nodes[0], "a", &send("trap")).await.ok();
+    let tries = || async { sends(&nodes[0], "").await[0]["tries"].as_u64() };
+    until(|| async { tries().await == Some(1) }).await;
+    let waiting = &sends(&nodes[1], "").await[0];
+    assert_eq!(
+        (&waiting["state"], &waiting["problem"]),
+        (&"waiting".into(), &"the handler crashed".into())
+    );
+    assert!(waiting["nextTry"].is_string());
+    state
+        .execute("UPDATE meshage_send SET tries = 19, wake_at = 1")
+        .await;
+    until(|| async { sends(&nodes[0], "?stuck=true").await.len() == 1 }).await;
+    let stuck = &sends(&nodes[0], "?stuck=true").await[0];
+    assert_eq!(
+        (stuck["tries"].as_u64(), &stuck["nextTry"]),
+        (Some(20), &Value::Null)
+    );
+    assert_eq!(retry(&nodes[1], "/retry").await.ok(), r#"{"retried":1}"#);
+    until(|| async { tries().await == Some(1) }).await;
+    let unknown = retry(&nodes[0], "/01900000-0000-7000-8000-000000000000/retry").await;
+    assert_eq!(unknown.status, 404);
+    assert_eq!(retry(&nodes[0], "/x/retry").await.status, 400);
+    assert_eq!(list(&nodes[0], &to).await, "[]");
+}
+
+/// It is not for everybody who can connect.
+#[tokio::test]
+async fn only_the_own_host_can_retry_without_a_token() {
+    let Some(addr) = own_address() else {
+        return skipped(
+            "only_the_own_host_can_retry_without_a_token",
+            "a network interface besides loopback",
+        );
+    };
+    let setup = Setup::new(journal()).state(&State::sqlite());
+    let node = setup
+        .flag("--admin-bind", "0.0.0.0")
+        .flag("--insecure", "true")
+        .ready()
+        .await;
+    let port = node.admin.rsplit(':').next().unwrap();
+    for (host, status) in [("127.0.0.1".to_owned(), 200), (addr, 403)] {
+        let url = format!("http://{host}:{port}/sends");
+        let client = Client::new();
+        assert_eq!(client.request(Method::GET, &url).send().await.status, 200);
+        let url = format!("{url}/retry");
+        let answer = client.request(Method::POST, &url).send().await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+}
+
+/// An address of this host that is not loopback. Nothing is sent.
+fn own_address() -> Option<String> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let addr = socket.local_addr().ok()?.ip();
+    (!addr.is_loopback()).then(|| addr.to_string())
+}
+
+async fn an_entity_can_send_to_itself(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    for node in &nodes {
+        let key = nodes[0].key_owned_by("journal", &node.id).await;
+        let query = format!("append=a&send={key}&send_id=b");
+        act(&nodes[0], &key, &query).await.ok();
+        wait_for_list(&nodes[0], &key, r#"["a","b"]"#).await;
+    }
 }
 
 async fn what_fails_sends_nothing(state: State) {

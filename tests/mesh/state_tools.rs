@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::harness::{Node, Plugins, Setup, State, binary};
+use crate::harness::{Node, Plugins, Setup, State, act, binary, journal_mesh, list, until};
 use serde_json::{Value, json};
 
 /// Runs `meshage-host state …`.
@@ -60,6 +60,9 @@ async fn filled() -> State {
     for number in 0..300 {
         post(&node, &format!("other/k{number}?append={number}")).await;
     }
+    let path = "/api/journal/repeated?append=1&remind=t&after_ms=3600000";
+    let repeated = node.post(path).header("idempotency-key", "one");
+    repeated.send().await.ok();
     node.kill().await;
     state
 }
@@ -75,10 +78,11 @@ async fn state_is_copied_to_another_store_and_back() {
     assert_eq!(copied.status.code(), Some(0), "{copied:?}");
     assert_eq!(
         stdout(&copied),
-        "307 entities were copied; 0 were there already\n"
+        "308 entities were copied; 0 were there already\n\
+         1 kept replies, and 1 messages and timers without an answer, were copied\n"
     );
     let lines = export(&from, &[]);
-    assert_eq!(lines.len(), 307);
+    assert_eq!(lines.len(), 308);
     assert!(lines == export(&to, &[]));
     let copied = copy(&to, &back.location());
     assert_eq!(copied.status.code(), Some(0), "{copied:?}");
@@ -87,10 +91,15 @@ async fn state_is_copied_to_another_store_and_back() {
     let again = copy(&from, &to);
     assert_eq!(
         stdout(&again),
-        "0 entities were copied; 307 were there already\n"
+        "0 entities were copied; 308 were there already\n\
+         0 kept replies, and 0 messages and timers without an answer, were copied\n"
     );
     // What was written since is left as it is.
     let node = node(&there).await;
+    let path = "/api/journal/repeated?append=1&remind=t&after_ms=3600000";
+    let repeated = node.post(path).header("idempotency-key", "one");
+    let repeated = repeated.send().await;
+    assert!(repeated.header("meshage-replayed").is_some());
     let list = node.get("/api/journal/a").send().await;
     assert_eq!(list.json()["list"], json!(["1", "2"]));
     post(&node, "journal/a?append=3").await;
@@ -115,7 +124,7 @@ async fn state_is_written_out_as_lines_of_json() {
         .collect();
     let key = |entity: &Value| entity["partitionKey"].as_str().unwrap().to_owned();
     let keys: Vec<String> = entities.iter().map(key).collect();
-    assert_eq!(keys, ["a", "b", "empty", "large", "many", "ü"]);
+    assert_eq!(keys, ["a", "b", "empty", "large", "many", "repeated", "ü"]);
     assert_eq!(entities[0]["stream"], "journal");
     assert_eq!(entities[0]["values"][0]["json"], json!(["1", "2"]));
     assert_eq!(entities[2]["values"], json!([]));
@@ -199,4 +208,54 @@ async fn a_key_that_was_written_by_hand_is_named() {
         .unwrap();
     let copied = copy(&state.location(), &to.location());
     assert_eq!(copied.status.code(), Some(0), "{copied:?}");
+}
+
+#[tokio::test]
+async fn messages_that_are_stuck_are_shown_and_delivered_again() {
+    let store = State::sqlite();
+    let nodes = journal_mesh(1, &store).await;
+    let location = store.location();
+    let sends = |more: &[&str]| -> Vec<Value> {
+        let output = state(&[&["sends", "--from", &location], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let lines = stdout(&output).lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    act(&nodes[0], "a", "remind=t&after_ms=3600000").await.ok();
+    act(&nodes[0], "a", "send=b&send_id=x&send_then=trap")
+        .await
+        .ok();
+    until(|| async { sends(&[]).iter().any(|sent| sent["tries"] == 1) }).await;
+    assert_eq!(sends(&[]).len(), 2);
+    assert_eq!(sends(&["--stuck"]).len(), 0);
+    // The next one is the last.
+    store
+        .execute("UPDATE meshage_send SET tries = 19, wake_at = 1 WHERE name IS NULL")
+        .await;
+    until(|| async { sends(&["--stuck"]).len() == 1 }).await;
+    let stuck = &sends(&["--stuck"])[0];
+    assert_eq!(
+        stuck["to"],
+        json!({ "stream": "journal", "partitionKey": "b" })
+    );
+    assert_eq!(stuck["problem"], "the handler crashed");
+    let id = stuck["id"].as_str().unwrap();
+    for (arguments, said) in [
+        (
+            vec!["retry", "--from", &location, id],
+            "1 messages are delivered again\n",
+        ),
+        // The timer was not tried yet.
+        (
+            vec!["retry", "--from", &location],
+            "0 messages are delivered again\n",
+        ),
+    ] {
+        let output = state(&arguments);
+        assert_eq!(stdout(&output), said, "{output:?}");
+    }
+    until(|| async { sends(&[]).iter().any(|sent| sent["tries"] == 1) }).await;
+    assert_eq!(list(&nodes[0], "b").await, "[]");
 }

@@ -40,6 +40,9 @@ struct Wanted {
     /// Sends an append of `send_id` to the entity of this key.
     send: Option<String>,
     send_id: Option<String>,
+    /// To this stream, and how it ends there.
+    send_to: Option<String>,
+    send_then: Option<String>,
     /// Sets or removes the timer of this name, which appends `timer-NAME`.
     remind: Option<String>,
     cancel: Option<String>,
@@ -88,8 +91,9 @@ fn handle(
         None => None,
     };
     if let Some(key) = &wanted.send {
-        let body = json!({ "append": wanted.send_id });
-        entity.send_after("journal", key, &body, after)?;
+        let body = json!({ "append": wanted.send_id, "then": wanted.send_then });
+        let stream = wanted.send_to.as_deref().unwrap_or("journal");
+        entity.send_after(stream, key, &body, after)?;
     }
     if let Some(name) = &wanted.remind {
         entity.remind(name, after)?;
