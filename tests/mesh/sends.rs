@@ -1,5 +1,8 @@
 //! What handlers send: messages and timers, which take effect once, whatever dies.
 
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
 use http::Method;
 use serde_json::Value;
 
@@ -17,7 +20,21 @@ on_both_stores!(
     what_nobody_offers_waits_until_somebody_does,
     what_always_fails_is_stuck_and_can_be_retried,
     an_entity_can_send_to_itself,
+    timers_come_once_with_a_node_killed_in_between,
 );
+
+/// Timers of this many entities, so many each, all of them within ten seconds.
+const TIMED: u64 = 200;
+const TIMERS: u64 = 50;
+const EVERY_MS: u64 = 200;
+
+/// For so long after the kill timers of the node that is gone may wait for others.
+const HELD_UP_MS: u64 = 3_500;
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap().as_millis() as u64
+}
 
 async fn wait_for_list(node: &Node, key: &str, expected: &str) {
     until(|| async { list(node, key).await == expected }).await;
@@ -142,6 +159,56 @@ fn own_address() -> Option<String> {
     socket.connect("192.0.2.1:9").ok()?;
     let addr = socket.local_addr().ok()?.ip();
     (!addr.is_loopback()).then(|| addr.to_string())
+}
+
+async fn timers_come_once_with_a_node_killed_in_between(state: State) {
+    let mut nodes = journal_mesh(3, &state).await;
+    let began = now_ms();
+    // The first ones are due when all are set.
+    for number in 0..TIMED {
+        let after_ms = (began + 5_000 + number % EVERY_MS).saturating_sub(now_ms());
+        let query = format!("timers={TIMERS}&every_ms={EVERY_MS}&after_ms={after_ms}");
+        let node = &nodes[number as usize % 3];
+        act(node, &format!("k{number}"), &query).await.ok();
+    }
+    let middle = TIMED * TIMERS / 2;
+    until(|| async { state.sends().await <= middle }).await;
+    let killed_at = now_ms();
+    nodes[2].kill().await;
+    until(|| async { state.sends().await == 0 }).await;
+    // How late they were: those before the kill, those that it held up, and those afterwards.
+    let mut late = [const { Vec::new() }; 3];
+    for number in 0..TIMED {
+        let list = list(&nodes[0], &format!("k{number}")).await;
+        let list: Vec<String> = serde_json::from_str(&list).unwrap();
+        let dues: BTreeSet<u64> = list
+            .iter()
+            .map(|entry| {
+                let (due, ms) = entry.split_once('+').unwrap();
+                let (due, ms): (u64, u64) = (due.parse().unwrap(), ms.parse().unwrap());
+                late[match due {
+                    _ if due + ms < killed_at => 0,
+                    _ if due < killed_at + HELD_UP_MS => 1,
+                    _ => 2,
+                }]
+                .push(ms);
+                due
+            })
+            .collect();
+        assert_eq!(list.len() as u64, TIMERS, "k{number}: {list:?}");
+        assert_eq!(dues.len() as u64, TIMERS, "k{number}: {list:?}");
+    }
+    for (name, late) in ["before", "across", "after"].into_iter().zip(&mut late) {
+        late.sort_unstable();
+        let at = |share: usize| late.get(late.len() * share / 100).copied();
+        eprintln!(
+            "{name} the kill: {} timers, p50 {:?} ms, p99 {:?} ms, at most {:?} ms late",
+            late.len(),
+            at(50),
+            at(99),
+            late.last()
+        );
+    }
 }
 
 async fn an_entity_can_send_to_itself(state: State) {

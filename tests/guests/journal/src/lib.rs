@@ -6,7 +6,7 @@
 mod fetch;
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use meshage_sdk::{Entity, Failure, Json, Message, Query, Timer, Value, json};
 use serde::Deserialize;
@@ -46,6 +46,12 @@ struct Wanted {
     /// Sets or removes the timer of this name, which appends `timer-NAME`.
     remind: Option<String>,
     cancel: Option<String>,
+    /// Sets so many timers, the first one after `after_ms`, each so much later than the one before. When
+    /// they come they append how late they are in milliseconds.
+    #[serde(default)]
+    timers: u64,
+    #[serde(default)]
+    every_ms: u64,
     /// When what is sent is due, and the timer.
     #[serde(default)]
     after_ms: u64,
@@ -82,7 +88,10 @@ fn handle(
         entity.set("list", &list)?;
     }
     if let Some(timer) = &timer {
-        list.push(format!("timer-{}", timer.name()));
+        list.push(match timer.name().strip_prefix("due-") {
+            Some(due) => format!("{due}+{}", now_ms().saturating_sub(number(due)?)),
+            None => format!("timer-{}", timer.name()),
+        });
         entity.set("list", &list)?;
     }
     let after = Duration::from_millis(wanted.after_ms);
@@ -97,6 +106,11 @@ fn handle(
     }
     if let Some(name) = &wanted.remind {
         entity.remind(name, after)?;
+    }
+    for number in 0..wanted.timers {
+        let after = after + Duration::from_millis(number * wanted.every_ms);
+        let due = now_ms() + after.as_millis() as u64;
+        entity.remind(format!("due-{due}"), after)?;
     }
     if let Some(name) = &wanted.cancel {
         entity.cancel(name);
@@ -130,6 +144,15 @@ fn handle(
     Ok(Json(
         json!({ "id": message.id(), "list": list, "called": called }),
     ))
+}
+
+fn number(text: &str) -> Result<u64, Failure> {
+    text.parse().map_err(Failure::internal)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
 }
 
 fn call(entity: &Entity, keys: &str, wanted: &Wanted) -> Result<Value, Failure> {
