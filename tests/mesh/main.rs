@@ -10,6 +10,7 @@ mod harness;
 mod access;
 mod admin;
 mod bad_input;
+mod bank;
 mod bodies;
 mod broadcast;
 mod broken;

@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::connect::Connection;
-use super::{Failed, schema};
+use super::{Failed, schema, sql};
 use crate::entities::commit::{Changes, Commit, Delivery, Outcome};
 use crate::entities::outbox::{CLAIM, Outbox, written};
 use crate::entities::store::backend::StoreError;
@@ -257,12 +257,29 @@ pub(super) async fn send(
     let is_new = won.len() < rows;
     if !is_new {
         let earlier = receipt(connection, batch, commits).await?;
-        return earlier.ok_or_else(|| Failed::Nothing(StoreError("the receipt is missing".into())));
+        if let Some(earlier) = earlier {
+            return Ok(earlier);
+        }
+        // Somebody deleted the committer's row: it is made again, and the commits are sent again.
+        make_committer(connection, batch.committer)
+            .await
+            .map_err(Failed::of)?;
+        return Err(Failed::Conflict);
     }
     if won.is_empty() {
         check_version(connection).await?;
     }
     Ok(outcomes(commits, &sent, &won))
+}
+
+/// Makes the row of a committer, if there is none.
+pub(super) async fn make_committer(
+    connection: &Connection,
+    committer: Uuid,
+) -> Result<(), tokio_postgres::Error> {
+    let client = &connection.client;
+    client.execute(sql::COMMITTER, &[&committer]).await?;
+    Ok(())
 }
 
 /// A batch of which nothing was committed may be one that the tables' version has stopped.
@@ -307,4 +324,95 @@ fn outcomes(commits: &[Commit], sent: &[&Commit], won: &[i32]) -> Vec<Outcome> {
         }
     };
     commits.iter().map(outcome).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::super::backend::Make;
+    use super::super::super::{host_time, node_id};
+    use super::super::PostgresUrl;
+    use super::super::connect::Connector;
+    use super::*;
+    use crate::entities::commit::{CommitId, EntityId};
+    use crate::entities::record::RecordedUntil;
+    use crate::message::{PartitionKey, StreamName};
+
+    fn commit(expected: Option<CommitId>, not_after: Option<StoreTime>) -> Commit {
+        Commit {
+            entity: Arc::new(EntityId {
+                stream: StreamName::try_from("cart").unwrap(),
+                key: PartitionKey::try_from("ada").unwrap(),
+            }),
+            expected,
+            id: CommitId::new(),
+            changes: Arc::new(Changes {
+                not_after,
+                ..Changes::default()
+            }),
+            recorded: RecordedUntil::default(),
+        }
+    }
+
+    /// The second is sent because nobody knows whether the first has come to the server. It comes when
+    /// it would be too late by itself.
+    #[tokio::test]
+    async fn a_batch_that_is_sent_again_has_the_outcome_of_the_first() {
+        let test = "a_batch_that_is_sent_again_has_the_outcome_of_the_first";
+        let Some(url) = test_postgres::database(test).await else {
+            return;
+        };
+        let url: PostgresUrl = url.parse().unwrap();
+        let connector = Connector::new(&url).unwrap();
+        let mut connections = Vec::new();
+        for _ in 0..3 {
+            connections.push(connector.connect().await.unwrap());
+        }
+        schema::prepare(&mut connections[2].client, "test", Make::IfMissing)
+            .await
+            .unwrap();
+        let mut batch = Batch {
+            committer: Uuid::now_v7(),
+            number: 1,
+        };
+        for connection in &mut connections[..2] {
+            connection.prepare().await.unwrap();
+            make_committer(connection, batch.committer).await.unwrap();
+        }
+        let (first, second, other) = (&connections[0], &connections[1], &connections[2].client);
+        let outbox = Outbox::new(node_id());
+        let made = commit(None, None);
+        let expected = Some(made.id);
+        send(first, batch, &[made], &outbox).await.unwrap();
+        batch.number += 1;
+        let not_after = host_time().later(Duration::from_millis(300));
+        let commits = [commit(expected, Some(not_after))];
+        let lock = "BEGIN; SELECT * FROM meshage_entity FOR UPDATE";
+        other.batch_execute(lock).await.unwrap();
+        let waiting = async |count: i64| {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while other.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) < count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let again = async {
+            waiting(1).await;
+            while host_time() <= not_after {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            send(second, batch, &commits, &outbox).await
+        };
+        let release = async {
+            waiting(2).await;
+            other.batch_execute("COMMIT").await.unwrap();
+        };
+        let sent = send(first, batch, &commits, &outbox);
+        let both = async { tokio::join!(sent, again, release) };
+        let ended = tokio::time::timeout(Duration::from_secs(20), both).await;
+        let (sent, again, ()) = ended.expect("both wait for each other");
+        assert_eq!(sent.unwrap(), [Outcome::Committed]);
+        assert_eq!(again.unwrap(), [Outcome::Committed]);
+    }
 }

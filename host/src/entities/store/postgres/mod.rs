@@ -162,8 +162,15 @@ impl Postgres {
         }
         if self.connection.is_none() {
             let mut connection = self.connector.connect().await?;
-            let prepared = timeout(STATEMENT_MAX, connection.prepare()).await;
-            prepared.map_err(|_| StoreError(format!("no answer within {STATEMENT_MAX:?}")))??;
+            let committer = self.batch.committer;
+            let prepared = timeout(STATEMENT_MAX, async {
+                connection.prepare().await?;
+                let made = commit::make_committer(&connection, committer).await;
+                made.map_err(|error| StoreError(text(&error)))
+            });
+            prepared
+                .await
+                .map_err(|_| StoreError(format!("no answer within {STATEMENT_MAX:?}")))??;
             self.connection = Some(connection);
         }
         self.connection

@@ -191,3 +191,63 @@ fn letter(row: &Row) -> Option<Letter> {
         text: Bytes::copy_from_slice(row.get(8)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::super::backend::Make;
+    use super::super::super::conformance::sends;
+    use super::super::super::{Store, node_id};
+    use super::super::PostgresUrl;
+    use super::super::connect::Connector;
+    use crate::entities::commit::{Changes, Delivery, Outcome};
+    use crate::entities::outbox::Outbox;
+
+    /// What a delivery comes to if this happens to the message's row in another transaction, which
+    /// began before the commit and ends while that waits; and how many messages are left.
+    async fn deliver_beside(test: &str, other: &str) -> Option<(Outcome, usize)> {
+        let url: PostgresUrl = test_postgres::database(test).await?.parse().unwrap();
+        let (outbox, ended) = (Outbox::new(node_id()), CancellationToken::new());
+        let opened = Store::open_postgres(&url, "test", Make::IfMissing, outbox, ended).await;
+        let (store, _) = opened.unwrap();
+        let sent = store.commit_on("a", None, sends(&["x"], &[])).await;
+        assert_eq!(sent, Outcome::Committed);
+        let id = store.outstanding(false).await[0].letter.id;
+        let connection = Connector::new(&url).unwrap().connect().await.unwrap();
+        let client = &connection.client;
+        client.batch_execute("BEGIN").await.unwrap();
+        client.batch_execute(other).await.unwrap();
+        let delivered = Changes {
+            delivered: vec![Delivery { id, timer: None }],
+            ..Changes::default()
+        };
+        let committing = store.commit_on("x", None, delivered);
+        let waiting = async {
+            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) OR NOT granted AND locktype = 'transactionid'";
+            while client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            client.batch_execute("COMMIT").await.unwrap();
+        };
+        let (outcome, ()) = tokio::join!(committing, waiting);
+        Some((outcome, store.outstanding(false).await.len()))
+    }
+
+    #[tokio::test]
+    async fn a_delivery_takes_effect_once_although_its_row_moves() {
+        let test = "a_delivery_takes_effect_once_although_its_row_moves";
+        let claimed = "UPDATE meshage_send SET wake_at = wake_at + 1";
+        if let Some(ended) = deliver_beside(test, claimed).await {
+            assert_eq!(ended, (Outcome::Committed, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_cancelled_meanwhile_takes_no_effect() {
+        let test = "what_is_cancelled_meanwhile_takes_no_effect";
+        if let Some(ended) = deliver_beside(test, "DELETE FROM meshage_send").await {
+            assert_eq!(ended, (Outcome::Fenced, 0));
+        }
+    }
+}

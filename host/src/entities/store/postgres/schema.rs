@@ -83,7 +83,7 @@ const FROM_1_TO_2: &str = "
 
 /// What committers of nodes that are gone have left. A commit's outcome is known or given up long
 /// before.
-const SWEEP: &str = "DELETE FROM meshage_committer WHERE at < now() - interval '1 day'";
+const SWEEP: &str = "DELETE FROM meshage_committer WHERE at < now() - interval '7 days'";
 
 /// Makes the tables if there are none and they may be made, and checks that this version of meshage can use those that
 /// are there, and that they are of this cluster. Returns the store's id.

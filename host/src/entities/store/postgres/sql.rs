@@ -7,8 +7,13 @@
 /// Rows are looked up one by one (`LATERAL … LIMIT`), and changed where they were found (`ctid`). A
 /// join by their keys would leave it to the planner which side it reads first: of a table that was
 /// tiny when it last looked it would read every row, for each batch, until it looks again.
+///
+/// The committer's own row comes first: of a batch that was sent twice, one waits here for the other, and
+/// then does nothing.
 const COMMIT_ENTITIES: &str = "
-WITH c AS MATERIALIZED (
+WITH own AS MATERIALIZED (
+    SELECT batch FROM meshage_committer WHERE id = $1::uuid FOR UPDATE
+), HELD c AS MATERIALIZED (
     SELECT * FROM unnest($4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::bool[], $9::bytea[], $10::bool[],
             $11::bigint[], $12::bigint[], $13::bigint[])
         WITH ORDINALITY AS u(stream, key, expected, id, has_state, state, is_clear,
@@ -17,9 +22,10 @@ WITH c AS MATERIALIZED (
         SELECT ctid AS place FROM meshage_entity e
         WHERE u.expected IS NOT NULL AND e.stream = u.stream AND e.key = u.key LIMIT 1
     ) e ON true
-    WHERE (SELECT compatible FROM meshage_store) <= $3::int
+    WHERE (SELECT batch FROM own) < $2::bigint
+        AND (SELECT compatible FROM meshage_store) <= $3::int
         AND (u.not_after IS NULL OR u.not_after > (SELECT CLOCK FROM meshage_store))
-        DELIVERED
+        NOT_VOID
 ), old AS (
     UPDATE meshage_entity e
     SET commit_id = c.id, messages_until = c.messages_until, keys_until = c.keys_until,
@@ -80,36 +86,35 @@ const COMMIT_RECORDS: &str = ", kept AS (
         fingerprint = excluded.fingerprint, reply = excluded.reply
 )";
 
-/// None of the messages that were delivered may have taken effect, or been cancelled. `$+1` is the
-/// first parameter behind those of what comes before.
-const DELIVERED: &str = "AND NOT EXISTS (
-            SELECT FROM unnest($+1::int[], $+2::uuid[]) AS d(ord, id) LEFT JOIN LATERAL (
-                SELECT true AS is_there FROM meshage_send s WHERE s.id = d.id LIMIT 1
-            ) s ON true
-            WHERE d.ord = u.ord AND s.is_there IS NULL
-        )";
+/// None of the messages that were delivered may have taken effect, or been cancelled; nor may they be
+/// cancelled from here on. `$+1` is the first parameter behind those of what comes before.
+const HELD: &str = "held AS MATERIALIZED (
+    SELECT id FROM meshage_send WHERE id = ANY($+2::uuid[]) ORDER BY id FOR UPDATE
+), void AS MATERIALIZED (
+    SELECT d.ord FROM unnest($+1::int[], $+2::uuid[]) AS d(ord, id)
+    LEFT JOIN held h ON h.id = d.id WHERE h.id IS NULL
+),";
+const NOT_VOID: &str = "AND NOT EXISTS (SELECT FROM void WHERE void.ord = u.ord)";
 
 /// What is sent, and timers that are removed or replaced. A timer that is set again by what it brings is
 /// replaced, as one statement changes a row once.
+///
+/// Rows are deleted by their ids, wherever they are by then: a node that takes a message, or says that
+/// it still delivers it, moves its row.
 const COMMIT_SENDS: &str = ", done AS (
-    DELETE FROM meshage_send s USING (
-        SELECT s.place FROM unnest($+1::int[], $+2::uuid[], $+14::bool[]) AS d(ord, id, is_replaced)
-        JOIN won ON won.ord = d.ord CROSS JOIN LATERAL (
-            SELECT ctid AS place FROM meshage_send s WHERE s.id = d.id LIMIT 1
-        ) s
-        WHERE NOT d.is_replaced
-    ) g
-    WHERE s.ctid = g.place
+    DELETE FROM meshage_send WHERE id = ANY(ARRAY(
+        SELECT d.id FROM unnest($+1::int[], $+2::uuid[], $+14::bool[]) AS d(ord, id, is_replaced)
+        JOIN won ON won.ord = d.ord WHERE NOT d.is_replaced
+    ))
 ), cancelled AS (
-    DELETE FROM meshage_send s USING (
-        SELECT s.place FROM unnest($+3::int[], $+4::text[]) AS t(ord, name)
+    DELETE FROM meshage_send WHERE id = ANY(ARRAY(
+        SELECT s.id FROM unnest($+3::int[], $+4::text[]) AS t(ord, name)
         JOIN won ON won.ord = t.ord JOIN c ON c.ord = t.ord CROSS JOIN LATERAL (
-            SELECT ctid AS place FROM meshage_send s
+            SELECT id FROM meshage_send s
             WHERE s.stream = c.stream AND s.key = c.key AND s.name = t.name LIMIT 1
         ) s
         WHERE t.name IS NOT NULL
-    ) g
-    WHERE s.ctid = g.place
+    ))
 ), sent AS (
     INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, message)
     SELECT s.id, c.stream, c.key, s.name, s.to_stream, s.to_key, s.due, s.wake_at, $+13::text, s.message
@@ -154,13 +159,15 @@ pub(super) fn commit(has_values: bool, has_records: bool, sends: bool) -> String
         records = numbered(COMMIT_RECORDS, before, 6);
         before += 6;
     }
-    let (mut sent, mut delivered) = (String::new(), String::new());
+    let (mut sent, mut held, mut not_void) = (String::new(), String::new(), "");
     if sends {
         sent = numbered(COMMIT_SENDS, before, 14);
-        delivered = numbered(DELIVERED, before, 14);
+        held = numbered(HELD, before, 14);
+        not_void = NOT_VOID;
     }
     format!("{COMMIT_ENTITIES}{values}{records}{sent}{COMMIT_END}")
-        .replace("DELIVERED", &delivered)
+        .replace("HELD", &held)
+        .replace("NOT_VOID", not_void)
         .replace("CLOCK", CLOCK)
 }
 
@@ -170,6 +177,11 @@ fn numbered(statement: &str, before: usize, parameters: usize) -> String {
         statement.replace(&format!("$+{number}:"), &format!("${}:", before + number))
     })
 }
+
+/// The row of a committer, which its batches need.
+pub(super) const COMMITTER: &str = "
+    INSERT INTO meshage_committer (id, batch, won) VALUES ($1, 0, '{}')
+    ON CONFLICT (id) DO UPDATE SET at = now()";
 
 pub(super) const ANSWERED: &str = "DELETE FROM meshage_send WHERE id = ANY($1)";
 
