@@ -147,7 +147,6 @@ impl Bank {
                     .send()
                     .await;
                 let transfer = transfer.json();
-                eprintln!("T {key} {transfer}");
                 match transfer["phase"].as_str().unwrap() {
                     "done" => {
                         done += 1;
