@@ -16,6 +16,7 @@ on_both_stores!(
     two_entities_that_call_each_other_at_once_both_get_through,
     three_chains_in_a_circle_get_through,
     a_handler_that_runs_again_calls_once,
+    a_handler_that_runs_again_on_other_state_makes_other_calls,
     nothing_leaves_before_what_came_before_is_committed,
     handlers_without_state_call_and_send,
 );
@@ -178,6 +179,33 @@ async fn a_handler_that_runs_again_calls_once(state: State) {
     assert_eq!(answer["called"]["list"].to_string(), r#"["a"]"#);
     assert_eq!(list(&nodes[1], &keys[1]).await, r#"["a"]"#);
     assert_eq!(list(&nodes[1], &keys[0]).await, r#"["before","a"]"#);
+}
+
+/// What the first run called stays called: a call is no part of what its caller commits.
+async fn a_handler_that_runs_again_on_other_state_makes_other_calls(state: State) {
+    let (gate, nodes) = gated(&state).await;
+    let keys = keys(&nodes, 3).await;
+    act(&nodes[0], &keys[0], &format!("append={}", keys[1]))
+        .await
+        .ok();
+    let query = format!("append=a&call=last&wait_for={}/", gate.addr);
+    let asking = async { act(&nodes[0], &keys[0], &query).await.ok().to_owned() };
+    let disturbing = async {
+        gate.wait_for(1).await;
+        let list = format!(r#"["{}","{}"]"#, keys[1], keys[2]);
+        state.set_elsewhere(&keys[0], "list", &list).await;
+        gate.open();
+    };
+    tokio::join!(asking, disturbing);
+    let list_of = async |number: usize| list(&nodes[1], &keys[number]).await;
+    assert_eq!(
+        list_of(0).await,
+        format!(r#"["{}","{}","a"]"#, keys[1], keys[2])
+    );
+    assert_eq!(
+        (list_of(1).await, list_of(2).await),
+        (r#"["a"]"#.into(), r#"["a"]"#.into())
+    );
 }
 
 /// A call shows others what a handler saw: it waits until that cannot be lost any more.

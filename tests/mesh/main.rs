@@ -16,6 +16,7 @@ mod broadcast;
 mod broken;
 mod busy;
 mod calls;
+mod clocks;
 mod failover;
 mod faults;
 mod floods;

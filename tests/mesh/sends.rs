@@ -7,8 +7,8 @@ use http::Method;
 use serde_json::Value;
 
 use crate::harness::{
-    Answer, Client, Node, Setup, State, act, guest, journal, journal_mesh, journal_setup, list,
-    on_both_stores, refs, skipped, until, wait_for_mesh,
+    Answer, Client, Gate, Node, Setup, State, act, guest, journal, journal_mesh, journal_setup,
+    list, on_both_stores, refs, skipped, until, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -21,6 +21,9 @@ on_both_stores!(
     what_always_fails_is_stuck_and_can_be_retried,
     an_entity_can_send_to_itself,
     timers_come_once_with_a_node_killed_in_between,
+    what_is_cancelled_or_replaced_while_it_waits_for_its_turn_takes_no_effect,
+    a_timer_that_sets_itself_again_comes_again,
+    a_client_cannot_pretend_to_be_a_timer,
 );
 
 /// Timers of this many entities, so many each, all of them within ten seconds.
@@ -208,6 +211,66 @@ async fn timers_come_once_with_a_node_killed_in_between(state: State) {
             at(99),
             late.last()
         );
+    }
+}
+
+/// The timer is due while the message that cancels it runs.
+async fn what_is_cancelled_or_replaced_while_it_waits_for_its_turn_takes_no_effect(state: State) {
+    let gate = Gate::new().await;
+    let plugins = journal().with_file("journal.toml", gate.manifest());
+    let node = Setup::new(plugins).id("n1").state(&state).ready().await;
+    let mut waiting = 0;
+    for (query, expected) in [
+        ("cancel=t", r#"["a"]"#),
+        ("remind=t&after_ms=1", r#"["a","timer-t"]"#),
+    ] {
+        waiting += 1;
+        let key = format!("k{waiting}");
+        act(&node, &key, "remind=t&after_ms=200").await.ok();
+        gate.close();
+        let query = format!("append=a&{query}&wait_for={}/", gate.addr);
+        let holding = async { act(&node, &key, &query).await.ok().to_owned() };
+        let opening = async {
+            gate.wait_for(waiting).await;
+            // Its delivery is behind the message that runs.
+            let path = format!("/entities/journal/{key}");
+            until(|| async { node.admin(&path).await.json()["queued"] == 2 }).await;
+            gate.open();
+        };
+        tokio::join!(holding, opening);
+        until(|| async { state.sends().await == 0 }).await;
+        assert_eq!(list(&node, &key).await, expected);
+    }
+}
+
+async fn a_timer_that_sets_itself_again_comes_again(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    for node in &nodes {
+        let key = nodes[0].key_owned_by("journal", &node.id).await;
+        act(&nodes[0], &key, "remind=t&after_ms=1&again=3")
+            .await
+            .ok();
+        wait_for_list(
+            &nodes[0],
+            &key,
+            r#"["timer-t","timer-t","timer-t","timer-t"]"#,
+        )
+        .await;
+        until(|| async { state.sends().await == 0 }).await;
+    }
+}
+
+async fn a_client_cannot_pretend_to_be_a_timer(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    for key in ["a", "b", "c", "d"] {
+        let path = format!("/api/journal/{key}?append=x");
+        let request = nodes[0].post(&path).header("meshage-timer", "t");
+        request
+            .header("meshage-from", "journal/a")
+            .send()
+            .await
+            .ok();
+        assert_eq!(list(&nodes[1], key).await, r#"["x"]"#);
     }
 }
 

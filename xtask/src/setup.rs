@@ -73,23 +73,32 @@ pub(crate) fn components() -> Result<()> {
     Ok(())
 }
 
-/// Installs PostgreSQL, which some tests need, where that is possible. Without it they are skipped,
-/// each by name.
-pub(crate) fn postgres() {
-    let is_there = Path::new("/usr/lib/postgresql").is_dir()
-        || command("postgres")
-            .arg("--version")
-            .output()
-            .is_ok_and(|output| output.status.success());
-    if is_there {
+/// Installs what some tests need, where that is possible. Without it they are skipped, each by name.
+pub(crate) fn packages_of_tests() {
+    let has_postgres = Path::new("/usr/lib/postgresql").is_dir() || answers("postgres");
+    let wanted = [
+        ("postgresql", has_postgres),
+        ("faketime", answers("faketime")),
+    ];
+    let missing = wanted.iter().filter(|(_, is_there)| !is_there);
+    let missing: Vec<&str> = missing.map(|(package, _)| *package).collect();
+    if missing.is_empty() {
         return;
     }
-    let install = ["install", "--yes", "--no-install-recommends", "postgresql"];
     let mut apt = command("apt-get");
-    apt.args(install).env("DEBIAN_FRONTEND", "noninteractive");
+    apt.args(["install", "--yes", "--no-install-recommends"])
+        .args(&missing)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     if let Err(error) = run(&mut apt) {
-        println!("PostgreSQL cannot be installed ({error}): the tests that need it are skipped");
+        let missing = missing.join(" and ");
+        println!("{missing} cannot be installed ({error}): the tests that need it are skipped");
     }
+}
+
+/// Whether a program is there.
+fn answers(program: &str) -> bool {
+    let asked = command(program).arg("--version").output();
+    asked.is_ok_and(|output| output.status.success())
 }
 
 pub(crate) fn command(program: &str) -> Command {

@@ -9,7 +9,7 @@ use crate::setup::{self, cargo};
 
 pub(crate) fn everything() -> Result<()> {
     setup::components()?;
-    setup::postgres();
+    setup::packages_of_tests();
     setup::run(cargo().args(["fmt", "--all", "--check"]))?;
     dependencies()?;
     build::all_guests()?;

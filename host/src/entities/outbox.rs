@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +19,7 @@ use uuid::Uuid;
 
 use super::as_http;
 use super::commit::EntityId;
-use super::store::host_millis;
+use super::store::Clock;
 use crate::message::{
     Message, Method, NodeId, Outgoing, PartitionKey, Sending, StoreTime, StreamName, TIMER,
 };
@@ -126,8 +125,7 @@ pub(super) struct Outbox {
     state: Mutex<State>,
     /// Something is to be told to the store.
     pub(super) changed: Notify,
-    /// How far the store's clock is ahead of this host's, in milliseconds.
-    ahead: AtomicI64,
+    pub(super) clock: Clock,
 }
 
 struct State {
@@ -155,7 +153,7 @@ impl Outbox {
                 renewed_at: Instant::now(),
             }),
             changed: Notify::new(),
-            ahead: AtomicI64::new(0),
+            clock: Clock::default(),
         })
     }
 
@@ -167,18 +165,6 @@ impl Outbox {
 
     pub(super) fn delivers(&self) -> bool {
         self.deliver.get().is_some()
-    }
-
-    /// The store's clock, as far as this node knows.
-    pub(super) fn now(&self) -> StoreTime {
-        let millis = host_millis() + self.ahead.load(Ordering::Relaxed);
-        StoreTime::from_millis(millis.try_into().unwrap_or_default())
-    }
-
-    /// The store said what its clock says.
-    pub(super) fn note_now(&self, now: StoreTime) {
-        let ahead = now.millis().cast_signed() - host_millis();
-        self.ahead.store(ahead, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -196,7 +182,7 @@ impl Outbox {
                 return;
             }
         }
-        if self.now() > letter.due.later(GRACE) {
+        if self.clock.now() > letter.due.later(GRACE) {
             counter!(names::SENDS_LATE).increment(1);
         }
         let (outbox, deliver) = (self.clone(), deliver.clone());
@@ -300,8 +286,13 @@ impl Waiting {
 }
 
 impl Letter {
-    /// What an entity sends.
-    pub(super) fn new(from: &Arc<EntityId>, name: Option<&Arc<str>>, sending: &Sending) -> Self {
+    /// What an entity sends, and is due now.
+    pub(super) fn new(
+        from: &Arc<EntityId>,
+        name: Option<&Arc<str>>,
+        sending: &Sending,
+        now: StoreTime,
+    ) -> Self {
         let Outgoing {
             stream,
             partition_key,
@@ -315,7 +306,7 @@ impl Letter {
                 stream: stream.clone(),
                 key: partition_key.clone(),
             },
-            due: sending.due,
+            due: now,
             tries: 0,
             text: written(&sending.outgoing),
         }

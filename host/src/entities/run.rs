@@ -309,9 +309,7 @@ impl Work {
         };
         let mut changes = Changes::from(call.writes);
         changes.sends = call.sends;
-        changes
-            .sends
-            .begin(self.active.store.now(), &self.message.headers);
+        changes.sends.continue_trace(&self.message.headers);
         if let Some(once) = once {
             let wrote = !changes.is_empty();
             let keys_until = self.active.store.now();

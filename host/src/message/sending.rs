@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
 use super::request::Method;
-use super::store_time::StoreTime;
 
 /// The header of a message that a timer brings: its name.
 pub const TIMER: HeaderName = HeaderName::from_static("meshage-timer");
@@ -40,8 +39,6 @@ pub struct Sending {
     pub outgoing: Outgoing,
     /// How long after the commit.
     pub delay: Duration,
-    /// The moment, once it is known.
-    pub due: StoreTime,
 }
 
 /// What messages of one entity send.
@@ -110,11 +107,10 @@ impl Sends {
         self.timers.extend(later.timers);
     }
 
-    /// They are committed now, by the message with these headers.
-    pub fn begin(&mut self, now: StoreTime, headers: &HeaderMap) {
+    /// Has all of them belong to the trace of the message with these headers.
+    pub fn continue_trace(&mut self, headers: &HeaderMap) {
         let timers = self.timers.values_mut().flatten();
         for sending in self.unnamed.iter_mut().chain(timers) {
-            sending.due = now.later(sending.delay);
             sending.outgoing.continue_trace(headers);
         }
     }
@@ -155,7 +151,6 @@ mod tests {
                 body: Bytes::from_static(body.as_bytes()),
             },
             delay: Duration::ZERO,
-            due: StoreTime::default(),
         }
     }
 

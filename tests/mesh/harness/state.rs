@@ -95,6 +95,19 @@ impl State {
         self.execute(&sql).await;
     }
 
+    /// The same, with this value.
+    pub(crate) async fn set_elsewhere(&self, key: &str, name: &str, value: &str) {
+        let value = match self {
+            Self::Sqlite(_) => format!("'{value}'"),
+            Self::Postgres { .. } => format!("convert_to('{value}', 'UTF8')"),
+        };
+        let sql = format!(
+            "UPDATE meshage_value SET value = {value} WHERE key = '{key}' AND name = '{name}'"
+        );
+        self.execute(&sql).await;
+        self.commit_elsewhere(key).await;
+    }
+
     /// Runs statements on the store.
     pub(crate) async fn execute(&self, sql: &str) {
         match self {

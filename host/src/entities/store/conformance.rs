@@ -492,7 +492,6 @@ fn sending(key: &str) -> message::Sending {
             body: Bytes::from_static(&[1, 0, 0xff]),
         },
         delay: Duration::ZERO,
-        due: StoreTime::default(),
     }
 }
 
@@ -546,8 +545,6 @@ pub(super) fn sends(unnamed: &[&str], timers: &[(&str, Option<&str>)]) -> Change
             None => changes.sends.cancel((*name).into()),
         }
     }
-    let due = StoreTime::from_millis(1);
-    changes.sends.begin(due, &http::HeaderMap::new());
     changes
 }
 

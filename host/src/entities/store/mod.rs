@@ -2,6 +2,7 @@
 //! them in batches.
 
 mod backend;
+mod clock;
 #[cfg(test)]
 mod conformance;
 mod gather;
@@ -38,6 +39,7 @@ pub use backend::StoreError;
 pub(super) use backend::{
     Found, Imported, Listing, Look, LookError, Make, Order, Outstanding, Seen, What,
 };
+pub(super) use clock::Clock;
 pub use postgres::PostgresUrl;
 
 /// Commits of one batch at most: beyond that a batch becomes no cheaper.
@@ -247,7 +249,7 @@ impl Store {
                     Ok(Some(owners)) => {
                         let due = self.commit_batch(&mut backend, owners).await;
                         if let Some(due) = due {
-                            next_tend = next_tend.min(self.instant_of(due));
+                            next_tend = next_tend.min(tokio::time::Instant::now() + due);
                         }
                     }
                     Ok(None) => return,
@@ -301,7 +303,7 @@ impl Store {
         }
         match self.watched(backend.sweep()).await {
             Ok(Swept { now, is_more }) => {
-                self.0.outbox.note_now(now);
+                self.0.outbox.clock.note(now);
                 if is_more { SWEEP_NEXT } else { SWEEP_PAUSE }
             }
             Err(error) => {
@@ -329,16 +331,16 @@ impl Store {
 
     /// The store's clock, as far as this node knows.
     pub(super) fn now(&self) -> StoreTime {
-        self.0.outbox.now()
+        self.0.outbox.clock.now()
     }
 
     /// Commits what they have, or what the first of them have if that is enough for a batch.
-    /// Returns when the first of what it sends is due.
+    /// Returns how long until the first of what it sends is due.
     async fn commit_batch(
         &self,
         backend: &mut impl Backend,
         owners: Vec<Owner>,
-    ) -> Option<StoreTime> {
+    ) -> Option<Duration> {
         let (mut commits, mut begun) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut owners = owners.into_iter();
@@ -368,23 +370,23 @@ impl Store {
         due
     }
 
-    /// Delivers what is due at once, and returns when the first of the others is.
-    fn deliver_what_was_sent(&self, commits: &[Commit], outcomes: &[Outcome]) -> Option<StoreTime> {
+    /// Delivers what is due at once, and returns how long until the first of the others is.
+    fn deliver_what_was_sent(&self, commits: &[Commit], outcomes: &[Outcome]) -> Option<Duration> {
         let committed = commits.iter().zip(outcomes);
         let committed = committed.filter(|(_, outcome)| **outcome == Outcome::Committed);
         let now = self.now();
-        let mut next: Option<StoreTime> = None;
+        let mut next: Option<Duration> = None;
         for (commit, _) in committed {
             for (name, sending) in commit.changes.sends.iter() {
-                if sending.due <= now {
-                    let letter = Letter::new(&commit.entity, name, sending);
+                if sending.delay.is_zero() {
+                    let letter = Letter::new(&commit.entity, name, sending, now);
                     self.0.outbox.begin(letter);
                 } else {
-                    next = next.into_iter().chain([sending.due]).min();
+                    next = next.into_iter().chain([sending.delay]).min();
                 }
             }
         }
-        next
+        next.map(|next| next.min(TEND_PAUSE))
     }
 
     async fn commit(&self, backend: &mut impl Backend, commits: &[Commit]) -> Vec<Outcome> {

@@ -107,7 +107,6 @@ pub(super) fn send(
         id: Uuid::new_v7(Timestamp::now(NoContext)),
         outgoing,
         delay: Duration::from_millis(delay_ms),
-        due: Default::default(),
     };
     call.sends.send(name, sending);
     Ok(call.reserve()?)

@@ -46,6 +46,9 @@ struct Wanted {
     /// Sets or removes the timer of this name, which appends `timer-NAME`.
     remind: Option<String>,
     cancel: Option<String>,
+    /// How often the timer sets itself again when it comes.
+    #[serde(default)]
+    again: u64,
     /// Sets so many timers, the first one after `after_ms`, each so much later than the one before. When
     /// they come they append how late they are in milliseconds.
     #[serde(default)]
@@ -93,9 +96,22 @@ fn handle(
             None => format!("timer-{}", timer.name()),
         });
         entity.set("list", &list)?;
+        let again: u64 = entity.get("again")?.unwrap_or_default();
+        if again > 0 {
+            entity.set("again", &(again - 1))?;
+            entity.remind(timer.name(), Duration::from_millis(1))?;
+        }
+    }
+    if wanted.again > 0 {
+        entity.set("again", &wanted.again)?;
     }
     let after = Duration::from_millis(wanted.after_ms);
     let called = match &wanted.call {
+        // Which one depends on the state.
+        Some(keys) if keys == "last" => {
+            let last = list.iter().rev().nth(1).cloned().unwrap_or_default();
+            Some(call(&entity, &last, &wanted)?)
+        }
         Some(keys) => Some(call(&entity, keys, &wanted)?),
         None => None,
     };

@@ -2,6 +2,7 @@
 //! everything is written or nothing, and the receipt says which entities were.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
@@ -14,6 +15,9 @@ use crate::entities::outbox::{CLAIM, Outbox, written};
 use crate::entities::store::backend::StoreError;
 use crate::message::{Sends, StoreTime};
 use crate::state::MAIN_VALUE;
+
+/// The longest delay that the server's numbers have room for: some thousand years.
+const DELAY_MAX: Duration = Duration::from_millis(1 << 45);
 
 /// Identifies a batch: the committer, and a number that grows.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +64,10 @@ struct Sent<'a> {
     names: Vec<Option<&'a str>>,
     streams: Vec<&'a str>,
     keys: Vec<&'a str>,
-    due: Vec<i64>,
-    wake_at: Vec<i64>,
+    /// In milliseconds: when it is due, and when it is delivered by somebody else than this node, which
+    /// does so at once.
+    delays: Vec<i64>,
+    wake_after: Vec<i64>,
     messages: Vec<Bytes>,
 }
 
@@ -70,7 +76,7 @@ impl<'a> Sent<'a> {
         self.delivered.is_empty() && self.timers.is_empty() && self.ids.is_empty()
     }
 
-    fn add(&mut self, ord: i32, sends: &'a Sends, delivered: &[Delivery], now: StoreTime) {
+    fn add(&mut self, ord: i32, sends: &'a Sends, delivered: &[Delivery]) {
         for Delivery { id, timer } in delivered {
             self.delivered_ords.push(ord);
             self.delivered.push(*id);
@@ -89,13 +95,13 @@ impl<'a> Sent<'a> {
             self.names.push(name.map(|name| &**name));
             self.streams.push(sending.outgoing.stream.as_str());
             self.keys.push(sending.outgoing.partition_key.as_str());
-            self.due.push(millis(sending.due));
-            let wake_at = if sending.due <= now {
-                now.later(CLAIM)
+            let delay = StoreTime::default().later(sending.delay.min(DELAY_MAX));
+            self.delays.push(millis(delay));
+            self.wake_after.push(if sending.delay.is_zero() {
+                CLAIM.as_millis() as i64
             } else {
-                sending.due
-            };
-            self.wake_at.push(millis(wake_at));
+                millis(delay)
+            });
             self.messages.push(written(&sending.outgoing));
         }
     }
@@ -103,14 +109,14 @@ impl<'a> Sent<'a> {
 
 impl<'a> Columns<'a> {
     /// Ordinals count from 1, in this order.
-    fn new(commits: &[&'a Commit], now: StoreTime) -> Self {
+    fn new(commits: &[&'a Commit]) -> Self {
         let mut columns = Self::default();
         for (ord, commit) in (1..).zip(commits) {
             columns.add(ord, commit);
             let Changes {
                 sends, delivered, ..
             } = &*commit.changes;
-            columns.sends.add(ord, sends, delivered, now);
+            columns.sends.add(ord, sends, delivered);
         }
         columns
     }
@@ -188,7 +194,7 @@ pub(super) async fn send(
         return Err(Failed::Nothing(StoreError("nothing is prepared".into())));
     };
     let sent = sorted(commits);
-    let columns = Columns::new(&sent, outbox.now());
+    let columns = Columns::new(&sent);
     let node = outbox.node.as_str();
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
         &batch.committer,
@@ -239,8 +245,8 @@ pub(super) async fn send(
             &sent.names,
             &sent.streams,
             &sent.keys,
-            &sent.due,
-            &sent.wake_at,
+            &sent.delays,
+            &sent.wake_after,
             &messages,
             &node,
             &sent.is_replaced,

@@ -138,6 +138,10 @@ impl Store {
             .await
             .map_err(named)?;
         connection.warn_of_settings().await.map_err(named)?;
+        let asked = connection.client.query_one(&sql::clock(), &[]).await;
+        let now = asked.map_err(|error| named(StoreError(text(&error))))?;
+        outbox.clock.leave_host();
+        outbox.clock.note(look::time(&now, 0));
         let store = Self::new(None, outbox.clone(), ended);
         let (committing, looking) = (
             Postgres::new(connector.clone(), outbox.clone()),

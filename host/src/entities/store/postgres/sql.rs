@@ -117,9 +117,11 @@ const COMMIT_SENDS: &str = ", done AS (
     ))
 ), sent AS (
     INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, message)
-    SELECT s.id, c.stream, c.key, s.name, s.to_stream, s.to_key, s.due, s.wake_at, $+13::text, s.message
+    SELECT s.id, c.stream, c.key, s.name, s.to_stream, s.to_key,
+        (SELECT CLOCK FROM meshage_store) + s.delay, (SELECT CLOCK FROM meshage_store) + s.wake_after,
+        $+13::text, s.message
     FROM unnest($+5::int[], $+6::uuid[], $+7::text[], $+8::text[], $+9::text[], $+10::bigint[], $+11::bigint[], $+12::bytea[])
-        AS s(ord, id, name, to_stream, to_key, due, wake_at, message)
+        AS s(ord, id, name, to_stream, to_key, delay, wake_after, message)
     JOIN won ON won.ord = s.ord JOIN c ON c.ord = s.ord
     ON CONFLICT (stream, key, name) WHERE name IS NOT NULL DO UPDATE SET id = excluded.id,
         to_stream = excluded.to_stream, to_key = excluded.to_key, due = excluded.due,
@@ -182,6 +184,11 @@ fn numbered(statement: &str, before: usize, parameters: usize) -> String {
 pub(super) const COMMITTER: &str = "
     INSERT INTO meshage_committer (id, batch, won) VALUES ($1, 0, '{}')
     ON CONFLICT (id) DO UPDATE SET at = now()";
+
+/// The store's clock.
+pub(super) fn clock() -> String {
+    "SELECT CLOCK FROM meshage_store".replace("CLOCK", CLOCK)
+}
 
 pub(super) const ANSWERED: &str = "DELETE FROM meshage_send WHERE id = ANY($1)";
 

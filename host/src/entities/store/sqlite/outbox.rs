@@ -51,10 +51,11 @@ pub(super) fn send(
             .execute((stream, key, &**name))?;
     }
     for (name, sending) in sends.iter() {
-        let wake_at = if sending.due <= now {
+        let due = now.later(sending.delay);
+        let wake_at = if sending.delay.is_zero() {
             now.later(CLAIM)
         } else {
-            sending.due
+            due
         };
         transaction
             .prepare_cached("INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
@@ -65,7 +66,7 @@ pub(super) fn send(
                 name.map(|name| &**name),
                 sending.outgoing.stream.as_str(),
                 sending.outgoing.partition_key.as_str(),
-                millis(sending.due),
+                millis(due),
                 millis(wake_at),
                 node,
                 Value(&written(&sending.outgoing)),
