@@ -22,6 +22,7 @@ on_both_stores!(
     what_failed_elsewhere_does_not_succeed_afterwards,
     what_is_read_long_after_its_time_takes_no_effect,
     tables_without_records_get_them,
+    a_reply_that_may_have_to_be_kept_has_its_limit,
 );
 
 const KEY: &str = "idempotency-key";
@@ -29,6 +30,25 @@ const KEY: &str = "idempotency-key";
 async fn act_with_key(node: &Node, entity: &str, key: &str, query: &str) -> Answer {
     let path = format!("/api/journal/{entity}?{query}");
     node.post(&path).header(KEY, key).send().await
+}
+
+async fn a_reply_that_may_have_to_be_kept_has_its_limit(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    for node in &nodes {
+        let key = nodes[0].key_owned_by("journal", &node.id).await;
+        let problem = act(&nodes[0], &key, "append=a&reply_bytes=1048575").await;
+        let problem = problem.problem(500, "limit-exceeded");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("1 MiB in the reply"), "{detail}");
+        assert_eq!(list(&nodes[0], &key).await, "[]");
+        let fits = act_with_key(&nodes[0], &key, "one", "append=b&reply_bytes=1048574").await;
+        assert!(!is_replayed(&fits));
+        let again = act_with_key(&nodes[0], &key, "one", "append=b&reply_bytes=1048574").await;
+        assert!(is_replayed(&again) && again.body == fits.body);
+        // What only reads is not kept.
+        let read = format!("/api/journal/{key}?reply_bytes=2000000");
+        nodes[0].get(&read).send().await.ok();
+    }
 }
 
 #[track_caller]

@@ -537,12 +537,12 @@ impl<W> Entity<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::{Arc, OnceLock};
 
     use bytes::Bytes;
 
-    use super::super::commit::{Commit, EntityId};
+    use super::super::commit::{Commit, Delivery, EntityId};
     use super::super::layers::{Outdated, Repetition};
     use super::super::record::{Kept, Once, Record, RecordedUntil};
     use super::*;
@@ -583,6 +583,8 @@ mod tests {
         elsewhere: Vec<String>,
         records: BTreeMap<[u8; 16], Kept>,
         recorded: RecordedUntil,
+        /// Messages that handlers sent here, and that took effect.
+        gone: BTreeSet<Uuid>,
     }
 
     impl Store {
@@ -595,9 +597,12 @@ mod tests {
         }
 
         fn commit(&mut self, commit: &Commit) -> Outcome {
-            if commit.expected != self.last {
+            let mut delivered = commit.changes.delivered.iter();
+            if commit.expected != self.last || delivered.any(|sent| self.gone.contains(&sent.id)) {
                 return Outcome::Fenced;
             }
+            let delivered = commit.changes.delivered.iter();
+            self.gone.extend(delivered.map(|sent| sent.id));
             self.last = Some(commit.id);
             if let Some(Some(list)) = commit.changes.writes.get("list") {
                 self.list = String::from_utf8(list.to_vec()).unwrap();
@@ -626,12 +631,25 @@ mod tests {
         /// Another node runs a message that writes, if it did not take effect yet.
         fn run_elsewhere(&mut self, name: u64) {
             let once = Once::of_number(name);
-            if !self.records.contains_key(once.id.as_bytes()) {
+            if let Some(delivery) = delivery_of(name) {
+                if self.gone.insert(delivery.id) {
+                    self.last = Some(CommitId::new());
+                    self.list += &format!("{name} ");
+                }
+            } else if !self.records.contains_key(once.id.as_bytes()) {
                 self.last = Some(CommitId::new());
                 self.keep(&[record_of(&once, &self.list)]);
                 self.list += &format!("{name} ");
             }
         }
+    }
+
+    /// Some messages that write were sent by a handler.
+    fn delivery_of(name: u64) -> Option<Delivery> {
+        (name % 6 == 4).then(|| Delivery {
+            id: Uuid::from_u128(name.into()),
+            timer: None,
+        })
     }
 
     /// The record of a message whose reply is what it saw.
@@ -652,6 +670,7 @@ mod tests {
         name: u64,
         /// It got the reply of an earlier one.
         is_replay: bool,
+        runs: usize,
     }
 
     impl Sent {
@@ -763,6 +782,7 @@ mod tests {
                         let sent = Sent {
                             name,
                             is_replay: false,
+                            runs: 0,
                         };
                         self.sent.insert(seq, sent);
                         self.note(format!("{name} arrives {seq:?}"));
@@ -888,7 +908,12 @@ mod tests {
                 let (last, recorded) = (self.store.last, self.store.recorded);
                 self.entity.layers.install(last, values.into(), recorded);
             }
-            match self.replay(seq, run) {
+            self.sent.get_mut(&seq).unwrap().runs += 1;
+            let replayed = match delivery_of(self.sent[&seq].name) {
+                Some(delivery) => self.is_gone(seq, run, &delivery),
+                None => self.replay(seq, run),
+            };
+            match replayed {
                 Ok(None) => {}
                 Ok(Some(saw)) => {
                     self.note(format!("replays {seq:?}"));
@@ -919,6 +944,27 @@ mod tests {
             let (finished, effects) = self.entity.give_up_run(seq, run);
             self.effects(effects);
             self.answered(seq, finished, run, String::new());
+        }
+
+        /// Whether the message took effect already. A first run finds out with its commit.
+        fn is_gone(
+            &mut self,
+            seq: Seq,
+            run: Run,
+            delivery: &Delivery,
+        ) -> Result<Option<String>, Outdated> {
+            let mut is_gone = self.entity.layers.is_gone(run, delivery)?;
+            if !is_gone && self.sent[&seq].runs > 1 {
+                let before = self.entity.layers.expected(run)?;
+                let last = self.store.last;
+                is_gone = self.store.gone.contains(&delivery.id);
+                // While the store looks.
+                if self.random.below(4) == 0 {
+                    self.commit_ends();
+                }
+                self.entity.layers.compare(run, before, last)?;
+            }
+            Ok(is_gone.then(String::new))
         }
 
         /// What the message replied when it took effect.
@@ -987,8 +1033,13 @@ mod tests {
                 changes
                     .writes
                     .put("list".into(), Some(list.into_bytes().into()));
-                let once = Once::of_number(sent.name);
-                changes.records.push(record_of(&once, &saw));
+                match delivery_of(sent.name) {
+                    Some(delivery) => changes.delivered.push(delivery),
+                    None => {
+                        let once = Once::of_number(sent.name);
+                        changes.records.push(record_of(&once, &saw));
+                    }
+                }
             }
             let (finished, effects) = self.entity.finish(seq, run, changes);
             self.note(format!("ends {seq:?} {finished:?}"));
@@ -1140,5 +1191,87 @@ mod tests {
         }
         let settled = Some(Finished::Settled(Settled::Contended));
         assert_eq!(entity.settled(seq, || seq), settled);
+    }
+
+    const A: &str = "a";
+    const B: &str = "b";
+
+    fn name_of(key: &str) -> (StreamName, PartitionKey) {
+        let stream = StreamName::try_from("cart").unwrap();
+        (stream, PartitionKey::try_from(key).unwrap())
+    }
+
+    /// The chain of a call by the entity of this key, which began with the message of this number.
+    fn chain(root: u128, key: &str) -> Option<Arc<Chain>> {
+        Some(Arc::new(Chain {
+            root: Uuid::from_u128(root),
+            callers: vec![name_of(key)],
+        }))
+    }
+
+    /// An entity whose first message, of root 5, has the turn, and calls the entity `a`.
+    fn calling() -> (Entity<Seq>, Seq, Run) {
+        let (mut entity, _) = one();
+        let (holder, _) = entity.arrive(9, None).unwrap();
+        let run = entity.take_turn(holder, || holder).unwrap().unwrap();
+        assert!(
+            entity
+                .begin_call(Uuid::from_u128(5), name_of(A))
+                .wake
+                .is_empty()
+        );
+        (entity, holder, run)
+    }
+
+    #[test]
+    fn a_younger_call_from_whom_the_turn_waits_for_is_refused() {
+        let (mut entity, holder, _) = calling();
+        let (younger, _) = entity.arrive(9, chain(6, A)).unwrap();
+        assert_eq!(entity.take_turn(younger, || younger), Some(Err(Crossed)));
+        assert!(!entity.is_call_crossed(holder, || holder));
+        // One that comes from elsewhere waits, whatever its age.
+        let (elsewhere, _) = entity.arrive(9, chain(6, B)).unwrap();
+        assert_eq!(entity.take_turn(elsewhere, || elsewhere), None);
+        assert_eq!(entity.waits_for_older(elsewhere), Some(1));
+    }
+
+    #[test]
+    fn an_older_call_goes_before_the_one_that_it_has_interrupted() {
+        let (mut entity, holder, _) = calling();
+        let (before, _) = entity.arrive(9, None).unwrap();
+        assert!(!entity.is_call_crossed(holder, || holder));
+        let (older, effects) = entity.arrive(9, chain(4, A)).unwrap();
+        assert_eq!(effects.wake, [holder]);
+        assert!(entity.is_call_crossed(holder, || holder));
+        assert_eq!(entity.take_turn(older, || older), None);
+        entity.end_call(holder);
+        let (goes_first, effects) = entity.give_way(holder, Uuid::from_u128(5));
+        assert!(goes_first);
+        assert_eq!(effects.wake, [older]);
+        for waits in [holder, before] {
+            assert_eq!(entity.take_turn(waits, || waits), None);
+        }
+        entity.take_turn(older, || older).unwrap().unwrap();
+        // Then the order is as it was.
+        assert_eq!(entity.leave(older).wake, [holder]);
+        assert_eq!(entity.take_turn(before, || before), None);
+        entity.take_turn(holder, || holder).unwrap().unwrap();
+    }
+
+    #[test]
+    fn calls_that_wait_already_are_found_when_the_turn_calls() {
+        let (mut entity, _) = one();
+        let (holder, _) = entity.arrive(9, None).unwrap();
+        entity.take_turn(holder, || holder).unwrap().unwrap();
+        let (younger, _) = entity.arrive(9, chain(6, A)).unwrap();
+        assert_eq!(entity.take_turn(younger, || younger), None);
+        let effects = entity.begin_call(Uuid::from_u128(5), name_of(A));
+        assert_eq!(effects.wake, [younger]);
+        assert_eq!(entity.take_turn(younger, || younger), Some(Err(Crossed)));
+        // The same chain does not cross itself: a copy of its message waits.
+        entity.end_call(holder);
+        let (copy, _) = entity.arrive(9, chain(5, A)).unwrap();
+        entity.begin_call(Uuid::from_u128(5), name_of(A));
+        assert_eq!(entity.take_turn(copy, || copy), None);
     }
 }

@@ -19,12 +19,12 @@ use super::store::{Found, LookError, Seen, What};
 use super::turn::HeldTurn;
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
-use crate::bodies::Reservation;
+use crate::bodies::{NoRoom, Reservation};
 use crate::calls::{Turn, random};
-use crate::message::{Fault, LimitKind, Message, Outcome, Refusal, Reply, Sends};
+use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, Sends};
 use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallContext, CallDeadline, EntityCall, StateError, StateView};
-use crate::state::{Values, Writes};
+use crate::state::{VALUE_BYTES_MAX, Values, Writes};
 use crate::telemetry::names;
 
 /// How long a message waits before its second re-run, and before later ones: at least, and at most.
@@ -34,6 +34,9 @@ const BACK_OFF: [[Duration; 2]; 2] = [
     [Duration::from_millis(10), Duration::from_millis(40)],
     [Duration::from_millis(200), Duration::from_millis(500)],
 ];
+
+/// Maximum size of the body of a reply that may have to be kept, that of a value.
+const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX;
 
 /// How often a message runs again because its handler's call and that of another waited for each
 /// other.
@@ -292,8 +295,18 @@ impl Work {
     /// Runs the handler at the message's turn.
     async fn take_turn(&self, view: TurnView, once: Option<&Once>) -> Done {
         let turn = view.turn.clone();
-        let (outcome, call) = self.run(Arc::new(view), Some(turn)).await;
-        let (Ok(reply), Some(call)) = (&outcome, call) else {
+        let (mut outcome, mut call) = self.run(Arc::new(view), Some(turn)).await;
+        if let Ok(reply) = &outcome
+            && !self.message.is_read()
+            && reply.body.len() > REPLY_BYTES_MAX
+        {
+            outcome = Err(Fault::LimitExceeded(Limit {
+                kind: LimitKind::StateReplyBytes,
+                max: REPLY_BYTES_MAX as u64,
+            }));
+            call = None;
+        }
+        let (Ok(reply), Some(mut call)) = (&outcome, call) else {
             let mut changes = Changes::default();
             if let (Some(once), Err(fault)) = (once, &outcome)
                 && rests_on_state(&outcome)
@@ -316,6 +329,12 @@ impl Work {
             let keys_until = keys_until.later(self.entities.config.idempotency_ttl);
             changes.records = once.record(reply, wrote, keys_until).into_iter().collect();
             changes.not_after = once.not_after;
+            let reserved = call
+                .reservation
+                .resize(self.entities.bodies, changes.memory());
+            if let Err(NoRoom) = reserved {
+                return Done::without_changes(Err(Fault::Refused(Refusal::NoRoom)));
+            }
         }
         Done {
             outcome,

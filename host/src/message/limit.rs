@@ -31,6 +31,8 @@ pub enum LimitKind {
     StateValueBytes,
     /// All that one message writes.
     StateWrittenBytes,
+    /// The reply of a message that is no read, which may have to be kept.
+    StateReplyBytes,
     /// Messages that it sends.
     SentMessages,
     /// Handlers that wait for one call.
@@ -38,7 +40,7 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Time,
         Self::MemoryBytes,
         Self::TableElements,
@@ -52,6 +54,7 @@ impl LimitKind {
         Self::StateNameBytes,
         Self::StateValueBytes,
         Self::StateWrittenBytes,
+        Self::StateReplyBytes,
         Self::SentMessages,
         Self::ChainedCalls,
     ];
@@ -72,6 +75,7 @@ impl LimitKind {
             Self::StateNameBytes => "state-name-bytes",
             Self::StateValueBytes => "state-value-bytes",
             Self::StateWrittenBytes => "state-written-bytes",
+            Self::StateReplyBytes => "state-reply-bytes",
             Self::SentMessages => "sent-messages",
             Self::ChainedCalls => "chained-calls",
         }
@@ -97,6 +101,11 @@ impl fmt::Display for Limit {
                 "1 to {max} bytes, none of them zero, in the name of a value"
             ),
             LimitKind::StateValueBytes => write!(f, "{} MiB in a value", max >> 20),
+            LimitKind::StateReplyBytes => write!(
+                f,
+                "{} MiB in the reply of a message that is no GET (it may have to be kept)",
+                max >> 20
+            ),
             LimitKind::SentMessages => write!(f, "{max} messages that a message sends"),
             LimitKind::ChainedCalls => write!(f, "{max} handlers that wait for one call"),
             LimitKind::StateWrittenBytes => write!(f, "{} MiB of writes of a message", max >> 20),

@@ -60,6 +60,9 @@ struct Wanted {
     after_ms: u64,
     /// How it ends: `trap`, `fail`, `spin`; a reply otherwise.
     then: Option<String>,
+    /// Returns so many bytes.
+    #[serde(default)]
+    reply_bytes: usize,
     /// Returns the size of this value, and the list.
     get: Option<String>,
     /// Returns the names with this prefix.
@@ -148,6 +151,9 @@ fn handle(
         Some("fail") => return Err(Failure::conflict(json!(list))),
         Some("spin") => spin(),
         _ => {}
+    }
+    if wanted.reply_bytes > 0 {
+        return Ok(Json("x".repeat(wanted.reply_bytes).into()));
     }
     if let Some(name) = &wanted.get {
         let bytes = entity.get_bytes(name).map(|value| value.len());
