@@ -1,10 +1,11 @@
 //! Calls: what a handler asks of other entities while it runs, and waits for.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
@@ -12,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::{Builder, Uuid};
 
 use crate::message::{
-    CHAIN_MAX, Chain, Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Outgoing,
-    Refusal,
+    self, CHAIN_MAX, Chain, Failure, FailureKind, Fault, ForeignFault, IDEMPOTENCY_KEY, Limit,
+    LimitKind, Message, NodeId, Outcome, Outgoing, ProblemType, Refusal,
 };
 use crate::plugins::{Place, Plugin};
 use crate::runtime::{Caller, Loading, StateError};
@@ -53,8 +54,10 @@ pub trait Turn: Send + Sync + 'static {
 }
 
 /// By which the handlers of this node call.
-#[derive(Default)]
-pub struct Calls(OnceLock<(Arc<dyn Mesh>, Handle)>);
+pub struct Calls {
+    node: NodeId,
+    way: OnceLock<(Arc<dyn Mesh>, Handle)>,
+}
 
 /// The handler of one message, as it calls.
 pub struct Calling {
@@ -66,6 +69,8 @@ pub struct Calling {
     turn: Option<Arc<dyn Turn>>,
     /// How many calls it has made.
     asked: AtomicU32,
+    /// One of them may have changed something.
+    has_acted: AtomicBool,
 }
 
 /// Ends the note about whom a handler calls.
@@ -78,9 +83,14 @@ impl Drop for Noted<'_> {
 }
 
 impl Calls {
+    pub fn new(node: NodeId) -> Self {
+        let way = OnceLock::new();
+        Self { node, way }
+    }
+
     /// Calls go this way from now on, as tasks of this runtime.
     pub fn send_by(&self, mesh: Arc<dyn Mesh>, runtime: Handle) {
-        let _ = self.0.set((mesh, runtime));
+        let _ = self.way.set((mesh, runtime));
     }
 
     /// The handler of this message, which ends by the deadline.
@@ -98,12 +108,13 @@ impl Calls {
             deadline,
             turn,
             asked: AtomicU32::new(0),
+            has_acted: AtomicBool::new(false),
         }
     }
 
     /// Sends a message in a task of its own: what it runs here has a stack of its own then.
     async fn send(&self, message: Arc<Message>, deadline: Instant) -> Outcome {
-        let Some((mesh, runtime)) = self.0.get() else {
+        let Some((mesh, runtime)) = self.way.get() else {
             return Err(Fault::Refused(Refusal::Starting));
         };
         let mesh = mesh.clone();
@@ -115,17 +126,75 @@ impl Calls {
 }
 
 impl Calling {
-    /// The message of a call. `None`: it would wait for itself, as the fault says.
+    /// Whether one of its calls may have changed something.
+    pub fn has_acted(&self) -> bool {
+        self.has_acted.load(Ordering::Relaxed)
+    }
+
+    /// The chain of its calls. `None`: it is too long.
+    fn chain(&self) -> Option<Arc<Chain>> {
+        let Message {
+            id,
+            stream,
+            partition_key,
+            ..
+        } = &*self.message;
+        let chain = match &self.message.chain {
+            Some(chain) => Chain::clone(chain),
+            None => Chain {
+                // Each node's part of a broadcast is a chain of its own.
+                root: if self.message.is_broadcast {
+                    derived(*id, &[self.calls.node.as_str().as_bytes()])
+                } else {
+                    *id
+                },
+                comes_again: self.message.is_sent || self.message.has_idempotency_key(),
+                callers: Vec::new(),
+            },
+        };
+        chain.with(message::Caller {
+            stream: stream.clone(),
+            key: partition_key.clone(),
+            has_turn: self.turn.is_some(),
+        })
+    }
+
+    /// What its calls are known by if it runs again: the message's own id, or its `Idempotency-Key`;
+    /// of a broadcast with the node.
+    fn known_by(&self) -> Uuid {
+        let Message {
+            id,
+            stream,
+            partition_key,
+            headers,
+            ..
+        } = &*self.message;
+        if self.message.is_broadcast {
+            return derived(*id, &[self.calls.node.as_str().as_bytes()]);
+        }
+        let keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+        let keys: Vec<&[u8]> = keys.map(HeaderValue::as_bytes).collect();
+        if keys.is_empty() {
+            return *id;
+        }
+        let entity = [
+            stream.as_str().as_bytes(),
+            partition_key.as_str().as_bytes(),
+        ];
+        derived(Uuid::nil(), &[&entity[..], &keys].concat())
+    }
+
+    /// The message of a call, or why it cannot be one.
     ///
     /// # Errors
     /// If too many handlers would wait for it.
     fn message(&self, mut outgoing: Outgoing) -> Result<Result<Message, Fault>, StateError> {
         let ordinal = self.asked.fetch_add(1, Ordering::Relaxed);
-        let chain = Chain::through(&self.message).ok_or(StateError::Limit(Limit {
+        let chain = self.chain().ok_or(StateError::Limit(Limit {
             kind: LimitKind::ChainedCalls,
             max: CHAIN_MAX as u64,
         }))?;
-        let id = call_id(self.message.id, ordinal, &outgoing);
+        let id = call_id(self.known_by(), ordinal, &outgoing);
         outgoing.continue_trace(&self.message.headers);
         let Outgoing {
             stream,
@@ -154,9 +223,8 @@ impl Calling {
         }))
     }
 
-    /// Asks while others have the handler's place.
-    async fn ask(&self, message: Message) -> Result<Outcome, StateError> {
-        let message = Arc::new(message);
+    /// Asks, while others have the handler's place.
+    async fn ask(&self, message: Arc<Message>) -> Result<Outcome, StateError> {
         let noted = match &self.turn {
             Some(turn) => {
                 turn.begin_call(&message).await?;
@@ -164,6 +232,9 @@ impl Calling {
             }
             None => None,
         };
+        if !message.is_read() {
+            self.has_acted.store(true, Ordering::Relaxed);
+        }
         self.place.give_back();
         let outcome = match &self.turn {
             Some(turn) => tokio::select! {
@@ -176,9 +247,14 @@ impl Calling {
         if let Err(Fault::Refused(Refusal::Crossed)) = outcome {
             return Err(StateError::Crossed);
         }
+        Ok(outcome)
+    }
+
+    /// Takes the handler's place again, before it goes on.
+    async fn go_on<T>(&self, answer: T) -> Result<T, StateError> {
         let waited = self.place.wait(self.deadline).await;
         waited.map_err(|_| StateError::WaitedTooLong)?;
-        Ok(outcome)
+        Ok(answer)
     }
 
     /// A handler without a turn holds nothing that another could wait for: if its call was refused, and
@@ -198,13 +274,26 @@ impl Calling {
             sleep(random(CROSSED_PAUSE)).await;
         }
     }
+
+    async fn deliver(&self, message: Arc<Message>) -> Result<Result<(), Fault>, StateError> {
+        let [mut pause, longest] = DELIVERY_PAUSE;
+        loop {
+            match self.ask(message.clone()).await? {
+                Ok(_) => return Ok(Ok(())),
+                Err(fault) if is_answer(&fault) => return Ok(Ok(())),
+                Err(fault) if Instant::now() + pause >= self.deadline => return Ok(Err(fault)),
+                Err(_) => sleep(pause).await,
+            }
+            pause = longest.min(pause * 2);
+        }
+    }
 }
 
 impl Caller for Calling {
     fn call(&self, outgoing: Outgoing) -> Loading<'_, Outcome> {
         Box::pin(async move {
             match self.message(outgoing)? {
-                Ok(message) => self.ask(message).await,
+                Ok(message) => self.go_on(self.ask(Arc::new(message)).await?).await,
                 Err(fault) => Ok(Err(fault)),
             }
         })
@@ -212,23 +301,32 @@ impl Caller for Calling {
 
     fn deliver(&self, outgoing: Outgoing) -> Loading<'_, Result<(), Fault>> {
         Box::pin(async move {
-            let message = match self.message(outgoing)? {
-                Ok(message) => message,
-                Err(fault) => return Ok(Err(fault)),
-            };
-            let [mut pause, longest] = DELIVERY_PAUSE;
-            loop {
-                let outcome = self.ask(message.clone()).await?;
-                match outcome {
-                    Ok(_) => return Ok(Ok(())),
-                    Err(fault) if is_answer(&fault) => return Ok(Ok(())),
-                    Err(fault) if Instant::now() + pause >= self.deadline => return Ok(Err(fault)),
-                    Err(_) => sleep(pause).await,
-                }
-                pause = longest.min(pause * 2);
+            match self.message(outgoing)? {
+                Ok(message) => self.go_on(self.deliver(Arc::new(message)).await?).await,
+                Err(fault) => Ok(Err(fault)),
             }
         })
     }
+}
+
+/// The outcome of a handler that has acted on others by its calls: a refusal does not mean that nothing
+/// was done.
+pub fn after_acting(outcome: Outcome) -> Outcome {
+    let fault = match outcome {
+        Err(Fault::Failure(_) | Fault::Foreign(_) | Fault::Refused(Refusal::Crossed)) | Ok(_) => {
+            return outcome;
+        }
+        Err(fault) if fault.nothing_ran() => fault,
+        Err(_) => return outcome,
+    };
+    let ProblemType { name, status, .. } = fault.problem_type();
+    Err(Fault::Foreign(Box::new(ForeignFault {
+        kind: name.to_owned(),
+        status,
+        text: format!("{fault}; calls that its handler had made before may have taken effect"),
+        nothing_ran: false,
+        may_fail_over: false,
+    })))
 }
 
 /// Whether a message that was sent has its answer with this fault: it is not sent again.
@@ -246,27 +344,32 @@ pub fn random([from, to]: [Duration; 2]) -> Duration {
     from + (to - from).mul_f64(fastrand::f64())
 }
 
-/// The id of a call: a handler that runs again and asks the same makes the same call. Like every id
-/// of a message it begins with a time, that of the message that is handled.
-fn call_id(message: Uuid, ordinal: u32, outgoing: &Outgoing) -> Uuid {
-    let ordinal = ordinal.to_be_bytes();
-    let parts: [&[u8]; 7] = [
-        message.as_bytes(),
-        &ordinal,
-        outgoing.stream.as_str().as_bytes(),
-        outgoing.partition_key.as_str().as_bytes(),
-        outgoing.method.as_str().as_bytes(),
-        outgoing.query.as_bytes(),
-        &outgoing.body,
-    ];
+/// The id of a call: a handler that runs again and asks the same makes the same call.
+fn call_id(known_by: Uuid, ordinal: u32, outgoing: &Outgoing) -> Uuid {
+    derived(
+        known_by,
+        &[
+            &ordinal.to_be_bytes(),
+            outgoing.stream.as_str().as_bytes(),
+            outgoing.partition_key.as_str().as_bytes(),
+            outgoing.method.as_str().as_bytes(),
+            outgoing.query.as_bytes(),
+            &outgoing.body,
+        ],
+    )
+}
+
+/// An id that is made of another and of this. It begins with the same time.
+fn derived(from: Uuid, parts: &[&[u8]]) -> Uuid {
     let mut hasher = Sha256::new();
+    hasher.update(from.as_bytes());
     for part in parts {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part);
     }
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize()[..16]);
-    id[..6].copy_from_slice(&message.as_bytes()[..6]);
+    id[..6].copy_from_slice(&from.as_bytes()[..6]);
     Builder::from_custom_bytes(id).into_uuid()
 }
 

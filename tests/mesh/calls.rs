@@ -17,6 +17,9 @@ on_both_stores!(
     three_chains_in_a_circle_get_through,
     a_handler_that_runs_again_calls_once,
     a_handler_that_runs_again_on_other_state_makes_other_calls,
+    a_handler_whose_message_comes_again_calls_once,
+    nothing_is_called_on_state_that_another_node_has_replaced,
+    each_node_of_a_broadcast_calls_for_itself,
     nothing_leaves_before_what_came_before_is_committed,
     handlers_without_state_call_and_send,
 );
@@ -206,6 +209,71 @@ async fn a_handler_that_runs_again_on_other_state_makes_other_calls(state: State
         (list_of(1).await, list_of(2).await),
         (r#"["a"]"#.into(), r#"["a"]"#.into())
     );
+}
+
+/// Its earlier runs left nothing behind but what they called.
+async fn a_handler_whose_message_comes_again_calls_once(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    let keys = keys(&nodes, 4).await;
+    for (sender, target) in [(0, 1), (1, 0)] {
+        let called = &keys[2 + sender];
+        let query = format!(
+            "send={}&send_id=s{sender}&send_then=trap&send_call={called}",
+            keys[target]
+        );
+        act(&nodes[0], &keys[sender], &query).await.ok();
+    }
+    let failed = || async {
+        let sends = nodes[0].admin("/sends").await.json();
+        let sends = sends["sends"].as_array().unwrap().clone();
+        sends.iter().all(|sent| sent["tries"].as_u64() > Some(1))
+    };
+    until(failed).await;
+    // A client that repeats what failed.
+    for _ in 0..3 {
+        let path = format!(
+            "/api/journal/{}?append=r&call={}&then=fail",
+            keys[0], keys[2]
+        );
+        let repeated = nodes[1].post(&path).header("idempotency-key", "one");
+        repeated.send().await.problem(409, "conflict");
+    }
+    assert_eq!(list(&nodes[0], &keys[2]).await, r#"["s0","r"]"#);
+    assert_eq!(list(&nodes[0], &keys[3]).await, r#"["s1"]"#);
+    assert_eq!(list(&nodes[0], &keys[0]).await, "[]");
+}
+
+async fn nothing_is_called_on_state_that_another_node_has_replaced(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    let keys = keys(&nodes, 4).await;
+    for owner in 0..2 {
+        let other = &keys[2];
+        let first = format!("append={other}");
+        act(&nodes[0], &keys[owner], &first).await.ok();
+        // The owner has it in memory.
+        let list_now = format!(r#"["{}"]"#, keys[3]);
+        state.set_elsewhere(&keys[owner], "list", &list_now).await;
+        let query = "append=a&call=last".to_owned();
+        act(&nodes[0], &keys[owner], &query).await.ok();
+        assert_eq!(list(&nodes[1], other).await, "[]");
+    }
+    assert_eq!(list(&nodes[1], &keys[3]).await, r#"["a","a"]"#);
+}
+
+async fn each_node_of_a_broadcast_calls_for_itself(state: State) {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=2 {
+        let plugins = Plugins::empty()
+            .with("journal", "journal")
+            .with("caller", "caller");
+        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    let body = to("journal", "k", json!({ "append": "called" }));
+    let all = nodes[0].post("/api/broadcast/caller/a").json(&body);
+    all.send().await.ok();
+    assert_eq!(list(&nodes[0], "k").await, r#"["called","called"]"#);
 }
 
 /// A call shows others what a handler saw: it waits until that cannot be lost any more.

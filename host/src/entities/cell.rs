@@ -30,8 +30,8 @@ pub(super) struct Cell {
 /// The place of a message in the order of its entity's messages, until it is dropped.
 pub(super) struct Ticket {
     pub(super) cell: Arc<Cell>,
-    /// A handler waits for its answer.
-    pub(super) is_call: bool,
+    /// Messages of other entities wait for its answer.
+    pub(super) holds_others: bool,
     seq: Seq,
     active: Arc<Active>,
 }
@@ -114,7 +114,7 @@ impl Ticket {
         max: usize,
         chain: Option<Arc<Chain>>,
     ) -> Result<Self, Full> {
-        let is_call = chain.is_some();
+        let holds_others = chain.as_ref().is_some_and(|chain| chain.holds_any());
         let mut entity = cell.lock();
         let (seq, effects) = entity.arrive(max, chain)?;
         cell.announce(&entity, &active);
@@ -122,7 +122,7 @@ impl Ticket {
         wake_all(effects.wake);
         Ok(Self {
             cell,
-            is_call,
+            holds_others,
             seq,
             active,
         })

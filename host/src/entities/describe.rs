@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::commit::EntityId;
 use super::outbox::Waiting;
-use super::store::{Found, Listing, Look, Order, Seen, Store, What};
+use super::store::{Found, Listing, Look, Order, Outstanding, Seen, Store, What};
 use super::{Entities, transfer};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range};
@@ -88,7 +88,7 @@ impl Entities {
     }
 
     /// Messages that handlers sent and that have no answer, or only those that are stuck: at most
-    /// `limit` after the one with this id, in the order of their ids.
+    /// `limit` after the one with this id, in the order of their ids; and the last id if there may be more.
     ///
     /// # Errors
     /// If there is no store, or it does not work.
@@ -97,10 +97,16 @@ impl Entities {
         is_stuck: bool,
         after: Uuid,
         limit: usize,
-    ) -> Result<Vec<Value>, String> {
-        let sends = transfer::outstanding(self.store()?, is_stuck, after, limit).await;
-        let sends = sends.map_err(|error| error.to_string())?;
-        Ok(sends.iter().map(Waiting::line).collect())
+    ) -> Result<(Vec<Value>, Option<Uuid>), String> {
+        let wanted = Outstanding {
+            is_stuck,
+            after,
+            limit,
+            with_text: false,
+        };
+        let sends = transfer::outstanding(self.store()?, &wanted).await;
+        let (sends, last) = sends.map_err(|error| error.to_string())?;
+        Ok((sends.iter().map(Waiting::line).collect(), last))
     }
 
     /// Has a message that was tried before delivered again; `None`: all that are stuck. Returns how

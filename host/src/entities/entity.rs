@@ -39,6 +39,8 @@ pub(super) struct Entity<W> {
     call: Option<Box<Call>>,
     /// How many calls there were.
     calls: u32,
+    /// Who waits until what the message that has the turn saw is committed.
+    settling: Vec<W>,
     /// What they see and write.
     pub(super) layers: Layers,
 }
@@ -63,7 +65,8 @@ struct Call {
     number: u32,
     /// The root of its chain.
     root: Uuid,
-    to: (StreamName, PartitionKey),
+    /// Whose turn it waits for.
+    to: Option<(StreamName, PartitionKey)>,
     /// A message that waits here for the turn, and that the call waits for, is older.
     is_crossed: bool,
 }
@@ -145,6 +148,7 @@ impl<W> Default for Entity<W> {
             turn: None,
             call: None,
             calls: 0,
+            settling: Vec::new(),
             layers: Layers::default(),
         }
     }
@@ -234,12 +238,17 @@ impl<W> Entity<W> {
         if self.layers.are_committed() {
             return Some(Ok(()));
         }
-        self.entry(seq).waker = Some(waker());
+        self.settling.push(waker());
         None
     }
 
-    /// The message that has the turn calls another entity; `root` is that of its chain.
-    pub(super) fn begin_call(&mut self, root: Uuid, to: (StreamName, PartitionKey)) -> Effects<W> {
+    /// The message that has the turn calls another entity, and waits for its turn, unless it reads there;
+    /// `root` is that of its chain.
+    pub(super) fn begin_call(
+        &mut self,
+        root: Uuid,
+        to: Option<(StreamName, PartitionKey)>,
+    ) -> Effects<W> {
         let mut effects = Effects::default();
         self.calls = self.calls.wrapping_add(1);
         self.call = Some(Box::new(Call {
@@ -261,7 +270,8 @@ impl<W> Entity<W> {
         let (Some(call), Some(chain)) = (&mut self.call, chain) else {
             return;
         };
-        if chain.root == call.root || !chain.has(&call.to.0, &call.to.1) {
+        let waits_for = |(stream, key): &_| chain.holds(stream, key);
+        if chain.root == call.root || !call.to.as_ref().is_some_and(waits_for) {
             return;
         }
         if chain.is_younger_than(call.root) {
@@ -434,8 +444,7 @@ impl<W> Entity<W> {
         else {
             return effects;
         };
-        // It may wait with its call for this.
-        self.wake_turn(&mut effects);
+        effects.wake.append(&mut self.settling);
         if outcome == Outcome::Committed {
             self.settle(&mut effects, |resting| {
                 (resting <= layer).then_some(Settled::Released)
@@ -505,6 +514,10 @@ impl<W> Entity<W> {
 
     /// Wakes the message whose turn is next.
     fn wake_next(&mut self, effects: &mut Effects<W>) {
+        if self.turn.is_none() {
+            // What the message left behind may still wait.
+            effects.wake.append(&mut self.settling);
+        }
         if self.turn.is_none()
             && self.layers.may_run()
             && let Some(seq) = self.next()
@@ -547,7 +560,7 @@ mod tests {
     use super::super::record::{Kept, Once, Record, RecordedUntil};
     use super::*;
     use crate::bodies::{BodyMemory, Reservation};
-    use crate::message::{PartitionKey, Reply, StoreTime, StreamName};
+    use crate::message::{Caller, PartitionKey, Reply, StoreTime, StreamName};
     use crate::state::{Range, Values, Writes};
 
     /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
@@ -1205,7 +1218,12 @@ mod tests {
     fn chain(root: u128, key: &str) -> Option<Arc<Chain>> {
         Some(Arc::new(Chain {
             root: Uuid::from_u128(root),
-            callers: vec![name_of(key)],
+            comes_again: false,
+            callers: vec![Caller {
+                stream: name_of(key).0,
+                key: name_of(key).1,
+                has_turn: true,
+            }],
         }))
     }
 
@@ -1216,7 +1234,7 @@ mod tests {
         let run = entity.take_turn(holder, || holder).unwrap().unwrap();
         assert!(
             entity
-                .begin_call(Uuid::from_u128(5), name_of(A))
+                .begin_call(Uuid::from_u128(5), Some(name_of(A)))
                 .wake
                 .is_empty()
         );
@@ -1265,13 +1283,13 @@ mod tests {
         entity.take_turn(holder, || holder).unwrap().unwrap();
         let (younger, _) = entity.arrive(9, chain(6, A)).unwrap();
         assert_eq!(entity.take_turn(younger, || younger), None);
-        let effects = entity.begin_call(Uuid::from_u128(5), name_of(A));
+        let effects = entity.begin_call(Uuid::from_u128(5), Some(name_of(A)));
         assert_eq!(effects.wake, [younger]);
         assert_eq!(entity.take_turn(younger, || younger), Some(Err(Crossed)));
         // The same chain does not cross itself: a copy of its message waits.
         entity.end_call(holder);
         let (copy, _) = entity.arrive(9, chain(5, A)).unwrap();
-        entity.begin_call(Uuid::from_u128(5), name_of(A));
+        entity.begin_call(Uuid::from_u128(5), Some(name_of(A)));
         assert_eq!(entity.take_turn(copy, || copy), None);
     }
 }

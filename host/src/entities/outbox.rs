@@ -88,6 +88,8 @@ pub(super) struct Waiting {
     pub(super) wake_at: Option<StoreTime>,
     /// How its last delivery failed.
     pub(super) problem: Option<String>,
+    /// The size of the text, which may not have been asked for.
+    pub(super) bytes: usize,
 }
 
 /// A delivery that failed.
@@ -261,7 +263,7 @@ impl Waiting {
             to,
             due,
             tries,
-            text,
+            ..
         } = &self.letter;
         let entity =
             |entity: &EntityId| json!({ "stream": entity.stream, "partitionKey": entity.key });
@@ -280,7 +282,7 @@ impl Waiting {
             "nextTry": self.wake_at.filter(|at| *at > StoreTime::default()).map(time),
             "problem": self.problem,
             "node": self.node,
-            "bytes": text.len(),
+            "bytes": self.bytes,
         })
     }
 }

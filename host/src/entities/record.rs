@@ -20,6 +20,9 @@ use crate::message::{
 /// they come before.
 const KEY: u8 = 0xff;
 
+/// In the id of a call that is kept like a key.
+const CALL: &[u8] = b"meshage-call";
+
 /// In place of a status: the handler crashed.
 const CRASHED: &str = "crashed";
 
@@ -52,6 +55,8 @@ pub(super) struct Once {
     pub(super) not_after: Option<StoreTime>,
     /// Another node may run it still.
     is_repeated: bool,
+    /// A handler calls with it. When that runs again it calls with the same id, but until later.
+    is_call: bool,
 }
 
 /// What is kept of a message.
@@ -150,7 +155,12 @@ impl Once {
         let own_id = not_after.map(|_| RecordId::of_message(message.id));
         let is_repeated = message.is_repeated.get().is_some();
         let keys = message.headers.get_all(IDEMPOTENCY_KEY).iter();
-        let keys: Vec<&[u8]> = keys.map(HeaderValue::as_bytes).collect();
+        let mut keys: Vec<&[u8]> = keys.map(HeaderValue::as_bytes).collect();
+        let chain = message.chain.as_ref();
+        if chain.is_some_and(|chain| chain.comes_again) {
+            // Its own id is a key: it is kept as long as one.
+            keys.extend([CALL, message.id.as_bytes()]);
+        }
         if keys.is_empty() {
             return own_id.map(|id| Self {
                 id,
@@ -158,6 +168,7 @@ impl Once {
                 fingerprint: None,
                 not_after,
                 is_repeated,
+                is_call: chain.is_some(),
             });
         }
         let (method, query) = (message.method.as_str(), message.query.as_bytes());
@@ -167,6 +178,7 @@ impl Once {
             is_repeated,
             fingerprint: Some(hash([method.as_bytes(), query, &message.body])),
             not_after,
+            is_call: chain.is_some(),
         })
     }
 
@@ -179,6 +191,7 @@ impl Once {
             is_repeated: false,
             fingerprint: None,
             not_after: Some(StoreTime::from_millis(number + 1)),
+            is_call: false,
         }
     }
 
@@ -333,6 +346,9 @@ impl Recorded {
         }
         if id.is_of_key() {
             return self.others.keys > StoreTime::default();
+        }
+        if once.is_call {
+            return self.others.messages > StoreTime::default();
         }
         once.not_after
             .is_some_and(|not_after| not_after <= self.others.messages)

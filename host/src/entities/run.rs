@@ -2,6 +2,7 @@
 //! leaves once what it rests on is committed and was found to be current.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use super::turn::HeldTurn;
 use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::{NoRoom, Reservation};
-use crate::calls::{Turn, random};
+use crate::calls::{Turn, after_acting, random};
 use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, Sends};
 use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallContext, CallDeadline, EntityCall, StateError, StateView};
@@ -47,7 +48,7 @@ const CROSSED_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_
 
 /// How long a call waits behind one and the same call of an older chain, before it is looked whether
 /// it still does. Then that one may wait for it, in a circle of several entities.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
 /// in the queue.
@@ -62,6 +63,8 @@ struct Work {
     message: Arc<Message>,
     admitted_at: Instant,
     deadline: Instant,
+    /// Its handler has called others in a way that may have changed something.
+    has_acted: AtomicBool,
 }
 
 /// How a message ended at its turn.
@@ -103,11 +106,15 @@ impl Entities {
             message,
             admitted_at,
             deadline,
+            has_acted: AtomicBool::new(false),
         };
-        let outcome = match way {
+        let mut outcome = match way {
             Way::Read(cell) => work.read(cell).await,
             Way::Turn(ticket) => work.take_turns(ticket).await,
         };
+        if work.has_acted.load(Ordering::Relaxed) {
+            outcome = after_acting(outcome);
+        }
         if let Err(Fault::Refused(Refusal::StateUnavailable)) = outcome {
             counter!(names::STATE_REFUSED).increment(1);
         }
@@ -186,14 +193,14 @@ impl Work {
             }
             let view = TurnView {
                 active: self.active.clone(),
-                turn: HeldTurn {
-                    cell: ticket.cell.clone(),
-                    seq: ticket.seq(),
-                    run: turn,
-                },
+                turn: HeldTurn::new(&self.active, &ticket, turn),
             };
             let replayed = match &delivery {
-                Some(delivery) => self.is_delivered(&view, delivery, reruns).await,
+                // Before it acts on others it must know.
+                Some(delivery) => {
+                    let asks = reruns > 0 || self.plugin.handler.may_call();
+                    self.is_delivered(&view, delivery, asks).await
+                }
                 None => self.replay(&view, once.as_ref()).await,
             };
             let mut done = match replayed {
@@ -268,14 +275,14 @@ impl Work {
     }
 
     /// The outcome of a message that a handler sent, and that took effect already or was cancelled.
-    /// That a first run finds out with its commit.
+    /// That a first run finds out with its commit, unless it `asks`.
     async fn is_delivered(
         &self,
         view: &TurnView,
         delivery: &Delivery,
-        reruns: usize,
+        asks: bool,
     ) -> Option<Outcome> {
-        let gone = view.is_gone(delivery, reruns > 0);
+        let gone = view.is_gone(delivery, asks);
         let Ok(gone) = timeout_at(self.deadline.into(), gone).await else {
             return Some(Err(Fault::DeadlineExceeded));
         };
@@ -383,15 +390,10 @@ impl Work {
         cell: &Cell,
         expected: Option<CommitId>,
     ) -> Result<Option<CommitId>, Fault> {
-        let mark = self.active.store.mark();
-        if mark.is_some_and(|mark| cell.lock().layers.was_last_at(expected, mark)) {
-            return Ok(expected);
-        }
-        let Seen { last, .. } = self.look(cell, What::Last).await?;
-        if let Some(mark) = mark {
-            cell.lock().layers.note_last_at(last, mark);
-        }
-        Ok(last)
+        timeout_at(self.deadline.into(), self.active.last(cell, expected))
+            .await
+            .map_err(|_| Fault::DeadlineExceeded)?
+            .map_err(fault_of)
     }
 
     /// Looks at the store until the deadline.
@@ -441,9 +443,13 @@ impl Work {
                 .entities
                 .calls
                 .calling(&self.message, place, deadline.at(), turn);
-            let place = calling.place.clone();
-            context.as_mut().expect("it was just made").caller = Some(Arc::new(calling));
-            run(&place, &self.message, &mut context, deadline, bodies).await
+            let calling = Arc::new(calling);
+            context.as_mut().expect("it was just made").caller = Some(calling.clone());
+            let place = &calling.place;
+            let outcome = run(place, &self.message, &mut context, deadline, bodies).await;
+            self.has_acted
+                .fetch_or(calling.has_acted(), Ordering::Relaxed);
+            outcome
         } else {
             run(&place, &self.message, &mut context, deadline, bodies).await
         };
@@ -455,8 +461,8 @@ impl Work {
 async fn wait_for_turn(ticket: &Ticket) -> Result<Run, Crossed> {
     let mut before = None;
     loop {
-        // Only calls look at the time.
-        if !ticket.is_call {
+        // Others hold nothing up that somebody else could wait for.
+        if !ticket.holds_others {
             return ticket.turn().await;
         }
         if let Ok(turn) = timeout(PATIENCE, ticket.turn()).await {

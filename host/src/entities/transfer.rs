@@ -22,6 +22,9 @@ use crate::state::{Name, PAGE_VALUES_MAX, Range, Writes, shown};
 /// Entities that are read, and written, at once.
 const BATCH: usize = 128;
 
+/// Messages and kept replies, of up to a megabyte each, that are read and written at once.
+const MESSAGES_BATCH: usize = 16;
+
 /// How often an entity is read again because it was written meanwhile.
 const READS_MAX: usize = 10;
 
@@ -112,7 +115,13 @@ pub async fn copy(
     if from_id == to_id {
         return Err(StoreError("both are the same store".into()).into());
     }
-    let mut copied = Copied::default();
+    // What belongs to an entity comes before it: once an entity is there, what it has sent may have been
+    // delivered.
+    let mut copied = Copied {
+        records: copy_records(&from, &to).await?,
+        sends: copy_sends(&from, &to).await?,
+        ..Copied::default()
+    };
     each_batch(&from, None, async |entities| {
         let puts = entities.into_iter().map(|entity| put(&to, entity));
         for (entity, put) in try_join_all(puts).await? {
@@ -121,8 +130,6 @@ pub async fn copy(
         Ok(())
     })
     .await?;
-    copied.records = copy_records(&from, &to).await?;
-    copied.sends = copy_sends(&from, &to).await?;
     from.close().await;
     to.close().await;
     Ok(copied)
@@ -131,28 +138,35 @@ pub async fn copy(
 async fn copy_records(from: &Store, to: &Store) -> Result<u64, StoreError> {
     let (mut after, mut copied) = (RecordId::FIRST, 0);
     loop {
-        let Found::Records(records) = from.look(Look::Records(after, BATCH)).await?.found else {
+        let look = Look::Records(after, MESSAGES_BATCH);
+        let Found::Records(records, last) = from.look(look).await?.found else {
             return Err(unexpected());
         };
-        let Some((_, last)) = records.last() else {
-            return Ok(copied);
-        };
-        after = last.id;
         let sends = Vec::new();
         copied += to.order(Order::Import(Imported { records, sends })).await?;
+        match last {
+            Some(last) => after = last,
+            None => return Ok(copied),
+        }
     }
 }
 
 async fn copy_sends(from: &Store, to: &Store) -> Result<u64, StoreError> {
-    let (mut after, mut copied) = (Uuid::nil(), 0);
+    let mut copied = 0;
+    let mut wanted = Outstanding {
+        is_stuck: false,
+        after: Uuid::nil(),
+        limit: MESSAGES_BATCH,
+        with_text: true,
+    };
     loop {
-        let sends = outstanding(from, false, after, BATCH).await?;
-        let Some(last) = sends.last() else {
-            return Ok(copied);
-        };
-        after = last.letter.id;
+        let (sends, last) = outstanding(from, &wanted).await?;
         let records = Vec::new();
         copied += to.order(Order::Import(Imported { records, sends })).await?;
+        match last {
+            Some(last) => wanted.after = last,
+            None => return Ok(copied),
+        }
     }
 }
 
@@ -168,13 +182,20 @@ pub async fn list_sends(
     mut write: impl FnMut(&str) -> io::Result<()>,
 ) -> Result<(), TransferError> {
     let store = open_that_is_there(from, cluster).await?;
-    let mut after = Uuid::nil();
+    let mut wanted = Outstanding {
+        is_stuck,
+        after: Uuid::nil(),
+        limit: BATCH,
+        with_text: false,
+    };
     loop {
-        let sends = outstanding(&store, is_stuck, after, BATCH).await?;
-        let Some(last) = sends.last() else { break };
-        after = last.letter.id;
+        let (sends, last) = outstanding(&store, &wanted).await?;
         for waiting in &sends {
             write(&waiting.line().to_string())?;
+        }
+        match last {
+            Some(last) => wanted.after = last,
+            None => break,
         }
     }
     store.close().await;
@@ -205,32 +226,32 @@ pub async fn retry_sends(
 /// # Errors
 /// If the store does not work.
 pub(super) async fn retry_stuck(store: &Store) -> Result<u64, StoreError> {
-    let (mut after, mut retried) = (Uuid::nil(), 0);
+    let mut retried = 0;
+    let mut wanted = Outstanding {
+        is_stuck: true,
+        after: Uuid::nil(),
+        limit: BATCH,
+        with_text: false,
+    };
     loop {
-        let stuck = outstanding(store, true, after, BATCH).await?;
-        let Some(last) = stuck.last() else {
-            return Ok(retried);
-        };
-        after = last.letter.id;
+        let (stuck, last) = outstanding(store, &wanted).await?;
         let ids = stuck.iter().map(|waiting| waiting.letter.id).collect();
         retried += store.order(Order::Retry(ids)).await?;
+        match last {
+            Some(last) => wanted.after = last,
+            None => return Ok(retried),
+        }
     }
 }
 
-/// Messages that have no answer, in the order of their ids.
+/// Messages that have no answer, in the order of their ids, and the last id if there
+/// may be more.
 pub(super) async fn outstanding(
     store: &Store,
-    is_stuck: bool,
-    after: Uuid,
-    limit: usize,
-) -> Result<Vec<Waiting>, StoreError> {
-    let wanted = Outstanding {
-        is_stuck,
-        after,
-        limit,
-    };
-    match store.look(Look::Sends(wanted)).await?.found {
-        Found::Sends(sends) => Ok(sends),
+    wanted: &Outstanding,
+) -> Result<(Vec<Waiting>, Option<Uuid>), StoreError> {
+    match store.look(Look::Sends(wanted.clone())).await?.found {
+        Found::Sends(sends, last) => Ok((sends, last)),
         _ => Err(unexpected()),
     }
 }

@@ -54,6 +54,23 @@ impl Active {
         }
         self.store.look(Look::At(entity, what)).await
     }
+
+    /// The entity's last commit, which is `expected`, probably.
+    pub(super) async fn last(
+        &self,
+        cell: &Cell,
+        expected: Option<CommitId>,
+    ) -> Result<Option<CommitId>, LookError> {
+        let mark = self.store.mark();
+        if mark.is_some_and(|mark| cell.lock().layers.was_last_at(expected, mark)) {
+            return Ok(expected);
+        }
+        let Seen { last, .. } = self.look(cell, What::Last).await?;
+        if let Some(mark) = mark {
+            cell.lock().layers.note_last_at(last, mark);
+        }
+        Ok(last)
+    }
 }
 
 impl TurnView {
@@ -209,7 +226,7 @@ impl Snapshot {
 
 impl StateView for Snapshot {
     fn settled(&self) -> Loading<'_, ()> {
-        Box::pin(async { Ok(()) })
+        Box::pin(async { self.look(What::Last).await.map(drop) })
     }
 
     fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
@@ -302,7 +319,7 @@ mod tests {
             store_id: Uuid::nil(),
             cache: Cache::new(1 << 20),
         });
-        let turn = HeldTurn { cell, seq, run };
+        let turn = HeldTurn::of(active.clone(), cell, seq, run);
         let view = TurnView { active, turn };
         let page = view.scan(&Range::new("", "", 10)).await.unwrap();
         let names: Vec<&str> = page.values.iter().map(|(name, _)| &**name).collect();

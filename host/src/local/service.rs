@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{LocalService, Origin};
 use crate::bodies::BodyMemory;
-use crate::calls::Calls;
+use crate::calls::{Calls, after_acting};
 use crate::entities::{Entities, EntityMessage};
 use crate::message::{Fault, Message, Outcome, Refusal, StoreTime};
 use crate::plugins::{Catalog, Place, Plugin, run};
@@ -127,12 +127,16 @@ impl Local {
         deadline: CallDeadline,
     ) -> Outcome {
         let calling = self.calls.calling(message, place, deadline.at(), None);
-        let place = calling.place.clone();
+        let calling = Arc::new(calling);
         let mut context = Some(Box::new(CallContext {
-            caller: Some(Arc::new(calling)),
+            caller: Some(calling.clone()),
             ..CallContext::default()
         }));
-        run(&place, message, &mut context, deadline, self.bodies).await
+        let outcome = run(&calling.place, message, &mut context, deadline, self.bodies).await;
+        if calling.has_acted() {
+            return after_acting(outcome);
+        }
+        outcome
     }
 
     fn log_refused(&self, message: &Message, because: Refusal) {

@@ -5,37 +5,57 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
-use super::request::Message;
 
 /// Handlers that wait for one message at most.
 pub const CHAIN_MAX: usize = 32;
 
-/// The entities whose handlers wait for a message, from the one that began to the one that calls.
+/// The handlers that wait for a message, from the one that began to the one that calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// The message with which it began. Its id begins with the time: of two chains the one with the
-    /// smaller root is the older.
+    /// Begins with the time at which the chain began: of two chains the one with the smaller root is
+    /// the older.
     pub root: Uuid,
-    pub callers: Vec<(StreamName, PartitionKey)>,
+    /// The message with which it began may come again long after its deadline: a handler sent it, or it
+    /// has an `Idempotency-Key`. What it calls is known by then.
+    pub comes_again: bool,
+    pub callers: Vec<Caller>,
+}
+
+/// A handler that waits for its call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub stream: StreamName,
+    pub key: PartitionKey,
+    /// Other messages of its entity wait for it.
+    pub has_turn: bool,
+}
+
+impl Caller {
+    fn is(&self, stream: &StreamName, key: &PartitionKey) -> bool {
+        self.stream == *stream && self.key == *key
+    }
 }
 
 impl Chain {
-    /// That of the messages with which the handler of this one calls. `None`: it is too long.
-    pub fn through(message: &Message) -> Option<Arc<Self>> {
-        let mut chain = match &message.chain {
-            Some(chain) => Self::clone(chain),
-            None => Self {
-                root: message.id,
-                callers: Vec::new(),
-            },
-        };
-        let caller = (message.stream.clone(), message.partition_key.clone());
-        chain.callers.push(caller);
-        (chain.callers.len() <= CHAIN_MAX).then(|| Arc::new(chain))
+    /// That of the messages with which this caller calls. `None`: it is too long.
+    pub fn with(mut self, caller: Caller) -> Option<Arc<Self>> {
+        self.callers.push(caller);
+        (self.callers.len() <= CHAIN_MAX).then(|| Arc::new(self))
     }
 
     pub fn has(&self, stream: &StreamName, key: &PartitionKey) -> bool {
-        self.callers.iter().any(|(s, k)| s == stream && k == key)
+        self.callers.iter().any(|caller| caller.is(stream, key))
+    }
+
+    /// Whether messages of this entity wait for the chain.
+    pub fn holds(&self, stream: &StreamName, key: &PartitionKey) -> bool {
+        let mut callers = self.callers.iter();
+        callers.any(|caller| caller.has_turn && caller.is(stream, key))
+    }
+
+    /// Whether messages of any entity do.
+    pub fn holds_any(&self) -> bool {
+        self.callers.iter().any(|caller| caller.has_turn)
     }
 
     pub fn is_younger_than(&self, root: Uuid) -> bool {
@@ -45,7 +65,8 @@ impl Chain {
     /// As the text of a call to an entity that waits for it already.
     pub fn cycle(&self, stream: &StreamName, key: &PartitionKey) -> String {
         let entity = |stream: &StreamName, key: &PartitionKey| format!("{stream}/{key}");
-        let callers = self.callers.iter().map(|(s, k)| entity(s, k));
+        let callers = self.callers.iter();
+        let callers = callers.map(|caller| entity(&caller.stream, &caller.key));
         let chain: Vec<String> = callers.chain([entity(stream, key)]).collect();
         format!("a call that would wait for itself: {}", chain.join(" → "))
     }

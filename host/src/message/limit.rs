@@ -35,12 +35,15 @@ pub enum LimitKind {
     StateReplyBytes,
     /// Messages that it sends.
     SentMessages,
+    /// The headers of one of them, or of a call.
+    SentHeaders,
+    SentHeaderBytes,
     /// Handlers that wait for one call.
     ChainedCalls,
 }
 
 impl LimitKind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Time,
         Self::MemoryBytes,
         Self::TableElements,
@@ -56,6 +59,8 @@ impl LimitKind {
         Self::StateWrittenBytes,
         Self::StateReplyBytes,
         Self::SentMessages,
+        Self::SentHeaders,
+        Self::SentHeaderBytes,
         Self::ChainedCalls,
     ];
 
@@ -77,6 +82,8 @@ impl LimitKind {
             Self::StateWrittenBytes => "state-written-bytes",
             Self::StateReplyBytes => "state-reply-bytes",
             Self::SentMessages => "sent-messages",
+            Self::SentHeaders => "sent-headers",
+            Self::SentHeaderBytes => "sent-header-bytes",
             Self::ChainedCalls => "chained-calls",
         }
     }
@@ -107,6 +114,10 @@ impl fmt::Display for Limit {
                 max >> 20
             ),
             LimitKind::SentMessages => write!(f, "{max} messages that a message sends"),
+            LimitKind::SentHeaders => write!(f, "{max} headers in a message that is sent"),
+            LimitKind::SentHeaderBytes => {
+                write!(f, "{} KiB of headers in a message that is sent", max >> 10)
+            }
             LimitKind::ChainedCalls => write!(f, "{max} handlers that wait for one call"),
             LimitKind::StateWrittenBytes => write!(f, "{} MiB of writes of a message", max >> 20),
         }

@@ -12,7 +12,7 @@ mod request;
 mod sending;
 mod store_time;
 
-pub use chain::{CHAIN_MAX, Chain};
+pub use chain::{CHAIN_MAX, Caller, Chain};
 pub use fault::{Failure, FailureKind, Fault, ForeignFault, Refusal};
 pub use limit::{Limit, LimitKind};
 pub use names::{

@@ -120,9 +120,13 @@ impl Message {
         self.method == Method::Get || self.is_broadcast
     }
 
+    pub fn has_idempotency_key(&self) -> bool {
+        self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+
     /// Whether its client may send it again: a second run has no other effect than the first.
     pub fn may_run_twice(&self, stream: StreamProperties) -> bool {
-        let has_key = || self.headers.contains_key(IDEMPOTENCY_KEY);
+        let has_key = || self.has_idempotency_key();
         if stream.is_stateful {
             // Another message may have come in between, also if it is a PUT.
             self.is_read() || has_key()

@@ -96,7 +96,7 @@ impl Parts {
 
         let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(own.node_id.clone()));
         let entities = Arc::new(Entities::new(
             entities_config(config, own.node_id.clone()),
             catalog.clone(),

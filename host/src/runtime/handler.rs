@@ -70,13 +70,14 @@ impl Handler {
         Manifest { limits, grants }: Manifest,
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;
-        let imports = |interfaces: [&str; 2]| {
-            let mut interfaces = interfaces.into_iter();
-            interfaces.any(|interface| component.imports(engine, interface))
-        };
+        let is_stateful = [STATE, MESSAGES]
+            .into_iter()
+            .any(|interface| component.imports(engine, interface));
+        let may_call = component.imports(engine, CALLS)
+            || component.imports_function(engine, MESSAGES, "call");
         let handler = Self {
-            is_stateful: imports([STATE, MESSAGES]),
-            may_call: imports([CALLS, MESSAGES]),
+            is_stateful,
+            may_call,
             engine: engine.clone(),
             metrics: PluginMetrics::new(&stream),
             shared: engine.host.share(&stream, &grants),

@@ -26,11 +26,7 @@ pub(super) async fn list(State(admin): State<Admin>, Query(wanted): Query<Wanted
     };
     let after = wanted.after.unwrap_or_default();
     match admin.entities.sends(wanted.stuck, after, limit).await {
-        Ok(sends) => {
-            let last = sends.last().filter(|_| sends.len() == limit);
-            let next = last.map(|last| last["id"].clone());
-            Json(json!({ "sends": sends, "next": next })).into_response()
-        }
+        Ok((sends, next)) => Json(json!({ "sends": sends, "next": next })).into_response(),
         Err(error) => unavailable(&error),
     }
 }

@@ -83,7 +83,7 @@ pub(super) trait Backend: Send {
 pub(in crate::entities) enum Order {
     /// Delivers these messages, which were tried before, as if they were new.
     Retry(Vec<Uuid>),
-    /// Takes over what another store has. What is there already stays.
+    /// Takes over what another store has of entities that are not there yet.
     Import(Imported),
 }
 
@@ -146,6 +146,8 @@ pub(in crate::entities) struct Outstanding {
     /// Only ids after this one.
     pub(in crate::entities) after: Uuid,
     pub(in crate::entities) limit: usize,
+    /// What they say, too.
+    pub(in crate::entities) with_text: bool,
 }
 
 /// For errors.
@@ -206,9 +208,10 @@ pub(in crate::entities) enum Found {
     Stream(Option<String>),
     Record(Option<Kept>),
     Sent(bool),
-    /// Rows that somebody wrote by hand may be missing.
-    Sends(Vec<Waiting>),
-    Records(Vec<(EntityId, Record)>),
+    /// Each with the id of the last row, if there may be more. Rows that somebody wrote by hand may be
+    /// missing.
+    Sends(Vec<Waiting>, Option<Uuid>),
+    Records(Vec<(EntityId, Record)>, Option<RecordId>),
 }
 
 /// Why the store cannot be used now.

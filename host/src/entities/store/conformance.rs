@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::entities::commit::{Changes, CommitId, Delivery, EntityId};
-use crate::entities::outbox::{Waiting, written};
+use crate::entities::outbox::{Letter, Waiting, written};
 use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::message::{self, PartitionKey, StreamName};
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
@@ -518,9 +518,10 @@ impl Store {
             is_stuck,
             after: Uuid::nil(),
             limit: 100,
+            with_text: true,
         };
         match self.look(Look::Sends(wanted)).await.unwrap().found {
-            Found::Sends(sends) => sends,
+            Found::Sends(sends, _) => sends,
             other => panic!("{other:?}"),
         }
     }
@@ -605,6 +606,7 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     for (waiting, id) in moved.iter_mut().zip([7, 8, 9]) {
         waiting.letter.id = Uuid::from_u128(id);
         waiting.letter.name = None;
+        waiting.letter.from = entity("moved");
         waiting.letter.tries = 20;
         waiting.node = "other".into();
         waiting.wake_at = None;
@@ -612,7 +614,7 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     }
     let later = store.now().later(Duration::from_secs(60));
     let records = [record(MESSAGE, 1, later), record(KEY, 1, later)];
-    let records = records.map(|record| ((*entity("a")).clone(), record));
+    let records = records.map(|record| ((*entity("moved")).clone(), record));
     let imported = || {
         Order::Import(Imported {
             records: records.to_vec(),
@@ -624,12 +626,12 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     assert_eq!(store.outstanding(true).await, moved);
     assert_eq!(store.outstanding(false).await.len(), 6);
     let first = Look::Records(RecordId::FIRST, 1);
-    let Found::Records(found) = store.look(first).await.unwrap().found else {
+    let Found::Records(found, _) = store.look(first).await.unwrap().found else {
         panic!("no records")
     };
     assert_eq!(found, records[..1]);
     let rest = Look::Records(found[0].1.id, 10);
-    let Found::Records(found) = store.look(rest).await.unwrap().found else {
+    let Found::Records(found, _) = store.look(rest).await.unwrap().found else {
         panic!("no records")
     };
     assert_eq!(found, records[1..]);
@@ -640,7 +642,22 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     assert_eq!(store.outstanding(true).await, []);
     let retried = &store.outstanding(false).await[0];
     assert_eq!(retried.letter.tries, 0);
-    assert_eq!(retried.wake_at, Some(StoreTime::default()));
+    assert!(retried.wake_at.unwrap() <= store.now());
+    // Once an entity is there, what it has sent may have been delivered.
+    store
+        .must_put("moved", None, writes(&[("x", Some("1"))]))
+        .await;
+    let late = Order::Import(Imported {
+        records: vec![((*entity("moved")).clone(), record(MESSAGE, 9, later))],
+        sends: vec![Waiting {
+            letter: Letter {
+                id: Uuid::from_u128(77),
+                ..moved[0].letter.clone()
+            },
+            ..moved[0].clone()
+        }],
+    });
+    assert_eq!(store.order(late).await.unwrap(), 0);
 }
 
 async fn a_closed_store_has_committed_what_it_took(store: Store) {

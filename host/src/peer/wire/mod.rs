@@ -460,11 +460,13 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
     use http::HeaderValue;
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::message::{Chain, Failure, FailureKind, Refusal};
+    use crate::message::{Caller, Chain, Failure, FailureKind, Refusal};
 
     pub(in crate::peer) fn message(body_bytes: usize) -> Message {
         let mut headers = HeaderMap::new();
@@ -485,9 +487,16 @@ pub(super) mod tests {
             is_repeated: OnceLock::from(()),
             is_sent: body_bytes == 0,
             chain: (body_bytes == 0).then(|| {
-                let mut called = message(1);
-                called.chain = Chain::through(&message(1));
-                Chain::through(&called).unwrap()
+                let caller = |has_turn| Caller {
+                    stream: StreamName::try_from("echo").unwrap(),
+                    key: PartitionKey::try_from("ü").unwrap(),
+                    has_turn,
+                };
+                Arc::new(Chain {
+                    root: Uuid::from_u128(8),
+                    comes_again: true,
+                    callers: vec![caller(true), caller(false)],
+                })
             }),
         }
     }

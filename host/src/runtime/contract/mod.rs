@@ -6,6 +6,7 @@ mod message_handler;
 use http::HeaderName;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
+use wasmtime::component::types::ComponentItem;
 
 use super::engine::Engine;
 use super::host::HostState;
@@ -171,6 +172,17 @@ impl Prepared {
         let ty = self.pre().component().component_type();
         ty.imports(&engine.wasmtime)
             .any(|(name, _)| split(name).0 == interface)
+    }
+
+    /// Whether the component imports this function of an interface, named without its version.
+    pub(super) fn imports_function(&self, engine: &Engine, interface: &str, name: &str) -> bool {
+        let ty = self.pre().component().component_type();
+        ty.imports(&engine.wasmtime).any(|(import, item)| {
+            let ComponentItem::ComponentInstance(instance) = item.ty else {
+                return false;
+            };
+            split(import).0 == interface && instance.get_export(&engine.wasmtime, name).is_some()
+        })
     }
 
     /// Prepares the arguments of a call; the handler may see the `visible` headers.

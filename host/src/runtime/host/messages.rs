@@ -35,6 +35,10 @@ pub(super) use meshage::mesh::calls as wit_calls;
 use meshage::mesh::messages as wit;
 pub(super) use meshage::mesh::types;
 
+/// The most headers of a message, and the most bytes of all of them, as in replies.
+const HEADERS_MAX: usize = 256;
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
 /// Has no state of its own: what a call sends is in its entity.
 pub(super) struct Messages;
 
@@ -155,6 +159,13 @@ pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Res
             "cannot send the query {query:?}: it is to be percent-encoded"
         ));
     }
+    if given.len() > HEADERS_MAX {
+        return Err(limit(LimitKind::SentHeaders, HEADERS_MAX).into());
+    }
+    let header_bytes = given.iter().map(|(name, value)| name.len() + value.len());
+    if header_bytes.sum::<usize>() > HEADER_BYTES_MAX {
+        return Err(limit(LimitKind::SentHeaderBytes, HEADER_BYTES_MAX).into());
+    }
     let mut headers = HeaderMap::with_capacity(given.len());
     for (name, value) in given {
         let parsed = HeaderName::from_bytes(name.as_bytes());
@@ -216,6 +227,17 @@ mod tests {
         check(
             |_, message| message.headers[0].1 = "a\r\nb: c".into(),
             "the header \"x-a\"",
+        );
+    }
+
+    #[test]
+    fn headers_have_their_limits() {
+        let many = vec![("x-a".to_owned(), "1".to_owned()); HEADERS_MAX + 1];
+        check(|_, message| message.headers = many, "256 headers");
+        let large = "x".repeat(HEADER_BYTES_MAX);
+        check(
+            |_, message| message.headers[0].1 = large,
+            "64 KiB of headers",
         );
     }
 

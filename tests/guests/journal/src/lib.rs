@@ -43,6 +43,8 @@ struct Wanted {
     /// To this stream, and how it ends there.
     send_to: Option<String>,
     send_then: Option<String>,
+    /// Whom it calls there.
+    send_call: Option<String>,
     /// Sets or removes the timer of this name, which appends `timer-NAME`.
     remind: Option<String>,
     cancel: Option<String>,
@@ -119,7 +121,11 @@ fn handle(
         None => None,
     };
     if let Some(key) = &wanted.send {
-        let body = json!({ "append": wanted.send_id, "then": wanted.send_then });
+        let body = json!({
+            "append": wanted.send_id,
+            "then": wanted.send_then,
+            "call": wanted.send_call,
+        });
         let stream = wanted.send_to.as_deref().unwrap_or("journal");
         entity.send_after(stream, key, &body, after)?;
     }

@@ -119,11 +119,11 @@ impl Reader<'_> {
             Look::StreamAfter(after) => self.stream_after(after).await,
             Look::Sends(wanted) => Ok(Seen {
                 last: None,
-                found: Found::Sends(outbox::outstanding(self.connection, wanted).await?),
+                found: outbox::outstanding(self.connection, wanted).await?,
             }),
             Look::Records(after, limit) => Ok(Seen {
                 last: None,
-                found: Found::Records(outbox::records(self.connection, *after, *limit).await?),
+                found: outbox::records(self.connection, *after, *limit).await?,
             }),
             Look::At(_, What::Last | What::Values) => Ok(nothing()),
         }

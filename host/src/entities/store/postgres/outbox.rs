@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
@@ -10,10 +12,9 @@ use super::commit::millis;
 use super::connect::Connection;
 use super::look::time;
 use super::sql;
-use crate::entities::commit::EntityId;
 use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity};
 use crate::entities::record::{Kept, Record, RecordId};
-use crate::entities::store::backend::{Imported, Outstanding};
+use crate::entities::store::backend::{Found, Imported, Outstanding};
 use crate::message::StoreTime;
 
 /// Does what is to be done, and takes what is due. Each statement is one transaction: when one fails
@@ -72,7 +73,7 @@ pub(super) async fn tend(
 
 /// Delivers messages at once that were tried before, and as often as new ones.
 pub(super) async fn retry(connection: &Connection, ids: &[Uuid]) -> Result<u64, Error> {
-    connection.client.execute(sql::RETRY, &[&ids]).await
+    connection.client.execute(&sql::retry(), &[&ids]).await
 }
 
 /// Takes over what another store has.
@@ -80,73 +81,78 @@ pub(super) async fn import(connection: &Connection, imported: &Imported) -> Resu
     let client = &connection.client;
     let record = client.prepare(sql::IMPORT_RECORD).await?;
     let send = client.prepare(sql::IMPORT_SEND).await?;
-    let mut changed = 0;
-    for (entity, found) in &imported.records {
+    // All are under way at once.
+    let records = imported.records.iter().map(async |(entity, found)| {
         let (stream, key) = (entity.stream.as_str(), entity.key.as_str());
         let id = Uuid::from_bytes(*found.id.as_bytes());
         let not_after = millis(found.not_after.unwrap_or_default());
         let fingerprint = found.kept.fingerprint.as_ref().map(|bytes| &bytes[..]);
-        let reply = &found.kept.reply[..];
-        let until = millis(found.until);
-        changed += client
-            .execute(
-                &record,
-                &[&id, &stream, &key, &until, &not_after, &fingerprint, &reply],
-            )
-            .await?;
-    }
-    for waiting in &imported.sends {
+        let (until, reply) = (millis(found.until), &found.kept.reply[..]);
+        let row: [&(dyn ToSql + Sync); 7] =
+            [&id, &stream, &key, &until, &not_after, &fingerprint, &reply];
+        client.execute(&record, &row).await
+    });
+    let sends = imported.sends.iter().map(async |waiting| {
         let Waiting {
             letter,
             node,
             wake_at,
             problem,
+            ..
         } = waiting;
         let (from, to) = (&letter.from, &letter.to);
-        changed += client
-            .execute(
-                &send,
-                &[
-                    &letter.id,
-                    &from.stream.as_str(),
-                    &from.key.as_str(),
-                    &letter.name.as_deref(),
-                    &to.stream.as_str(),
-                    &to.key.as_str(),
-                    &millis(letter.due),
-                    &(letter.tries as i32),
-                    &&letter.text[..],
-                    node,
-                    &wake_at.map(millis),
-                    problem,
-                ],
-            )
-            .await?;
-    }
-    Ok(changed)
+        let row: [&(dyn ToSql + Sync); 12] = [
+            &letter.id,
+            &from.stream.as_str(),
+            &from.key.as_str(),
+            &letter.name.as_deref(),
+            &to.stream.as_str(),
+            &to.key.as_str(),
+            &millis(letter.due),
+            &(letter.tries as i32),
+            &&letter.text[..],
+            node,
+            &wake_at.map(millis),
+            problem,
+        ];
+        client.execute(&send, &row).await
+    });
+    let (records, sends) = tokio::try_join!(try_join_all(records), try_join_all(sends))?;
+    Ok(records.into_iter().chain(sends).sum())
 }
 
 /// Messages that have no answer.
 pub(super) async fn outstanding(
     connection: &Connection,
     wanted: &Outstanding,
-) -> Result<Vec<Waiting>, Error> {
-    let limit = wanted.limit as i64;
+) -> Result<Found, Error> {
+    let Outstanding {
+        is_stuck,
+        after,
+        limit,
+        with_text,
+    } = wanted;
     let rows = connection
         .client
-        .query(sql::OUTSTANDING, &[&wanted.after, &wanted.is_stuck, &limit])
+        .query(
+            sql::OUTSTANDING,
+            &[after, is_stuck, &(*limit as i64), with_text],
+        )
         .await?;
+    let last = rows.last().filter(|_| rows.len() >= *limit);
+    let last = last.map(|row| row.get(0));
     let found = rows.iter().filter_map(|row| {
-        let wake_at: Option<i64> = row.get(10);
+        let (wake_at, bytes): (Option<i64>, i32) = (row.get(10), row.get(12));
         let wake_at = wake_at.map(|millis| millis.try_into().unwrap_or_default());
         Some(Waiting {
             letter: letter(row)?,
             node: row.get(9),
             wake_at: wake_at.map(StoreTime::from_millis),
             problem: row.get(11),
+            bytes: bytes.try_into().unwrap_or_default(),
         })
     });
-    Ok(found.collect())
+    Ok(Found::Sends(found.collect(), last))
 }
 
 /// Records of all entities.
@@ -154,17 +160,19 @@ pub(super) async fn records(
     connection: &Connection,
     after: RecordId,
     limit: usize,
-) -> Result<Vec<(EntityId, Record)>, Error> {
+) -> Result<Found, Error> {
     let after = Uuid::from_bytes(*after.as_bytes());
-    let limit = limit as i64;
     let client = &connection.client;
-    let rows = client.query(sql::RECORDS, &[&after, &limit]).await?;
+    let rows = client
+        .query(sql::RECORDS, &[&after, &(limit as i64)])
+        .await?;
+    let id = |row: &Row| RecordId::from_bytes(row.get::<_, Uuid>(0).into_bytes());
+    let last = rows.last().filter(|_| rows.len() >= limit).map(id);
     let found = rows.iter().filter_map(|row| {
-        let id: Uuid = row.get(0);
         let not_after = time(row, 4);
         let fingerprint: Option<&[u8]> = row.get(5);
         let record = Record {
-            id: RecordId::from_bytes(id.into_bytes()),
+            id: id(row),
             until: time(row, 3),
             not_after: (not_after > StoreTime::default()).then_some(not_after),
             kept: Kept {
@@ -174,7 +182,7 @@ pub(super) async fn records(
         };
         Some((entity(row.get(1), row.get(2))?, record))
     });
-    Ok(found.collect())
+    Ok(Found::Records(found.collect(), last))
 }
 
 /// `None`: somebody wrote it by hand.

@@ -229,12 +229,16 @@ pub(super) fn due() -> String {
 }
 
 /// Delivers messages at once that were tried before, and as often as new ones.
-pub(super) const RETRY: &str =
-    "UPDATE meshage_send SET tries = 0, wake_at = 0 WHERE id = ANY($1) AND tries > 0";
+pub(super) fn retry() -> String {
+    "UPDATE meshage_send SET tries = 0, wake_at = (SELECT CLOCK FROM meshage_store)
+    WHERE id = ANY($1) AND tries > 0"
+        .replace("CLOCK", CLOCK)
+}
 
 /// Messages that have no answer.
 pub(super) const OUTSTANDING: &str = "
-    SELECT id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem
+    SELECT id, stream, key, name, to_stream, to_key, due, tries,
+        CASE WHEN $4 THEN message ELSE '' END, node, wake_at, problem, length(message)
     FROM meshage_send WHERE id > $1 AND (wake_at IS NULL OR NOT $2) ORDER BY id LIMIT $3";
 
 /// Records of all entities.
@@ -242,13 +246,18 @@ pub(super) const RECORDS: &str = "
     SELECT id, stream, key, until, not_after, fingerprint, reply
     FROM meshage_reply WHERE id > $1 ORDER BY id LIMIT $2";
 
-/// Takes over a record, and a message, of another store.
+/// Takes over a record, and a message, of another store: of an entity that is not there yet.
 pub(super) const IMPORT_RECORD: &str = "
     INSERT INTO meshage_reply (id, stream, key, until, not_after, fingerprint, reply)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+    SELECT $1::uuid, $2::text, $3::text, $4::bigint, $5::bigint, $6::bytea, $7::bytea
+    WHERE NOT EXISTS (SELECT FROM meshage_entity WHERE stream = $2 AND key = $3)
+    ON CONFLICT DO NOTHING";
 pub(super) const IMPORT_SEND: &str = "
     INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING";
+    SELECT $1::uuid, $2::text, $3::text, $4::text, $5::text, $6::text, $7::bigint, $8::int, $9::bytea,
+        $10::text, $11::bigint, $12::text
+    WHERE NOT EXISTS (SELECT FROM meshage_entity WHERE stream = $2 AND key = $3)
+    ON CONFLICT DO NOTHING";
 
 pub(super) const NEXT_DUE: &str = "
     SELECT wake_at FROM (

@@ -155,13 +155,17 @@ fn write_records(
     Ok(())
 }
 
-/// Takes over what another store has.
+/// Takes over what another store has of entities that are not there yet.
 pub(super) fn import(transaction: &Transaction<'_>, imported: &Imported) -> rusqlite::Result<u64> {
     let mut changed = 0;
     for (entity, record) in &imported.records {
+        let names = (entity.stream.as_str(), entity.key.as_str());
         let is_there = transaction
             .prepare_cached("SELECT 1 FROM meshage_reply WHERE id = ?1")?
-            .exists([&record.id.as_bytes()[..]])?;
+            .exists([&record.id.as_bytes()[..]])?
+            || transaction
+                .prepare_cached("SELECT 1 FROM meshage_entity WHERE stream = ?1 AND key = ?2")?
+                .exists(names)?;
         if !is_there {
             write_records(transaction, entity, std::slice::from_ref(record))?;
             changed += 1;

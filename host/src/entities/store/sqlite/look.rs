@@ -54,13 +54,13 @@ fn see(transaction: &Transaction<'_>, look: &Look) -> rusqlite::Result<Seen> {
         Look::Sends(wanted) => {
             return Ok(Seen {
                 last: None,
-                found: Found::Sends(outbox::outstanding(transaction, wanted)?),
+                found: outbox::outstanding(transaction, wanted)?,
             });
         }
         Look::Records(after, limit) => {
             return Ok(Seen {
                 last: None,
-                found: Found::Records(records(transaction, *after, *limit)?),
+                found: records(transaction, *after, *limit)?,
             });
         }
         Look::StreamAfter(after) => {
@@ -142,15 +142,23 @@ fn records(
     transaction: &Transaction<'_>,
     after: RecordId,
     limit: usize,
-) -> rusqlite::Result<Vec<(EntityId, Record)>> {
+) -> rusqlite::Result<Found> {
     let mut statement = transaction.prepare_cached(
         "SELECT id, stream, key, until, not_after, fingerprint, reply FROM meshage_reply WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
-    let found = statement.query_map((&after.as_bytes()[..], limit as i64), |row| {
+    let mut rows = statement.query((&after.as_bytes()[..], limit as i64))?;
+    let (mut found, mut last, mut count) = (Vec::new(), None, 0);
+    while let Some(row) = rows.next()? {
+        let id = RecordId::from_bytes(row.get(0)?);
+        last = Some(id);
+        count += 1;
         let (stream, key): (String, String) = (row.get(1)?, row.get(2)?);
+        let Some(entity) = entity_of(&stream, &key) else {
+            continue;
+        };
         let not_after = time(row, 4)?;
         let record = Record {
-            id: RecordId::from_bytes(row.get(0)?),
+            id,
             until: time(row, 3)?,
             not_after: (not_after > StoreTime::default()).then_some(not_after),
             kept: Kept {
@@ -158,10 +166,9 @@ fn records(
                 reply: value(row, 6)?.unwrap_or_default(),
             },
         };
-        Ok(entity_of(&stream, &key).map(|entity| (entity, record)))
-    })?;
-    let found: Vec<_> = found.collect::<rusqlite::Result<_>>()?;
-    Ok(found.into_iter().flatten().collect())
+        found.push((entity, record));
+    }
+    Ok(Found::Records(found, last.filter(|_| count >= limit)))
 }
 
 fn one(

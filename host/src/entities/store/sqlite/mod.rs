@@ -310,8 +310,8 @@ impl Backend for Sqlite {
     }
 
     async fn carry_out(&mut self, order: &Order) -> Result<u64, StoreError> {
-        let done = self.write(|transaction, _| match order {
-            Order::Retry(ids) => outbox::retry(transaction, ids),
+        let done = self.write(|transaction, now| match order {
+            Order::Retry(ids) => outbox::retry(transaction, ids, now),
             Order::Import(imported) => commit::import(transaction, imported),
         });
         match done {

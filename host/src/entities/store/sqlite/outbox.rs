@@ -9,7 +9,7 @@ use super::commit::{Value, millis};
 use super::look::{time, value};
 use crate::entities::commit::EntityId;
 use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity, written};
-use crate::entities::store::backend::Outstanding;
+use crate::entities::store::backend::{Found, Outstanding};
 use crate::message::{Sends, StoreTime};
 
 /// Whether none of them took effect yet, or was cancelled.
@@ -141,49 +141,50 @@ pub(super) fn tend(
 }
 
 /// Delivers messages at once that were tried before, and as often as new ones.
-pub(super) fn retry(transaction: &Transaction<'_>, ids: &[Uuid]) -> rusqlite::Result<u64> {
+pub(super) fn retry(
+    transaction: &Transaction<'_>,
+    ids: &[Uuid],
+    now: StoreTime,
+) -> rusqlite::Result<u64> {
     let mut statement = transaction.prepare_cached(
-        "UPDATE meshage_send SET tries = 0, wake_at = 0 WHERE id = ?1 AND tries > 0",
+        "UPDATE meshage_send SET tries = 0, wake_at = ?2 WHERE id = ?1 AND tries > 0",
     )?;
     let mut changed = 0;
     for id in ids {
-        changed += statement.execute([&id.as_bytes()[..]])? as u64;
+        changed += statement.execute((&id.as_bytes()[..], millis(now)))? as u64;
     }
     Ok(changed)
 }
 
-/// Takes over a message of another store.
+/// Takes over a message of another store: of an entity that is not there yet.
 pub(super) fn import(transaction: &Transaction<'_>, waiting: &Waiting) -> rusqlite::Result<u64> {
     let Waiting {
         letter,
         node,
         wake_at,
         problem,
+        ..
     } = waiting;
-    let Letter {
-        id,
-        from,
-        name,
-        to,
-        due,
-        tries,
-        text,
-    } = letter;
     let changed = transaction
-        .prepare_cached("INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, tries, problem, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING")?
+        .prepare_cached(
+            "INSERT INTO meshage_send (id, stream, key, name, to_stream, to_key, due, wake_at, node, tries, problem, message)
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
+             WHERE NOT EXISTS (SELECT 1 FROM meshage_entity WHERE stream = ?2 AND key = ?3)
+             ON CONFLICT DO NOTHING",
+        )?
         .execute((
-            &id.as_bytes()[..],
-            from.stream.as_str(),
-            from.key.as_str(),
-            name.as_deref(),
-            to.stream.as_str(),
-            to.key.as_str(),
-            millis(*due),
+            &letter.id.as_bytes()[..],
+            letter.from.stream.as_str(),
+            letter.from.key.as_str(),
+            letter.name.as_deref(),
+            letter.to.stream.as_str(),
+            letter.to.key.as_str(),
+            millis(letter.due),
             wake_at.map(millis),
             node,
-            tries,
+            letter.tries,
             problem,
-            Value(text),
+            Value(&letter.text),
         ))?;
     Ok(changed as u64)
 }
@@ -192,29 +193,34 @@ pub(super) fn import(transaction: &Transaction<'_>, waiting: &Waiting) -> rusqli
 pub(super) fn outstanding(
     transaction: &Transaction<'_>,
     wanted: &Outstanding,
-) -> rusqlite::Result<Vec<Waiting>> {
+) -> rusqlite::Result<Found> {
     let mut statement = transaction.prepare_cached(
-        "SELECT id, stream, key, name, to_stream, to_key, due, tries, message, node, wake_at, problem
+        "SELECT id, stream, key, name, to_stream, to_key, due, tries, CASE WHEN ?4 THEN message ELSE '' END,
+             node, wake_at, problem, octet_length(message)
          FROM meshage_send WHERE id > ?1 AND (wake_at IS NULL OR NOT ?2) ORDER BY id LIMIT ?3",
     )?;
-    let parameters = (
+    let mut rows = statement.query((
         &wanted.after.as_bytes()[..],
         wanted.is_stuck,
         wanted.limit as i64,
-    );
-    let found = statement.query_map(parameters, |row| {
+        wanted.with_text,
+    ))?;
+    let (mut found, mut last, mut count) = (Vec::new(), None, 0);
+    while let Some(row) = rows.next()? {
+        last = Some(Uuid::from_bytes(row.get(0)?));
+        count += 1;
+        let Some(letter) = letter(row)? else { continue };
         let wake_at: Option<i64> = row.get(10)?;
         let wake_at = wake_at.map(|millis| millis.try_into().unwrap_or_default());
-        let (node, problem) = (row.get(9)?, row.get(11)?);
-        Ok(letter(row)?.map(|letter| Waiting {
+        found.push(Waiting {
             letter,
-            node,
+            node: row.get(9)?,
             wake_at: wake_at.map(StoreTime::from_millis),
-            problem,
-        }))
-    })?;
-    let found: Vec<Option<Waiting>> = found.collect::<rusqlite::Result<_>>()?;
-    Ok(found.into_iter().flatten().collect())
+            problem: row.get(11)?,
+            bytes: row.get::<_, u32>(12)? as usize,
+        });
+    }
+    Ok(Found::Sends(found, last.filter(|_| count >= wanted.limit)))
 }
 
 /// `None`: somebody wrote it by hand.
