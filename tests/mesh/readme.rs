@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Plugins, Setup, State, mesh, port_known_beforehand, wait_for_mesh};
+use crate::harness::{Plugins, Setup, State, mesh, port_known_beforehand, until, wait_for_mesh};
 
 const README: &str = include_str!("../../README.md");
 
@@ -30,13 +30,42 @@ fn shown_posts() -> Vec<(String, String, String)> {
 
 /// Whether a command answers differently when it is sent again.
 fn is_stateful(path: &str) -> bool {
-    path.contains("/cart/")
+    ["/cart/", "/account/", "/transfer/"]
+        .iter()
+        .any(|stream| path.contains(stream))
+}
+
+/// What the README shows of a path that is read.
+fn shown_read(path: &str) -> &str {
+    let mut lines = README.lines().map(str::trim);
+    let command = format!("curl -s http://localhost:8081{path}");
+    lines.find(|line| *line == command).unwrap();
+    lines.next().unwrap()
+}
+
+#[tokio::test]
+async fn the_money_arrives() {
+    let mut posts = shown_posts();
+    posts.retain(|(path, ..)| is_stateful(path) && !path.contains("/cart/"));
+    assert_eq!(posts.len(), 2, "{posts:?}");
+    let state = State::sqlite();
+    let plugins = Plugins::empty()
+        .with("account", "account")
+        .with("transfer", "transfer");
+    let node = Setup::new(plugins).state(&state).ready().await;
+    for (path, body, shown) in &posts {
+        assert_eq!(node.post(path).json(body).send().await.ok(), shown);
+    }
+    for path in ["/api/transfer/t1", "/api/account/bob"] {
+        let shown = shown_read(path);
+        until(|| async { node.get(path).send().await.text() == shown }).await;
+    }
 }
 
 #[tokio::test]
 async fn the_cart_is_there_when_its_node_is_gone() {
     let mut posts = shown_posts();
-    posts.retain(|(path, ..)| is_stateful(path));
+    posts.retain(|(path, ..)| path.contains("/cart/"));
     let [(path, body, shown)] = posts.as_slice() else {
         panic!("{posts:?}")
     };

@@ -26,7 +26,8 @@ const STATE_DIRECTORY: &str = "target/run";
 const READY_MAX: Duration = Duration::from_secs(60);
 
 const TRY_THIS: &str = r#"
-The mesh is up: two nodes, each with the streams `cart`, `echo` and `orders`. Try, from either port:
+The mesh is up: two nodes, each with the streams `account`, `cart`,
+`echo`, `orders` and `transfer`. Try, from either port:
 
   curl -sX POST http://localhost:8080/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
   curl -sX POST http://localhost:8081/api/echo/4985 -H 'Content-Type: application/json' -d '{"hello":"world"}'
@@ -34,6 +35,9 @@ The mesh is up: two nodes, each with the streams `cart`, `echo` and `orders`. Tr
   curl -sX POST http://localhost:8081/api/orders/ada -d '{"article":"tea","quantity":3}'
   curl -sX POST http://localhost:8080/api/cart/ada -d '{"article":"tea","quantity":2,"cents":450}'
   curl -s http://localhost:8081/api/cart/ada
+  curl -sX POST http://localhost:8080/api/account/ada -d '{"deposit":{"cents":1000}}'
+  curl -sX POST http://localhost:8081/api/transfer/t1 -d '{"from":"ada","to":"bob","cents":250}'
+  curl -s http://localhost:8080/api/account/bob
   curl -s http://localhost:9080/cluster
   curl -s http://localhost:9080/cluster/owner/echo/4985
 

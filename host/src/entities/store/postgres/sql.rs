@@ -303,8 +303,8 @@ pub(super) fn sweep() -> String {
         WHERE r.ctid = due.place AND r.until <= (SELECT now FROM clock)
         RETURNING r.not_after
     ), noted AS (
-        UPDATE meshage_store SET swept_to = greatest(swept_to, (SELECT max(not_after) FROM gone))
-        WHERE EXISTS (SELECT FROM gone)
+        UPDATE meshage_store SET swept_to = (SELECT max(not_after) FROM gone)
+        WHERE swept_to < (SELECT max(not_after) FROM gone)
     )
     SELECT (SELECT now FROM clock), (SELECT count(*) FROM gone)"
         .replace("CLOCK", CLOCK)

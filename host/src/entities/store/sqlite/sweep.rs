@@ -52,7 +52,7 @@ pub(super) fn sweep(transaction: &Transaction<'_>, now: StoreTime) -> rusqlite::
     if swept_to > StoreTime::default() {
         // From now on the clock counts as past that, even if it is set back.
         transaction
-            .prepare_cached("UPDATE meshage_store SET swept_to = max(swept_to, ?1)")?
+            .prepare_cached("UPDATE meshage_store SET swept_to = ?1 WHERE swept_to < ?1")?
             .execute([millis(swept_to)])?;
     }
     Ok(Swept { now, is_more })
