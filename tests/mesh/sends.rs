@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{
     Answer, Client, Gate, Node, Setup, State, act, guest, journal, journal_mesh, journal_setup,
@@ -93,7 +93,7 @@ async fn what_nobody_offers_waits_until_somebody_does(state: State) {
     let id = sends(&node, "").await[0]["id"].clone();
     let path = format!("/{}/retry", id.as_str().unwrap());
     assert_eq!(retry(&node, &path).await.ok(), r#"{"retried":1}"#);
-    until(|| async { read().await.json()["list"].to_string() == r#"["x"]"# }).await;
+    until(|| async { read().await.json()["list"] == json!(["x"]) }).await;
     until(|| async { state.sends().await == 0 }).await;
 }
 

@@ -37,6 +37,7 @@ pub(crate) fn message() -> Result<Message> {
         not_after: Default::default(),
         is_repeated: Default::default(),
         is_sent: false,
+        chain: None,
     })
 }
 
