@@ -16,6 +16,7 @@ mod transfer;
 mod turn;
 mod view;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -177,6 +178,11 @@ impl Entities {
     pub fn store_time(&self) -> StoreTime {
         let active = self.active.get();
         active.map_or_else(store::host_time, |active| active.store.now())
+    }
+
+    /// Takes note of the nodes that live: what those had to deliver that are gone is for the others.
+    pub fn note_nodes(&self, nodes: BTreeSet<NodeId>) {
+        self.outbox.note_nodes(nodes);
     }
 
     /// Sets the nodes whose store the mesh has instead of this node's; none: it has this one's.

@@ -1,7 +1,7 @@
 //! What handlers have sent, from its commit until it is answered. A node delivers what it has
 //! committed, at once or when it is due, and what other nodes have left.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -109,6 +109,8 @@ pub(super) struct Chores {
     pub(super) failed: Vec<Failure>,
     /// Those that are being delivered.
     pub(super) renewed: Vec<Uuid>,
+    /// Nodes that are gone: what they had to deliver is for this one, or another.
+    pub(super) gone: Vec<NodeId>,
     /// How many more may be delivered at once.
     pub(super) room: usize,
 }
@@ -119,7 +121,12 @@ pub(super) struct Tended {
     pub(super) due: Vec<Letter>,
     /// When this node's next message is due.
     pub(super) next: Option<StoreTime>,
+    /// The nodes that are gone had more than what was taken over at once.
+    pub(super) has_gone_more: bool,
 }
+
+/// Messages of nodes that are gone that are taken over at once.
+pub(super) const TAKEN_OVER_MAX: usize = 1000;
 
 pub(super) struct Outbox {
     pub(super) node: NodeId,
@@ -135,11 +142,21 @@ struct State {
     answered: Vec<Uuid>,
     failed: Vec<Failure>,
     renewed_at: Instant,
+    /// Those that were in the view, and those that have left it and may have left something to deliver.
+    nodes: BTreeSet<NodeId>,
+    gone: BTreeSet<NodeId>,
 }
 
 impl Chores {
     pub(super) fn is_empty(&self) -> bool {
-        self.answered.is_empty() && self.failed.is_empty() && self.renewed.is_empty()
+        let Self {
+            answered,
+            failed,
+            renewed,
+            gone,
+            room: _,
+        } = self;
+        answered.is_empty() && failed.is_empty() && renewed.is_empty() && gone.is_empty()
     }
 }
 
@@ -153,6 +170,8 @@ impl Outbox {
                 answered: Vec::new(),
                 failed: Vec::new(),
                 renewed_at: Instant::now(),
+                nodes: BTreeSet::new(),
+                gone: BTreeSet::new(),
             }),
             changed: Notify::new(),
             clock: Clock::default(),
@@ -235,8 +254,28 @@ impl Outbox {
             answered: std::mem::take(&mut state.answered),
             failed: std::mem::take(&mut state.failed),
             renewed,
+            gone: state.gone.iter().cloned().collect(),
             room: IN_FLIGHT_MAX - state.in_flight.len(),
         }
+    }
+
+    /// The nodes of the view now.
+    pub(super) fn note_nodes(&self, nodes: BTreeSet<NodeId>) {
+        let mut state = self.lock();
+        let left: Vec<NodeId> = state.nodes.difference(&nodes).cloned().collect();
+        let is_news = !left.is_empty();
+        state.gone.extend(left);
+        state.gone.retain(|node| !nodes.contains(node));
+        state.nodes = nodes;
+        drop(state);
+        if is_news {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Everything of these nodes was taken over.
+    pub(super) fn taken_over(&self, gone: &[NodeId]) {
+        self.lock().gone.retain(|node| !gone.contains(node));
     }
 
     /// The store could not be told: it is to be told again.

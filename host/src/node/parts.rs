@@ -125,7 +125,7 @@ impl Parts {
         let gossip = Gossip::start(gossip_config, own, sockets.gossip).await?;
         vital.spawn(
             "what follows the view",
-            follow_view(gossip.view(), dispatcher.clone()),
+            follow_view(gossip.view(), dispatcher.clone(), entities.clone()),
         );
 
         let server = Server::new(hello, tls, local.clone(), bodies, lanes.clone());
@@ -228,10 +228,15 @@ fn public_config(
 }
 
 /// Updates the routes whenever the view changes or a peer announces its departure.
-async fn follow_view(mut view: watch::Receiver<Arc<View>>, dispatcher: Arc<Dispatcher>) {
+async fn follow_view(
+    mut view: watch::Receiver<Arc<View>>,
+    dispatcher: Arc<Dispatcher>,
+    entities: Arc<Entities>,
+) {
     loop {
         view.mark_unchanged();
         dispatcher.follow(&view);
+        entities.note_nodes(view.borrow().nodes.keys().cloned().collect());
         tokio::select! {
             changed = view.changed() => if changed.is_err() {
                 return;

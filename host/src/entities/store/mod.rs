@@ -282,10 +282,18 @@ impl Store {
         }
         let chores = self.0.outbox.chores();
         match self.watched(backend.tend(&chores)).await {
-            Ok(Tended { due, next }) => {
+            Ok(Tended {
+                due,
+                next,
+                has_gone_more,
+            }) => {
                 for letter in due {
                     self.0.outbox.begin(letter);
                 }
+                if has_gone_more {
+                    return tokio::time::Instant::now();
+                }
+                self.0.outbox.taken_over(&chores.gone);
                 next.map_or(later, |next| self.instant_of(next).min(later))
             }
             Err(error) => {

@@ -68,6 +68,7 @@ pub(super) struct Statements {
     pub(super) renewed: Statement,
     pub(super) due: Statement,
     pub(super) next_due: Statement,
+    pub(super) take_over: Statement,
     pub(super) sent: Statement,
 }
 
@@ -145,6 +146,7 @@ impl Connection {
                 renewed: client.prepare(&sql::renewed()).await?,
                 due: client.prepare(&sql::due()).await?,
                 next_due: client.prepare(sql::NEXT_DUE).await?,
+                take_over: client.prepare(sql::TAKE_OVER).await?,
                 sent: client.prepare(sql::SENT).await?,
             })
         };

@@ -12,7 +12,9 @@ use super::commit::millis;
 use super::connect::Connection;
 use super::look::time;
 use super::sql;
-use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity};
+use crate::entities::outbox::{
+    CLAIM, Chores, GRACE, Letter, TAKEN_OVER_MAX, Tended, Waiting, entity,
+};
 use crate::entities::record::{Kept, Record, RecordId};
 use crate::entities::store::backend::{Found, Imported, Outstanding};
 use crate::message::StoreTime;
@@ -27,6 +29,7 @@ pub(super) async fn tend(
     let nothing = || Tended {
         due: Vec::new(),
         next: None,
+        has_gone_more: false,
     };
     let Some(statements) = &connection.statements else {
         return Ok(nothing());
@@ -55,6 +58,14 @@ pub(super) async fn tend(
             .execute(&statements.renewed, &[&chores.renewed, &claim])
             .await?;
     }
+    let mut has_gone_more = false;
+    for gone in &chores.gone {
+        let (gone, limit) = (gone.as_str(), TAKEN_OVER_MAX as i32);
+        let taken = client
+            .execute(&statements.take_over, &[&gone, &node, &limit])
+            .await?;
+        has_gone_more |= taken >= TAKEN_OVER_MAX as u64;
+    }
     let mut due = Vec::new();
     if chores.room > 0 {
         let (grace, room) = (GRACE.as_millis() as i64, chores.room as i32);
@@ -68,6 +79,7 @@ pub(super) async fn tend(
     Ok(Tended {
         due,
         next: next.map(StoreTime::from_millis),
+        has_gone_more,
     })
 }
 

@@ -228,6 +228,14 @@ pub(super) fn due() -> String {
         .replace("CLOCK", CLOCK)
 }
 
+/// Takes over what a node that is gone has to deliver, or some of it.
+pub(super) const TAKE_OVER: &str = "
+    WITH theirs AS MATERIALIZED (
+        SELECT ctid AS place FROM meshage_send WHERE node = $1::text AND wake_at IS NOT NULL
+        ORDER BY wake_at LIMIT $3::int FOR UPDATE SKIP LOCKED
+    )
+    UPDATE meshage_send s SET node = $2::text FROM theirs WHERE s.ctid = theirs.place";
+
 /// Delivers messages at once that were tried before, and as often as new ones.
 pub(super) fn retry() -> String {
     "UPDATE meshage_send SET tries = 0, wake_at = (SELECT CLOCK FROM meshage_store)
@@ -409,6 +417,7 @@ mod tests {
             (renewed(), 2),
             (due(), 4),
             (NEXT_DUE.into(), 1),
+            (TAKE_OVER.into(), 3),
             (SENT.into(), 3),
             (record(), 3),
             (sweep(), 1),

@@ -296,8 +296,11 @@ impl Backend for Sqlite {
         let node = self.node.clone();
         let (is_due, next) = outbox::look(&self.connection, host_time(), &node)?;
         if chores.is_empty() && !(is_due && chores.room > 0) {
-            let due = Vec::new();
-            return Ok(Tended { due, next });
+            return Ok(Tended {
+                due: Vec::new(),
+                next,
+                has_gone_more: false,
+            });
         }
         match self.write(|transaction, now| outbox::tend(transaction, chores, now, &node)) {
             Ok(tended) => Ok(tended),

@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::commit::{Value, millis};
 use super::look::{time, value};
 use crate::entities::commit::EntityId;
-use crate::entities::outbox::{CLAIM, Chores, GRACE, Letter, Tended, Waiting, entity, written};
+use crate::entities::outbox::{
+    CLAIM, Chores, GRACE, Letter, TAKEN_OVER_MAX, Tended, Waiting, entity, written,
+};
 use crate::entities::store::backend::{Found, Outstanding};
 use crate::message::{Sends, StoreTime};
 
@@ -119,6 +121,17 @@ pub(super) fn tend(
             .prepare_cached("UPDATE meshage_send SET wake_at = ?2 WHERE id = ?1")?
             .execute((&id.as_bytes()[..], millis(now.later(CLAIM))))?;
     }
+    let mut has_gone_more = false;
+    for gone in &chores.gone {
+        let taken = transaction
+            .prepare_cached(
+                "UPDATE meshage_send SET node = ?2 WHERE id IN (
+                    SELECT id FROM meshage_send WHERE node = ?1 AND wake_at IS NOT NULL ORDER BY wake_at LIMIT ?3
+                )",
+            )?
+            .execute((gone.as_str(), node, TAKEN_OVER_MAX as i64))?;
+        has_gone_more |= taken >= TAKEN_OVER_MAX;
+    }
     let mut statement = transaction.prepare_cached(&format!(
         "UPDATE meshage_send SET node = ?2, wake_at = ?4
          WHERE id IN (SELECT id FROM meshage_send WHERE {DUE} ORDER BY wake_at LIMIT ?5)
@@ -137,6 +150,7 @@ pub(super) fn tend(
     Ok(Tended {
         due: due.into_iter().flatten().collect(),
         next,
+        has_gone_more,
     })
 }
 
