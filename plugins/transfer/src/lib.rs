@@ -2,8 +2,8 @@
 //! other, each committed with what it changes. The partition key is the transfer's own id.
 //!
 //! What holds, whatever dies: the money of a transfer is in one of three places, in the account that
-//! it comes from, in the account that it goes to, or on its way (in the phases `depositing` and
-//! `returning`). A transfer is `done` only if both accounts have changed, and `failed` only if neither
+//! it comes from, in the account that it goes to, or on its way, from the commit that withdraws it to
+//! the one that deposits it. A transfer is `done` only if both accounts have changed, and `failed` only if neither
 //! has, or the money is back.
 
 use std::time::Duration;
