@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::{Builder, Uuid};
 
 use crate::message::{
-    self, CHAIN_MAX, Chain, Failure, FailureKind, Fault, ForeignFault, IDEMPOTENCY_KEY, Limit,
-    LimitKind, Message, NodeId, Outcome, Outgoing, ProblemType, Refusal,
+    self, CHAIN_MAX, Chain, Failure, FailureKind, Fault, IDEMPOTENCY_KEY, Limit, LimitKind,
+    Message, NodeId, Outcome, Outgoing, Refusal,
 };
 use crate::plugins::{Place, Plugin};
 use crate::runtime::{Caller, Loading, StateError};
@@ -312,21 +312,12 @@ impl Caller for Calling {
 /// The outcome of a handler that has acted on others by its calls: a refusal does not mean that nothing
 /// was done.
 pub fn after_acting(outcome: Outcome) -> Outcome {
-    let fault = match outcome {
-        Err(Fault::Failure(_) | Fault::Foreign(_) | Fault::Refused(Refusal::Crossed)) | Ok(_) => {
-            return outcome;
-        }
-        Err(fault) if fault.nothing_ran() => fault,
-        Err(_) => return outcome,
-    };
-    let ProblemType { name, status, .. } = fault.problem_type();
-    Err(Fault::Foreign(Box::new(ForeignFault {
-        kind: name.to_owned(),
-        status,
-        text: format!("{fault}; calls that its handler had made before may have taken effect"),
-        nothing_ran: false,
-        may_fail_over: false,
-    })))
+    outcome.map_err(|fault| match fault {
+        // The handler's own word, and what makes the whole chain run again.
+        Fault::Failure(_) | Fault::Refused(Refusal::Crossed) => fault,
+        fault if fault.nothing_ran() => Fault::AfterCalls(Box::new(fault)),
+        fault => fault,
+    })
 }
 
 /// Whether a message that was sent has its answer with this fault: it is not sent again.

@@ -24,6 +24,9 @@ on_both_stores!(
     what_is_cancelled_or_replaced_while_it_waits_for_its_turn_takes_no_effect,
     a_timer_that_sets_itself_again_comes_again,
     a_client_cannot_pretend_to_be_a_timer,
+    what_cannot_be_sent_is_named,
+    timers_that_are_due_at_once_come_at_once,
+    a_timer_that_never_comes_is_shown_all_the_same,
 );
 
 /// Timers of this many entities, so many each, all of them within ten seconds.
@@ -258,6 +261,46 @@ async fn a_timer_that_sets_itself_again_comes_again(state: State) {
         .await;
         until(|| async { state.sends().await == 0 }).await;
     }
+}
+
+async fn what_cannot_be_sent_is_named(state: State) {
+    let nodes = journal_mesh(1, &state).await;
+    for (query, part) in [
+        ("send=&send_id=x", "cannot send to the key \"\""),
+        (
+            "send=k&send_id=x&send_to=a%20b",
+            "cannot send to the stream \"a b\"",
+        ),
+        ("remind=a%0Ab", "a timer cannot be named \"a\\nb\""),
+    ] {
+        let problem = act(&nodes[0], "k", query).await.problem(500, "internal");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(part), "{detail}");
+    }
+}
+
+/// They come before their own node has heard that they are committed, or after. None of them waits for
+/// another node to find it.
+async fn timers_that_are_due_at_once_come_at_once(state: State) {
+    let nodes = journal_mesh(2, &state).await;
+    for number in 0..60 {
+        let key = format!("k{}", number % 20);
+        act(&nodes[number % 2], &key, "timers=1").await.ok();
+    }
+    until(|| async { state.sends().await == 0 }).await;
+    for node in &nodes {
+        assert_eq!(node.metric("meshage_sends_late_total").await, 0);
+    }
+}
+
+async fn a_timer_that_never_comes_is_shown_all_the_same(state: State) {
+    let nodes = journal_mesh(1, &state).await;
+    let query = format!("remind=never&after_ms={}", u64::MAX);
+    act(&nodes[0], "k", &query).await.ok();
+    let sends = sends(&nodes[0], "").await;
+    assert!(sends[0]["due"].is_string(), "{sends:?}");
+    act(&nodes[0], "k", "cancel=never").await.ok();
+    assert_eq!(state.sends().await, 0);
 }
 
 async fn a_client_cannot_pretend_to_be_a_timer(state: State) {

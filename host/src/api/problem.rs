@@ -127,7 +127,7 @@ impl ApiError {
             } => match fault {
                 // Nothing ran, but a retry will find no candidate either.
                 Fault::NoCandidate => false,
-                Fault::Lost | Fault::DeadlineExceeded => *may_run_twice,
+                Fault::Lost | Fault::DeadlineExceeded | Fault::AfterCalls(_) => *may_run_twice,
                 // A fault of the message itself is permanent; only a server error may pass.
                 Fault::Foreign(fault) => {
                     let may_pass = fault.status.is_server_error() && fault.kind != "limit-exceeded";
@@ -170,7 +170,10 @@ impl ApiError {
             Fault::Unreachable => {
                 format!("no node that offers the stream {stream:?} could be reached")
             }
-            Fault::ReadOnly | Fault::IdempotencyKeyReused | Fault::Cycle(_) => fault.to_string(),
+            Fault::ReadOnly
+            | Fault::IdempotencyKeyReused
+            | Fault::Cycle(_)
+            | Fault::AfterCalls(_) => fault.to_string(),
             Fault::Refused(refusal) => format!("the message was refused: {refusal}"),
             Fault::Foreign(fault) => fault.text.clone(),
         }

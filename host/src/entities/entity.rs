@@ -560,7 +560,9 @@ mod tests {
     use super::super::record::{Kept, Once, Record, RecordedUntil};
     use super::*;
     use crate::bodies::{BodyMemory, Reservation};
-    use crate::message::{Caller, PartitionKey, Reply, StoreTime, StreamName};
+    use crate::message::{
+        Caller, Method, Outgoing, PartitionKey, Reply, Sending, StoreTime, StreamName,
+    };
     use crate::state::{Range, Values, Writes};
 
     /// Schedules that are tried. Each is another order of arrivals, ends, commits, fences, failures
@@ -1204,6 +1206,43 @@ mod tests {
         }
         let settled = Some(Finished::Settled(Settled::Contended));
         assert_eq!(entity.settled(seq, || seq), settled);
+    }
+
+    /// A timer may come before this node has heard that what set it is committed.
+    #[test]
+    fn a_timer_is_not_replaced_by_itself() {
+        let (mut entity, _) = one();
+        let (setting, _) = entity.arrive(9, None).unwrap();
+        let first = entity.take_turn(setting, || setting).unwrap().unwrap();
+        entity
+            .layers
+            .install(None, Values::none().into(), RecordedUntil::default());
+        let sending = Sending {
+            id: Uuid::from_u128(7),
+            outgoing: Outgoing {
+                stream: name_of(A).0,
+                partition_key: name_of(A).1,
+                method: Method::Post,
+                query: String::new(),
+                headers: http::HeaderMap::new(),
+                body: Bytes::new(),
+            },
+            delay: std::time::Duration::ZERO,
+        };
+        let mut changes = Changes::default();
+        changes.sends.send(Some("t".into()), sending);
+        entity.finish(setting, first, changes);
+        let (seq, _) = entity.arrive(9, None).unwrap();
+        let second = entity.take_turn(seq, || seq).unwrap().unwrap();
+        let is_gone = |id| {
+            let delivery = Delivery {
+                id: Uuid::from_u128(id),
+                timer: Some("t".into()),
+            };
+            entity.layers.is_gone(second, &delivery).unwrap()
+        };
+        assert!(!is_gone(7));
+        assert!(is_gone(6), "it was replaced");
     }
 
     const A: &str = "a";

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::commit::{Changes, Commit, CommitId, Delivery, EntityId, Mark, Outcome};
 use super::record::{Kept, Once, RecordId, Recorded, RecordedUntil};
+use crate::message::Sending;
 use crate::state::{Name, Page, Range, Values};
 
 /// The committed state, and up to two layers of writes on top of it.
@@ -203,8 +204,11 @@ impl Layers {
                 sends, delivered, ..
             } = &*layer.changes;
             let timer = delivery.timer.as_ref();
+            let set = timer.and_then(|name| sends.timers.get(name));
+            // It comes before this node has heard that what set it is committed.
+            let is_itself = |sending: &Sending| sending.id == delivery.id;
             delivered.iter().any(|earlier| earlier.id == delivery.id)
-                || timer.is_some_and(|name| sends.timers.contains_key(name))
+                || set.is_some_and(|set| !set.as_ref().is_some_and(is_itself))
         }))
     }
 

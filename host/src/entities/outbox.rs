@@ -43,6 +43,9 @@ const BACK_OFF: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(17 
 /// Messages that a node delivers at once.
 const IN_FLIGHT_MAX: usize = 512;
 
+/// The end of the year 9999.
+const LAST_SHOWN_MILLIS: u64 = 253_402_300_799_999;
+
 /// The entity that sent a message.
 const FROM: HeaderName = HeaderName::from_static("meshage-from");
 
@@ -307,7 +310,9 @@ impl Waiting {
         let entity =
             |entity: &EntityId| json!({ "stream": entity.stream, "partitionKey": entity.key });
         let time = |time: StoreTime| {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(time.millis());
+            // Later ones cannot be written.
+            let millis = time.millis().min(LAST_SHOWN_MILLIS);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
             humantime::format_rfc3339_millis(time).to_string()
         };
         json!({

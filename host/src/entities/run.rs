@@ -43,12 +43,17 @@ const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX;
 /// other.
 const CROSSED_MAX: usize = 3;
 
-/// How long it waits before that, at least and at most, if the other has not arrived here yet.
-const CROSSED_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(40)];
+/// How long it waits before each of them, at least and at most, if the other has not arrived here yet:
+/// it may not come, and only take its time.
+const CROSSED_PAUSES: [[Duration; 2]; CROSSED_MAX] = [
+    [Duration::from_millis(10), Duration::from_millis(40)],
+    [Duration::from_millis(200), Duration::from_millis(500)],
+    [Duration::from_secs(1), Duration::from_secs(2)],
+];
 
 /// How long a call waits behind one and the same call of an older chain, before it is looked whether
 /// it still does. Then that one may wait for it, in a circle of several entities.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often a read runs beside the queue. If the state changed under it each time, it takes a turn
 /// in the queue.
@@ -221,9 +226,9 @@ impl Work {
                 if crossed == CROSSED_MAX {
                     return Err(Fault::Refused(Refusal::Contended));
                 }
-                crossed += 1;
                 let other_first = ticket.give_way(self.message.id);
-                pause = (!other_first).then(|| random(CROSSED_PAUSE));
+                pause = (!other_first).then(|| random(CROSSED_PAUSES[crossed]));
+                crossed += 1;
                 continue;
             }
             let finished = if is_outdated(&outcome) {

@@ -72,6 +72,10 @@ pub enum Fault {
     /// Another message had the same `Idempotency-Key`.
     #[error("its Idempotency-Key was used for another message: with another method, query or body")]
     IdempotencyKeyReused,
+    /// The same as the other fault, but for that calls which the handler had made before may have taken
+    /// effect.
+    #[error("{0}; calls that its handler had made before may have taken effect")]
+    AfterCalls(Box<Self>),
     /// A handler called an entity that waits for it, as this text tells.
     #[error("{0}")]
     Cycle(String),
@@ -116,7 +120,9 @@ pub enum Refusal {
     #[error("the node is not the owner of the key, by its own view of the mesh")]
     NotOwner,
     /// Other nodes committed to the entity again and again while it ran.
-    #[error("other nodes write to the entity at the same time, again and again")]
+    #[error(
+        "other nodes write to the entity at the same time, or its calls and those of others wait for each other, again and again"
+    )]
     Contended,
     #[error("the store of the entities' state cannot be reached")]
     StateUnavailable,
@@ -208,6 +214,7 @@ impl Fault {
             | Self::ReadOnly
             | Self::IdempotencyKeyReused
             | Self::Cycle(_)
+            | Self::AfterCalls(_)
             | Self::Crashed
             | Self::DeadlineExceeded
             | Self::LimitExceeded(_)
@@ -227,7 +234,8 @@ impl Fault {
             | Self::Lost
             | Self::ReadOnly
             | Self::IdempotencyKeyReused
-            | Self::Cycle(_) => false,
+            | Self::Cycle(_)
+            | Self::AfterCalls(_) => false,
             Self::Foreign(fault) => fault.nothing_ran,
         }
     }

@@ -105,7 +105,7 @@ impl fmt::Display for Limit {
             LimitKind::BodiesBytes => write!(f, "{} MiB for all bodies of a node", max >> 20),
             LimitKind::StateNameBytes => write!(
                 f,
-                "1 to {max} bytes, none of them zero, in the name of a value"
+                "1 to {max} bytes, none of them zero, in the name of a value, or of a timer"
             ),
             LimitKind::StateValueBytes => write!(f, "{} MiB in a value", max >> 20),
             LimitKind::StateReplyBytes => write!(

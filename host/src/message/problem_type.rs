@@ -125,6 +125,7 @@ impl Fault {
                 "The handler tried to write in a read",
                 StatusCode::INTERNAL_SERVER_ERROR,
             ),
+            Self::AfterCalls(fault) => fault.problem_type(),
             Self::Cycle(_) => ProblemType::new(
                 "cycle",
                 "A call would wait for itself",

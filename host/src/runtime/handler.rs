@@ -17,13 +17,17 @@ use super::load_error::{LoadError, one_line};
 use super::manifest::Manifest;
 use super::pool::Pool;
 use crate::message::{
-    Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName, truncate,
+    Failure, FailureKind, Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, StreamName,
+    truncate,
 };
 use crate::telemetry::PluginMetrics;
 
 /// Maximum of the logged error with its backtrace: twenty frames, whose function names the guest
 /// chooses.
 const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// Maximum of the text that says what a handler cannot ask for.
+const INVALID_TEXT_BYTES_MAX: usize = 2 << 10;
 
 /// How often one message may trigger the reclaiming of idle instances: enough to reclaim all 1,000
 /// instances of the node, eight at a time.
@@ -284,8 +288,11 @@ impl Handler {
             return Ended::Fault(Fault::Refused(Refusal::Overloaded));
         }
         if let Some(error) = stopped.error.downcast_ref::<StateError>()
-            && let Some(fault) = fault_of(*error)
+            && let Some(fault) = fault_of(error)
         {
+            if let StateError::Invalid(text) = error {
+                warn!(event = "handler-invalid", %stream, message_id = %message, text, "a handler was stopped at what it cannot ask for");
+            }
             return Ended::Fault(fault);
         }
         if let Some(limit) = stopped.limit {
@@ -298,7 +305,7 @@ impl Handler {
 }
 
 /// The fault for a call that a function of `state` ended; `None` if it is the handler's own.
-fn fault_of(error: StateError) -> Option<Fault> {
+fn fault_of(error: &StateError) -> Option<Fault> {
     match error {
         StateError::Outdated => Some(Fault::Refused(Refusal::Contended)),
         StateError::Unavailable => Some(Fault::Refused(Refusal::StateUnavailable)),
@@ -307,6 +314,10 @@ fn fault_of(error: StateError) -> Option<Fault> {
         StateError::ReadOnly => Some(Fault::ReadOnly),
         StateError::Crossed => Some(Fault::Refused(Refusal::Crossed)),
         StateError::WaitedTooLong => Some(Fault::DeadlineExceeded),
+        StateError::Invalid(text) => Some(Fault::Failure(Failure {
+            kind: FailureKind::Internal,
+            text: truncate(text.clone(), INVALID_TEXT_BYTES_MAX),
+        })),
         StateError::Limit(_) | StateError::NoMessage => None,
     }
 }

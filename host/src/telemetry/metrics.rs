@@ -145,10 +145,13 @@ impl OutcomeLabel {
     ];
 
     fn of(outcome: &Outcome) -> Self {
-        let fault = match outcome {
-            Ok(_) => return Self::Ok,
-            Err(fault) => fault,
-        };
+        match outcome {
+            Ok(_) => Self::Ok,
+            Err(fault) => Self::of_fault(fault),
+        }
+    }
+
+    fn of_fault(fault: &Fault) -> Self {
         match fault {
             Fault::Failure(failure) => match failure.kind {
                 FailureKind::Invalid => Self::Invalid,
@@ -167,6 +170,7 @@ impl OutcomeLabel {
             Fault::ReadOnly => Self::ReadOnly,
             Fault::IdempotencyKeyReused => Self::KeyReused,
             Fault::Cycle(_) => Self::Cycle,
+            Fault::AfterCalls(fault) => Self::of_fault(fault),
             Fault::Refused(_) => Self::Refused,
             Fault::Unreachable | Fault::NoCandidate => Self::Unreachable,
             Fault::Lost => Self::Lost,

@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// withdrawn after all goes back.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
+/// What a partition key can be: a message to any other one could not be sent.
+const KEY_BYTES_MAX: usize = 1024;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Transfer {
     #[serde(flatten)]
@@ -99,6 +102,13 @@ fn handle(
 
 impl Order {
     fn begin(self, entity: &Entity) -> Result<Transfer, Failure> {
+        for (name, account) in [("from", &self.from), ("to", &self.to)] {
+            if account.is_empty() || account.len() > KEY_BYTES_MAX || account.contains('\0') {
+                return Err(Failure::invalid(format_args!(
+                    "{name} is no account: expected 1 to {KEY_BYTES_MAX} bytes without U+0000"
+                )));
+            }
+        }
         if self.from == self.to {
             return Err(Failure::invalid("from and to are the same account"));
         }
@@ -219,6 +229,22 @@ mod tests {
         handle(Message::new("transfer", "t1"), timer, entity.clone()).unwrap();
         assert_eq!(send(&entity, json!("withdrawn")), Ok(Phase::Returning));
         assert_eq!(asked(&entity), [WITHDRAW, RETURN]);
+    }
+
+    #[test]
+    fn accounts_that_cannot_be_are_refused_before_money_moves() {
+        let entity = Entity::in_memory("transfer", "t1");
+        let long = "x".repeat(1025);
+        for (from, to) in [
+            ("", "bob"),
+            ("ada", ""),
+            ("ada", long.as_str()),
+            ("a\0", "bob"),
+        ] {
+            let order = json!({ "from": from, "to": to, "cents": 5 });
+            assert!(matches!(send(&entity, order), Err(Failure::Invalid(_))));
+        }
+        assert_eq!(entity.sent(), []);
     }
 
     #[test]

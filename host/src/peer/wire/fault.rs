@@ -43,8 +43,8 @@ struct Head<'a> {
     extensions: Extensions<'a>,
 }
 
-pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
-    let (kind, limit) = match fault {
+fn kind_of(fault: &Fault) -> (&str, Option<(&str, u64)>) {
+    match fault {
         Fault::Failure(failure) => (failure.kind.name(), None),
         Fault::Crashed => (CRASHED, None),
         Fault::DeadlineExceeded => (DEADLINE_EXCEEDED, None),
@@ -57,7 +57,12 @@ pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
         Fault::Cycle(_) => (CYCLE, None),
         Fault::LimitExceeded(limit) => (LIMIT_EXCEEDED, Some((limit.kind.name(), limit.max))),
         Fault::Foreign(fault) => (fault.kind.as_str(), None),
-    };
+        Fault::AfterCalls(fault) => kind_of(fault),
+    }
+}
+
+pub(super) fn put(buffer: &mut BytesMut, fault: &Fault) {
+    let (kind, limit) = kind_of(fault);
     let text = match fault {
         Fault::Failure(failure) => Cow::Borrowed(failure.text.as_str()),
         other => Cow::Owned(other.to_string()),
@@ -89,9 +94,13 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     let refusal = Refusal::ALL
         .into_iter()
         .find(|refusal| refusal.name() == head.kind);
-    // If something ran, the peer's version means something else by that name.
-    if let Some(refusal) = refusal.filter(|_| head.nothing_ran) {
-        return Ok(Fault::Refused(refusal));
+    if let Some(refusal) = refusal {
+        let refused = Fault::Refused(refusal);
+        return Ok(if head.nothing_ran {
+            refused
+        } else {
+            Fault::AfterCalls(Box::new(refused))
+        });
     }
     let limit_of = |(name, max): (&str, u64)| {
         let kind = LimitKind::ALL
@@ -162,6 +171,7 @@ mod tests {
             Fault::ReadOnly,
             Fault::IdempotencyKeyReused,
             Fault::Cycle("a/1 → a/1".into()),
+            Fault::AfterCalls(Box::new(Fault::Refused(Refusal::Contended))),
         ];
         let all = FailureKind::ALL
             .map(failure)

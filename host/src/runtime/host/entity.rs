@@ -64,7 +64,7 @@ pub trait StateView: Send + Sync + 'static {
 pub type Loading<'a, T> = Pin<Box<dyn Future<Output = Result<T, StateError>> + Send + 'a>>;
 
 /// Why a call was ended by a function of `state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
     /// Another node has committed in the meantime.
     #[error("the state that the handler ran on is outdated")]
@@ -83,6 +83,9 @@ pub enum StateError {
     /// A call, and another that waits for it in turn, waited for each other.
     #[error("a call waited for a handler that waits for this one")]
     Crossed,
+    /// What the handler asked for cannot be, as this says.
+    #[error("{0}")]
+    Invalid(String),
     /// It came too late.
     #[error("the time for the call was over before it was answered")]
     WaitedTooLong,

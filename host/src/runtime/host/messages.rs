@@ -8,9 +8,8 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{NoContext, Timestamp, Uuid};
 use wasmtime::component::{HasSelf, Linker};
-use wasmtime::error::format_err;
 
-use super::entity::{check_name, limit};
+use super::entity::{StateError, check_name, limit};
 use super::{Capability, HostSettings, HostState};
 use crate::message::{
     CONNECTION_HEADERS, LimitKind, Method, Outgoing, PartitionKey, RESERVED_HEADERS, Sending,
@@ -117,10 +116,15 @@ pub(super) fn send(
 }
 
 pub(super) fn no_method(method: &Method) -> wasmtime::Error {
-    format_err!(
+    invalid(format!(
         "cannot send with the method {}: it is POST, PUT, PATCH or DELETE",
         method.as_str()
-    )
+    ))
+}
+
+/// What no handler can ask for.
+fn invalid(text: String) -> wasmtime::Error {
+    StateError::Invalid(text).into()
 }
 
 /// # Errors
@@ -128,7 +132,9 @@ pub(super) fn no_method(method: &Method) -> wasmtime::Error {
 fn timer_name(name: String) -> wasmtime::Result<Arc<str>> {
     check_name(&name)?;
     HeaderValue::from_str(&name).map_err(|_| {
-        format_err!("a timer cannot be named {name:?}: it has a control character in it")
+        invalid(format!(
+            "a timer cannot be named {name:?}: it has a control character in it"
+        ))
     })?;
     Ok(name.into())
 }
@@ -150,14 +156,14 @@ pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Res
         return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX).into());
     }
     let method = Method::from_name(&method).ok_or_else(|| {
-        format_err!(
+        invalid(format!(
             "cannot send with the method {method:?}: it is POST, PUT, PATCH or DELETE, or GET for a call"
-        )
+        ))
     })?;
     if format!("/?{query}").parse::<PathAndQuery>().is_err() {
-        return Err(format_err!(
+        return Err(invalid(format!(
             "cannot send the query {query:?}: it is to be percent-encoded"
-        ));
+        )));
     }
     if given.len() > HEADERS_MAX {
         return Err(limit(LimitKind::SentHeaders, HEADERS_MAX).into());
@@ -171,7 +177,7 @@ pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Res
         let parsed = HeaderName::from_bytes(name.as_bytes());
         let header = parsed.ok().zip(HeaderValue::from_str(&value).ok());
         let (name, value) =
-            header.ok_or_else(|| format_err!("cannot send the header {name:?}: {value:?}"))?;
+            header.ok_or_else(|| invalid(format!("cannot send the header {name:?}: {value:?}")))?;
         // Those belong to nodes and to connections, as in replies.
         if !name.as_str().starts_with(RESERVED_HEADERS) && !CONNECTION_HEADERS.contains(&name) {
             headers.append(name, value);
@@ -179,9 +185,10 @@ pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Res
     }
     Ok(Outgoing {
         stream: StreamName::try_from(stream.as_str())
-            .map_err(|error| format_err!("cannot send to the stream {stream:?}: {error}"))?,
-        partition_key: PartitionKey::try_from(partition_key.as_str())
-            .map_err(|error| format_err!("cannot send to the key {partition_key:?}: {error}"))?,
+            .map_err(|error| invalid(format!("cannot send to the stream {stream:?}: {error}")))?,
+        partition_key: PartitionKey::try_from(partition_key.as_str()).map_err(|error| {
+            invalid(format!("cannot send to the key {partition_key:?}: {error}"))
+        })?,
         method,
         query,
         headers,
