@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use metrics::gauge;
-use serde_json::Value;
-use uuid::Uuid;
 
+use super::Entities;
 use super::commit::EntityId;
-use super::outbox::Waiting;
-use super::store::{Found, Listing, Look, Order, Outstanding, Seen, Store, What};
-use super::{Entities, transfer};
+use super::store::{Found, Listing, Look, Seen, Store, What};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range};
 use crate::telemetry::names;
@@ -87,43 +84,7 @@ impl Entities {
         }))
     }
 
-    /// Messages that handlers sent and that have no answer, or only those that are stuck: at most
-    /// `limit` after the one with this id, in the order of their ids; and the last id if there may be more.
-    ///
-    /// # Errors
-    /// If there is no store, or it does not work.
-    pub async fn sends(
-        &self,
-        is_stuck: bool,
-        after: Uuid,
-        limit: usize,
-    ) -> Result<(Vec<Value>, Option<Uuid>), String> {
-        let wanted = Outstanding {
-            is_stuck,
-            after,
-            limit,
-            with_text: false,
-        };
-        let sends = transfer::outstanding(self.store()?, &wanted).await;
-        let (sends, last) = sends.map_err(|error| error.to_string())?;
-        Ok((sends.iter().map(Waiting::line).collect(), last))
-    }
-
-    /// Has a message that was tried before delivered again; `None`: all that are stuck. Returns how
-    /// many there are.
-    ///
-    /// # Errors
-    /// If there is no store, or it does not work.
-    pub async fn retry(&self, id: Option<Uuid>) -> Result<u64, String> {
-        let store = self.store()?;
-        let retried = match id {
-            Some(id) => store.order(Order::Retry(vec![id])).await,
-            None => transfer::retry_stuck(store).await,
-        };
-        retried.map_err(|error| error.to_string())
-    }
-
-    fn store(&self) -> Result<&Store, String> {
+    pub(super) fn store(&self) -> Result<&Store, String> {
         let active = self.active.get();
         let active = active.ok_or("no stateful plugin was loaded, so no store is open")?;
         Ok(&active.store)

@@ -8,9 +8,11 @@ mod commit;
 mod describe;
 mod entity;
 mod layers;
+mod letter;
 mod outbox;
 mod record;
 mod run;
+mod sends;
 mod store;
 mod transfer;
 mod turn;
@@ -43,8 +45,9 @@ use outbox::Outbox;
 use store::{Make, Store};
 
 pub use outbox::{Deliver, Delivered};
+pub use sends::{list_sends, retry_sends};
 pub use store::{PostgresUrl, StoreError};
-pub use transfer::{Copied, TransferError, copy, export, list_sends, retry_sends};
+pub use transfer::{Copied, TransferError, copy, export};
 
 /// How long the store may take to be opened. Plugins without state are loaded afterwards.
 const OPEN_MAX: Duration = Duration::from_secs(20);

@@ -14,7 +14,7 @@ use super::cell::{Cell, Ticket};
 use super::commit::{Changes, CommitId, Delivery};
 use super::entity::{Crossed, Finished, Settled};
 use super::layers::Run;
-use super::outbox::own_timer;
+use super::letter::own_timer;
 use super::record::Once;
 use super::store::{Found, LookError, Seen, What};
 use super::turn::HeldTurn;

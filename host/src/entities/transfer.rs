@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::outbox::{Outbox, Waiting};
+use super::outbox::Outbox;
 use super::record::{RecordId, RecordedUntil};
 use super::store::{
     Found, Imported, Listing, Look, Make, Order, Outstanding, Store, StoreError, What,
@@ -160,7 +160,7 @@ async fn copy_sends(from: &Store, to: &Store) -> Result<u64, StoreError> {
         with_text: true,
     };
     loop {
-        let (sends, last) = outstanding(from, &wanted).await?;
+        let (sends, last) = from.outstanding(&wanted).await?;
         let records = Vec::new();
         copied += to.order(Order::Import(Imported { records, sends })).await?;
         match last {
@@ -170,93 +170,14 @@ async fn copy_sends(from: &Store, to: &Store) -> Result<u64, StoreError> {
     }
 }
 
-/// Writes each message that was sent and has no answer, or only those that are stuck, as a line of
-/// JSON.
+/// Opens a store that must be there.
 ///
 /// # Errors
-/// If the store cannot be read, or a line not be written.
-pub async fn list_sends(
+/// If it cannot be opened.
+pub(super) async fn open_that_is_there(
     from: &StateLocation,
     cluster: &str,
-    is_stuck: bool,
-    mut write: impl FnMut(&str) -> io::Result<()>,
-) -> Result<(), TransferError> {
-    let store = open_that_is_there(from, cluster).await?;
-    let mut wanted = Outstanding {
-        is_stuck,
-        after: Uuid::nil(),
-        limit: BATCH,
-        with_text: false,
-    };
-    loop {
-        let (sends, last) = outstanding(&store, &wanted).await?;
-        for waiting in &sends {
-            write(&waiting.line().to_string())?;
-        }
-        match last {
-            Some(last) => wanted.after = last,
-            None => break,
-        }
-    }
-    store.close().await;
-    Ok(())
-}
-
-/// Has these messages, or all that are stuck, delivered again. Returns how many there are.
-///
-/// # Errors
-/// If the store does not work.
-pub async fn retry_sends(
-    from: &StateLocation,
-    cluster: &str,
-    ids: Vec<Uuid>,
-) -> Result<u64, TransferError> {
-    let store = open_that_is_there(from, cluster).await?;
-    let retried = if ids.is_empty() {
-        retry_stuck(&store).await?
-    } else {
-        store.order(Order::Retry(ids)).await?
-    };
-    store.close().await;
-    Ok(retried)
-}
-
-/// Has all messages that are stuck delivered again.
-///
-/// # Errors
-/// If the store does not work.
-pub(super) async fn retry_stuck(store: &Store) -> Result<u64, StoreError> {
-    let mut retried = 0;
-    let mut wanted = Outstanding {
-        is_stuck: true,
-        after: Uuid::nil(),
-        limit: BATCH,
-        with_text: false,
-    };
-    loop {
-        let (stuck, last) = outstanding(store, &wanted).await?;
-        let ids = stuck.iter().map(|waiting| waiting.letter.id).collect();
-        retried += store.order(Order::Retry(ids)).await?;
-        match last {
-            Some(last) => wanted.after = last,
-            None => return Ok(retried),
-        }
-    }
-}
-
-/// Messages that have no answer, in the order of their ids, and the last id if there
-/// may be more.
-pub(super) async fn outstanding(
-    store: &Store,
-    wanted: &Outstanding,
-) -> Result<(Vec<Waiting>, Option<Uuid>), StoreError> {
-    match store.look(Look::Sends(wanted.clone())).await?.found {
-        Found::Sends(sends, last) => Ok((sends, last)),
-        _ => Err(unexpected()),
-    }
-}
-
-async fn open_that_is_there(from: &StateLocation, cluster: &str) -> Result<Store, StoreError> {
+) -> Result<Store, StoreError> {
     let ended = CancellationToken::new();
     let (store, _) = open(from, cluster, Make::Never, outbox(), ended).await?;
     Ok(store)

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::super::commit::{Commit, CommitId, EntityId, Outcome};
-use super::super::outbox::{Chores, Tended, Waiting};
+use super::super::letter::Waiting;
+use super::super::outbox::{Chores, Tended};
 use super::super::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::message::{StoreTime, StreamName};
 use crate::state::{Name, Page, Range, Values};

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::entities::commit::{Changes, CommitId, Delivery, EntityId};
-use crate::entities::outbox::{Letter, Waiting, written};
+use crate::entities::letter::{Letter, Waiting, written};
 use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::message::{self, PartitionKey, StreamName};
 use crate::state::{MAIN_VALUE, Name, Page, Range, Values, Writes};
@@ -513,22 +513,19 @@ impl Store {
         self.commit_all(vec![commit]).await[0]
     }
 
-    pub(super) async fn outstanding(&self, is_stuck: bool) -> Vec<Waiting> {
+    pub(super) async fn all_sent(&self, is_stuck: bool) -> Vec<Waiting> {
         let wanted = Outstanding {
             is_stuck,
             after: Uuid::nil(),
             limit: 100,
             with_text: true,
         };
-        match self.look(Look::Sends(wanted)).await.unwrap().found {
-            Found::Sends(sends, _) => sends,
-            other => panic!("{other:?}"),
-        }
+        self.outstanding(&wanted).await.unwrap().0
     }
 
     /// The keys to which something is sent.
     async fn targets(&self) -> Vec<String> {
-        let sends = self.outstanding(false).await.into_iter();
+        let sends = self.all_sent(false).await.into_iter();
         let mut keys: Vec<_> = sends.map(|sent| sent.letter.to.key.to_string()).collect();
         keys.sort_unstable();
         keys
@@ -555,7 +552,7 @@ async fn what_is_sent_leaves_with_the_commit(store: Store) {
     let fenced = sends(&["z"], &[("t", None)]);
     assert_eq!(store.commit_on("a", None, fenced).await, Outcome::Fenced);
     assert_eq!(store.targets().await, ["timer", "x", "y"]);
-    let sent = &store.outstanding(false).await[0];
+    let sent = &store.all_sent(false).await[0];
     assert_eq!((&*sent.node, sent.letter.tries), ("n1", 0));
     assert_eq!(*sent.letter.from, *entity("a"));
     assert_eq!(sent.letter.text, written(&sending("x").outgoing));
@@ -577,7 +574,7 @@ async fn what_is_sent_leaves_with_the_commit(store: Store) {
 async fn what_is_delivered_takes_effect_once(store: Store) {
     let sent = sends(&["x", "y"], &[]);
     assert_eq!(store.commit_on("a", None, sent).await, Outcome::Committed);
-    let id = store.outstanding(false).await[0].letter.id;
+    let id = store.all_sent(false).await[0].letter.id;
     let delivered = |key: &str| {
         let mut changes: Changes = writes(&[("got", Some(key))]).into();
         changes.delivered.push(Delivery { id, timer: None });
@@ -602,7 +599,7 @@ async fn what_is_delivered_takes_effect_once(store: Store) {
 async fn what_another_store_has_is_taken_over_once(store: Store) {
     let sent = sends(&["x", "y"], &[("t", Some("timer"))]);
     assert_eq!(store.commit_on("a", None, sent).await, Outcome::Committed);
-    let mut moved = store.outstanding(false).await;
+    let mut moved = store.all_sent(false).await;
     for (waiting, id) in moved.iter_mut().zip([7, 8, 9]) {
         waiting.letter.id = Uuid::from_u128(id);
         waiting.letter.name = None;
@@ -623,8 +620,8 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     };
     assert_eq!(store.order(imported()).await.unwrap(), 5);
     assert_eq!(store.order(imported()).await.unwrap(), 0);
-    assert_eq!(store.outstanding(true).await, moved);
-    assert_eq!(store.outstanding(false).await.len(), 6);
+    assert_eq!(store.all_sent(true).await, moved);
+    assert_eq!(store.all_sent(false).await.len(), 6);
     let first = Look::Records(RecordId::FIRST, 1);
     let Found::Records(found, _) = store.look(first).await.unwrap().found else {
         panic!("no records")
@@ -636,11 +633,11 @@ async fn what_another_store_has_is_taken_over_once(store: Store) {
     };
     assert_eq!(found, records[1..]);
     // Those that were not tried yet stay as they are.
-    let all = store.outstanding(false).await;
+    let all = store.all_sent(false).await;
     let ids = all.iter().map(|waiting| waiting.letter.id).collect();
     assert_eq!(store.order(Order::Retry(ids)).await.unwrap(), 3);
-    assert_eq!(store.outstanding(true).await, []);
-    let retried = &store.outstanding(false).await[0];
+    assert_eq!(store.all_sent(true).await, []);
+    let retried = &store.all_sent(false).await[0];
     assert_eq!(retried.letter.tries, 0);
     assert!(retried.wake_at.unwrap() <= store.now());
     // Once an entity is there, what it has sent may have been delivered.

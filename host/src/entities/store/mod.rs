@@ -22,11 +22,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
+use uuid::Uuid;
 
 use super::commit::{Commit, Mark, Outcome};
+use super::letter::{Letter, Waiting};
 #[cfg(test)]
 use super::outbox::Chores;
-use super::outbox::{Letter, Outbox, Tended};
+use super::outbox::{Outbox, Tended};
 use crate::lanes::{LaneWaker, wake_all};
 use crate::message::StoreTime;
 use crate::telemetry::names;
@@ -201,6 +203,20 @@ impl Store {
             .push(Asked { look, answer })
             .map_err(|_| closed())?;
         answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Messages that have no answer, in the order of their ids, and the last id if there may be more.
+    ///
+    /// # Errors
+    /// If the store does not work.
+    pub(super) async fn outstanding(
+        &self,
+        wanted: &Outstanding,
+    ) -> Result<(Vec<Waiting>, Option<Uuid>), StoreError> {
+        match self.look(Look::Sends(wanted.clone())).await?.found {
+            Found::Sends(sends, last) => Ok((sends, last)),
+            _ => Err(StoreError("it answers something else".into())),
+        }
     }
 
     /// Does what an operator asks for. Returns how many rows it changed.

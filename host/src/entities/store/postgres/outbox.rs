@@ -12,9 +12,8 @@ use super::commit::millis;
 use super::connect::Connection;
 use super::look::time;
 use super::sql;
-use crate::entities::outbox::{
-    CLAIM, Chores, GRACE, Letter, TAKEN_OVER_MAX, Tended, Waiting, entity,
-};
+use crate::entities::letter::{Letter, Waiting, entity};
+use crate::entities::outbox::{CLAIM, Chores, GRACE, TAKEN_OVER_MAX, Tended};
 use crate::entities::record::{Kept, Record, RecordId};
 use crate::entities::store::backend::{Found, Imported, Outstanding};
 use crate::message::StoreTime;
@@ -233,7 +232,7 @@ mod tests {
         let (store, _) = opened.unwrap();
         let sent = store.commit_on("a", None, sends(&["x"], &[])).await;
         assert_eq!(sent, Outcome::Committed);
-        let id = store.outstanding(false).await[0].letter.id;
+        let id = store.all_sent(false).await[0].letter.id;
         let connection = Connector::new(&url).unwrap().connect().await.unwrap();
         let client = &connection.client;
         client.batch_execute("BEGIN").await.unwrap();
@@ -251,7 +250,7 @@ mod tests {
             client.batch_execute("COMMIT").await.unwrap();
         };
         let (outcome, ()) = tokio::join!(committing, waiting);
-        Some((outcome, store.outstanding(false).await.len()))
+        Some((outcome, store.all_sent(false).await.len()))
     }
 
     #[tokio::test]

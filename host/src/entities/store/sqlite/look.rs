@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Row, Transaction};
 use super::commit::millis;
 use super::outbox;
 use crate::entities::commit::{CommitId, EntityId};
-use crate::entities::outbox::entity as entity_of;
+use crate::entities::letter::entity as entity_of;
 use crate::entities::record::{Kept, Record, RecordId, RecordedUntil};
 use crate::entities::store::backend::{
     Found, LOADED_BYTES_MAX, LOADED_VALUES_MAX, Listing, Look, LookError, Seen, StoreError, What,

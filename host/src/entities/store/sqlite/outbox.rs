@@ -8,9 +8,8 @@ use uuid::Uuid;
 use super::commit::{Value, millis};
 use super::look::{time, value};
 use crate::entities::commit::EntityId;
-use crate::entities::outbox::{
-    CLAIM, Chores, GRACE, Letter, TAKEN_OVER_MAX, Tended, Waiting, entity, written,
-};
+use crate::entities::letter::{Letter, Waiting, entity, written};
+use crate::entities::outbox::{CLAIM, Chores, GRACE, TAKEN_OVER_MAX, Tended};
 use crate::entities::store::backend::{Found, Outstanding};
 use crate::message::{Sends, StoreTime};
 
