@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,7 +13,7 @@ use uuid::{Builder, Uuid};
 
 use crate::message::{
     self, CHAIN_MAX, Chain, Failure, FailureKind, Fault, IDEMPOTENCY_KEY, Limit, LimitKind,
-    Message, NodeId, Outcome, Outgoing, Refusal,
+    Message, NodeId, Outcome, Outgoing, Refusal, short_hash,
 };
 use crate::plugins::{Place, Plugin};
 use crate::runtime::{Caller, Loading, StateError};
@@ -133,49 +132,47 @@ impl Calling {
 
     /// The chain of its calls. `None`: it is too long.
     fn chain(&self) -> Option<Arc<Chain>> {
-        let Message {
-            id,
-            stream,
-            partition_key,
-            ..
-        } = &*self.message;
-        let chain = match &self.message.chain {
+        let message = &self.message;
+        let chain = match &message.chain {
             Some(chain) => Chain::clone(chain),
             None => Chain {
-                // Each node's part of a broadcast is a chain of its own.
-                root: if self.message.is_broadcast {
-                    derived(*id, &[self.calls.node.as_str().as_bytes()])
-                } else {
-                    *id
-                },
-                comes_again: self.message.is_sent || self.message.has_idempotency_key(),
+                root: self.own_id(),
+                comes_again: message.is_sent || message.has_idempotency_key(),
                 callers: Vec::new(),
             },
         };
         chain.with(message::Caller {
-            stream: stream.clone(),
-            key: partition_key.clone(),
+            stream: message.stream.clone(),
+            key: message.partition_key.clone(),
             has_turn: self.turn.is_some(),
         })
     }
 
-    /// What its calls are known by if it runs again: the message's own id, or its `Idempotency-Key`;
-    /// of a broadcast with the node.
+    /// The message's id; each node has its own of a broadcast.
+    fn own_id(&self) -> Uuid {
+        let Message {
+            id, is_broadcast, ..
+        } = *self.message;
+        if is_broadcast {
+            derived(id, &[self.calls.node.as_str().as_bytes()])
+        } else {
+            id
+        }
+    }
+
+    /// What its calls are known by if it runs again: the message's own id, or its `Idempotency-Key`.
     fn known_by(&self) -> Uuid {
         let Message {
-            id,
             stream,
             partition_key,
             headers,
+            is_broadcast,
             ..
         } = &*self.message;
-        if self.message.is_broadcast {
-            return derived(*id, &[self.calls.node.as_str().as_bytes()]);
-        }
         let keys = headers.get_all(IDEMPOTENCY_KEY).iter();
         let keys: Vec<&[u8]> = keys.map(HeaderValue::as_bytes).collect();
-        if keys.is_empty() {
-            return *id;
+        if keys.is_empty() || *is_broadcast {
+            return self.own_id();
         }
         let entity = [
             stream.as_str().as_bytes(),
@@ -352,15 +349,10 @@ fn call_id(known_by: Uuid, ordinal: u32, outgoing: &Outgoing) -> Uuid {
 
 /// An id that is made of another and of this. It begins with the same time.
 fn derived(from: Uuid, parts: &[&[u8]]) -> Uuid {
-    let mut hasher = Sha256::new();
-    hasher.update(from.as_bytes());
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let mut id = [0; 16];
-    id.copy_from_slice(&hasher.finalize()[..16]);
-    id[..6].copy_from_slice(&from.as_bytes()[..6]);
+    let from = from.as_bytes();
+    let parts = parts.iter().copied();
+    let mut id = short_hash([&from[..]].into_iter().chain(parts));
+    id[..6].copy_from_slice(&from[..6]);
     Builder::from_custom_bytes(id).into_uuid()
 }
 

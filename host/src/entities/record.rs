@@ -6,14 +6,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::as_http;
 use super::commit::EntityId;
 use crate::bodies::{BodyMemory, NoRoom};
 use crate::message::{
-    Failure, FailureKind, Fault, IDEMPOTENCY_KEY, Message, Outcome, Reply, StoreTime,
+    Failure, FailureKind, Fault, IDEMPOTENCY_KEY, Message, Outcome, Reply, StoreTime, short_hash,
 };
 
 /// The first byte of the ids that are made of keys. Those of messages begin with the time, so that
@@ -108,7 +107,7 @@ impl RecordId {
     fn of_key(entity: &EntityId, keys: &[&[u8]]) -> Self {
         let (stream, key) = entity.name();
         let parts = [stream.as_bytes(), key.as_bytes()];
-        let mut id = hash(parts.into_iter().chain(keys.iter().copied()));
+        let mut id = short_hash(parts.into_iter().chain(keys.iter().copied()));
         id[0] = KEY;
         Self(id)
     }
@@ -130,18 +129,6 @@ impl fmt::Debug for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&Uuid::from_bytes(self.0), f)
     }
-}
-
-/// The hash of some texts, each with its length.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
-    }
-    let mut short = [0; 16];
-    short.copy_from_slice(&hasher.finalize()[..16]);
-    short
 }
 
 impl Once {
@@ -176,7 +163,7 @@ impl Once {
             id: RecordId::of_key(entity, &keys),
             own_id,
             is_repeated,
-            fingerprint: Some(hash([method.as_bytes(), query, &message.body])),
+            fingerprint: Some(short_hash([method.as_bytes(), query, &message.body])),
             not_after,
             is_call: chain.is_some(),
         })

@@ -10,6 +10,7 @@ mod problem_type;
 mod reply;
 mod request;
 mod sending;
+mod short_hash;
 mod store_time;
 
 pub use chain::{CHAIN_MAX, Caller, Chain};
@@ -26,6 +27,7 @@ pub use request::{
     BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,
 };
 pub use sending::{Outgoing, SENT_MAX, Sending, Sends, TIMER};
+pub use short_hash::short_hash;
 pub use store_time::StoreTime;
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.

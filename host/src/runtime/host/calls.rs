@@ -3,14 +3,10 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{HasSelf, Linker};
-
+use super::HostState;
 use super::entity::{EntityCall, Loading, StateError};
 use super::messages::{outgoing, types, wit_calls as wit};
-use super::{Capability, HostSettings, HostState};
-use crate::message::{Failure, FailureKind, Fault, Method, Outcome, Outgoing, Reply, StreamName};
-use crate::runtime::guest_log::GuestLog;
-use crate::runtime::interfaces::Package;
+use crate::message::{Failure, FailureKind, Fault, Method, Outcome, Outgoing, Reply};
 
 /// The interface by which a handler calls others, without its version.
 pub(in crate::runtime) const CALLS: &str = "meshage:mesh/calls";
@@ -39,30 +35,6 @@ pub struct CallContext {
     pub caller: Option<Arc<dyn Caller>>,
     /// The text of the last failure of a call that would have waited for itself.
     pub cycle: Option<String>,
-}
-
-/// Has no state of its own: who asks comes with the call.
-pub(super) struct Calls;
-
-impl Capability for Calls {
-    const PACKAGES: &'static [Package] = &[Package::mesh(&["calls", "outgoing"])];
-    type Node = ();
-    type Grant = ();
-    type Shared = ();
-
-    fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-        wit::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
-    }
-
-    fn start(_: &HostSettings) -> wasmtime::Result<()> {
-        Ok(())
-    }
-
-    fn share((): &(), _: &StreamName, (): &()) {}
-
-    fn instance(_: &Arc<()>, _: &GuestLog) -> Self {
-        Self
-    }
 }
 
 impl wit::Host for HostState {

@@ -38,17 +38,19 @@ pub(super) use meshage::mesh::types;
 const HEADERS_MAX: usize = 256;
 const HEADER_BYTES_MAX: usize = 64 << 10;
 
-/// Has no state of its own: what a call sends is in its entity.
+/// `messages` and `calls`. It has no state of its own: what a call sends is in its entity, and who calls
+/// comes with the call.
 pub(super) struct Messages;
 
 impl Capability for Messages {
-    const PACKAGES: &'static [Package] = &[Package::mesh(&["messages"])];
+    const PACKAGES: &'static [Package] = &[Package::mesh(&["messages", "calls", "outgoing"])];
     type Node = ();
     type Grant = ();
     type Shared = ();
 
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-        wit::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
+        wit::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+        wit_calls::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
     }
 
     fn start(_: &HostSettings) -> wasmtime::Result<()> {

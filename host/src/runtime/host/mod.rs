@@ -166,7 +166,6 @@ capabilities! {
     log: log::Log,
     state: entity::State,
     messages: messages::Messages,
-    calls: calls::Calls,
 }
 
 /// The packages that guests can import from, for error texts.
