@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::Active;
 use super::commit::{Changes, Commit, CommitId, EntityId, Outcome};
-use super::entity::{Crossed, Effects, Entity, Finished, Full, Seq};
+use super::crossing::Crossed;
+use super::entity::{Effects, Entity, Finished, Full, Seq};
 use super::layers::Run;
 use super::store::CommitOwner;
 use crate::lanes::{LaneWaker, wake_all};

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::commit::{Changes, CommitId, Outcome};
+use super::crossing::{Crossed, Crossing, Meeting};
 use super::layers::{Ended, Layers, Outdated, Run};
 use crate::message::{Chain, PartitionKey, StreamName};
 
@@ -35,10 +36,8 @@ pub(super) struct Entity<W> {
     waiting: VecDeque<Seq>,
     /// Whose handler runs.
     turn: Option<Seq>,
-    /// What it waits for, if it calls another entity.
-    call: Option<Box<Call>>,
-    /// How many calls there were.
-    calls: u32,
+    /// What it calls.
+    crossing: Crossing,
     /// Who waits until what the message that has the turn saw is committed.
     settling: Vec<W>,
     /// What they see and write.
@@ -57,18 +56,6 @@ struct Entry<W> {
     is_crossed: bool,
     /// Its root, if its own call was refused for that reason: messages of older roots go first now.
     gave_way: Option<Uuid>,
-}
-
-/// A call by the message that has the turn.
-#[derive(Debug)]
-struct Call {
-    number: u32,
-    /// The root of its chain.
-    root: Uuid,
-    /// Whose turn it waits for.
-    to: Option<(StreamName, PartitionKey)>,
-    /// A message that waits here for the turn, and that the call waits for, is older.
-    is_crossed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,10 +122,6 @@ impl<W> Default for Effects<W> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-/// A message and another would have waited for each other.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Crossed;
-
 impl<W> Default for Entity<W> {
     fn default() -> Self {
         Self {
@@ -146,8 +129,7 @@ impl<W> Default for Entity<W> {
             messages: VecDeque::new(),
             waiting: VecDeque::new(),
             turn: None,
-            call: None,
-            calls: 0,
+            crossing: Crossing::default(),
             settling: Vec::new(),
             layers: Layers::default(),
         }
@@ -250,13 +232,7 @@ impl<W> Entity<W> {
         to: Option<(StreamName, PartitionKey)>,
     ) -> Effects<W> {
         let mut effects = Effects::default();
-        self.calls = self.calls.wrapping_add(1);
-        self.call = Some(Box::new(Call {
-            number: self.calls,
-            root,
-            to,
-            is_crossed: false,
-        }));
+        self.crossing.begin(root, to);
         for index in 0..self.waiting.len() {
             self.cross(self.waiting[index], &mut effects);
         }
@@ -266,27 +242,26 @@ impl<W> Entity<W> {
     /// A message waits for the turn, and the message that has it may wait for that one: the younger of
     /// the two chains is refused.
     fn cross(&mut self, seq: Seq, effects: &mut Effects<W>) {
-        let chain = self.entry_of(seq).chain.clone();
-        let (Some(call), Some(chain)) = (&mut self.call, chain) else {
-            return;
-        };
-        let waits_for = |(stream, key): &_| chain.holds(stream, key);
-        if chain.root == call.root || !call.to.as_ref().is_some_and(waits_for) {
-            return;
-        }
-        if chain.is_younger_than(call.root) {
-            let entry = self.entry(seq);
-            entry.is_crossed = true;
-            effects.wake.extend(entry.waker.take());
-        } else {
-            call.is_crossed = true;
-            self.wake_turn(effects);
+        let index = self.index(seq);
+        let entry = &mut self.messages[index];
+        let Some(chain) = &entry.chain else { return };
+        match self.crossing.meet(chain) {
+            Meeting::Nobody => {}
+            Meeting::Waiting => {
+                entry.is_crossed = true;
+                effects.wake.extend(entry.waker.take());
+            }
+            Meeting::Turn => {
+                if let Some(turn) = self.turn {
+                    effects.wake.extend(self.entry(turn).waker.take());
+                }
+            }
         }
     }
 
     /// Whether the call of the message that has the turn is to end. If not, it is woken when it is.
     pub(super) fn is_call_crossed(&mut self, seq: Seq, waker: impl FnOnce() -> W) -> bool {
-        let is_crossed = self.call.as_ref().is_some_and(|call| call.is_crossed);
+        let is_crossed = self.crossing.is_crossed();
         if !is_crossed && self.turn == Some(seq) {
             self.entry(seq).waker = Some(waker());
         }
@@ -296,24 +271,26 @@ impl<W> Entity<W> {
     /// The call has ended.
     pub(super) fn end_call(&mut self, seq: Seq) {
         if self.turn == Some(seq) {
-            self.call = None;
+            self.crossing.end();
         }
     }
 
-    /// The call that a waiting message waits for, if that is of an older chain: it may be that one which
-    /// waits, over several others, for this message.
+    /// The call that a waiting message waits for, if that is of an older chain.
     pub(super) fn waits_for_older(&self, seq: Seq) -> Option<u32> {
         let chain = self.entry_of(seq).chain.as_ref()?;
-        let call = self.call.as_ref()?;
-        chain.is_younger_than(call.root).then_some(call.number)
+        self.crossing.older_than(chain)
+    }
+
+    fn end_turn(&mut self) {
+        self.turn = None;
+        self.crossing.end();
     }
 
     /// The message that has the turn, of this root, gives it back: its call was refused. Older ones go
     /// first, if there are any.
     pub(super) fn give_way(&mut self, seq: Seq, root: Uuid) -> (bool, Effects<W>) {
         let mut effects = Effects::default();
-        self.turn = None;
-        self.call = None;
+        self.end_turn();
         let entry = self.entry(seq);
         entry.phase = Phase::Waiting;
         entry.gave_way = Some(root);
@@ -333,8 +310,7 @@ impl<W> Entity<W> {
         changes: Changes,
     ) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
-        self.turn = None;
-        self.call = None;
+        self.end_turn();
         let finished = if !self.layers.is_valid(run) || !self.layers.may_run() {
             self.run_again(seq)
         } else if !changes.is_empty() {
@@ -403,8 +379,7 @@ impl<W> Entity<W> {
     /// The message that has the turn saw that the state is outdated: it waits for another turn.
     pub(super) fn give_up_run(&mut self, seq: Seq, run: Run) -> (Finished, Effects<W>) {
         let mut effects = Effects::default();
-        self.turn = None;
-        self.call = None;
+        self.end_turn();
         if self.layers.is_valid(run) {
             self.layers.mark_outdated();
         }
@@ -423,8 +398,7 @@ impl<W> Entity<W> {
             self.waiting.remove(index);
         }
         if self.turn == Some(seq) {
-            self.turn = None;
-            self.call = None;
+            self.end_turn();
         }
         if self.messages.is_empty() {
             self.messages.shrink_to(IDLE_PLACES_MAX);
@@ -522,13 +496,6 @@ impl<W> Entity<W> {
             && self.layers.may_run()
             && let Some(seq) = self.next()
         {
-            effects.wake.extend(self.entry(seq).waker.take());
-        }
-    }
-
-    /// Wakes the message that has the turn.
-    fn wake_turn(&mut self, effects: &mut Effects<W>) {
-        if let Some(seq) = self.turn {
             effects.wake.extend(self.entry(seq).waker.take());
         }
     }

@@ -5,6 +5,7 @@ mod as_http;
 mod cache;
 mod cell;
 mod commit;
+mod crossing;
 mod describe;
 mod entity;
 mod layers;

@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout, timeout_at};
 
 use super::cell::{Cell, Ticket};
 use super::commit::{Changes, CommitId, Delivery};
-use super::entity::{Crossed, Finished, Settled};
+use super::crossing::Crossed;
+use super::entity::{Finished, Settled};
 use super::layers::Run;
 use super::letter::own_timer;
 use super::record::Once;
@@ -113,15 +114,15 @@ impl Entities {
             deadline,
             has_acted: AtomicBool::new(false),
         };
-        let mut outcome = match way {
+        let outcome = match way {
             Way::Read(cell) => work.read(cell).await,
             Way::Turn(ticket) => work.take_turns(ticket).await,
         };
-        if work.has_acted.load(Ordering::Relaxed) {
-            outcome = after_acting(outcome);
-        }
         if let Err(Fault::Refused(Refusal::StateUnavailable)) = outcome {
             counter!(names::STATE_REFUSED).increment(1);
+        }
+        if work.has_acted.load(Ordering::Relaxed) {
+            return after_acting(outcome);
         }
         outcome
     }
@@ -196,10 +197,8 @@ impl Work {
             if !turn.is_loaded {
                 self.load(&ticket.cell).await?;
             }
-            let view = TurnView {
-                active: self.active.clone(),
-                turn: HeldTurn::new(&self.active, &ticket, turn),
-            };
+            let held = HeldTurn::new(self.active.clone(), ticket.cell.clone(), ticket.seq(), turn);
+            let view = TurnView(held);
             let replayed = match &delivery {
                 // Before it acts on others it must know.
                 Some(delivery) => {
@@ -306,7 +305,7 @@ impl Work {
 
     /// Runs the handler at the message's turn.
     async fn take_turn(&self, view: TurnView, once: Option<&Once>) -> Done {
-        let turn = view.turn.clone();
+        let turn = view.0.clone();
         let (mut outcome, mut call) = self.run(Arc::new(view), Some(turn)).await;
         if let Ok(reply) = &outcome
             && !self.message.is_read()

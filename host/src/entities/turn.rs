@@ -9,7 +9,7 @@ use std::task::Poll;
 use uuid::Uuid;
 
 use super::Active;
-use super::cell::{Cell, Ticket};
+use super::cell::Cell;
 use super::entity::Seq;
 use super::layers::{Outdated, Run};
 use crate::calls::Turn;
@@ -20,7 +20,7 @@ use crate::runtime::{Loading, StateError};
 /// A message that has the turn of its entity.
 #[derive(Clone)]
 pub(super) struct HeldTurn {
-    active: Arc<Active>,
+    pub(super) active: Arc<Active>,
     pub(super) cell: Arc<Cell>,
     seq: Seq,
     pub(super) run: Run,
@@ -29,11 +29,7 @@ pub(super) struct HeldTurn {
 }
 
 impl HeldTurn {
-    pub(super) fn new(active: &Arc<Active>, ticket: &Ticket, run: Run) -> Self {
-        Self::of(active.clone(), ticket.cell.clone(), ticket.seq(), run)
-    }
-
-    pub(super) fn of(active: Arc<Active>, cell: Arc<Cell>, seq: Seq, run: Run) -> Self {
+    pub(super) fn new(active: Arc<Active>, cell: Arc<Cell>, seq: Seq, run: Run) -> Self {
         Self {
             active,
             cell,

@@ -18,10 +18,7 @@ use crate::state::{Name, Page, Range, Values};
 use crate::telemetry::names;
 
 /// The state at a message's turn.
-pub(super) struct TurnView {
-    pub(super) active: Arc<Active>,
-    pub(super) turn: HeldTurn,
-}
+pub(super) struct TurnView(pub(super) HeldTurn);
 
 /// One committed version.
 pub(super) struct Snapshot {
@@ -85,22 +82,22 @@ impl TurnView {
         asks: bool,
     ) -> Result<bool, StateError> {
         let before = {
-            let entity = self.turn.cell.lock();
-            if entity.layers.is_gone(self.turn.run, delivery)? {
+            let entity = self.0.cell.lock();
+            if entity.layers.is_gone(self.0.run, delivery)? {
                 return Ok(true);
             }
-            entity.layers.expected(self.turn.run)?
+            entity.layers.expected(self.0.run)?
         };
         if !asks {
             return Ok(false);
         }
-        let seen = self.active.look(&self.turn.cell, What::Sent(delivery.id));
+        let seen = self.0.active.look(&self.0.cell, What::Sent(delivery.id));
         let Seen { last, found } = seen.await?;
-        self.turn
+        self.0
             .cell
             .lock()
             .layers
-            .compare(self.turn.run, before, last)?;
+            .compare(self.0.run, before, last)?;
         match found {
             Found::Sent(is_there) => Ok(!is_there),
             _ => Err(StateError::Unavailable),
@@ -113,21 +110,21 @@ impl TurnView {
     /// Why that cannot be told.
     pub(super) async fn repeats(&self, once: &Once) -> Result<Option<Kept>, StateError> {
         let (before, ids) = {
-            let entity = self.turn.cell.lock();
-            match entity.layers.repetition(self.turn.run, once)? {
+            let entity = self.0.cell.lock();
+            match entity.layers.repetition(self.0.run, once)? {
                 Repetition::No => return Ok(None),
                 Repetition::Of(kept) => return Ok(Some(kept)),
-                Repetition::Unknown(ids) => (entity.layers.expected(self.turn.run)?, ids),
+                Repetition::Unknown(ids) => (entity.layers.expected(self.0.run)?, ids),
             }
         };
         for id in ids {
-            let seen = self.active.look(&self.turn.cell, What::Record(id));
+            let seen = self.0.active.look(&self.0.cell, What::Record(id));
             let Seen { last, found } = seen.await?;
-            self.turn
+            self.0
                 .cell
                 .lock()
                 .layers
-                .compare(self.turn.run, before, last)?;
+                .compare(self.0.run, before, last)?;
             match found {
                 // The entity has no commits.
                 Found::Nothing => return Ok(None),
@@ -142,29 +139,28 @@ impl TurnView {
 
 impl StateView for TurnView {
     fn settled(&self) -> Loading<'_, ()> {
-        Box::pin(self.turn.settled())
+        Box::pin(self.0.settled())
     }
 
     fn get(&self, name: &str) -> Result<Option<Option<Bytes>>, StateError> {
-        Ok(self.turn.cell.lock().layers.get(self.turn.run, name)?)
+        Ok(self.0.cell.lock().layers.get(self.0.run, name)?)
     }
 
     fn load<'a>(&'a self, name: &'a str) -> Loading<'a, Option<Bytes>> {
         Box::pin(async move {
-            let before = self.turn.cell.lock().layers.expected(self.turn.run)?;
+            let before = self.0.cell.lock().layers.expected(self.0.run)?;
             let name: Name = name.into();
-            let seen = self.active.look(&self.turn.cell, What::Value(name.clone()));
+            let seen = self.0.active.look(&self.0.cell, What::Value(name.clone()));
             let Seen { last, found } = seen.await?;
             let value = value_of(found)?;
-            let learned = self.turn.cell.lock().layers.learn(
-                self.turn.run,
-                before,
-                last,
-                name,
-                value.clone(),
-            );
+            let learned =
+                self.0
+                    .cell
+                    .lock()
+                    .layers
+                    .learn(self.0.run, before, last, name, value.clone());
             learned?;
-            self.turn.cell.recharge(&self.active);
+            self.0.cell.recharge(&self.0.active);
             Ok(value)
         })
     }
@@ -172,22 +168,22 @@ impl StateView for TurnView {
     fn scan<'a>(&'a self, range: &'a Range) -> Loading<'a, Page> {
         Box::pin(async move {
             let (before, uncommitted) = {
-                let entity = self.turn.cell.lock();
-                if let Some(page) = entity.layers.page(self.turn.run, range)? {
+                let entity = self.0.cell.lock();
+                if let Some(page) = entity.layers.page(self.0.run, range)? {
                     return Ok(page);
                 }
                 (
-                    entity.layers.expected(self.turn.run)?,
-                    entity.layers.uncommitted(self.turn.run)?,
+                    entity.layers.expected(self.0.run)?,
+                    entity.layers.uncommitted(self.0.run)?,
                 )
             };
-            let seen = self.active.look(&self.turn.cell, What::Page(range.clone()));
+            let seen = self.0.active.look(&self.0.cell, What::Page(range.clone()));
             let Seen { last, found } = seen.await?;
-            self.turn
+            self.0
                 .cell
                 .lock()
                 .layers
-                .compare(self.turn.run, before, last)?;
+                .compare(self.0.run, before, last)?;
             Ok(uncommitted.on_top_of(page_of(found)?, range))
         })
     }
@@ -319,8 +315,7 @@ mod tests {
             store_id: Uuid::nil(),
             cache: Cache::new(1 << 20),
         });
-        let turn = HeldTurn::of(active.clone(), cell, seq, run);
-        let view = TurnView { active, turn };
+        let view = TurnView(HeldTurn::new(active, cell, seq, run));
         let page = view.scan(&Range::new("", "", 10)).await.unwrap();
         let names: Vec<&str> = page.values.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, ["a", "b"]);
