@@ -219,25 +219,21 @@ async fn order(http: &Client, targets: &Mutex<Vec<String>>, client: u64) {
     let cents = fastrand::u64(1..=TRANSFER_CENTS_MAX);
     let order = json!({ "from": from.to_string(), "to": to.to_string(), "cents": cents });
     let key = format!("{client}-{:016x}", fastrand::u64(..));
-    loop {
+    until(|| async {
         let target = {
             let targets = targets.lock().unwrap();
             targets[fastrand::usize(..targets.len())].clone()
         };
         let url = format!("http://{target}/api/transfer/{key}");
         let request = http.request(Method::POST, &url).json(&order.to_string());
-        match request.try_send().await {
-            Ok(answer) if answer.status == 200 => return,
-            Ok(answer) => assert!(
-                answer.status >= 500,
-                "{key}: {} {}",
-                answer.status,
-                answer.text()
-            ),
-            Err(_) => {}
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+        let Ok(answer) = request.try_send().await else {
+            return false;
+        };
+        let is_known = answer.status == 200 || answer.status >= 500;
+        assert!(is_known, "{key}: {} {}", answer.status, answer.text());
+        answer.status == 200
+    })
+    .await;
 }
 
 async fn money_is_neither_made_nor_lost(state: State) {

@@ -13,7 +13,11 @@ use crate::harness::{
 
 on_both_stores!(what_is_acknowledged_is_there_once_whatever_the_clocks_say);
 
-const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+/// Where Debian's package has its library, on each architecture.
+const LIBRARIES: [&str; 2] = [
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
+];
 
 /// The clock of one host: the real one and so much.
 struct Clock(TempDir);
@@ -32,11 +36,11 @@ impl Clock {
         fs::rename(beside, self.0.path().join("clock")).unwrap();
     }
 
-    fn setup(&self, number: usize, state: &State) -> Setup {
+    fn setup(&self, library: &str, number: usize, state: &State) -> Setup {
         Setup::new(journal())
             .id(&format!("n{number}"))
             .state(state)
-            .variable("LD_PRELOAD", LIBRARY)
+            .variable("LD_PRELOAD", library)
             .variable("FAKETIME_TIMESTAMP_FILE", self.0.path().join("clock"))
             .variable("FAKETIME_NO_CACHE", "1")
             .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1")
@@ -46,9 +50,10 @@ impl Clock {
 /// On one host nodes have one clock; on several, which then share a server, each has its own.
 async fn what_is_acknowledged_is_there_once_whatever_the_clocks_say(state: State) {
     let test = "what_is_acknowledged_is_there_once_whatever_the_clocks_say";
-    if !Path::new(LIBRARY).exists() {
+    let mut libraries = LIBRARIES.into_iter();
+    let Some(library) = libraries.find(|library| Path::new(library).exists()) else {
         return skipped(test, "libfaketime (`apt-get install faketime`)");
-    }
+    };
     let clocks = [Clock::new(), Clock::new()];
     let clock_of = |number: usize| match &state {
         State::Sqlite(_) => &clocks[0],
@@ -56,7 +61,7 @@ async fn what_is_acknowledged_is_there_once_whatever_the_clocks_say(state: State
     };
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=2 {
-        let setup = clock_of(number).setup(number, &state);
+        let setup = clock_of(number).setup(library, number, &state);
         nodes.push(setup.seeds(&refs(&nodes)).start().await);
     }
     wait_for_mesh(&refs(&nodes)).await;

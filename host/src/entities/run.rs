@@ -48,8 +48,8 @@ const CROSSED_MAX: usize = 3;
 /// it may not come, and only take its time.
 const CROSSED_PAUSES: [[Duration; 2]; CROSSED_MAX] = [
     [Duration::from_millis(10), Duration::from_millis(40)],
-    [Duration::from_millis(200), Duration::from_millis(500)],
-    [Duration::from_secs(1), Duration::from_secs(2)],
+    [Duration::from_millis(500), Duration::from_secs(1)],
+    [Duration::from_secs(2), Duration::from_secs(4)],
 ];
 
 /// How long a call waits behind one and the same call of an older chain, before it is looked whether

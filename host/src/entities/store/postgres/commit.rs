@@ -338,8 +338,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use tokio_util::sync::CancellationToken;
+
     use super::super::super::backend::Make;
-    use super::super::super::{host_time, node_id};
+    use super::super::super::{Store, host_time, node_id};
     use super::super::PostgresUrl;
     use super::super::connect::Connector;
     use super::*;
@@ -421,5 +423,24 @@ mod tests {
         let (sent, again, ()) = ended.expect("both wait for each other");
         assert_eq!(sent.unwrap(), [Outcome::Committed]);
         assert_eq!(again.unwrap(), [Outcome::Committed]);
+    }
+
+    #[tokio::test]
+    async fn a_committer_whose_row_was_deleted_goes_on() {
+        let test = "a_committer_whose_row_was_deleted_goes_on";
+        let Some(url) = test_postgres::database(test).await else {
+            return;
+        };
+        let url: PostgresUrl = url.parse().unwrap();
+        let (outbox, ended) = (Outbox::new(node_id()), CancellationToken::new());
+        let opened = Store::open_postgres(&url, "test", Make::IfMissing, outbox, ended).await;
+        let (store, _) = opened.unwrap();
+        let first = commit(None, None);
+        let second = commit(Some(first.id), None);
+        assert_eq!(store.commit_one(first).await, Outcome::Committed);
+        let connection = Connector::new(&url).unwrap().connect().await.unwrap();
+        let delete = "DELETE FROM meshage_committer";
+        connection.client.batch_execute(delete).await.unwrap();
+        assert_eq!(store.commit_one(second).await, Outcome::Committed);
     }
 }

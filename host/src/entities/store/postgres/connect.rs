@@ -36,6 +36,8 @@ pub(super) struct Connector {
 pub(super) struct Connection {
     pub(super) client: Client,
     pub(super) statements: Option<Statements>,
+    /// There is a row for the receipts of its committer.
+    pub(super) has_committer: bool,
     _driver: Driver,
 }
 
@@ -104,6 +106,7 @@ impl Connector {
             Ok(Connection {
                 client,
                 statements: None,
+                has_committer: false,
                 _driver: driver,
             })
         };

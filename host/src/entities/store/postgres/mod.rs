@@ -166,15 +166,8 @@ impl Postgres {
         }
         if self.connection.is_none() {
             let mut connection = self.connector.connect().await?;
-            let committer = self.batch.committer;
-            let prepared = timeout(STATEMENT_MAX, async {
-                connection.prepare().await?;
-                let made = commit::make_committer(&connection, committer).await;
-                made.map_err(|error| StoreError(text(&error)))
-            });
-            prepared
-                .await
-                .map_err(|_| StoreError(format!("no answer within {STATEMENT_MAX:?}")))??;
+            let prepared = timeout(STATEMENT_MAX, connection.prepare()).await;
+            prepared.map_err(|_| StoreError(format!("no answer within {STATEMENT_MAX:?}")))??;
             self.connection = Some(connection);
         }
         self.connection
@@ -187,10 +180,14 @@ impl Postgres {
         self.batch.number += 1;
         let (batch, outbox) = (self.batch, self.outbox.clone());
         let connection = self.connection().await.map_err(Failed::Nothing)?;
-        let sent = timeout(
-            STATEMENT_MAX,
-            commit::send(connection, batch, commits, &outbox),
-        )
+        let sent = timeout(STATEMENT_MAX, async {
+            if !connection.has_committer {
+                let made = commit::make_committer(connection, batch.committer).await;
+                made.map_err(|error| Failed::Nothing(StoreError(text(&error))))?;
+                connection.has_committer = true;
+            }
+            commit::send(connection, batch, commits, &outbox).await
+        })
         .await;
         let failed = match sent {
             Ok(Ok(outcomes)) => return Ok(outcomes),

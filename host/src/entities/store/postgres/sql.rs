@@ -135,10 +135,9 @@ const CLOCK: &str = "greatest((extract(epoch FROM clock_timestamp()) * 1000)::bi
 /// The receipt of the committer's last batch. One that was sent twice leaves it as the first has
 /// written it; so does one that the server gets to see late. A row with 0 says that it was written.
 const COMMIT_END: &str = ", receipt AS (
-    INSERT INTO meshage_committer AS r (id, batch, won)
-    SELECT $1::uuid, $2::bigint, coalesce(array_agg(ord::int), '{}') FROM won
-    ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, won = excluded.won, at = now()
-        WHERE r.batch < excluded.batch
+    UPDATE meshage_committer SET batch = $2::bigint, at = now(),
+        won = (SELECT coalesce(array_agg(ord::int), '{}') FROM won)
+    WHERE id = $1::uuid AND batch < $2::bigint
     RETURNING 0
 )
 SELECT ord::int FROM won UNION ALL SELECT * FROM receipt";
@@ -182,8 +181,7 @@ fn numbered(statement: &str, before: usize, parameters: usize) -> String {
 
 /// The row of a committer, which its batches need.
 pub(super) const COMMITTER: &str = "
-    INSERT INTO meshage_committer (id, batch, won) VALUES ($1, 0, '{}')
-    ON CONFLICT (id) DO UPDATE SET at = now()";
+    INSERT INTO meshage_committer (id, batch, won) VALUES ($1, 0, '{}') ON CONFLICT DO NOTHING";
 
 /// The store's clock.
 pub(super) fn clock() -> String {
