@@ -44,12 +44,12 @@ const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX;
 /// other.
 const CROSSED_MAX: usize = 3;
 
-/// How long it waits before each of them, at least and at most, if the other has not arrived here yet:
-/// it may not come, and only take its time.
+/// How long it waits before each of them, at least and at most: until then the chain that was older has
+/// passed, with everything that it calls. The first comes at once if that one waits here already.
 const CROSSED_PAUSES: [[Duration; 2]; CROSSED_MAX] = [
     [Duration::from_millis(10), Duration::from_millis(40)],
-    [Duration::from_millis(500), Duration::from_secs(1)],
-    [Duration::from_secs(2), Duration::from_secs(4)],
+    [Duration::from_millis(100), Duration::from_millis(300)],
+    [Duration::from_secs(1), Duration::from_secs(2)],
 ];
 
 /// How long a call waits behind one and the same call of an older chain, before it is looked whether
@@ -225,8 +225,8 @@ impl Work {
                 if crossed == CROSSED_MAX {
                     return Err(Fault::Refused(Refusal::Contended));
                 }
-                let other_first = ticket.give_way(self.message.id);
-                pause = (!other_first).then(|| random(CROSSED_PAUSES[crossed]));
+                let goes_at_once = ticket.give_way(self.message.id) && crossed == 0;
+                pause = (!goes_at_once).then(|| random(CROSSED_PAUSES[crossed]));
                 crossed += 1;
                 continue;
             }
