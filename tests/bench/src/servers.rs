@@ -40,6 +40,8 @@ pub(crate) struct MeshOptions {
     pub(crate) copies: usize,
     /// Runs under callgrind, which counts only once it is switched on.
     pub(crate) counted: bool,
+    /// Keeps the state of entities in a file of SQLite.
+    pub(crate) with_state: bool,
 }
 
 /// The running nodes of a mesh, and their addresses.
@@ -123,6 +125,10 @@ impl Mesh {
                     .collect::<Vec<_>>()
                     .join(","),
             ]);
+            if options.with_state {
+                let file = mesh.files.path().join("state.db");
+                command.args(["--state", &format!("sqlite:{}", file.display())]);
+            }
             if options.secret {
                 command.arg("--secret-file").arg(&secret);
             }

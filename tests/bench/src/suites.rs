@@ -28,9 +28,10 @@ pub(crate) struct Bench {
 
 pub(crate) type Suite = (&'static str, fn(&Bench) -> Result<Section>);
 
-pub(crate) const SUITES: [Suite; 15] = [
+pub(crate) const SUITES: [Suite; 16] = [
     ("local", local),
     ("forwarded", forwarded),
+    ("forwarded-writes", forwarded_writes),
     ("broadcast", broadcast),
     ("latency", latency),
     ("bodies", bodies),
@@ -77,6 +78,16 @@ impl Bench {
             manifest: "",
             copies: 1,
             counted: false,
+            with_state: false,
+        }
+    }
+
+    /// A mesh whose handler adds one to the key's counter, which is committed before the reply.
+    fn counters(&self, nodes: usize) -> MeshOptions {
+        MeshOptions {
+            component: self.guest("counter"),
+            with_state: true,
+            ..self.mesh(nodes)
         }
     }
 
@@ -207,6 +218,49 @@ fn local(bench: &Bench) -> Result<Section> {
          JSON, and writes it out with the message's address added. 32 connections, bodies of 16 bytes, a closed loop.",
     );
     section.tables.push(table(&servers, &samples));
+    Ok(section)
+}
+
+fn forwarded_writes(bench: &Bench) -> Result<Section> {
+    let local = bench.start(bench.counters(2))?;
+    let servers = [
+        &local.into_server("the node that has the request", 0)?,
+        &bench.server("the other node", bench.counters(2))?,
+    ];
+    let mut section = Section::new(
+        "A message to another node that writes state",
+        "Two nodes share a file of SQLite, and a handler adds one to a counter of 100 bytes, of 64 keys in turns. With a forwarded message the \
+         store keeps a record of its reply, so that the mesh can send it again.",
+    );
+    let mut rows = Vec::new();
+    for connections in [1, 32, 128] {
+        let traffic = Traffic {
+            connections,
+            ..Traffic::default()
+        };
+        let samples = in_turns(&servers, traffic, bench.effort)?;
+        for (server, own) in servers.iter().zip(&samples) {
+            rows.push(vec![
+                connections.to_string(),
+                server.name.clone(),
+                thousands(own.median(|sample| sample.per_second)),
+                spread(own.ratio(&samples[0]), 2),
+                cpu_of_each(own),
+                format!("{:.2}", own.median(|sample| sample.p50_ms)),
+                format!("{:.2}", own.median(|sample| sample.p99_ms)),
+            ]);
+        }
+    }
+    let head = vec![
+        "connections",
+        "owner of the key",
+        "requests/s",
+        "ratio to the first",
+        "CPU µs a request",
+        "p50 ms",
+        "p99 ms",
+    ];
+    section.tables.push(Table { head, rows });
     Ok(section)
 }
 
