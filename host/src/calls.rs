@@ -209,6 +209,7 @@ impl Calling {
             stream,
             partition_key,
             method,
+            path: String::new(),
             query,
             headers,
             body,

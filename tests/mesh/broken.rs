@@ -16,7 +16,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::{Plugins, Setup, binary, guest};
+use crate::harness::{Plugins, Setup, binary, built, guest};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("broken")
@@ -177,6 +177,20 @@ async fn check_is_content_with_what_is_good() {
         .await
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_core_module_of_an_sdk_is_as_good_as_a_component() {
+    let module = std::fs::read(built("wasm32-wasip1", "echo")).unwrap();
+    let plugins = Plugins::empty().with_file("echo.wasm", module);
+    let (code, said) = check(&plugins, "echo.wasm").await;
+    assert_eq!(code, Some(0), "{said}");
+    let node = Setup::new(plugins).ready().await;
+    let answer = node.post("/api/echo/1").json(r#"{"a":1}"#).send().await;
+    assert_eq!(
+        answer.ok(),
+        r#"{"echoed":{"stream":"echo","partitionKey":"1","a":1}}"#
+    );
 }
 
 /// Exit code and output of `check` for an entry of the directory.

@@ -57,3 +57,4 @@ mod state_postgres;
 mod state_tools;
 mod stray_files;
 mod versions;
+mod wasi_http;

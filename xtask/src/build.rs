@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::setup::{self, GUEST_TARGET, cargo, root};
+use crate::setup::{self, GUEST_TARGET, MODULE_TARGET, cargo, root};
 
 /// The example plugins: they go into `plugins/`.
 const PLUGINS: [&str; 5] = ["account", "cart", "echo", "orders", "transfer"];
 
 /// The guests of the tests: they stay where cargo puts them.
-const TEST_GUESTS: [&str; 4] = ["alien", "caller", "fickle", "journal"];
+const TEST_GUESTS: [&str; 5] = ["alien", "caller", "fickle", "journal", "site"];
 
 /// Guests that benchmarks run beside the example plugins, on our host and on others.
 const BENCH_GUESTS: [&str; 4] = ["body-echo", "counter", "http-echo", "http-echo-p3"];
@@ -26,7 +26,8 @@ pub(crate) fn everything() -> Result<()> {
 /// Builds the example plugins and the guests of the tests.
 pub(crate) fn all_guests() -> Result<()> {
     let all: Vec<&str> = PLUGINS.into_iter().chain(TEST_GUESTS).collect();
-    guests(&all)
+    guests(&all)?;
+    compile(&["echo"], MODULE_TARGET)
 }
 
 /// Builds the guests of the benchmarks and the example plugins. Returns the directory that cargo
@@ -45,10 +46,22 @@ pub(crate) fn host_binary() -> Result<PathBuf> {
         .with_file_name("meshage-host"))
 }
 
-/// Builds guests with one call of cargo. It has its own target directory, so that it does not wait
-/// for the lock of the cargo that runs this.
+/// Builds guests, and puts the example plugins where they belong.
 fn guests(packages: &[&str]) -> Result<()> {
-    setup::guest_target()?;
+    compile(packages, GUEST_TARGET)?;
+    for plugin in PLUGINS.iter().filter(|plugin| packages.contains(plugin)) {
+        install(
+            &built().join(format!("{plugin}.wasm")),
+            &root().join(format!("plugins/{plugin}.wasm")),
+        )?;
+    }
+    Ok(())
+}
+
+/// Compiles guests with one call of cargo. It has its own target directory, so that it does not wait
+/// for the lock of the cargo that runs this.
+fn compile(packages: &[&str], target: &str) -> Result<()> {
+    setup::guest_target(target)?;
     let target_directory = root().join("target/guests");
     let mut build = cargo();
     // Flags for this machine's processor mean nothing to WebAssembly.
@@ -57,26 +70,13 @@ fn guests(packages: &[&str]) -> Result<()> {
         .env("CARGO_ENCODED_RUSTFLAGS", "")
         .env_remove("CARGO_BUILD_TARGET");
     build
-        .args([
-            "build",
-            "--profile",
-            "guest",
-            "--target",
-            GUEST_TARGET,
-            "--target-dir",
-        ])
+        .args(["build", "--profile", "guest", "--target", target])
+        .arg("--target-dir")
         .arg(&target_directory);
     for package in packages {
         build.args(["--package", package]);
     }
-    setup::run(&mut build)?;
-    for plugin in PLUGINS.iter().filter(|plugin| packages.contains(plugin)) {
-        install(
-            &built().join(format!("{plugin}.wasm")),
-            &root().join(format!("plugins/{plugin}.wasm")),
-        )?;
-    }
-    Ok(())
+    setup::run(&mut build)
 }
 
 fn built() -> PathBuf {

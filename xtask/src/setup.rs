@@ -9,6 +9,9 @@ use anyhow::{Context, Result, ensure};
 
 pub(crate) const GUEST_TARGET: &str = "wasm32-wasip2";
 
+/// The target of core modules, which a test has the node make components of.
+pub(crate) const MODULE_TARGET: &str = "wasm32-wasip1";
+
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -44,19 +47,19 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Installs the target that handlers are compiled to, if it is missing.
-pub(crate) fn guest_target() -> Result<()> {
+/// Installs a target that handlers are compiled to, if it is missing.
+pub(crate) fn guest_target(target: &str) -> Result<()> {
     let mut rustc = command("rustc");
     let output = rustc
-        .args(["--print", "target-libdir", "--target", GUEST_TARGET])
+        .args(["--print", "target-libdir", "--target", target])
         .output()
         .context("cannot run rustc")?;
     let libraries = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if output.status.success() && libraries.is_dir() {
         return Ok(());
     }
-    run(command("rustup").args(["target", "add", GUEST_TARGET]))
-        .with_context(|| format!("the Rust target {GUEST_TARGET} is missing and cannot be added"))
+    run(command("rustup").args(["target", "add", target]))
+        .with_context(|| format!("the Rust target {target} is missing and cannot be added"))
 }
 
 /// Installs rustfmt and clippy, if they are missing.

@@ -57,7 +57,7 @@ fn read_path(path: &str) {
                 encode(target.partition_key.as_str()),
             );
             assert_eq!(
-                target::parse(&format!("{prefix}{stream}/{key}")),
+                target::parse(&format!("{prefix}{stream}/{key}{}", target.path)),
                 Ok(target.clone())
             );
         }

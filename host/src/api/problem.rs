@@ -63,9 +63,7 @@ pub(super) struct Problem<'a> {
 impl ApiError {
     pub(super) fn problem_type(&self) -> ProblemType {
         match self {
-            Self::Target(TargetError::NoRoute) => {
-                ProblemType::new("no-route", "No such route", StatusCode::NOT_FOUND)
-            }
+            Self::Target(TargetError::NoRoute) => ProblemType::NO_ROUTE,
             Self::Target(TargetError::NoStream(_)) => ProblemType::NO_CANDIDATE,
             Self::Target(TargetError::Encoding(_)) => ProblemType::new(
                 "bad-encoding",
@@ -125,8 +123,8 @@ impl ApiError {
                 fault,
                 may_run_twice,
             } => match fault {
-                // Nothing ran, but a retry will find no candidate either.
-                Fault::NoCandidate => false,
+                // Nothing ran, but a retry will find no other answer.
+                Fault::NoCandidate | Fault::NoRoute => false,
                 Fault::Lost | Fault::DeadlineExceeded | Fault::AfterCalls(_) => *may_run_twice,
                 // A fault of the message itself is permanent; only a server error may pass.
                 Fault::Foreign(fault) => {
@@ -170,7 +168,8 @@ impl ApiError {
             Fault::Unreachable => {
                 format!("no node that offers the stream {stream:?} could be reached")
             }
-            Fault::ReadOnly
+            Fault::NoRoute
+            | Fault::ReadOnly
             | Fault::IdempotencyKeyReused
             | Fault::Cycle(_)
             | Fault::AfterCalls(_) => fault.to_string(),

@@ -4,10 +4,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, VARY};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST,
+    ORIGIN, VARY,
+};
 use http::request::Parts;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, Uri,
     Version,
 };
 use hyper::body::Incoming;
@@ -74,7 +77,7 @@ fn text(value: Option<&HeaderValue>) -> Option<&str> {
 /// A request that passed the checks.
 enum Admitted {
     Message(Method, Target),
-    /// `OPTIONS`: asks for the allowed methods (RFC 9110, section 9.3.7).
+    /// `OPTIONS` that the node answers itself: asks for the allowed methods (RFC 9110, section 9.3.7).
     Options,
 }
 
@@ -245,9 +248,10 @@ impl Requests {
             if head.uri.path() == EVERY_TARGET {
                 return Ok(Admitted::Options);
             }
-            return target::parse(head.uri.path())
-                .map(|_| Admitted::Options)
-                .map_err(RequestError::from);
+            let target = target::parse(head.uri.path())?;
+            if is_preflight(head) || !self.dispatcher.takes_http(&target.stream) {
+                return Ok(Admitted::Options);
+            }
         }
         if let Some(tokens) = &self.config.tokens {
             // The token is for this node: it is removed so that no handler sees it.
@@ -309,6 +313,7 @@ impl Requests {
         if head.version > Version::HTTP_11 {
             join_cookies(&mut headers);
         }
+        note_authority(&mut headers, &head.uri);
         drop_reserved(&mut headers);
         let message = Arc::new(Message {
             // Without the counter, which all threads would contend for: ids of the same millisecond
@@ -316,7 +321,13 @@ impl Requests {
             id: Uuid::new_v7(Timestamp::now(NoContext)),
             stream: target.stream.clone(),
             partition_key: target.partition_key.clone(),
-            method,
+            // Of a broadcast's answer the bodies are the point.
+            method: if target.broadcast {
+                method.for_messages()
+            } else {
+                method
+            },
+            path: target.path.clone(),
             query: head.uri.query().unwrap_or_default().to_owned(),
             headers,
             body: bytes,
@@ -344,6 +355,21 @@ impl Requests {
             Ok(answers) => self.answers.broadcast(message, answers, self.bodies).await,
             Err(answer) => self.answers.send(message, *answer),
         }
+    }
+}
+
+/// Whether a browser asks beforehand whether a page may send its request.
+fn is_preflight(head: &Parts) -> bool {
+    head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Has the `Host` that handlers see be the authority of the target, which has priority (RFC 9112,
+/// section 3.2.2); in HTTP/2 there is no other.
+fn note_authority(headers: &mut HeaderMap, uri: &Uri) {
+    if let Some(authority) = uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        headers.insert(HOST, host);
     }
 }
 
@@ -392,8 +418,9 @@ fn finish(response: &mut HttpResponse, is_head: bool) {
         status,
         StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
     );
-    if is_head && has_content {
-        let length = response.body().bytes.len();
+    let length = response.body().bytes.len();
+    // A handler that knows of HEAD may have left the body out.
+    if is_head && has_content && length > 0 {
         response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
     if is_head || !has_content {

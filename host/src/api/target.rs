@@ -13,6 +13,8 @@ use crate::message::{
 pub(super) struct Target {
     pub(super) stream: StreamName,
     pub(super) partition_key: PartitionKey,
+    /// What comes after the key, from its `/` on; empty if nothing does.
+    pub(super) path: String,
     pub(super) broadcast: bool,
 }
 
@@ -66,8 +68,8 @@ pub(super) fn parse(path: &str) -> Result<Target, BadTarget> {
         None => (false, path),
     };
     let (stream, key) = rest.split_once('/').ok_or(TargetError::NoRoute)?;
-    let key = key.strip_suffix('/').unwrap_or(key);
-    if key.contains('/') || stream.is_empty() {
+    let (key, path) = key.split_at(key.find('/').unwrap_or(key.len()));
+    if stream.is_empty() {
         return Err(TargetError::NoRoute.into());
     }
     let stream = decode(stream)?;
@@ -85,6 +87,7 @@ pub(super) fn parse(path: &str) -> Result<Target, BadTarget> {
     Ok(Target {
         stream,
         partition_key,
+        path: path.to_owned(),
         broadcast,
     })
 }
@@ -152,6 +155,16 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_the_key_stays_as_it_is() {
+        for path in ["", "/", "/a", "/a%20b/", "//", "/a/b%zz"] {
+            let target = parse(&format!("/api/echo/1{path}")).unwrap();
+            assert_eq!((target.partition_key.as_str(), &*target.path), ("1", path));
+        }
+        let target = parse("/api/broadcast/echo/1/a").unwrap();
+        assert_eq!((target.broadcast, &*target.path), (true, "/a"));
+    }
+
+    #[test]
     fn segments_are_decoded_one_by_one() {
         check("/api/echo/a%2Fb", "echo", "a/b", false);
         check("/api/echo/%C3%BC%20+", "echo", "ü +", false);
@@ -200,7 +213,6 @@ mod tests {
             "/api",
             "/api/",
             "/api/echo",
-            "/api/echo/1/2",
             "/api//1",
             "/v1/echo/1",
             "/api/broadcast/echo",

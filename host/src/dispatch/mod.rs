@@ -22,7 +22,7 @@ use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal,
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, StreamName,
     StreamProperties,
 };
 use crate::peer::{BreakerState, Called, Peers};
@@ -118,6 +118,13 @@ impl Dispatcher {
     /// Resolves when a peer has announced its departure, so that the routes must be recomputed.
     pub async fn departure(&self) {
         self.peers.departure().await;
+    }
+
+    /// Whether the handler of a stream answers HTTP requests, whatever their path and method.
+    pub fn takes_http(&self, stream: &StreamName) -> bool {
+        let routes = self.routes.load();
+        let route = routes.streams.get(stream);
+        route.is_some_and(|route| route.properties.takes_http)
     }
 
     /// The circuit breaker state of each peer.

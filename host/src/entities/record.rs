@@ -159,11 +159,13 @@ impl Once {
             });
         }
         let (method, query) = (message.method.as_str(), message.query.as_bytes());
+        let asked = [method.as_bytes(), query, &message.body];
+        let path = (!message.path.is_empty()).then_some(message.path.as_bytes());
         Some(Self {
             id: RecordId::of_key(entity, &keys),
             own_id,
             is_repeated,
-            fingerprint: Some(short_hash([method.as_bytes(), query, &message.body])),
+            fingerprint: Some(short_hash(asked.into_iter().chain(path))),
             not_after,
             is_call: chain.is_some(),
         })
@@ -379,6 +381,7 @@ mod tests {
             stream,
             partition_key,
             method: Method::Post,
+            path: String::new(),
             query: String::new(),
             headers,
             body: Bytes::from_static(body.as_bytes()),

@@ -16,6 +16,7 @@ const STREAM_PREFIX: &str = "stream:";
 /// versions, and are ignored.
 const IDEMPOTENCY_KEYS: &str = "idempotency-keys";
 const STATEFUL: &str = "stateful";
+const HTTP: &str = "http";
 
 /// The keys to gossip for this node. Chitchat itself carries its id, generation and cluster
 /// address.
@@ -89,10 +90,12 @@ fn write_offer(offer: &Offer) -> String {
         takes_idempotency_keys,
         is_stateful,
         keeps_records: _,
+        takes_http,
     } = offer.properties;
     let mut words = vec![offer.digest.as_str()];
     words.extend(takes_idempotency_keys.then_some(IDEMPOTENCY_KEYS));
     words.extend(is_stateful.then_some(STATEFUL));
+    words.extend(takes_http.then_some(HTTP));
     words.join(" ")
 }
 
@@ -105,6 +108,7 @@ fn read_offer(text: &str) -> Offer {
             takes_idempotency_keys: has(IDEMPOTENCY_KEYS),
             is_stateful: has(STATEFUL),
             keeps_records: has(STATEFUL),
+            takes_http: has(HTTP),
         },
     }
 }

@@ -63,6 +63,12 @@ pub enum Fault {
     Lost,
     #[error("no node offers the stream")]
     NoCandidate,
+    /// It has a path, and the stream's handler takes messages.
+    #[error(
+        "no route: the handler of the stream takes messages at /api/{{stream}}/{{partitionKey}}, and has nothing below that; a '/' \
+         within a key is written %2F"
+    )]
+    NoRoute,
     /// It was stopped because it exceeded a limit of its plugin.
     #[error("the handler was stopped at its limit of {0}")]
     LimitExceeded(Limit),
@@ -219,6 +225,7 @@ impl Fault {
             | Self::DeadlineExceeded
             | Self::LimitExceeded(_)
             | Self::Lost
+            | Self::NoRoute
             | Self::NoCandidate => false,
         }
     }
@@ -226,7 +233,7 @@ impl Fault {
     /// Whether it is certain that no handler saw the message, so that it may be sent again.
     pub fn nothing_ran(&self) -> bool {
         match self {
-            Self::Refused(_) | Self::Unreachable | Self::NoCandidate => true,
+            Self::Refused(_) | Self::Unreachable | Self::NoCandidate | Self::NoRoute => true,
             Self::Failure(failure) => failure.kind == FailureKind::Unavailable,
             Self::Crashed
             | Self::LimitExceeded(_)

@@ -21,6 +21,8 @@ pub struct StreamProperties {
     pub is_stateful: bool,
     /// A repetition of a message is known by its record.
     pub keeps_records: bool,
+    /// The handler answers HTTP requests, whatever their path and method.
+    pub takes_http: bool,
 }
 
 impl StreamProperties {
@@ -31,6 +33,7 @@ impl StreamProperties {
             takes_idempotency_keys: self.takes_idempotency_keys && other.takes_idempotency_keys,
             is_stateful: self.is_stateful || other.is_stateful,
             keeps_records: self.keeps_records && other.keeps_records,
+            takes_http: self.takes_http && other.takes_http,
         }
     }
 }

@@ -20,6 +20,7 @@ impl ProblemType {
         "No node offers the stream",
         StatusCode::NOT_FOUND,
     );
+    pub const NO_ROUTE: Self = Self::new("no-route", "No such route", StatusCode::NOT_FOUND);
     pub const OVERLOADED: Self = Self::new(
         "overloaded",
         "The node is overloaded",
@@ -148,6 +149,7 @@ impl Fault {
             ),
             Self::Lost => ProblemType::new("lost", "The node was lost", StatusCode::BAD_GATEWAY),
             Self::NoCandidate => ProblemType::NO_CANDIDATE,
+            Self::NoRoute => ProblemType::NO_ROUTE,
             Self::Foreign(fault) => ProblemType::new(
                 "other",
                 "A fault that only a later version of the node knows",

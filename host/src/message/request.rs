@@ -37,6 +37,8 @@ pub const CONNECTION_HEADERS: [HeaderName; 10] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     Get,
+    Head,
+    Options,
     Post,
     Put,
     Patch,
@@ -47,10 +49,11 @@ impl Method {
     /// Every method that a client may use, as the `Allow` header lists them.
     pub const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
-    /// The method of a message. HEAD becomes a GET whose answer is sent without its body.
     pub fn from_http(method: &http::Method) -> Option<Self> {
         Some(match *method {
-            http::Method::GET | http::Method::HEAD => Self::Get,
+            http::Method::GET => Self::Get,
+            http::Method::HEAD => Self::Head,
+            http::Method::OPTIONS => Self::Options,
             http::Method::POST => Self::Post,
             http::Method::PUT => Self::Put,
             http::Method::PATCH => Self::Patch,
@@ -59,7 +62,8 @@ impl Method {
         })
     }
 
-    pub fn from_name(name: &str) -> Option<Self> {
+    /// The method of this name, if it is one for messages, and not only for HTTP.
+    pub fn of_message(name: &str) -> Option<Self> {
         [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete]
             .into_iter()
             .find(|method| method.as_str() == name)
@@ -68,6 +72,8 @@ impl Method {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
             Self::Post => "POST",
             Self::Put => "PUT",
             Self::Patch => "PATCH",
@@ -75,9 +81,23 @@ impl Method {
         }
     }
 
+    /// What it is to those who know only the methods of messages: a HEAD is a GET whose answer is
+    /// sent without its body.
+    pub fn for_messages(self) -> Self {
+        match self {
+            Self::Head | Self::Options => Self::Get,
+            other => other,
+        }
+    }
+
+    /// Whether it only asks (RFC 9110, section 9.2.1).
+    pub fn is_safe(self) -> bool {
+        matches!(self, Self::Get | Self::Head | Self::Options)
+    }
+
     /// Whether doing it twice is the same as doing it once (RFC 9110, section 9.2.2).
     pub fn is_idempotent(self) -> bool {
-        matches!(self, Self::Get | Self::Put | Self::Delete)
+        self.is_safe() || matches!(self, Self::Put | Self::Delete)
     }
 }
 
@@ -88,6 +108,9 @@ pub struct Message {
     pub stream: StreamName,
     pub partition_key: PartitionKey,
     pub method: Method,
+    /// What came after the key, from its `/` on, as the client sent it; empty if nothing did. Only
+    /// handlers of HTTP have a use for it.
+    pub path: String,
     /// As the client sent it, without the leading `?`; empty if there was none.
     pub query: String,
     /// The end-to-end headers of the request. The runtime decides which of them a handler sees.
@@ -117,7 +140,7 @@ impl Message {
     /// Whether a stateful stream treats it as a read, which cannot write: it may run on nodes that
     /// do not own the entity, or beside other messages.
     pub fn is_read(&self) -> bool {
-        self.method == Method::Get || self.is_broadcast
+        self.method.is_safe() || self.is_broadcast
     }
 
     pub fn has_idempotency_key(&self) -> bool {

@@ -61,6 +61,7 @@ impl Plugin {
             takes_idempotency_keys: self.handler.limits().takes_idempotency_keys,
             is_stateful: self.handler.is_stateful(),
             keeps_records: self.handler.is_stateful(),
+            takes_http: self.handler.takes_http(),
         };
         Offer {
             digest: self.digest.clone(),

@@ -12,7 +12,7 @@ use super::admission::Admission;
 use super::catalog::{Failed, Plugin};
 use super::source::{File, Files, ReadError, Signature, SignatureContent};
 use crate::message::{Digest, NameError, StreamName, truncate};
-use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError, is_credential};
+use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError};
 use crate::security::{SignatureError, TrustedKeys};
 
 /// Maximum size of an error text; parts of it come from the plugin's file.
@@ -195,12 +195,7 @@ impl Loader {
         let (text, manifest_origin) = manifest.unwrap_or_default();
         let manifest = Manifest::read(&text, self.timeout_max)
             .map_err(|error| PluginError::Manifest(manifest_origin, error))?;
-        if let Some(header) = manifest
-            .limits
-            .headers
-            .iter()
-            .find(|name| is_credential(name))
-        {
+        if let Some(header) = manifest.limits.headers.credential() {
             info!(event = "plugin-sees-credentials", %stream, %header, "the plugin's manifest lets it see credentials");
         }
         let handler = Handler::load(&self.engine, stream.clone(), component, manifest)

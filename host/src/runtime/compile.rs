@@ -1,20 +1,19 @@
 //! Turns bytes into a component that can be a handler: compiles it, off the request path, and
 //! checks its imports and exports.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
 use super::contract::{Contract, Prepared};
+use super::core_module::{component, has_world, is_core_module};
 use super::engine::Engine;
 use super::host;
 use super::interfaces::{MESH_VERSION, Package, are_compatible, package, split};
 use super::load_error::{Gap, LoadError, MAGIC, Relation, list, one_line};
-
-/// The first bytes of a core module: the magic bytes, then its version. A component has a version
-/// and a layer there.
-const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+use super::outline::{Outline, is_whole};
 
 /// Compiles and checks a component on a thread of its own, so that small components do not wait for
 /// large ones.
@@ -37,22 +36,23 @@ pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<Prepared, 
 
 fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<Prepared, LoadError> {
     check_beginning(bytes)?;
+    let bytes = &*as_component(bytes)?;
+    let outline = Outline::read(bytes);
+    let outline = outline.map_err(|error| LoadError::Invalid(error.to_string()))?;
+    let contract = find_contract(&outline.exports)?;
+    check_imports(&outline.imports)?;
     let turn = engine.compile_locks.take(bytes);
     let compiled = Component::from_binary(&engine.wasmtime, bytes);
     drop(turn);
     engine.note_compiled();
-    let component = compiled.map_err(|error| LoadError::Invalid(one_line(&error)))?;
-    let ty = component.component_type();
-    let imports: Vec<String> = ty
-        .imports(&engine.wasmtime)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let exports: Vec<String> = ty
-        .exports(&engine.wasmtime)
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    let contract = find_contract(&exports)?;
-    check_imports(&imports)?;
+    let component = compiled.map_err(|error| {
+        let problem = one_line(&error);
+        if is_whole(bytes) {
+            LoadError::Unsupported(problem)
+        } else {
+            LoadError::Invalid(problem)
+        }
+    })?;
     engine
         .linker
         .instantiate_pre(&component)
@@ -73,7 +73,7 @@ pub(super) fn mismatch(
     let names = imports
         .map(|(name, _)| name)
         .chain(exports.map(|(name, _)| name));
-    let named = names.filter(|name| problem.contains(*name)).last();
+    let named = names.filter(|name| problem.contains(split(name).0)).last();
     let (interface, found) = split(named.unwrap_or(Contract::DEFAULT.export()));
     let name = package(interface).to_owned();
     let offered = packages()
@@ -98,10 +98,20 @@ fn check_beginning(bytes: &[u8]) -> Result<(), LoadError> {
         let begins = bytes[..bytes.len().min(8)].escape_ascii().to_string();
         return Err(LoadError::NotWasm { begins });
     }
-    if bytes.starts_with(CORE_MODULE) {
+    Ok(())
+}
+
+/// The component itself, or that of a core module.
+fn as_component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+    if !is_core_module(bytes) {
+        return Ok(bytes.into());
+    }
+    if !has_world(bytes) {
         return Err(LoadError::CoreModule);
     }
-    Ok(())
+    let component = component(bytes);
+    let component = component.map_err(|error| LoadError::BadModule(one_line(&error)))?;
+    Ok(component.into())
 }
 
 fn find_contract(exports: &[String]) -> Result<Contract, LoadError> {
@@ -125,8 +135,8 @@ fn hint(exports: &[String]) -> &'static str {
     let is = |name: &str| exports.iter().any(|export| split(export).0 == name);
     if is("wasi:cli/run") {
         "; this one is a program: a handler is a library (`crate-type = [\"cdylib\"]`) without `main`"
-    } else if is("wasi:http/incoming-handler") {
-        "; this one is an HTTP server of wasi:http"
+    } else if is("wasi:http/handler") || is("wasi:http/service") {
+        "; this one is an HTTP server of WASI 0.3: build it for WASI 0.2 (`wasi:http/proxy`)"
     } else {
         ""
     }

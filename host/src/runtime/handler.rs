@@ -71,9 +71,10 @@ impl Handler {
         engine: &Engine,
         stream: StreamName,
         component: Vec<u8>,
-        Manifest { limits, grants }: Manifest,
+        Manifest { mut limits, grants }: Manifest,
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;
+        limits.instances.get_or_insert(component.instances());
         let is_stateful = [STATE, MESSAGES]
             .into_iter()
             .any(|interface| component.imports(engine, interface));
@@ -108,6 +109,11 @@ impl Handler {
     /// Whether it imports `state` or `messages`.
     pub fn is_stateful(&self) -> bool {
         self.is_stateful
+    }
+
+    /// Whether it answers HTTP requests, whatever their path and method.
+    pub fn takes_http(&self) -> bool {
+        self.component.takes_http()
     }
 
     /// Whether it may call other entities while it runs.
@@ -173,7 +179,7 @@ impl Handler {
         on_start: impl FnOnce(),
     ) -> Result<Reply, Ended> {
         let arguments = self.component.arguments(message, &self.limits.headers);
-        let arguments = arguments.map_err(|failure| Ended::Fault(Fault::Failure(failure)))?;
+        let arguments = arguments.map_err(Ended::Fault)?;
         on_start();
         self.engine.clock.note_call();
         let mut instance = match self.pool.take() {
@@ -210,7 +216,11 @@ impl Handler {
         error!(event = "bad-reply", stream = %self.stream, message_id = %message.id, %error, "a reply was dropped");
         match error {
             BadReply::Limit(limit) => Fault::LimitExceeded(limit),
-            BadReply::Status(_) | BadReply::Header(_) => Fault::Crashed,
+            BadReply::Status(_)
+            | BadReply::Header(_)
+            | BadReply::Nothing
+            | BadReply::Unfinished
+            | BadReply::Error(_) => Fault::Crashed,
         }
     }
 

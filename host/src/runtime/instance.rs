@@ -10,7 +10,7 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBackt
 use super::contract::{Arguments, Exports, Prepared, Returned};
 use super::engine::Engine;
 use super::host::{self, CallContext, HostState, RESOURCES_MAX, StateError};
-use super::limits::{Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
+use super::limits::{Instances, Limits, STACK_BYTES_MAX, TRANSFER_BYTES_MAX};
 use super::turns::Turn;
 use crate::message::{Limit, LimitKind, Message, StreamName};
 
@@ -130,7 +130,8 @@ impl Instance {
         let room = limits
             .memory_bytes_max
             .saturating_sub(self.memory_bytes_at_first);
-        self.calls >= limits.instances.calls_max()
+        let calls_max = limits.instances.unwrap_or(Instances::REUSE).calls_max();
+        self.calls >= calls_max
             || state.budget.memory_bytes() > self.memory_bytes_at_first + room / 2
             || state.resources_held() > RESOURCES_MAX / 2
     }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
-
+use super::visible::Visible;
 use crate::message::REPLY_BODY_BYTES_MAX;
 
 /// Elements of all tables of one instance together: large interpreters have some ten thousand
@@ -21,8 +20,8 @@ pub(super) const TRANSFER_BYTES_MAX: usize = REPLY_BODY_BYTES_MAX + (1 << 20);
 /// The limits of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Request headers that the handler may see, besides `content-type`.
-    pub headers: Vec<HeaderName>,
+    /// The headers that the handler sees.
+    pub headers: Visible,
     /// The handler implements `Idempotency-Key` itself, so it also sees that header.
     pub takes_idempotency_keys: bool,
     /// Maximum time of one call, from its acceptance to its reply, waiting included.
@@ -36,7 +35,8 @@ pub struct Limits {
     /// Of a stateful stream: maximum of messages of one entity that wait for their turn, run, or
     /// wait for their commit.
     pub queue_per_key: usize,
-    pub instances: Instances,
+    /// `None`: as is usual for handlers of its kind.
+    pub instances: Option<Instances>,
 }
 
 /// How long an instance lives.
@@ -64,21 +64,23 @@ impl Limits {
     /// The defaults, with the node's timeout.
     pub fn with_timeout(timeout: Duration) -> Self {
         Self {
-            headers: Vec::new(),
+            headers: Visible::default(),
             takes_idempotency_keys: false,
             timeout,
             memory_bytes_max: Self::MEMORY_BYTES_MAX,
             concurrency: Self::CONCURRENCY,
             queue: Self::QUEUE,
             queue_per_key: Self::QUEUE_PER_KEY,
-            instances: Instances::Reuse {
-                calls_max: Self::CALLS_PER_INSTANCE_MAX,
-            },
+            instances: None,
         }
     }
 }
 
 impl Instances {
+    pub const REUSE: Self = Self::Reuse {
+        calls_max: Limits::CALLS_PER_INSTANCE_MAX,
+    };
+
     /// Messages that one instance may run.
     pub(super) fn calls_max(self) -> u64 {
         match self {

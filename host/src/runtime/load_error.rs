@@ -35,10 +35,14 @@ pub enum LoadError {
     )]
     NotWasm { begins: String },
     #[error(
-        "it is a core WebAssembly module, but a component was expected; build it with `--target wasm32-wasip2`, or wrap it \
-         with `wasm-tools component new`"
+        "it is a core WebAssembly module that does not say what it is as a component; build it with an SDK for components, \
+         with `--target wasm32-wasip2`"
     )]
     CoreModule,
+    #[error(
+        "it is a core WebAssembly module of which no component can be made: {0}; build it with `--target wasm32-wasip2`"
+    )]
+    BadModule(String),
     #[error(
         "it has {bytes} bytes; the limit is {COMPONENT_BYTES_MAX}; leave out what it does not need, such as debug information"
     )]
@@ -47,6 +51,10 @@ pub enum LoadError {
         "it is not a valid component: {0}; it may be cut off or damaged, so build or copy it again"
     )]
     Invalid(String),
+    #[error(
+        "it is a component, but this node cannot run it: {0}; build it for WASI 0.2, without proposals that are not finished"
+    )]
+    Unsupported(String),
     #[error("it exports {found}, but a handler exports {expected}{hint}", expected = Contract::expected())]
     MissingExport { found: String, hint: &'static str },
     #[error("it {0} `{name}` in version {found}, but this host has {offered}; {advice}", name = .1.name, found = .1.found,
@@ -154,7 +162,7 @@ pub(super) fn list(names: &[String]) -> String {
 }
 
 /// The error with its causes, on one line and without backtraces.
-pub(super) fn one_line(error: &wasmtime::Error) -> String {
+pub(super) fn one_line(error: &impl fmt::Display) -> String {
     truncate(format!("{error:#}"), ERROR_TEXT_BYTES_MAX)
         .lines()
         .map(str::trim)

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use http::HeaderName;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE};
+use http::header::CONTENT_TYPE;
 
 use super::entry::{Entry, ManifestError};
 use super::host::{self, Grants};
 use super::limits::{Instances, Limits};
+use super::visible::EVERY;
 use crate::message::{CONNECTION_HEADERS, IDEMPOTENCY_KEY};
 
 /// The largest 32-bit memory.
@@ -62,11 +63,11 @@ impl Manifest {
         let mut manifest = Self::with_timeout(timeout_max);
         let limits = &mut manifest.limits;
         let mut calls_max = None;
-        let mut is_fresh = false;
+        let mut is_fresh = None;
         for (key, value) in &table {
             let entry = Entry::new(key, value);
             match key.as_str() {
-                "instances" => is_fresh = entry.is_first_of(["fresh", "reuse"])?,
+                "instances" => is_fresh = Some(entry.is_first_of(["fresh", "reuse"])?),
                 "max_calls_per_instance" => {
                     calls_max = Some(entry.integer(1, CALLS_PER_INSTANCE_MAX, "calls")?)
                 }
@@ -80,8 +81,8 @@ impl Manifest {
                 }
             }
         }
-        if limits.takes_idempotency_keys && !limits.headers.contains(&IDEMPOTENCY_KEY) {
-            limits.headers.push(IDEMPOTENCY_KEY);
+        if limits.takes_idempotency_keys && !limits.headers.names.contains(&IDEMPOTENCY_KEY) {
+            limits.headers.names.push(IDEMPOTENCY_KEY);
         }
         limits.instances = instances(is_fresh, calls_max)?;
         Ok(manifest)
@@ -108,7 +109,9 @@ fn read_limit(
     match entry.key() {
         "headers" => {
             let expected = "a list of names, such as [\"authorization\"]";
-            limits.headers = entry.list(expected, header_name)?;
+            let names = entry.list(expected, header_name)?;
+            limits.headers.every = names.contains(&None);
+            limits.headers.names = names.into_iter().flatten().collect();
         }
         "idempotency_keys" => limits.takes_idempotency_keys = entry.boolean()?,
         "timeout_ms" => {
@@ -127,18 +130,21 @@ fn read_limit(
     Ok(true)
 }
 
-fn instances(is_fresh: bool, calls_max: Option<u64>) -> Result<Instances, ManifestError> {
+fn instances(
+    is_fresh: Option<bool>,
+    calls_max: Option<u64>,
+) -> Result<Option<Instances>, ManifestError> {
     match (is_fresh, calls_max) {
-        (true, None) => Ok(Instances::Fresh),
-        (true, Some(calls)) => Err(ManifestError::Value {
+        (None, None) => Ok(None),
+        (Some(true), None) => Ok(Some(Instances::Fresh)),
+        (Some(true), Some(calls)) => Err(ManifestError::Value {
             key: "max_calls_per_instance".into(),
             value: calls.to_string(),
             expected: "no such key beside instances = \"fresh\", which runs one call on each"
                 .into(),
         }),
-        (false, calls_max) => Ok(Instances::Reuse {
-            calls_max: calls_max.unwrap_or(Limits::CALLS_PER_INSTANCE_MAX),
-        }),
+        (_, None) => Ok(Some(Instances::REUSE)),
+        (_, Some(calls_max)) => Ok(Some(Instances::Reuse { calls_max })),
     }
 }
 
@@ -148,7 +154,11 @@ fn keys() -> String {
     keys.join(", ")
 }
 
-fn header_name(name: &str) -> Result<HeaderName, String> {
+/// `None`: all but credentials.
+fn header_name(name: &str) -> Result<Option<HeaderName>, String> {
+    if name == EVERY {
+        return Ok(None);
+    }
     match HeaderName::from_bytes(name.as_bytes()) {
         Err(_) => Err("the name of a header, such as \"authorization\"".into()),
         Ok(name) if CONNECTION_HEADERS.contains(&name) => {
@@ -157,18 +167,16 @@ fn header_name(name: &str) -> Result<HeaderName, String> {
         Ok(name) if name == CONTENT_TYPE => {
             Err("other headers than this, which every handler sees".into())
         }
-        Ok(name) => Ok(name),
+        Ok(name) => Ok(Some(name)),
     }
-}
-
-/// Whether a declared header carries credentials: the node logs when a plugin asks for one.
-pub fn is_credential(name: &HeaderName) -> bool {
-    *name == AUTHORIZATION || *name == COOKIE
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+
     use super::*;
+    use crate::runtime::visible::Visible;
 
     fn read(text: &str) -> Result<Manifest, ManifestError> {
         Manifest::read(text, Duration::from_secs(30))
@@ -191,7 +199,7 @@ mod tests {
     fn every_key_is_read() {
         let manifest = read(
             r#"
-            headers = ["Authorization"]
+            headers = ["Authorization", "*"]
             idempotency_keys = true
             timeout_ms = 5000
             memory_mb = 8
@@ -205,14 +213,17 @@ mod tests {
             "#,
         );
         let expected = Limits {
-            headers: vec![AUTHORIZATION, IDEMPOTENCY_KEY],
+            headers: Visible {
+                names: vec![AUTHORIZATION, IDEMPOTENCY_KEY],
+                every: true,
+            },
             takes_idempotency_keys: true,
             timeout: Duration::from_secs(5),
             memory_bytes_max: 8 << 20,
             concurrency: 2,
             queue: 0,
             queue_per_key: 3,
-            instances: Instances::Reuse { calls_max: 7 },
+            instances: Some(Instances::Reuse { calls_max: 7 }),
         };
         let manifest = manifest.unwrap();
         assert_eq!(manifest.limits, expected);
@@ -223,7 +234,7 @@ mod tests {
         assert_eq!(serde_json::to_value(&manifest.grants).unwrap(), grants);
         assert_eq!(
             read("instances = \"fresh\"").unwrap().limits.instances,
-            Instances::Fresh
+            Some(Instances::Fresh)
         );
     }
 

@@ -6,6 +6,7 @@ mod clock;
 mod compile;
 mod compile_locks;
 mod contract;
+mod core_module;
 mod engine;
 mod entry;
 #[cfg(any(test, fuzzing))]
@@ -18,8 +19,10 @@ mod interfaces;
 mod limits;
 mod load_error;
 mod manifest;
+mod outline;
 mod pool;
 mod turns;
+mod visible;
 
 pub use engine::{Engine, EngineError};
 pub use entry::ManifestError;
@@ -29,4 +32,4 @@ pub use host::{
 };
 pub use limits::{Instances, Limits};
 pub use load_error::{COMPONENT_BYTES_MAX, LoadError};
-pub use manifest::{Manifest, is_credential};
+pub use manifest::Manifest;

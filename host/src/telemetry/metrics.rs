@@ -167,6 +167,7 @@ impl OutcomeLabel {
             Fault::Refused(Refusal::Overloaded | Refusal::QueueFull | Refusal::NoRoom) => {
                 Self::Overloaded
             }
+            Fault::NoRoute => Self::NotFound,
             Fault::ReadOnly => Self::ReadOnly,
             Fault::IdempotencyKeyReused => Self::KeyReused,
             Fault::Cycle(_) => Self::Cycle,

@@ -74,8 +74,13 @@ pub(crate) fn stamped(guest_name: &str, version: u8) -> Vec<u8> {
 
 /// A component that `cargo xtask test` has built.
 pub(crate) fn guest(name: &str) -> PathBuf {
+    built("wasm32-wasip2", name)
+}
+
+/// What `cargo xtask test` has built for a target.
+pub(crate) fn built(target: &str, name: &str) -> PathBuf {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../target/guests/wasm32-wasip2/guest/{name}.wasm"));
+        .join(format!("../target/guests/{target}/guest/{name}.wasm"));
     assert!(
         file.exists(),
         "{} is missing: run the tests with `cargo xtask test`",

@@ -325,12 +325,12 @@ struct Terms<'a> {
 
 fn describe_terms(handler: &Handler) -> Terms<'_> {
     let limits = handler.limits();
-    let (instances, max_calls_per_instance) = match limits.instances {
+    let (instances, max_calls_per_instance) = match limits.instances.unwrap_or(Instances::REUSE) {
         Instances::Fresh => ("fresh", 1),
         Instances::Reuse { calls_max } => ("reuse", calls_max),
     };
     Terms {
-        headers: limits.headers.iter().map(HeaderName::as_str).collect(),
+        headers: limits.headers.names().collect(),
         idempotency_keys: limits.takes_idempotency_keys,
         timeout_ms: limits.timeout.as_millis() as u64,
         memory_mb: limits.memory_bytes_max >> 20,

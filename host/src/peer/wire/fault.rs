@@ -21,6 +21,7 @@ const DEADLINE_EXCEEDED: &str = "deadline-exceeded";
 const UNREACHABLE: &str = "unreachable";
 const LOST: &str = "lost";
 const NO_CANDIDATE: &str = "no-candidate";
+const NO_ROUTE: &str = "no-route";
 const LIMIT_EXCEEDED: &str = "limit-exceeded";
 const READ_ONLY: &str = "read-only";
 const CYCLE: &str = "cycle";
@@ -52,6 +53,7 @@ fn kind_of(fault: &Fault) -> (&str, Option<(&str, u64)>) {
         Fault::Unreachable => (UNREACHABLE, None),
         Fault::Lost => (LOST, None),
         Fault::NoCandidate => (NO_CANDIDATE, None),
+        Fault::NoRoute => (NO_ROUTE, None),
         Fault::ReadOnly => (READ_ONLY, None),
         Fault::IdempotencyKeyReused => (IDEMPOTENCY_KEY_REUSED, None),
         Fault::Cycle(_) => (CYCLE, None),
@@ -110,6 +112,7 @@ pub(super) fn read(frame: &[u8]) -> Result<Fault, WireError> {
     };
     Ok(match (head.kind, head.limit.and_then(limit_of)) {
         (CRASHED, _) => Fault::Crashed,
+        (NO_ROUTE, _) => Fault::NoRoute,
         (READ_ONLY, _) => Fault::ReadOnly,
         (IDEMPOTENCY_KEY_REUSED, _) => Fault::IdempotencyKeyReused,
         (CYCLE, _) => Fault::Cycle(truncate(head.text.into_owned(), TEXT_BYTES_MAX)),
@@ -168,6 +171,7 @@ mod tests {
         let others = [
             Fault::Crashed,
             Fault::DeadlineExceeded,
+            Fault::NoRoute,
             Fault::ReadOnly,
             Fault::IdempotencyKeyReused,
             Fault::Cycle("a/1 → a/1".into()),

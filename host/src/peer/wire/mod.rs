@@ -125,6 +125,10 @@ const SENT: u32 = 4;
 /// The extension of a call by a handler: the handlers that wait for it.
 const CHAIN: u32 = 5;
 
+/// The extension of a call that only handlers of HTTP understand: its method, and what came after its
+/// key, as in the first line of a request.
+const HTTP: u32 = 6;
+
 /// The extension of a reply that an earlier message got already; its value is empty.
 const REPLAYED: u32 = 1;
 
@@ -214,6 +218,7 @@ pub(super) fn put_call(
         .map(|time| time.millis().to_be_bytes());
     let chain = message.chain.as_deref().map(chain::write);
     let broadcast = message.is_broadcast.then_some((BROADCAST, &[][..]));
+    let http = http_text(message);
     let not_after = not_after.as_ref().map(|time| (NOT_AFTER, &time[..]));
     let head = CallHead {
         message_id: message.id.into_bytes(),
@@ -221,7 +226,7 @@ pub(super) fn put_call(
         remaining_us: u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX),
         stream: message.stream.as_str().into(),
         partition_key: message.partition_key.as_str().into(),
-        method: message.method.as_str(),
+        method: message.method.for_messages().as_str(),
         query: message.query.as_str().into(),
         headers: Cow::Borrowed(&message.headers),
         body_bytes: message.body.len(),
@@ -231,6 +236,7 @@ pub(super) fn put_call(
             .chain(message.is_repeated.get().map(|()| (REPEATED, &[][..])))
             .chain(message.is_sent.then_some((SENT, &[][..])))
             .chain(chain.as_ref().map(|chain| (CHAIN, &chain[..])))
+            .chain(http.as_ref().map(|http| (HTTP, http.as_bytes())))
             .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
@@ -405,12 +411,18 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
             .map_err(|_| WireError::Head(postcard::Error::SerdeDeCustom))?;
         let _ = not_after.set(StoreTime::from_millis(u64::from_be_bytes(millis)));
     }
+    let method =
+        Method::of_message(head.method).ok_or_else(|| WireError::Method(head.method.to_owned()))?;
+    let (method, path) = match extension(&head.extensions, HTTP) {
+        Some(http) => read_http(http, method)?,
+        None => (method, String::new()),
+    };
     let message = Message {
         id: Uuid::from_bytes(head.message_id),
         stream: StreamName::try_from(&*head.stream).map_err(invalid)?,
         partition_key: PartitionKey::try_from(&*head.partition_key).map_err(invalid)?,
-        method: Method::from_name(head.method)
-            .ok_or_else(|| WireError::Method(head.method.to_owned()))?,
+        method,
+        path,
         query: head.query.into_owned(),
         headers: head.headers.into_owned(),
         body: Bytes::new(),
@@ -432,6 +444,24 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         remaining: Duration::from_micros(head.remaining_us),
         body,
     })
+}
+
+/// The method and the path of a message that only handlers of HTTP understand.
+fn http_text(message: &Message) -> Option<String> {
+    let Message { method, path, .. } = message;
+    let is_of_http = !path.is_empty() || method.for_messages() != *method;
+    is_of_http.then(|| format!("{} {path}", method.as_str()))
+}
+
+/// A method that is not known is that of the head.
+fn read_http(text: &[u8], method: Method) -> Result<(Method, String), WireError> {
+    let text = std::str::from_utf8(text).ok();
+    let (name, path) = text
+        .and_then(|text| text.split_once(' '))
+        .ok_or(WireError::Head(postcard::Error::SerdeDeCustom))?;
+    let own = http::Method::from_bytes(name.as_bytes()).ok();
+    let own = own.and_then(|own| Method::from_http(&own));
+    Ok((own.unwrap_or(method), path.to_owned()))
 }
 
 fn extension<'a>(extensions: &Extensions<'a>, number: u32) -> Option<&'a [u8]> {
@@ -479,6 +509,7 @@ pub(super) mod tests {
             stream: StreamName::try_from("echo").unwrap(),
             partition_key: PartitionKey::try_from("a/ü").unwrap(),
             method: Method::Put,
+            path: if body_bytes == 1 { "/a%20b/" } else { "" }.into(),
             query: "a=b&c".into(),
             headers,
             body: Bytes::from(vec![b'x'; body_bytes]),

@@ -1,18 +1,14 @@
 //! The mesh's own contract, `wit/mesh.wit`: a component that exports `message-handler`.
 
-use bytes::Bytes;
 use http::header::InvalidHeaderName;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use uuid::Uuid;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
 
-use super::{BadReply, Call, NoReply};
-use crate::bodies::Reservation;
-use crate::message::{
-    CONNECTION_HEADERS, Failure, FailureKind, Limit, LimitKind, Message, REPLY_BODY_BYTES_MAX,
-    RESERVED_HEADERS, Reply, TIMER, truncate,
-};
+use super::reply::{BadReply, NoReply, check_body, check_headers, check_status, is_of_handler};
+use super::{Call, Visible};
+use crate::message::{Failure, FailureKind, Fault, Message, Method, Reply, truncate};
 use crate::runtime::host::HostState;
 use crate::runtime::interfaces::Package;
 
@@ -25,13 +21,6 @@ wasmtime::component::bindgen!({
 });
 
 use exports::meshage::mesh::message_handler as wit;
-
-/// Maximum size of all reply headers, names and values together: the most that common clients
-/// accept.
-const REPLY_HEADER_BYTES_MAX: usize = 64 * 1024;
-
-/// Maximum number of reply headers; clients accept about a hundred.
-const REPLY_HEADERS_MAX: usize = 256;
 
 /// Capacity reserved for the headers that HTTP adds: node, date and length.
 const HEADERS_OF_HTTP: usize = 3;
@@ -47,8 +36,8 @@ pub(in crate::runtime) struct MessageHandler(HandlerPre<HostState>);
 
 impl Call for MessageHandler {
     const EXPORT: &'static str = "meshage:mesh/message-handler@0.1.0";
-    const EXPECTED: &'static str = "`meshage:mesh/message-handler@0.1.0`; write it with `#[meshage_sdk::handler]`, or \
-        against the world `handler` of wit/mesh.wit";
+    const EXPECTED: &'static str = "`meshage:mesh/message-handler@0.1.0` (written with `#[meshage_sdk::handler]`, or \
+        against the world `handler` of wit/mesh.wit)";
     const PACKAGES: &'static [Package] = &[Package::mesh(&["types", "message-handler"])];
     type Exports = Handler;
     /// The headers that the handler may see.
@@ -67,7 +56,11 @@ impl Call for MessageHandler {
         self.0.instantiate_async(store).await
     }
 
-    fn arguments<'m>(message: &'m Message, visible: &[HeaderName]) -> Result<Headers<'m>, Failure> {
+    fn arguments<'m>(message: &'m Message, visible: &Visible) -> Result<Headers<'m>, Fault> {
+        // A client that ends its path with a slash means the key.
+        if !matches!(&*message.path, "" | "/") || message.method == Method::Options {
+            return Err(Fault::NoRoute);
+        }
         visible_headers(message, visible).map_err(not_utf8)
     }
 
@@ -82,7 +75,7 @@ impl Call for MessageHandler {
             id: message.id.as_hyphenated().encode_lower(&mut id),
             stream: message.stream.as_str(),
             partition_key: message.partition_key.as_str(),
-            method: message.method.as_str(),
+            method: message.method.for_messages().as_str(),
             query: &message.query,
             headers: &headers,
             body: &message.body,
@@ -101,31 +94,28 @@ impl Call for MessageHandler {
     }
 }
 
-fn not_utf8(name: &HeaderName) -> Failure {
+fn not_utf8(name: &HeaderName) -> Fault {
     let text = format!(
         "the header {name:?} is not UTF-8 text, which is what handlers are given; encode it"
     );
-    Failure {
+    Fault::Failure(Failure {
         kind: FailureKind::Invalid,
         text,
-    }
+    })
 }
 
-/// The headers that a handler may see: `content-type`, the name of a timer, and those that its
-/// manifest names.
+/// The headers that a handler may see.
 ///
 /// # Errors
 /// The name of a header whose value is not UTF-8: it cannot be passed to the handler, and must not
 /// be left out silently.
 fn visible_headers<'a>(
     message: &'a Message,
-    declared: &[HeaderName],
-) -> Result<Vec<(&'a str, &'a str)>, &'a HeaderName> {
+    visible: &Visible,
+) -> Result<Headers<'a>, &'a HeaderName> {
     // A single pass: a request has few headers, and a lookup takes longer than skipping a few.
-    let visible = message.headers.iter().filter(|(name, _)| {
-        **name == header::CONTENT_TYPE || declared.contains(name) || **name == TIMER
-    });
     visible
+        .of(&message.headers)
         .map(|(name, value)| {
             Ok((
                 name.as_str(),
@@ -136,47 +126,21 @@ fn visible_headers<'a>(
 }
 
 fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
-    let status = match StatusCode::from_u16(reply.status) {
-        Ok(status) if (200..600).contains(&reply.status) => status,
-        _ => return Err(BadReply::Status(reply.status)),
-    };
-    check_size(
-        LimitKind::ReplyBodyBytes,
-        reply.body.len(),
-        REPLY_BODY_BYTES_MAX,
-    )?;
-    check_size(
-        LimitKind::ReplyHeaders,
-        reply.headers.len(),
-        REPLY_HEADERS_MAX,
-    )?;
-    let header_bytes = reply
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    check_size(
-        LimitKind::ReplyHeaderBytes,
-        header_bytes,
-        REPLY_HEADER_BYTES_MAX,
-    )?;
+    let status = check_status(reply.status)?;
+    check_body(reply.body.len())?;
+    let sizes = reply.headers.iter();
+    check_headers(sizes.map(|(name, value)| name.len() + value.len()))?;
     // The headers of HTTP itself are added later.
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {
         let (Ok(parsed), Ok(value)) = (header_name(&name), HeaderValue::try_from(value)) else {
             return Err(BadReply::Header(truncate(name, FAILURE_TEXT_BYTES_MAX)));
         };
-        if !CONNECTION_HEADERS.contains(&parsed) && !parsed.as_str().starts_with(RESERVED_HEADERS) {
+        if is_of_handler(&parsed) {
             headers.append(parsed, value);
         }
     }
-    Ok(Reply {
-        status,
-        headers,
-        body: Bytes::from(reply.body),
-        is_replayed: false,
-        reservation: Reservation::default(),
-    })
+    Ok(super::reply::reply(status, headers, reply.body.into()))
 }
 
 fn header_name(name: &str) -> Result<HeaderName, InvalidHeaderName> {
@@ -185,17 +149,6 @@ fn header_name(name: &str) -> Result<HeaderName, InvalidHeaderName> {
         Ok(header::CONTENT_TYPE)
     } else {
         HeaderName::from_bytes(name.as_bytes())
-    }
-}
-
-fn check_size(kind: LimitKind, size: usize, max: usize) -> Result<(), BadReply> {
-    if size > max {
-        Err(BadReply::Limit(Limit {
-            kind,
-            max: max as u64,
-        }))
-    } else {
-        Ok(())
     }
 }
 

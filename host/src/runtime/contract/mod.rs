@@ -1,9 +1,10 @@
 //! Contracts: the ways to call a component. When a component is loaded, its exports decide which
 //! one applies.
 
+mod incoming_handler;
 mod message_handler;
+mod reply;
 
-use http::HeaderName;
 use wasmtime::Store;
 use wasmtime::component::InstancePre;
 use wasmtime::component::types::ComponentItem;
@@ -11,8 +12,12 @@ use wasmtime::component::types::ComponentItem;
 use super::engine::Engine;
 use super::host::HostState;
 use super::interfaces::{Package, split};
-use crate::message::{Failure, Limit, Message, Reply};
+use super::limits::Instances;
+use super::visible::Visible;
+use crate::message::{Fault, Message, Reply};
+use incoming_handler::IncomingHandler;
 use message_handler::MessageHandler;
+pub(super) use reply::{BadReply, NoReply};
 
 /// One way to call a component.
 pub(super) trait Call: Sized {
@@ -46,10 +51,8 @@ pub(super) trait Call: Sized {
     ///
     /// # Errors
     /// Why the message cannot be passed to the handler.
-    fn arguments<'m>(
-        message: &'m Message,
-        visible: &[HeaderName],
-    ) -> Result<Self::Arguments<'m>, Failure>;
+    fn arguments<'m>(message: &'m Message, visible: &Visible)
+    -> Result<Self::Arguments<'m>, Fault>;
 
     /// Calls an instance.
     async fn call(
@@ -66,53 +69,39 @@ pub(super) trait Call: Sized {
     fn reply(returned: Self::Returned) -> Result<Reply, NoReply>;
 }
 
-/// What a handler returned instead of a reply.
-#[derive(Debug)]
-pub(super) enum NoReply {
-    Failure(Failure),
-    Bad(BadReply),
-}
-
-/// Why the value that a handler returned is not a valid HTTP reply. For the log; the caller only
-/// learns which limit was exceeded, or that the handler failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadReply {
-    #[error("the handler replied with the status {0}; 200 to 599 are allowed")]
-    Status(u16),
-    #[error("the handler replied with the header {0:?}, which is no header name with a value")]
-    Header(String),
-    #[error("the handler exceeded its limit of {0}")]
-    Limit(Limit),
-}
-
 /// Every contract, in the order in which a component is matched against them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contract {
     MessageHandler,
+    IncomingHandler,
 }
 
 /// A component that was checked against its contract.
 pub(super) enum Prepared {
     MessageHandler(MessageHandler),
+    IncomingHandler(IncomingHandler),
 }
 
 /// The exports of an instance, by contract.
 pub(super) enum Exports {
     MessageHandler(<MessageHandler as Call>::Exports),
+    IncomingHandler(<IncomingHandler as Call>::Exports),
 }
 
 /// The arguments of a call, by contract.
 pub(super) enum Arguments<'m> {
-    MessageHandler(message_handler::Headers<'m>),
+    MessageHandler(<MessageHandler as Call>::Arguments<'m>),
+    IncomingHandler(<IncomingHandler as Call>::Arguments<'m>),
 }
 
 /// What a handler returned, by its contract.
 pub(super) enum Returned {
     MessageHandler(<MessageHandler as Call>::Returned),
+    IncomingHandler(<IncomingHandler as Call>::Returned),
 }
 
 impl Contract {
-    const ALL: [Self; 1] = [Self::MessageHandler];
+    const ALL: [Self; 2] = [Self::MessageHandler, Self::IncomingHandler];
 
     /// The contract that error texts mention if none is known.
     pub(super) const DEFAULT: Self = Self::MessageHandler;
@@ -129,6 +118,7 @@ impl Contract {
     pub(super) fn export(self) -> &'static str {
         match self {
             Self::MessageHandler => MessageHandler::EXPORT,
+            Self::IncomingHandler => IncomingHandler::EXPORT,
         }
     }
 
@@ -136,6 +126,7 @@ impl Contract {
     pub(super) fn expected() -> String {
         let expected = Self::ALL.map(|contract| match contract {
             Self::MessageHandler => MessageHandler::EXPECTED,
+            Self::IncomingHandler => IncomingHandler::EXPECTED,
         });
         expected.join(", or ")
     }
@@ -143,6 +134,7 @@ impl Contract {
     pub(super) fn packages() -> impl Iterator<Item = &'static Package> {
         Self::ALL.into_iter().flat_map(|contract| match contract {
             Self::MessageHandler => MessageHandler::PACKAGES,
+            Self::IncomingHandler => IncomingHandler::PACKAGES,
         })
     }
 
@@ -155,6 +147,9 @@ impl Contract {
             Self::MessageHandler => {
                 MessageHandler::prepare(component).map(Prepared::MessageHandler)
             }
+            Self::IncomingHandler => {
+                IncomingHandler::prepare(component).map(Prepared::IncomingHandler)
+            }
         }
     }
 }
@@ -164,7 +159,22 @@ impl Prepared {
     pub(super) fn pre(&self) -> &InstancePre<HostState> {
         match self {
             Self::MessageHandler(prepared) => prepared.pre(),
+            Self::IncomingHandler(prepared) => prepared.pre(),
         }
+    }
+
+    /// How long its instances live, if its manifest does not say. Of HTTP handlers some fail at their
+    /// second request (those of StarlingMonkey, as of 0.23), as the usual hosts make an instance for each.
+    pub(super) fn instances(&self) -> Instances {
+        match self {
+            Self::MessageHandler(_) => Instances::REUSE,
+            Self::IncomingHandler(_) => Instances::Fresh,
+        }
+    }
+
+    /// Whether it answers HTTP requests, whatever their path and method.
+    pub(super) fn takes_http(&self) -> bool {
+        matches!(self, Self::IncomingHandler(_))
     }
 
     /// Whether the component imports an interface, named without its version.
@@ -192,11 +202,14 @@ impl Prepared {
     pub(super) fn arguments<'m>(
         &self,
         message: &'m Message,
-        visible: &[HeaderName],
-    ) -> Result<Arguments<'m>, Failure> {
+        visible: &Visible,
+    ) -> Result<Arguments<'m>, Fault> {
         match self {
             Self::MessageHandler(_) => {
                 MessageHandler::arguments(message, visible).map(Arguments::MessageHandler)
+            }
+            Self::IncomingHandler(_) => {
+                IncomingHandler::arguments(message, visible).map(Arguments::IncomingHandler)
             }
         }
     }
@@ -210,6 +223,10 @@ impl Prepared {
                 .instantiate(store)
                 .await
                 .map(Exports::MessageHandler),
+            Self::IncomingHandler(prepared) => prepared
+                .instantiate(store)
+                .await
+                .map(Exports::IncomingHandler),
         }
     }
 }
@@ -228,6 +245,15 @@ impl Exports {
                     .await
                     .map(Returned::MessageHandler)
             }
+            (Self::IncomingHandler(exports), Arguments::IncomingHandler(arguments)) => {
+                // Boxed: it is larger than the other, which is to take no more room for it.
+                Box::pin(IncomingHandler::call(exports, store, message, arguments))
+                    .await
+                    .map(Returned::IncomingHandler)
+            }
+            (Self::MessageHandler(_) | Self::IncomingHandler(_), _) => {
+                unreachable!("the arguments are of the component that the instance is of")
+            }
         }
     }
 }
@@ -240,6 +266,7 @@ impl Returned {
     pub(super) fn reply(self) -> Result<Reply, NoReply> {
         match self {
             Self::MessageHandler(returned) => MessageHandler::reply(returned),
+            Self::IncomingHandler(returned) => IncomingHandler::reply(returned),
         }
     }
 }

@@ -157,7 +157,7 @@ pub(super) fn outgoing(to: wit::Target, message: wit::Outgoing) -> wasmtime::Res
     if body.len() > VALUE_BYTES_MAX {
         return Err(limit(LimitKind::StateValueBytes, VALUE_BYTES_MAX).into());
     }
-    let method = Method::from_name(&method).ok_or_else(|| {
+    let method = Method::of_message(&method).ok_or_else(|| {
         invalid(format!(
             "cannot send with the method {method:?}: it is POST, PUT, PATCH or DELETE, or GET for a call"
         ))

@@ -27,6 +27,7 @@ pub(crate) fn message() -> Result<Message> {
         stream: StreamName::try_from("echo")?,
         partition_key: PartitionKey::try_from("4985")?,
         method: Method::Post,
+        path: String::new(),
         query: String::new(),
         headers: HeaderMap::from_iter([(
             header::CONTENT_TYPE,
@@ -47,6 +48,6 @@ pub(crate) async fn handler(
     instances: Instances,
 ) -> Result<Handler> {
     let mut manifest = Manifest::with_timeout(TIMEOUT);
-    manifest.limits.instances = instances;
+    manifest.limits.instances = Some(instances);
     Ok(Handler::load(engine, StreamName::try_from("echo")?, component, manifest).await?)
 }

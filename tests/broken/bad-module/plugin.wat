@@ -1,0 +1,3 @@
+(module
+  (@custom "component-type:handler" "damaged")
+  (func (export "handle")))
