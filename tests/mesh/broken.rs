@@ -16,7 +16,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::harness::{Plugins, Setup, binary, built, guest};
+use crate::harness::{Plugins, Setup, binary, guest, module};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("broken")
@@ -181,7 +181,7 @@ async fn check_is_content_with_what_is_good() {
 
 #[tokio::test]
 async fn a_core_module_of_an_sdk_is_as_good_as_a_component() {
-    let module = std::fs::read(built("wasm32-wasip1", "echo")).unwrap();
+    let module = std::fs::read(module("echo")).unwrap();
     let plugins = Plugins::empty().with_file("echo.wasm", module);
     let (code, said) = check(&plugins, "echo.wasm").await;
     assert_eq!(code, Some(0), "{said}");

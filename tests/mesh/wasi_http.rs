@@ -3,7 +3,7 @@
 
 use hyper::Method;
 
-use crate::harness::{Answer, Node, Plugins, Setup, mesh_of};
+use crate::harness::{Answer, Node, Plugins, Setup, mesh_of, other};
 
 const MANIFEST: &str = "headers = [\"*\", \"cookie\"]\ntimeout_ms = 1000\ninstances = \"reuse\"\n";
 
@@ -202,4 +202,40 @@ async fn a_component_of_http_passes_the_check() {
         "{}",
         plugins.text()
     );
+}
+
+/// Handlers that are written with these SDKs, with an instance for each request and with instances that
+/// are used again.
+const SDKS: [&str; 3] = ["spin", "waki", "wstd"];
+
+fn others() -> Plugins {
+    SDKS.iter().fold(Plugins::empty(), |plugins, sdk| {
+        let component = std::fs::read(other(sdk)).unwrap();
+        plugins
+            .with_file(&format!("{sdk}.wasm"), &component)
+            .with_file(&format!("{sdk}-reused.wasm"), &component)
+            .with_file(&format!("{sdk}-reused.toml"), "instances = \"reuse\"\n")
+    })
+}
+
+#[tokio::test]
+async fn what_was_built_for_other_hosts_is_served_as_it_is() {
+    let nodes = mesh_of(&[others(), others()]).await;
+    let body = "x".repeat(100_000);
+    for sdk in SDKS {
+        for stream in [sdk.to_owned(), format!("{sdk}-reused")] {
+            for owner in ["n1", "n2"] {
+                let key = nodes[0].key_owned_by(&stream, owner).await;
+                let at = |path: &str| format!("/api/{stream}/{key}{path}");
+                for _ in 0..20 {
+                    let answer = get(&nodes[0], &at("/hello?q=1")).await;
+                    assert_eq!(answer.ok(), format!("/hello?q=1 of {key}"), "{stream}");
+                    assert_eq!(get(&nodes[0], &at("/other")).await.status, 404);
+                    let echo = nodes[0].post(&at("/echo")).body(body.clone());
+                    assert_eq!(echo.send().await.ok(), body, "{stream}");
+                }
+            }
+        }
+    }
+    assert_eq!(nodes[0].events("handler-crashed"), 0);
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -46,6 +47,16 @@ pub(crate) fn host_binary() -> Result<PathBuf> {
         .with_file_name("meshage-host"))
 }
 
+/// Builds HTTP handlers that are written with the SDKs of others; they are a workspace of their own.
+pub(crate) fn others() -> Result<()> {
+    let mut build = guest_cargo(GUEST_TARGET)?;
+    build
+        .current_dir(root().join("tests/others"))
+        .arg("--target-dir")
+        .arg(root().join("target/others"));
+    setup::run(&mut build)
+}
+
 /// Builds guests, and puts the example plugins where they belong.
 fn guests(packages: &[&str]) -> Result<()> {
     compile(packages, GUEST_TARGET)?;
@@ -61,22 +72,27 @@ fn guests(packages: &[&str]) -> Result<()> {
 /// Compiles guests with one call of cargo. It has its own target directory, so that it does not wait
 /// for the lock of the cargo that runs this.
 fn compile(packages: &[&str], target: &str) -> Result<()> {
+    let mut build = guest_cargo(target)?;
+    build
+        .args(["--profile", "guest", "--target-dir"])
+        .arg(root().join("target/guests"));
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    setup::run(&mut build)
+}
+
+/// `cargo build` for a target of WebAssembly, which is installed if it is missing.
+fn guest_cargo(target: &str) -> Result<Command> {
     setup::guest_target(target)?;
-    let target_directory = root().join("target/guests");
     let mut build = cargo();
     // Flags for this machine's processor mean nothing to WebAssembly.
     build
         .env_remove("RUSTFLAGS")
         .env("CARGO_ENCODED_RUSTFLAGS", "")
         .env_remove("CARGO_BUILD_TARGET");
-    build
-        .args(["build", "--profile", "guest", "--target", target])
-        .arg("--target-dir")
-        .arg(&target_directory);
-    for package in packages {
-        build.args(["--package", package]);
-    }
-    setup::run(&mut build)
+    build.args(["build", "--target", target]);
+    Ok(build)
 }
 
 fn built() -> PathBuf {

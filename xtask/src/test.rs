@@ -13,6 +13,7 @@ pub(crate) fn everything() -> Result<()> {
     setup::run(cargo().args(["fmt", "--all", "--check"]))?;
     dependencies()?;
     build::all_guests()?;
+    build::others()?;
     // Dependencies are compiled once, for all that follows.
     lints_and_unit_tests()?;
     build::everything()?;
@@ -85,6 +86,7 @@ fn dependencies() -> Result<()> {
 /// Builds the current code, and runs the tests over real nodes whose names contain the filter.
 pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
+    build::others()?;
     build::everything()?;
     integration_tests(Some(filter))
 }

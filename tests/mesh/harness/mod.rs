@@ -41,7 +41,7 @@ pub(crate) use node::{
     Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh,
 };
 pub(crate) use open_files::need_open_files;
-pub(crate) use plugins::{Plugins, built, guest, stamped};
+pub(crate) use plugins::{Plugins, guest, module, other, stamped};
 pub(crate) use proxy::{Mode as ProxyMode, Proxy};
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use state::{State, on_both_stores};

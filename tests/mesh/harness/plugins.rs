@@ -74,13 +74,23 @@ pub(crate) fn stamped(guest_name: &str, version: u8) -> Vec<u8> {
 
 /// A component that `cargo xtask test` has built.
 pub(crate) fn guest(name: &str) -> PathBuf {
-    built("wasm32-wasip2", name)
+    built(&format!("guests/wasm32-wasip2/guest/{name}.wasm"))
 }
 
-/// What `cargo xtask test` has built for a target.
-pub(crate) fn built(target: &str, name: &str) -> PathBuf {
+/// A core module of a guest, for WASI preview 1.
+pub(crate) fn module(name: &str) -> PathBuf {
+    built(&format!("guests/wasm32-wasip1/guest/{name}.wasm"))
+}
+
+/// An HTTP handler that is written with the SDK of others.
+pub(crate) fn other(sdk: &str) -> PathBuf {
+    built(&format!("others/wasm32-wasip2/debug/other_{sdk}.wasm"))
+}
+
+fn built(file: &str) -> PathBuf {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../target/guests/{target}/guest/{name}.wasm"));
+        .join("../target")
+        .join(file);
     assert!(
         file.exists(),
         "{} is missing: run the tests with `cargo xtask test`",
