@@ -24,6 +24,7 @@ mod greedy_peers;
 mod hot_swap;
 mod http;
 mod instances;
+mod javascript;
 mod joining;
 mod leaving;
 mod limits;

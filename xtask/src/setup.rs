@@ -12,6 +12,9 @@ pub(crate) const GUEST_TARGET: &str = "wasm32-wasip2";
 /// The target of core modules, which a test has the node make components of.
 pub(crate) const MODULE_TARGET: &str = "wasm32-wasip1";
 
+/// The folder of the SDK for JavaScript.
+pub(crate) const JAVASCRIPT: &str = "guest-sdk/js";
+
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -82,6 +85,8 @@ pub(crate) fn packages_of_tests() {
     let wanted = [
         ("postgresql", has_postgres),
         ("faketime", answers("faketime")),
+        ("nodejs", answers("node")),
+        ("npm", answers("npm")),
     ];
     let missing = wanted.iter().filter(|(_, is_there)| !is_there);
     let missing: Vec<&str> = missing.map(|(package, _)| *package).collect();
@@ -96,6 +101,18 @@ pub(crate) fn packages_of_tests() {
         let missing = missing.join(" and ");
         println!("{missing} cannot be installed ({error}): the tests that need it are skipped");
     }
+}
+
+/// Installs the packages of the SDK for JavaScript, if npm is there. `false`: it is not, or could not.
+pub(crate) fn javascript() -> bool {
+    let mut npm = command("npm");
+    npm.current_dir(root().join(JAVASCRIPT))
+        .args(["ci", "--no-audit", "--no-fund", "--silent"]);
+    let installed = run(&mut npm);
+    if let Err(error) = &installed {
+        println!("SKIPPED the tests of JavaScript: `npm ci` in {JAVASCRIPT} failed ({error})");
+    }
+    installed.is_ok()
 }
 
 /// Whether a program is there.

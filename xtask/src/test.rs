@@ -1,5 +1,6 @@
 //! All checks that CI runs, those that fail fastest first.
 
+use std::process::Command;
 use std::thread::available_parallelism;
 
 use anyhow::Result;
@@ -17,8 +18,18 @@ pub(crate) fn everything() -> Result<()> {
     // Dependencies are compiled once, for all that follows.
     lints_and_unit_tests()?;
     build::everything()?;
+    if setup::javascript() {
+        setup::run(npm().args(["test", "--silent"]))?;
+    }
     integration_tests(None)?;
     setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
+}
+
+/// npm, in the folder of the SDK for JavaScript.
+fn npm() -> Command {
+    let mut npm = setup::command("npm");
+    npm.current_dir(setup::root().join(setup::JAVASCRIPT));
+    npm
 }
 
 /// Compiles everything with clippy's compiler, warnings denied, and runs the unit tests of that.
@@ -88,5 +99,6 @@ pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
     build::others()?;
     build::everything()?;
+    setup::javascript();
     integration_tests(Some(filter))
 }

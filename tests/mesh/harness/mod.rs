@@ -6,6 +6,7 @@ pub(crate) mod frames;
 mod gate;
 mod hand_made;
 mod http2;
+mod javascript;
 mod journal;
 mod journal_nodes;
 #[cfg(target_os = "linux")]
@@ -31,6 +32,7 @@ pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
+pub(crate) use javascript::JavaScript;
 pub(crate) use journal::Writers;
 pub(crate) use journal_nodes::{act, journal, journal_mesh, journal_setup, list};
 #[cfg(target_os = "linux")]

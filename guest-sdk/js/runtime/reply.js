@@ -1,0 +1,76 @@
+// Replies: what a handler returns, as the host takes it. What does not fit would end the instance, so
+// everything is checked here.
+
+import { encode } from "./utf8.js";
+
+const JSON_TYPE = "application/json";
+const TEXT_TYPE = "text/plain; charset=utf-8";
+const BYTES_TYPE = "application/octet-stream";
+
+/** A reply with a status and headers of its own. */
+export class Reply {
+  constructor(body, { status, headers } = {}) {
+    this.body = body;
+    this.status = status;
+    this.headers = headers;
+  }
+}
+
+/** What the host takes, of what a handler returned. */
+export function replyOf(value) {
+  if (!(value instanceof Reply)) {
+    const [type, body] = content(value);
+    return type === undefined
+      ? { status: 204, headers: [], body }
+      : { status: 200, headers: [["content-type", type]], body };
+  }
+  const [type, body] = content(value.body);
+  const status = value.status ?? (type === undefined ? 204 : 200);
+  if (!Number.isInteger(status) || status < 200 || status > 599) {
+    throw new TypeError(`a reply's status is a whole number from 200 to 599, not ${String(status)}`);
+  }
+  const headers = headerList(value.headers);
+  if (type !== undefined && !headers.some(([name]) => name === "content-type")) {
+    headers.unshift(["content-type", type]);
+  }
+  return { status, headers, body };
+}
+
+function headerList(given) {
+  if (given === undefined || given === null) {
+    return [];
+  }
+  const entries = typeof given[Symbol.iterator] === "function" ? given : Object.entries(given);
+  return Array.from(entries, (entry) => {
+    if (!Array.isArray(entry) || entry.length !== 2) {
+      throw new TypeError("a reply's headers are an object, or a list of pairs of name and value");
+    }
+    return [String(entry[0]).toLowerCase().toWellFormed(), String(entry[1]).toWellFormed()];
+  });
+}
+
+/** Type and bytes of a body; no type if there is no body. */
+export function content(value) {
+  if (value === undefined || value === null) {
+    return [undefined, new Uint8Array()];
+  }
+  if (typeof value === "string") {
+    return [TEXT_TYPE, encode(value)];
+  }
+  if (value instanceof ArrayBuffer) {
+    return [BYTES_TYPE, new Uint8Array(value)];
+  }
+  if (ArrayBuffer.isView(value)) {
+    return [BYTES_TYPE, new Uint8Array(value.buffer, value.byteOffset, value.byteLength)];
+  }
+  return [JSON_TYPE, encode(jsonText(value))];
+}
+
+/** A value as JSON. */
+export function jsonText(value) {
+  const text = JSON.stringify(value);
+  if (text === undefined) {
+    throw new TypeError(`a ${typeof value} cannot be JSON`);
+  }
+  return text;
+}

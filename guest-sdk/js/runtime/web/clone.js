@@ -1,0 +1,3 @@
+// structuredClone: the engine has none.
+import clone from "@ungap/structured-clone";
+export const structuredClone = (x) => clone(x);

@@ -1,0 +1,2 @@
+const settings = await Promise.resolve({});
+export default () => settings;

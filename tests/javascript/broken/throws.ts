@@ -1,0 +1,4 @@
+const settings: any = undefined;
+
+export default () => settings.name;
+export const name = settings.name;

@@ -1,0 +1,300 @@
+//! Handlers in JavaScript and TypeScript do what those in Rust do.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, JavaScript, Node, Plugins, Setup, State, mesh_of, refs, skipped, until, wait_for_mesh,
+};
+
+/// `None`, said loudly, if this machine cannot build them.
+fn javascript(test: &str) -> Option<JavaScript> {
+    let found = JavaScript::find();
+    if found.is_none() {
+        skipped(
+            test,
+            "Node.js and the packages of guest-sdk/js (`apt-get install nodejs npm`, `npm ci`)",
+        );
+    }
+    found
+}
+
+async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
+    let request = node.post(&format!("/api/{stream}/{key}"));
+    request.json(&body.to_string()).send().await
+}
+
+#[tokio::test]
+async fn the_example_of_meshage_for_node_answers_as_the_one_in_rust() {
+    let test = "the_example_of_meshage_for_node_answers_as_the_one_in_rust";
+    let Some(javascript) = javascript(test) else {
+        return;
+    };
+    let plugins = || {
+        let rust = Plugins::empty().with("rust", "echo");
+        rust.with_file("js.wasm", javascript.build("src/echo.js"))
+    };
+    let nodes = mesh_of(&[plugins(), plugins()]).await;
+    for body in [
+        "",
+        "{}",
+        r#"{"hello":"world"}"#,
+        r#"{"stream":"forged","partitionKey":1,"a":[1,2.5,"ä€😀",null,true,{"b":{}}]}"#,
+        "[1,2]",
+        "\"text\"",
+        "-17.25",
+        "null",
+        "\u{feff}{\"mark\":1}",
+        "9007199254740991",
+    ] {
+        let mut answers = Vec::new();
+        for stream in ["rust", "js"] {
+            let request = nodes[0]
+                .post(&format!("/api/{stream}/a%20%C3%BC"))
+                .json(body);
+            let answer = request.send().await;
+            let text = answer
+                .ok()
+                .replace(&format!(r#""stream":"{stream}""#), r#""stream":"-""#);
+            answers.push((answer.header("content-type").map(str::to_owned), text));
+        }
+        assert_eq!(answers[0], answers[1], "{body}");
+    }
+    for body in [
+        "no json",
+        "{",
+        "[1e400]",
+        "18446744073709551616",
+        "{\"a\":1,}",
+    ] {
+        for stream in ["rust", "js"] {
+            let request = nodes[0].post(&format!("/api/{stream}/1")).json(body);
+            request.send().await.problem(400, "invalid");
+        }
+    }
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let request = nodes[0].post("/api/js/1").json(&deep);
+    request.send().await.problem(400, "invalid");
+}
+
+#[tokio::test]
+async fn promises_timers_failures_and_what_the_web_has() {
+    let test = "promises_timers_failures_and_what_the_web_has";
+    let Some(javascript) = javascript(test) else {
+        return;
+    };
+    let component = javascript.build("src/misbehave.ts");
+    let plugins = Plugins::empty().with_file("misbehave.wasm", component);
+    let node = Setup::new(plugins).ready().await;
+    let ask = async |body: Value| act(&node, "misbehave", "1", &body).await;
+    for (kind, status) in [
+        ("invalid", 400),
+        ("not-found", 404),
+        ("conflict", 409),
+        ("unavailable", 503),
+    ] {
+        for how in ["throw", "throwLater"] {
+            let problem = ask(json!({"act": how, "kind": kind})).await;
+            let text = problem.problem(status, kind)["detail"].clone();
+            assert_eq!(
+                text.as_str().unwrap().split(' ').count(),
+                if kind == "unavailable" {
+                    1
+                } else {
+                    2 + usize::from(kind == "invalid")
+                }
+            );
+        }
+    }
+    for kind in ["error", "number"] {
+        ask(json!({"act": "throw", "kind": kind}))
+            .await
+            .problem(500, "internal");
+        ask(json!({"act": "throwLater", "kind": kind}))
+            .await
+            .problem(500, "internal");
+    }
+    let line = node.log_line("Error: an error").await;
+    assert!(line.contains("src/misbehave.ts:12:"), "{line}");
+    assert_eq!(
+        ask(json!({"act": "delays"})).await.ok(),
+        r#"{"waited":true}"#
+    );
+    assert_eq!(ask(json!({"act": "iterate"})).await.ok(), "[0,1,2]");
+    ask(json!({"act": "never"})).await.problem(500, "internal");
+    node.log_line("awaits a promise that nothing will ever settle")
+        .await;
+    assert_eq!(ask(json!({"act": "floating"})).await.ok(), "done");
+    node.log_line("nobody waits").await;
+    let expected = json!({
+        "url": "https://example.org:8443/a?b=c#d",
+        "search": ["1", "2"],
+        "text": "zä€😀",
+        "uuid": true,
+        "random": true,
+        "clone": 0,
+    });
+    assert_eq!(ask(json!({"act": "globals"})).await.json(), expected);
+    let made = ask(json!({"act": "reply"})).await;
+    assert_eq!(
+        (made.status, made.text(), made.header("x-own")),
+        (201, "made", Some("1"))
+    );
+    assert_eq!(ask(json!({"act": "nothing"})).await.status, 204);
+    for bad in ["badStatus", "unknown"] {
+        ask(json!({"act": bad})).await.problem(500, "internal");
+    }
+    ask(json!({"act": "recurse"}))
+        .await
+        .problem(500, "limit-exceeded");
+    assert_eq!(ask(json!({"act": "log"})).await.ok(), "logged");
+    let line = node.log_line("a warning").await;
+    assert!(
+        line.contains(r#"{\"with\":[\"members\"]}"#) || line.contains(r#"{"with":["members"]}"#),
+        "{line}"
+    );
+    let request = node
+        .put("/api/misbehave/1?a=b%20c&a=2")
+        .json(r#"{"act":"see"}"#);
+    let seen = request.send().await;
+    assert_eq!(
+        seen.ok(),
+        r#"["PUT",{"a":["b c","2"]},"application/json","misbehave"]"#
+    );
+    let bytes: Vec<u8> = (0..=255).collect();
+    let request = node.post("/api/misbehave/1?raw").body(bytes.clone());
+    let answer = request.send().await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &bytes[..]));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/octet-stream")
+    );
+    // What one message has left behind is nothing to the next.
+    assert_eq!(ask(json!({"act": "leftover"})).await.ok(), "done");
+    assert_eq!(
+        ask(json!({"act": "delays"})).await.ok(),
+        r#"{"waited":true}"#
+    );
+    assert_eq!(node.log_lines("a timer of an earlier message"), 0);
+}
+
+#[tokio::test]
+async fn instances_do_not_share_their_random_numbers() {
+    let test = "instances_do_not_share_their_random_numbers";
+    let Some(javascript) = javascript(test) else {
+        return;
+    };
+    let plugins = Plugins::empty()
+        .with_file("misbehave.wasm", javascript.build("src/misbehave.ts"))
+        .with_file("misbehave.toml", "instances = \"fresh\"\n");
+    let node = Setup::new(plugins).ready().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        let answer = act(&node, "misbehave", "1", &json!({"act": "randoms"})).await;
+        assert!(seen.insert(answer.ok().to_owned()), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn state_messages_timers_and_calls() {
+    let test = "state_messages_timers_and_calls";
+    let Some(javascript) = javascript(test) else {
+        return;
+    };
+    let component = javascript.build("src/tally.ts");
+    let state = State::sqlite();
+    let mut nodes = Vec::new();
+    for number in 1..=2 {
+        let plugins = Plugins::empty().with_file("tally.wasm", &component);
+        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
+        nodes.push(setup.seeds(&refs(&nodes)).ready().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    let node = &nodes[0];
+    // One is forwarded, the other is not.
+    let keys = [
+        node.key_owned_by("tally", "n1").await,
+        node.key_owned_by("tally", "n2").await,
+    ];
+    for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
+        let ask = async |query: &str, body: Value| {
+            act(node, "tally", &format!("{key}?{query}"), &body).await
+        };
+        let get = async |key: &str| node.get(&format!("/api/tally/{key}")).send().await.json();
+        act(node, "tally", &format!("{other}?act=clear"), &json!({})).await;
+        act(node, "tally", &format!("{key}?act=clear"), &json!({})).await;
+        assert_eq!(get(key).await, json!({"values": []}));
+        assert_eq!(ask("", json!({})).await.ok(), r#"{"count":1}"#);
+        assert_eq!(ask("", json!({"by": 4})).await.ok(), r#"{"count":5}"#);
+        ask("act=fail", json!({})).await.problem(409, "conflict");
+        node.get(&format!("/api/tally/{key}?write=1"))
+            .send()
+            .await
+            .problem(500, "read-only");
+        for name in ["b", "a"] {
+            assert_eq!(
+                ask("act=set", json!({"name": name, "value": [name]}))
+                    .await
+                    .status,
+                204
+            );
+        }
+        let expected = json!({"count": 5, "values": [["v/a", ["a"]], ["v/b", ["b"]]]});
+        assert_eq!(get(key).await, expected);
+        // A timer, one that is cancelled, and one that takes another's place.
+        ask("act=remind", json!({"name": "never", "delay": 60_000})).await;
+        ask("act=cancel", json!({"name": "never"})).await;
+        ask("act=remind", json!({"name": "once", "delay": 60_000})).await;
+        ask("act=remind", json!({"name": "once", "delay": 10})).await;
+        until(async || get(key).await["timers"] == json!(["once"])).await;
+        // A message, and a call, to an entity of the other node.
+        assert_eq!(
+            ask("act=send", json!({"to": other, "by": 7})).await.ok(),
+            r#"{"count":12}"#
+        );
+        until(async || get(other).await["count"] == 7).await;
+        assert_eq!(
+            ask("act=call", json!({"to": other, "by": 1})).await.ok(),
+            r#"{"count":8}"#
+        );
+        assert_eq!(
+            ask("act=ask", json!({"to": other})).await.json()["count"],
+            8
+        );
+        ask("act=call", json!({"to": key}))
+            .await
+            .problem(508, "cycle");
+        assert_eq!(ask("act=clear", json!({})).await.status, 204);
+        assert_eq!(get(key).await, json!({"values": []}));
+    }
+}
+
+#[tokio::test]
+async fn a_broken_handler_says_where() {
+    let Some(javascript) = javascript("a_broken_handler_says_where") else {
+        return;
+    };
+    for (source, expected) in [
+        ("broken/syntax.ts", "broken/syntax.ts:2:0"),
+        (
+            "broken/no_handler.js",
+            "there is no handler: `export default",
+        ),
+        ("broken/throws.ts", "broken/throws.ts:4:"),
+        (
+            "broken/missing.js",
+            "Could not resolve \"a-package-that-is-not-there\"",
+        ),
+        ("broken/await.js", "Top-level await"),
+        ("broken/node.js", "node:fs is of Node.js"),
+        ("broken/none.js", "there is no broken/none.js"),
+    ] {
+        let (output, component) = javascript.try_build(source);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{source}: {said}");
+        assert!(said.contains(expected), "{source}: {said}");
+        assert!(
+            !said.contains("    at file:") && !component.exists(),
+            "{source}: {said}"
+        );
+    }
+}
