@@ -29,7 +29,7 @@ const FATAL: [Case; 5] = [
         "limit-exceeded",
         "300 MiB of memory (memory_mb)",
     ),
-    ("recurse", 500, "limit-exceeded", "512 KiB of stack"),
+    ("recurse", 500, "limit-exceeded", "2048 KiB of stack"),
     ("leak=2000", 500, "limit-exceeded", "500 open resources"),
     (
         "bytes=100000000",

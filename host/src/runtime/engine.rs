@@ -19,7 +19,7 @@ use super::budget::{CORE_INSTANCES_MAX, MEMORIES_MAX};
 use super::clock::Clock;
 use super::compile_locks::CompileLocks;
 use super::host::{self, HostSettings, HostState};
-use super::limits::{STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
+use super::limits::{FIBER_STACK_BYTES, STACK_BYTES_MAX, TABLE_ELEMENTS_MAX};
 use super::pool::Pools;
 use super::turns::Turns;
 use crate::telemetry::names;
@@ -174,6 +174,7 @@ fn config(cache: Option<Cache>, strategy: InstanceAllocationStrategy) -> Config 
         .allocation_strategy(strategy)
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES_MAX)
+        .async_stack_size(FIBER_STACK_BYTES)
         // WASI 0.2 components need none of WASI 0.3's bookkeeping.
         .concurrency_support(false)
         // Backtraces show raw function names. For files, lines and demangled names wasmtime would

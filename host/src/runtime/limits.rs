@@ -9,9 +9,12 @@ use crate::message::REPLY_BODY_BYTES_MAX;
 /// functions.
 pub(super) const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// The stack of a guest. Native threads have 4 to 16 times as much by default, but a guest keeps
-/// its own data in its linear memory, not here.
-pub(super) const STACK_BYTES_MAX: usize = 512 << 10;
+/// The stack of a guest. With a quarter of it CPython would not come to its own limit of 1,000 frames,
+/// which is an error that a handler can handle. Only what a guest has used takes memory.
+pub(super) const STACK_BYTES_MAX: usize = 2 << 20;
+
+/// The stack on which a guest runs: what the host does for it comes on top.
+pub(super) const FIBER_STACK_BYTES: usize = STACK_BYTES_MAX + (1 << 20);
 
 /// How much a guest may pass to the host at once: the largest reply with its headers, plus the
 /// host's own overhead for it.
