@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, JavaScript, Node, Plugins, Setup, State, mesh_of, refs, skipped, until, wait_for_mesh,
+    Answer, JavaScript, Node, Plugins, Setup, check_cart, check_tally, examples, mesh_of, skipped,
 };
 
 /// `None`, said loudly, if this machine cannot build them.
@@ -196,75 +196,8 @@ async fn instances_do_not_share_their_random_numbers() {
 
 #[tokio::test]
 async fn state_messages_timers_and_calls() {
-    let test = "state_messages_timers_and_calls";
-    let Some(javascript) = javascript(test) else {
-        return;
-    };
-    let component = javascript.build("src/tally.ts");
-    let state = State::sqlite();
-    let mut nodes = Vec::new();
-    for number in 1..=2 {
-        let plugins = Plugins::empty().with_file("tally.wasm", &component);
-        let setup = Setup::new(plugins).id(&format!("n{number}")).state(&state);
-        nodes.push(setup.seeds(&refs(&nodes)).ready().await);
-    }
-    wait_for_mesh(&refs(&nodes)).await;
-    let node = &nodes[0];
-    // One is forwarded, the other is not.
-    let keys = [
-        node.key_owned_by("tally", "n1").await,
-        node.key_owned_by("tally", "n2").await,
-    ];
-    for (key, other) in [(&keys[0], &keys[1]), (&keys[1], &keys[0])] {
-        let ask = async |query: &str, body: Value| {
-            act(node, "tally", &format!("{key}?{query}"), &body).await
-        };
-        let get = async |key: &str| node.get(&format!("/api/tally/{key}")).send().await.json();
-        act(node, "tally", &format!("{other}?act=clear"), &json!({})).await;
-        act(node, "tally", &format!("{key}?act=clear"), &json!({})).await;
-        assert_eq!(get(key).await, json!({"values": []}));
-        assert_eq!(ask("", json!({})).await.ok(), r#"{"count":1}"#);
-        assert_eq!(ask("", json!({"by": 4})).await.ok(), r#"{"count":5}"#);
-        ask("act=fail", json!({})).await.problem(409, "conflict");
-        node.get(&format!("/api/tally/{key}?write=1"))
-            .send()
-            .await
-            .problem(500, "read-only");
-        for name in ["b", "a"] {
-            assert_eq!(
-                ask("act=set", json!({"name": name, "value": [name]}))
-                    .await
-                    .status,
-                204
-            );
-        }
-        let expected = json!({"count": 5, "values": [["v/a", ["a"]], ["v/b", ["b"]]]});
-        assert_eq!(get(key).await, expected);
-        // A timer, one that is cancelled, and one that takes another's place.
-        ask("act=remind", json!({"name": "never", "delay": 60_000})).await;
-        ask("act=cancel", json!({"name": "never"})).await;
-        ask("act=remind", json!({"name": "once", "delay": 60_000})).await;
-        ask("act=remind", json!({"name": "once", "delay": 10})).await;
-        until(async || get(key).await["timers"] == json!(["once"])).await;
-        // A message, and a call, to an entity of the other node.
-        assert_eq!(
-            ask("act=send", json!({"to": other, "by": 7})).await.ok(),
-            r#"{"count":12}"#
-        );
-        until(async || get(other).await["count"] == 7).await;
-        assert_eq!(
-            ask("act=call", json!({"to": other, "by": 1})).await.ok(),
-            r#"{"count":8}"#
-        );
-        assert_eq!(
-            ask("act=ask", json!({"to": other})).await.json()["count"],
-            8
-        );
-        ask("act=call", json!({"to": key}))
-            .await
-            .problem(508, "cycle");
-        assert_eq!(ask("act=clear", json!({})).await.status, 204);
-        assert_eq!(get(key).await, json!({"values": []}));
+    if let Some(javascript) = javascript("state_messages_timers_and_calls") {
+        check_tally(javascript.build("src/tally.ts")).await;
     }
 }
 
@@ -297,4 +230,28 @@ async fn a_broken_handler_says_where() {
             "{source}: {said}"
         );
     }
+}
+
+#[tokio::test]
+async fn the_document_shows_what_works() {
+    let Some(javascript) = javascript("the_document_shows_what_works") else {
+        return;
+    };
+    let document = include_str!("../../docs/javascript.md");
+    let [echo, cart] = [
+        examples(document, "js").remove(0),
+        examples(document, "ts").remove(0),
+    ];
+    javascript.build_text("echo.js", &echo);
+    check_cart(javascript.build_text("cart.ts", &cart)).await;
+}
+
+#[test]
+fn the_contract_is_the_same_in_each_sdk() {
+    let contract = include_str!("../../wit/mesh.wit");
+    assert_eq!(include_str!("../../guest-sdk/js/wit/mesh.wit"), contract);
+    assert_eq!(
+        include_str!("../../guest-sdk/python/src/meshage/wit/mesh.wit"),
+        contract
+    );
 }

@@ -15,6 +15,9 @@ pub(crate) const MODULE_TARGET: &str = "wasm32-wasip1";
 /// The folder of the SDK for JavaScript.
 pub(crate) const JAVASCRIPT: &str = "guest-sdk/js";
 
+/// The folder of the SDK for Python.
+const PYTHON: &str = "guest-sdk/python";
+
 /// The workspace's root.
 pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -87,6 +90,7 @@ pub(crate) fn packages_of_tests() {
         ("faketime", answers("faketime")),
         ("nodejs", answers("node")),
         ("npm", answers("npm")),
+        ("python3-venv", has_venv()),
     ];
     let missing = wanted.iter().filter(|(_, is_there)| !is_there);
     let missing: Vec<&str> = missing.map(|(package, _)| *package).collect();
@@ -113,6 +117,33 @@ pub(crate) fn javascript() -> bool {
         println!("SKIPPED the tests of JavaScript: `npm ci` in {JAVASCRIPT} failed ({error})");
     }
     installed.is_ok()
+}
+
+/// Makes the environment in which the tests build handlers in Python, if Python is there.
+pub(crate) fn python() {
+    let folder = root().join("target/python");
+    let pip = folder.join("bin/pip");
+    let install = || -> Result<()> {
+        if !pip.exists() {
+            run(command("python3").args(["-m", "venv"]).arg(&folder))?;
+        }
+        let project = std::fs::read_to_string(root().join(PYTHON).join("pyproject.toml"))?;
+        let needed = project
+            .split('"')
+            .find(|text| text.starts_with("componentize-py=="));
+        let needed = needed.context("pyproject.toml names no componentize-py")?;
+        let mut pip = command(&pip.display().to_string());
+        run(pip.args(["install", "--quiet", "--disable-pip-version-check", needed]))
+    };
+    if let Err(error) = install() {
+        println!("SKIPPED the tests of Python: componentize-py cannot be installed ({error:#})");
+    }
+}
+
+/// Whether Python can make environments with pip in them.
+fn has_venv() -> bool {
+    let asked = command("python3").args(["-c", "import ensurepip"]).output();
+    asked.is_ok_and(|output| output.status.success())
 }
 
 /// Whether a program is there.

@@ -21,6 +21,7 @@ pub(crate) fn everything() -> Result<()> {
     if setup::javascript() {
         setup::run(npm().args(["test", "--silent"]))?;
     }
+    setup::python();
     integration_tests(None)?;
     setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
 }
@@ -100,5 +101,6 @@ pub(crate) fn some(filter: &str) -> Result<()> {
     build::others()?;
     build::everything()?;
     setup::javascript();
+    setup::python();
     integration_tests(Some(filter))
 }

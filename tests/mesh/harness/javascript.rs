@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// The sources of the tests' handlers.
-pub(crate) fn javascript_sources() -> PathBuf {
+fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("javascript")
 }
 
@@ -29,7 +29,7 @@ impl JavaScript {
         })
     }
 
-    /// Builds a source, named from [`javascript_sources`].
+    /// Builds a source, named from the folder of the tests' sources.
     pub(crate) fn try_build(&self, source: &str) -> (Output, PathBuf) {
         let stream = Path::new(source).file_stem().unwrap();
         let component = self.built.path().join(stream).with_extension("wasm");
@@ -37,10 +37,17 @@ impl JavaScript {
             .arg(&self.cli)
             .args(["build", source, "--out"])
             .arg(&component)
-            .current_dir(javascript_sources())
+            .current_dir(sources())
             .output()
             .unwrap();
         (output, component)
+    }
+
+    /// The component of this text.
+    pub(crate) fn build_text(&self, name: &str, text: &str) -> Vec<u8> {
+        let source = self.built.path().join(name);
+        std::fs::write(&source, text).unwrap();
+        self.build(source.to_str().unwrap())
     }
 
     /// The component of a source.

@@ -19,9 +19,11 @@ mod one_core;
 mod open_files;
 mod plugins;
 mod proxy;
+mod python;
 mod secret;
 mod state;
 mod taken;
+mod tally;
 mod traffic;
 #[cfg(target_os = "linux")]
 mod wire;
@@ -45,9 +47,11 @@ pub(crate) use node::{
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, module, other, stamped};
 pub(crate) use proxy::{Mode as ProxyMode, Proxy};
+pub(crate) use python::Python;
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use state::{State, on_both_stores};
 pub(crate) use taken::{taken, threads};
+pub(crate) use tally::{check_cart, check_tally, examples};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};

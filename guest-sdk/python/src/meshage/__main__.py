@@ -1,0 +1,47 @@
+"""`python -m meshage build|dev`."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m meshage")
+    commands = parser.add_subparsers(dest="command", required=True)
+    b = commands.add_parser("build", help="build a component of a handler")
+    b.add_argument("file", type=Path)
+    b.add_argument("-o", "--output", type=Path)
+    b.add_argument(
+        "--packages",
+        type=Path,
+        action="append",
+        help="a directory with installed packages; default: those of this Python",
+    )
+    b.add_argument("--include", action="append", default=[], help="a module to import besides")
+    d = commands.add_parser(
+        "dev", help="serve handlers as plain Python, and load them again when they change"
+    )
+    d.add_argument("files", type=Path, nargs="+")
+    d.add_argument("--port", type=int, default=8080)
+    arguments = parser.parse_args()
+    if arguments.command == "build":
+        from .build import BuildError, build
+
+        output = arguments.output or Path(arguments.file.stem.replace("_", "-") + ".wasm")
+        started = time.monotonic()
+        try:
+            notes = build(arguments.file, output, arguments.packages, arguments.include)
+        except BuildError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        for note in notes:
+            print(note.replace("\t", ": ", 1), file=sys.stderr)
+        print(f"{output}: {output.stat().st_size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
+        return 0
+    from .dev import serve
+
+    return serve(arguments.files, arguments.port)
+
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+//! Handlers in Python do what those in Rust do.
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Answer, Client, Node, Plugins, Python, Setup, check_cart, check_tally, examples,
+    port_known_beforehand, skipped, until,
+};
+
+/// `None`, said loudly, if this machine cannot build them.
+fn python(test: &str) -> Option<Python> {
+    let found = Python::find();
+    if found.is_none() {
+        skipped(
+            test,
+            "Python with venv (`apt-get install python3-venv`) and componentize-py (`pip install`)",
+        );
+    }
+    found
+}
+
+async fn act(node: &Node, body: &Value) -> Answer {
+    let request = node.post("/api/misbehave/1");
+    request.json(&body.to_string()).send().await
+}
+
+#[tokio::test]
+async fn an_echo_in_python_answers_as_the_one_in_rust() {
+    let Some(python) = python("an_echo_in_python_answers_as_the_one_in_rust") else {
+        return;
+    };
+    let rust = Plugins::empty().with("rust", "echo");
+    let plugins = rust.with_file("python.wasm", python.build("src/echo.py"));
+    let node = Setup::new(plugins).ready().await;
+    for body in [
+        "",
+        "{}",
+        r#"{"hello":"world"}"#,
+        r#"{"stream":"forged","partitionKey":1,"a":[1,2.5,"ä€😀",null,true,{"b":{}}]}"#,
+        "[1,2]",
+        "\"text\"",
+        "-17.25",
+        "null",
+        "\u{feff}{\"mark\":1}",
+        "18446744073709551615",
+    ] {
+        let mut answers = Vec::new();
+        for stream in ["rust", "python"] {
+            let request = node.post(&format!("/api/{stream}/a%20%C3%BC")).json(body);
+            let answer = request.send().await;
+            let text = answer
+                .ok()
+                .replace(&format!(r#""stream":"{stream}""#), r#""stream":"-""#);
+            answers.push((answer.header("content-type").map(str::to_owned), text));
+        }
+        assert_eq!(answers[0], answers[1], "{body}");
+    }
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    for body in ["no json", "{", "[1e400]", "NaN", "{\"a\":1,}", &deep] {
+        for stream in ["rust", "python"] {
+            let request = node.post(&format!("/api/{stream}/1")).json(body);
+            request.send().await.problem(400, "invalid");
+        }
+    }
+}
+
+#[tokio::test]
+async fn coroutines_failures_and_imports() {
+    let Some(python) = python("coroutines_failures_and_imports") else {
+        return;
+    };
+    let component = python.build("src/misbehave.py");
+    let plugins = Plugins::empty().with_file("misbehave.wasm", component);
+    let node = Setup::new(plugins).ready().await;
+    for (kind, status) in [
+        ("invalid", 400),
+        ("not-found", 404),
+        ("conflict", 409),
+        ("unavailable", 503),
+    ] {
+        for how in ["throw", "throwLater"] {
+            act(&node, &json!({"act": how, "kind": kind}))
+                .await
+                .problem(status, kind);
+        }
+    }
+    for how in ["throw", "throwLater"] {
+        act(&node, &json!({"act": how, "kind": "error"}))
+            .await
+            .problem(500, "internal");
+    }
+    // One entry, with the place and its line.
+    let line = node.log_line("ValueError: an error").await;
+    assert!(
+        line.contains("Traceback") && line.contains("raise THROWN"),
+        "{line}"
+    );
+    assert_eq!(
+        act(&node, &json!({"act": "delays"})).await.ok(),
+        r#"{"waited":true}"#
+    );
+    act(&node, &json!({"act": "never"}))
+        .await
+        .problem(500, "internal");
+    node.log_line("waits for something that nothing will ever wake up")
+        .await;
+    act(&node, &json!({"act": "recurse"}))
+        .await
+        .problem(500, "internal");
+    node.log_line("RecursionError").await;
+    assert_eq!(
+        act(&node, &json!({"act": "lazily"})).await.ok(),
+        "0123456789"
+    );
+    assert_eq!(act(&node, &json!({"act": "log"})).await.ok(), "logged");
+    node.log_line("own: a warning [1]").await;
+    let made = act(&node, &json!({"act": "reply"})).await;
+    assert_eq!(
+        (made.status, made.text(), made.header("x-own")),
+        (201, "made", Some("1"))
+    );
+    assert_eq!(act(&node, &json!({"act": "nothing"})).await.status, 204);
+    for bad in ["badStatus", "unknown"] {
+        act(&node, &json!({"act": bad}))
+            .await
+            .problem(500, "internal");
+    }
+    let first = act(&node, &json!({"act": "random"})).await;
+    assert_ne!(first.ok(), act(&node, &json!({"act": "random"})).await.ok());
+    let request = node
+        .put("/api/misbehave/1?a=b%20c&a=2")
+        .json(r#"{"act":"see"}"#);
+    let seen = request.send().await;
+    assert_eq!(
+        seen.ok(),
+        r#"["PUT",{"a":["b c","2"]},"application/json","misbehave"]"#
+    );
+    let bytes: Vec<u8> = (0..=255).collect();
+    let request = node.post("/api/misbehave/1?raw").body(bytes.clone());
+    let answer = request.send().await;
+    assert_eq!((answer.status, &answer.body[..]), (200, &bytes[..]));
+}
+
+#[tokio::test]
+async fn state_messages_timers_and_calls() {
+    if let Some(python) = python("state_messages_timers_and_calls") {
+        check_tally(python.build("src/tally.py")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_handler_says_where() {
+    let Some(python) = python("a_broken_handler_says_where") else {
+        return;
+    };
+    for (source, expected) in [
+        (
+            "broken/syntax.py",
+            "broken/syntax.py:4: '(' was never closed",
+        ),
+        ("broken/no_handler.py", "has no function with `@handler`"),
+        ("broken/throws.py", "broken/throws.py\", line 3"),
+        (
+            "broken/missing.py",
+            "missing.py:6: there is no module `a_package_that_is_not_there`",
+        ),
+        (
+            "broken/parameter.py",
+            "broken/parameter.py:5: a handler's parameters are message",
+        ),
+        ("broken/none.py", "broken/none.py cannot be read"),
+    ] {
+        let (output, component) = python.try_build(source);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{source}: {said}");
+        assert!(said.contains(expected), "{source}: {said}");
+        assert!(
+            !said.contains("_prepare") && !component.exists(),
+            "{source}: {said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_document_shows_what_works() {
+    let Some(python) = python("the_document_shows_what_works") else {
+        return;
+    };
+    let examples = examples(include_str!("../../docs/python.md"), "python");
+    check_cart(python.build_text("cart.py", &examples[1])).await;
+}
+
+#[tokio::test]
+async fn a_handler_is_developed_as_plain_python() {
+    let Some(python) = python("a_handler_is_developed_as_plain_python") else {
+        return;
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("hello.py");
+    let source = |text: &str| {
+        format!(
+            "from meshage import handler\n\n@handler\ndef handle(message, state):\n    state['n'] = state.get('n', 0) + 1\n    return [{text:?}, state['n']]\n"
+        )
+    };
+    std::fs::write(&file, source("first")).unwrap();
+    let port = port_known_beforehand();
+    let mut command = tokio::process::Command::from(python.command());
+    command
+        .arg("dev")
+        .arg(&file)
+        .args(["--port", &port.to_string()]);
+    let mut server = command.kill_on_drop(true).spawn().unwrap();
+    let client = Client::new();
+    let ask = async || {
+        let url = format!("http://127.0.0.1:{port}/api/hello/1");
+        let answer = client.request(hyper::Method::POST, &url).try_send().await;
+        answer
+            .map(|answer| answer.text().to_owned())
+            .unwrap_or_default()
+    };
+    until(async || ask().await.contains("first")).await;
+    std::fs::write(&file, source("second")).unwrap();
+    // The next request sees it, and the state is still there.
+    let answer = ask().await;
+    assert!(
+        answer.contains("second") && !answer.contains("1]"),
+        "{answer}"
+    );
+    server.kill().await.unwrap();
+}

@@ -1,0 +1,5 @@
+from meshage import handler
+
+@handler
+def handle(message:
+    return 1

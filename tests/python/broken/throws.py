@@ -1,0 +1,8 @@
+from meshage import handler
+
+SETTINGS = {}["missing"]
+
+
+@handler
+def handle(message):
+    return SETTINGS

@@ -1,0 +1,6 @@
+from meshage import handler
+
+
+@handler
+def handle(message):
+    return {"echoed": message.merged()}

@@ -1,0 +1,77 @@
+"""Does what the member `act` of its message says."""
+
+import asyncio
+import logging
+import time
+import uuid
+
+from meshage import Conflict, Invalid, NotFound, Reply, Unavailable, handler
+
+THROWN = {
+    "invalid": Invalid("an invalid one"),
+    "not-found": NotFound("none there"),
+    "conflict": Conflict("not now"),
+    "unavailable": Unavailable("later"),
+    "error": ValueError("an error"),
+}
+
+
+def throw(body):
+    raise THROWN[body["kind"]]
+
+
+async def throw_later(body):
+    await asyncio.sleep(0.005)
+    throw(body)
+
+
+async def delays(body):
+    began = time.monotonic()
+    await asyncio.gather(asyncio.sleep(0.02), asyncio.sleep(0.05), asyncio.sleep(0.03))
+    return {"waited": 0.045 <= time.monotonic() - began < 5}
+
+
+async def never(body):
+    await asyncio.get_running_loop().create_future()
+
+
+def recurse(body):
+    return recurse(body)
+
+
+def lazily(body):
+    import string
+    import wsgiref.headers  # noqa: F401
+
+    return string.digits
+
+
+def log(body):
+    logging.getLogger("own").warning("a warning %s", [1])
+    return "logged"
+
+
+ACTS = {
+    "throw": throw,
+    "throwLater": throw_later,
+    "delays": delays,
+    "never": never,
+    "recurse": recurse,
+    "lazily": lazily,
+    "log": log,
+    "reply": lambda body: Reply("made", status=201, headers={"X-Own": "1"}),
+    "badStatus": lambda body: Reply("", status=99),
+    "nothing": lambda body: None,
+    "random": lambda body: str(uuid.uuid4()),
+}
+
+
+@handler
+async def handle(message):
+    if "raw" in message.params():
+        return message.body
+    body = message.json()
+    if body["act"] == "see":
+        return [message.method, message.params(), message.header("content-type"), message.stream]
+    result = ACTS[body["act"]](body)
+    return await result if asyncio.iscoroutine(result) else result
