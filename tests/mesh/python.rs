@@ -24,14 +24,8 @@ async fn act(node: &Node, body: &Value) -> Answer {
     request.json(&body.to_string()).send().await
 }
 
-#[tokio::test]
-async fn an_echo_in_python_answers_as_the_one_in_rust() {
-    let Some(python) = python("an_echo_in_python_answers_as_the_one_in_rust") else {
-        return;
-    };
-    let rust = Plugins::empty().with("rust", "echo");
-    let plugins = rust.with_file("python.wasm", python.build("src/echo.py"));
-    let node = Setup::new(plugins).ready().await;
+/// Its echo answers as the one in Rust.
+async fn check_echo(node: &Node) {
     for body in [
         "",
         "{}",
@@ -45,8 +39,10 @@ async fn an_echo_in_python_answers_as_the_one_in_rust() {
         "18446744073709551615",
     ] {
         let mut answers = Vec::new();
-        for stream in ["rust", "python"] {
-            let request = node.post(&format!("/api/{stream}/a%20%C3%BC")).json(body);
+        for stream in ["rust", "misbehave"] {
+            let request = node
+                .post(&format!("/api/{stream}/a%20%C3%BC?echo"))
+                .json(body);
             let answer = request.send().await;
             let text = answer
                 .ok()
@@ -57,21 +53,24 @@ async fn an_echo_in_python_answers_as_the_one_in_rust() {
     }
     let deep = "[".repeat(200) + &"]".repeat(200);
     for body in ["no json", "{", "[1e400]", "NaN", "{\"a\":1,}", &deep] {
-        for stream in ["rust", "python"] {
-            let request = node.post(&format!("/api/{stream}/1")).json(body);
+        for stream in ["rust", "misbehave"] {
+            let request = node.post(&format!("/api/{stream}/1?echo")).json(body);
             request.send().await.problem(400, "invalid");
         }
     }
 }
 
 #[tokio::test]
-async fn coroutines_failures_and_imports() {
-    let Some(python) = python("coroutines_failures_and_imports") else {
+async fn answers_coroutines_failures_and_imports() {
+    let Some(python) = python("answers_coroutines_failures_and_imports") else {
         return;
     };
     let component = python.build("src/misbehave.py");
-    let plugins = Plugins::empty().with_file("misbehave.wasm", component);
+    let plugins = Plugins::empty()
+        .with("rust", "echo")
+        .with_file("misbehave.wasm", component);
     let node = Setup::new(plugins).ready().await;
+    check_echo(&node).await;
     for (kind, status) in [
         ("invalid", 400),
         ("not-found", 404),

@@ -1,4 +1,4 @@
-"""Does what the member `act` of its message says."""
+"""Does what the member `act` of its message says, or what its query does."""
 
 import asyncio
 import logging
@@ -68,8 +68,11 @@ ACTS = {
 
 @handler
 async def handle(message):
-    if "raw" in message.params():
+    params = message.params()
+    if "raw" in params:
         return message.body
+    if "echo" in params:
+        return {"echoed": message.merged()}
     body = message.json()
     if body["act"] == "see":
         return [message.method, message.params(), message.header("content-type"), message.stream]

@@ -1,6 +1,0 @@
-from meshage import handler
-
-
-@handler
-def handle(message):
-    return {"echoed": message.merged()}
