@@ -114,7 +114,7 @@ async fn promises_timers_failures_and_what_the_web_has() {
             .problem(500, "internal");
     }
     let line = node.log_line("Error: an error").await;
-    assert!(line.contains("src/misbehave.ts:12:"), "{line}");
+    assert!(line.contains("src/misbehave.ts:14:"), "{line}");
     assert_eq!(
         ask(json!({"act": "delays"})).await.ok(),
         r#"{"waited":true}"#
@@ -175,6 +175,9 @@ async fn promises_timers_failures_and_what_the_web_has() {
         r#"{"waited":true}"#
     );
     assert_eq!(node.log_lines("a timer of an earlier message"), 0);
+    assert_eq!(ask(json!({"act": "keep"})).await.ok(), "done");
+    assert_eq!(ask(json!({"act": "settleKept"})).await.ok(), "settled");
+    assert_eq!(node.log_lines("code of an earlier message"), 0);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ const PENDING = 0,
   REJECTED = 2;
 let queue = [],
   head = 0;
+/** Which call this is. What one call has left to promises must not run in another, which is that of another entity. */
+let call = 0;
 /** Promises that were rejected while nobody had asked. */
 export const unhandled = new Set();
 
@@ -30,8 +32,9 @@ export function drain() {
   }
 }
 
-/** Forgets what is left. */
+/** Forgets what is left, and what it would still lead to. */
 export function forget() {
+  call++;
   queue = [];
   head = 0;
   unhandled.clear();
@@ -91,6 +94,7 @@ export class Promise {
       ok: typeof ok === "function" ? ok : undefined,
       err: typeof err === "function" ? err : undefined,
       to,
+      of: call,
     });
     return C === Promise ? to : to.promise;
   }
@@ -205,7 +209,8 @@ function follow(p, x, then) {
     b(e);
   }
 }
-function react({ ok, err, to }, state, value) {
+function react({ ok, err, to, of }, state, value) {
+  if (of !== call) return;
   const callback = state === FULFILLED ? ok : err,
     own = to instanceof Promise;
   if (callback !== undefined) {

@@ -2,6 +2,8 @@
 
 import { Conflict, Invalid, NotFound, Reply, Unavailable, type Context, type Message } from "meshage";
 
+let settleKept: (() => void) | undefined;
+
 const delay = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 const thrown: Record<string, () => unknown> = {
@@ -34,6 +36,18 @@ const acts: Record<string, (message: Message, context: Context) => unknown> = {
   leftover: () => {
     setTimeout(() => console.error("a timer of an earlier message"), 20);
     return "done";
+  },
+  // Waits for what the next message settles, but not for its own answer.
+  keep: () => {
+    void new Promise<void>((resolve) => {
+      settleKept = resolve;
+    }).then(() => console.error("code of an earlier message"));
+    return "done";
+  },
+  settleKept: async () => {
+    settleKept?.();
+    await delay(1);
+    return settleKept === undefined ? "another instance" : "settled";
   },
   iterate: async () => {
     async function* numbers() {
