@@ -3,7 +3,7 @@
 
 use hyper::Method;
 
-use crate::harness::{Answer, Node, Plugins, Setup, mesh_of, other};
+use crate::harness::{Answer, Node, Plugins, Setup, State, mesh_of, other, refs, wait_for_mesh};
 
 const MANIFEST: &str = "headers = [\"*\", \"cookie\"]\ntimeout_ms = 1000\ninstances = \"reuse\"\n";
 
@@ -238,4 +238,43 @@ async fn what_was_built_for_other_hosts_is_served_as_it_is() {
         }
     }
     assert_eq!(nodes[0].events("handler-crashed"), 0);
+}
+
+#[tokio::test]
+async fn a_handler_of_http_that_imports_state_has_it() {
+    let state = State::sqlite();
+    let mut nodes = Vec::new();
+    for id in ["n1", "n2"] {
+        let plugins = Plugins::empty().with("visits", "visits");
+        let setup = Setup::new(plugins).id(id).state(&state);
+        nodes.push(setup.seeds(&refs(&nodes)).ready().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    for owner in ["n1", "n2"] {
+        let key = nodes[0].key_owned_by("visits", owner).await;
+        let at = |path: &str| format!("/api/visits/{key}{path}");
+        for count in ["1", "2"] {
+            assert_eq!(nodes[0].post(&at("/a")).send().await.ok(), count);
+        }
+        // What failed is not kept, and a read cannot write.
+        nodes[0]
+            .post(&at("/crash"))
+            .send()
+            .await
+            .problem(500, "crashed");
+        get(&nodes[0], &at("/write"))
+            .await
+            .problem(500, "read-only");
+        for node in &nodes {
+            assert_eq!(get(node, &at("/")).await.ok(), "2");
+        }
+        // A repetition is known by its path, too.
+        let keyed = |path: &str| nodes[0].post(&at(path)).header("idempotency-key", &key);
+        assert_eq!(keyed("/b").send().await.ok(), "3");
+        assert_eq!(keyed("/b").send().await.ok(), "3");
+        keyed("/c")
+            .send()
+            .await
+            .problem(422, "idempotency-key-reused");
+    }
 }

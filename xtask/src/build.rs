@@ -12,7 +12,7 @@ use crate::setup::{self, GUEST_TARGET, MODULE_TARGET, cargo, root};
 const PLUGINS: [&str; 5] = ["account", "cart", "echo", "orders", "transfer"];
 
 /// The guests of the tests: they stay where cargo puts them.
-const TEST_GUESTS: [&str; 5] = ["alien", "caller", "fickle", "journal", "site"];
+const TEST_GUESTS: [&str; 6] = ["alien", "caller", "fickle", "journal", "site", "visits"];
 
 /// Guests that benchmarks run beside the example plugins, on our host and on others.
 const BENCH_GUESTS: [&str; 4] = ["body-echo", "counter", "http-echo", "http-echo-p3"];

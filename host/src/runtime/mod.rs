@@ -1,5 +1,5 @@
 //! The runtime: compiles components, keeps instances, runs messages through them within limits.
-//! The only user of wasmtime; knows nothing of HTTP, peers or placement.
+//! The only user of wasmtime; knows nothing of clients, peers or placement.
 
 mod budget;
 mod clock;
