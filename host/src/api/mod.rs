@@ -5,6 +5,7 @@ mod answer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod http;
+mod message_headers;
 mod problem;
 mod public;
 mod requests;
