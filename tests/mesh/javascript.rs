@@ -3,20 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, JavaScript, Node, Plugins, Setup, check_cart, check_tally, examples, mesh_of, skipped,
+    Answer, Node, Plugins, Sdk, Setup, check_cart, check_tally, examples, mesh_of,
 };
-
-/// `None`, said loudly, if this machine cannot build them.
-fn javascript(test: &str) -> Option<JavaScript> {
-    let found = JavaScript::find();
-    if found.is_none() {
-        skipped(
-            test,
-            "Node.js and the packages of guest-sdk/js (`apt-get install nodejs npm`, `npm ci`)",
-        );
-    }
-    found
-}
 
 async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
     let request = node.post(&format!("/api/{stream}/{key}"));
@@ -26,7 +14,7 @@ async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
 #[tokio::test]
 async fn the_example_of_meshage_for_node_answers_as_the_one_in_rust() {
     let test = "the_example_of_meshage_for_node_answers_as_the_one_in_rust";
-    let Some(javascript) = javascript(test) else {
+    let Some(javascript) = Sdk::javascript(test) else {
         return;
     };
     let plugins = || {
@@ -79,7 +67,7 @@ async fn the_example_of_meshage_for_node_answers_as_the_one_in_rust() {
 #[tokio::test]
 async fn promises_timers_failures_and_what_the_web_has() {
     let test = "promises_timers_failures_and_what_the_web_has";
-    let Some(javascript) = javascript(test) else {
+    let Some(javascript) = Sdk::javascript(test) else {
         return;
     };
     let component = javascript.build("src/misbehave.ts");
@@ -183,7 +171,7 @@ async fn promises_timers_failures_and_what_the_web_has() {
 #[tokio::test]
 async fn instances_do_not_share_their_random_numbers() {
     let test = "instances_do_not_share_their_random_numbers";
-    let Some(javascript) = javascript(test) else {
+    let Some(javascript) = Sdk::javascript(test) else {
         return;
     };
     let plugins = Plugins::empty()
@@ -199,14 +187,14 @@ async fn instances_do_not_share_their_random_numbers() {
 
 #[tokio::test]
 async fn state_messages_timers_and_calls() {
-    if let Some(javascript) = javascript("state_messages_timers_and_calls") {
+    if let Some(javascript) = Sdk::javascript("state_messages_timers_and_calls") {
         check_tally(javascript.build("src/tally.ts")).await;
     }
 }
 
 #[tokio::test]
 async fn a_broken_handler_says_where() {
-    let Some(javascript) = javascript("a_broken_handler_says_where") else {
+    let Some(javascript) = Sdk::javascript("a_broken_handler_says_where") else {
         return;
     };
     for (source, expected) in [
@@ -237,7 +225,7 @@ async fn a_broken_handler_says_where() {
 
 #[tokio::test]
 async fn the_document_shows_what_works() {
-    let Some(javascript) = javascript("the_document_shows_what_works") else {
+    let Some(javascript) = Sdk::javascript("the_document_shows_what_works") else {
         return;
     };
     let document = include_str!("../../docs/javascript.md");

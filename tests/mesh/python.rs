@@ -3,21 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Client, Node, Plugins, Python, Setup, check_cart, check_tally, examples,
-    port_known_beforehand, skipped, until,
+    Answer, Client, Node, Plugins, Sdk, Setup, check_cart, check_tally, examples,
+    port_known_beforehand, until,
 };
-
-/// `None`, said loudly, if this machine cannot build them.
-fn python(test: &str) -> Option<Python> {
-    let found = Python::find();
-    if found.is_none() {
-        skipped(
-            test,
-            "Python with venv (`apt-get install python3-venv`) and componentize-py (`pip install`)",
-        );
-    }
-    found
-}
 
 async fn act(node: &Node, body: &Value) -> Answer {
     let request = node.post("/api/misbehave/1");
@@ -62,7 +50,7 @@ async fn check_echo(node: &Node) {
 
 #[tokio::test]
 async fn answers_coroutines_failures_and_imports() {
-    let Some(python) = python("answers_coroutines_failures_and_imports") else {
+    let Some(python) = Sdk::python("answers_coroutines_failures_and_imports") else {
         return;
     };
     let component = python.build("src/misbehave.py");
@@ -142,14 +130,14 @@ async fn answers_coroutines_failures_and_imports() {
 
 #[tokio::test]
 async fn state_messages_timers_and_calls() {
-    if let Some(python) = python("state_messages_timers_and_calls") {
+    if let Some(python) = Sdk::python("state_messages_timers_and_calls") {
         check_tally(python.build("src/tally.py")).await;
     }
 }
 
 #[tokio::test]
 async fn a_broken_handler_says_where() {
-    let Some(python) = python("a_broken_handler_says_where") else {
+    let Some(python) = Sdk::python("a_broken_handler_says_where") else {
         return;
     };
     for (source, expected) in [
@@ -182,7 +170,7 @@ async fn a_broken_handler_says_where() {
 
 #[tokio::test]
 async fn the_document_shows_what_works() {
-    let Some(python) = python("the_document_shows_what_works") else {
+    let Some(python) = Sdk::python("the_document_shows_what_works") else {
         return;
     };
     let examples = examples(include_str!("../../docs/python.md"), "python");
@@ -191,7 +179,7 @@ async fn the_document_shows_what_works() {
 
 #[tokio::test]
 async fn a_handler_is_developed_as_plain_python() {
-    let Some(python) = python("a_handler_is_developed_as_plain_python") else {
+    let Some(python) = Sdk::python("a_handler_is_developed_as_plain_python") else {
         return;
     };
     let folder = tempfile::TempDir::new().unwrap();

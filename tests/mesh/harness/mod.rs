@@ -6,7 +6,6 @@ pub(crate) mod frames;
 mod gate;
 mod hand_made;
 mod http2;
-mod javascript;
 mod journal;
 mod journal_nodes;
 #[cfg(target_os = "linux")]
@@ -19,7 +18,7 @@ mod one_core;
 mod open_files;
 mod plugins;
 mod proxy;
-mod python;
+mod sdk;
 mod secret;
 mod state;
 mod taken;
@@ -34,7 +33,6 @@ pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
-pub(crate) use javascript::JavaScript;
 pub(crate) use journal::Writers;
 pub(crate) use journal_nodes::{act, journal, journal_mesh, journal_setup, list};
 #[cfg(target_os = "linux")]
@@ -47,7 +45,7 @@ pub(crate) use node::{
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, module, other, stamped};
 pub(crate) use proxy::{Mode as ProxyMode, Proxy};
-pub(crate) use python::Python;
+pub(crate) use sdk::Sdk;
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use state::{State, on_both_stores};
 pub(crate) use taken::{taken, threads};

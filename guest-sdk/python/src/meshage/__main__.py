@@ -11,7 +11,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     b = commands.add_parser("build", help="build a component of a handler")
     b.add_argument("file", type=Path)
-    b.add_argument("-o", "--output", type=Path)
+    b.add_argument("-o", "--out", type=Path)
     b.add_argument(
         "--packages",
         type=Path,
@@ -28,7 +28,7 @@ def main() -> int:
     if arguments.command == "build":
         from .build import BuildError, build
 
-        output = arguments.output or Path(arguments.file.stem.replace("_", "-") + ".wasm")
+        output = arguments.out or Path(arguments.file.stem.replace("_", "-") + ".wasm")
         started = time.monotonic()
         try:
             notes = build(arguments.file, output, arguments.packages, arguments.include)
