@@ -161,7 +161,7 @@ function scan(root, found) {
 
 /** The line of a source, of a line of what was made of it. */
 function lineBefore(map, line) {
-  for (const [at, , source, sourceLine] of segments(JSON.parse(map).mappings)) {
+  for (const [at, , source, sourceLine] of segments(JSON.parse(map))) {
     if (at === line && source !== 0) {
       return sourceLine;
     }

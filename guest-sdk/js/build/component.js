@@ -10,7 +10,7 @@ import { position } from "../runtime/where.js";
 /** Builds a handler. Returns the component, and what is to be told of it. */
 export async function build(source, options = {}) {
   const bundled = await bundle(source, options);
-  // `where` and the runtime read it.
+  // What the runtime's `where` reads.
   const code = `${bundled.code}\nglobalThis.__meshage_map = ${JSON.stringify(bundled.positions)};\n`;
   const component = await withWorld(bundled.kind, (wit) =>
     componentize(code, bundled.positions, wit, source, options),

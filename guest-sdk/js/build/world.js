@@ -37,7 +37,7 @@ const IMPORTS = {
 export async function withWorld(kind, work) {
   const folder = mkdtempSync(join(tmpdir(), "meshage-js-"));
   try {
-    for (const [name, text] of Object.entries({ ...WASI })) {
+    for (const [name, text] of Object.entries(WASI)) {
       mkdirSync(join(folder, "deps", name), { recursive: true });
       writeFileSync(join(folder, "deps", name, `${name}.wit`), text);
     }

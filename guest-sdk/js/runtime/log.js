@@ -1,12 +1,30 @@
+// The node's log.
+
 import { log as host } from "meshage:mesh/logging";
+
 import { running } from "./phase.js";
-let early = [];
-/** Writes to the node's log; what is written while the module is loaded comes with the first message of an instance. */
+
+/** Entries that are kept while the component is built. */
+const EARLY_MAX = 100;
+
+const early = [];
+
+/** Writes an entry. What is written while the component is built comes with the first message of an instance. */
 export function log(level, text) {
-  text = String(text).toWellFormed(); // the engine traps on a lone surrogate
-  if (running) host(level, text);
-  else if (early.length < 100) early.push([level, text]);
+  // The engine traps on a lone surrogate.
+  const whole = String(text).toWellFormed();
+  if (running) {
+    host(level, whole);
+  } else if (early.length < EARLY_MAX) {
+    early.push([level, whole]);
+  }
 }
+
+/** Writes what was kept. */
 export function flush() {
-  if (early.length > 0) for (const [level, text] of early.splice(0)) host(level, text);
+  if (early.length > 0) {
+    for (const [level, text] of early.splice(0)) {
+      host(level, text);
+    }
+  }
 }

@@ -1,97 +1,122 @@
 // Timers, and the loop that runs until a promise is settled.
+
 import { now, subscribeInstant } from "wasi:clocks/monotonic-clock";
+
 import { needsCall } from "./phase.js";
 import { Promise, drain, enqueue, forget, unhandled } from "./promise.js";
 
-let timers = []; // by time, then by order of creation
+/** Longer delays are none, as in browsers and Node.js. */
+const DELAY_MS_MAX = 2 ** 31 - 1;
+
+const NS_OF_MS = 1e6;
+
+/** By time, and those of one time in the order in which they were made. */
+let timers = [];
 let nextId = 1;
-const ms = (d) => {
-  d = Number(d);
-  return d >= 0 && d <= 2147483647 ? d : 0;
-}; // as in browsers and Node
 
-function add(t) {
-  let i = timers.length;
-  while (i > 0 && timers[i - 1].at > t.at) i--;
-  timers.splice(i, 0, t);
+/** What is told of errors that nobody handles. */
+let report = () => {};
+
+function delayNs(delay) {
+  const ms = Number(delay);
+  return ms >= 0 && ms <= DELAY_MS_MAX ? ms * NS_OF_MS : 0;
 }
 
-function timer(callback, delay, every, args) {
-  if (typeof callback !== "function") throw new TypeError("a timer's callback must be a function");
-  needsCall("a timer");
-  const t = {
-    id: nextId++,
-    at: Math.round(now() + ms(delay) * 1e6),
-    every: every ? Math.max(ms(delay), 1) * 1e6 : 0,
-    callback,
-    args,
-  };
-  add(t);
-  return t.id;
-}
-export const setTimeout = (callback, delay, ...args) => timer(callback, delay, false, args);
-export const setInterval = (callback, delay, ...args) => timer(callback, delay, true, args);
-export const setImmediate = (callback, ...args) => timer(callback, 0, false, args);
-export const clearTimeout = (id) => {
-  timers = timers.filter((t) => t.id !== Number(id));
-};
-export const queueMicrotask = (callback) => {
-  if (typeof callback !== "function") throw new TypeError("a microtask must be a function");
-  enqueue((f) => {
-    try {
-      f();
-    } catch (e) {
-      uncaught(e);
-    }
-  }, callback);
-};
-
-let uncaught = () => {};
-
-/** Runs `start`, and what it began, until what it returned is settled. `report` gets what nobody else does. */
-export function run(start, report) {
-  uncaught = report;
-  try {
-    let p = start();
-    if (p === null || typeof p !== "object" || typeof p.then !== "function") return p;
-    let state, value;
-    Promise.resolve(p).then(
-      (v) => {
-        state = 1;
-        value = v;
-      },
-      (e) => {
-        state = 2;
-        value = e;
-      },
-    );
-    for (;;) {
-      drain();
-      if (state === 1) return value;
-      if (state === 2) throw value;
-      if (timers.length === 0) throw new Error("the handler awaits a promise that nothing will ever settle");
-      const t = timers[0],
-        time = now();
-      if (t.at > time) {
-        const pollable = subscribeInstant(t.at);
-        pollable.block();
-        pollable[Symbol.dispose]();
-      }
-      timers.shift();
-      if (t.every > 0) {
-        t.at = Math.max(t.at + t.every, time);
-        add(t);
-      }
-      try {
-        t.callback(...t.args);
-      } catch (e) {
-        uncaught(e);
-      }
-    }
-  } finally {
-    drain(); // what is ready still runs in this call
-    for (const p of unhandled) report(Promise.reason(p));
-    forget();
-    timers = []; // nothing of this call may run in the next one, which is another entity's
+function add(timer) {
+  let at = timers.length;
+  while (at > 0 && timers[at - 1].at > timer.at) {
+    at--;
   }
+  timers.splice(at, 0, timer);
+}
+
+function start(callback, delay, isRepeated, values) {
+  if (typeof callback !== "function") {
+    throw new TypeError("a timer's callback must be a function");
+  }
+  needsCall("a timer");
+  const every = isRepeated ? Math.max(delayNs(delay), NS_OF_MS) : 0;
+  const timer = { id: nextId++, at: Math.round(now() + delayNs(delay)), every, callback, values };
+  add(timer);
+  return timer.id;
+}
+
+export const setTimeout = (callback, delay, ...values) => start(callback, delay, false, values);
+export const setInterval = (callback, delay, ...values) => start(callback, delay, true, values);
+export const setImmediate = (callback, ...values) => start(callback, 0, false, values);
+export const clearTimeout = (id) => {
+  timers = timers.filter((timer) => timer.id !== Number(id));
+};
+
+export function queueMicrotask(callback) {
+  if (typeof callback !== "function") {
+    throw new TypeError("a microtask must be a function");
+  }
+  enqueue(attempt, callback);
+}
+
+function attempt(callback, values = []) {
+  try {
+    callback(...values);
+  } catch (error) {
+    report(error);
+  }
+}
+
+/** Runs `begin`, and what it has begun, until what it returned is settled. `told` gets errors that nobody handles. */
+export function run(begin, told) {
+  report = told;
+  try {
+    const returned = begin();
+    if (returned === null || typeof returned !== "object" || typeof returned.then !== "function") {
+      return returned;
+    }
+    return wait(returned);
+  } finally {
+    // What is ready still runs in this call, and nothing of it in the next one, which is another entity's.
+    drain();
+    for (const promise of unhandled) {
+      report(Promise.reason(promise));
+    }
+    forget();
+    timers = [];
+  }
+}
+
+function wait(thenable) {
+  let end;
+  Promise.resolve(thenable).then(
+    (value) => (end = { value }),
+    (error) => (end = { error }),
+  );
+  for (;;) {
+    drain();
+    if (end !== undefined) {
+      if ("error" in end) {
+        throw end.error;
+      }
+      return end.value;
+    }
+    if (timers.length === 0) {
+      throw new Error("the handler awaits a promise that nothing will ever settle");
+    }
+    runNext();
+  }
+}
+
+/** Waits for the next timer, and runs it. */
+function runNext() {
+  const timer = timers[0];
+  const time = now();
+  if (timer.at > time) {
+    const pollable = subscribeInstant(timer.at);
+    pollable.block();
+    pollable[Symbol.dispose]();
+  }
+  timers.shift();
+  if (timer.every > 0) {
+    timer.at = Math.max(timer.at + timer.every, time);
+    add(timer);
+  }
+  attempt(timer.callback, timer.values);
 }

@@ -1,43 +1,67 @@
+// Values as the log shows them.
+
 import { locate } from "./where.js";
-export function show(x) {
-  if (typeof x === "string") return x;
-  if (Error.isError(x))
-    return (
-      `${x}${(x.stack ?? "")
-        .split("\n")
-        .map(locate)
-        .filter(Boolean)
-        .map((f) => `\n    at ${f}`)
-        .join("")}` + (x.cause === undefined ? "" : `\ncaused by ${show(x.cause)}`)
-    );
-  if (typeof x === "object" && x !== null) {
-    const seen = [];
-    try {
-      return (
-        JSON.stringify(x, function (_, v) {
-          while (seen.length && seen.at(-1) !== this) seen.pop();
-          if (typeof v === "object" && v !== null) {
-            if (seen.includes(v)) return "[circular]";
-            seen.push(v);
-          }
-          return typeof v === "bigint"
-            ? `${v}n`
-            : typeof v === "function"
-              ? `[function ${v.name}]`
-              : v instanceof Map
-                ? Object.fromEntries(v)
-                : v instanceof Set
-                  ? [...v]
-                  : ArrayBuffer.isView(v) && !(v instanceof DataView)
-                    ? [...v].join(" ")
-                    : Error.isError(v)
-                      ? String(v)
-                      : v;
-        }) ?? String(x)
-      );
-    } catch {
-      return String(x);
-    }
+
+export function show(value) {
+  if (typeof value === "string") {
+    return value;
   }
-  return typeof x === "bigint" ? `${x}n` : String(x);
+  if (Error.isError(value)) {
+    return error(value);
+  }
+  if (typeof value === "object" && value !== null) {
+    return object(value);
+  }
+  return typeof value === "bigint" ? `${value}n` : String(value);
+}
+
+/** An error with where it comes from. */
+function error(value) {
+  const frames = String(value.stack ?? "")
+    .split("\n")
+    .map(locate);
+  const places = frames.filter((place) => place !== undefined).map((place) => `\n    at ${place}`);
+  const cause = value.cause === undefined ? "" : `\ncaused by ${show(value.cause)}`;
+  return `${value}${places.join("")}${cause}`;
+}
+
+function object(value) {
+  const around = [];
+  try {
+    const text = JSON.stringify(value, function (_, member) {
+      while (around.length > 0 && around.at(-1) !== this) {
+        around.pop();
+      }
+      if (typeof member === "object" && member !== null) {
+        if (around.includes(member)) {
+          return "[circular]";
+        }
+        around.push(member);
+      }
+      return plain(member);
+    });
+    return text ?? String(value);
+  } catch {
+    return String(value);
+  }
+}
+
+/** What JSON has no word for. */
+function plain(member) {
+  if (typeof member === "bigint") {
+    return `${member}n`;
+  }
+  if (typeof member === "function") {
+    return `[function ${member.name}]`;
+  }
+  if (member instanceof Map) {
+    return Object.fromEntries(member);
+  }
+  if (member instanceof Set) {
+    return [...member];
+  }
+  if (ArrayBuffer.isView(member) && !(member instanceof DataView)) {
+    return [...member].join(" ");
+  }
+  return Error.isError(member) ? String(member) : member;
 }

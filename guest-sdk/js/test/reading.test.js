@@ -97,3 +97,29 @@ test("each result has its status and type", () => {
   }
   assert.throws(() => replyOf(() => 1), TypeError);
 });
+
+test("bytes that are no UTF-8 are replaced as the Encoding Standard has it", async () => {
+  const { decode, encode } = await import("../runtime/utf8.js");
+  const standard = new TextDecoder("utf-8", { ignoreBOM: true });
+  let seed = 1;
+  const random = (below) => (seed = (seed * 48271) % 2147483647) % below;
+  const pieces = [
+    [0x41],
+    [0xc3, 0xa4],
+    [0xe2, 0x82, 0xac],
+    [0xf0, 0x9f, 0x98, 0x80],
+    [0xed, 0xa0, 0x80],
+    [0xff],
+  ];
+  for (let round = 0; round < 3000; round++) {
+    const some = Array.from({ length: random(6) + 1 }, () => {
+      const piece = pieces[random(pieces.length)];
+      return random(2) === 0
+        ? piece
+        : piece.slice(0, random(piece.length) + 1).concat(random(4) === 0 ? random(256) : []);
+    });
+    const bytes = new Uint8Array(some.flat());
+    assert.equal(decode(bytes), standard.decode(bytes), bytes.join(" "));
+  }
+  assert.deepEqual(encode("a\ud800ä"), new TextEncoder().encode("a\ufffdä"));
+});
