@@ -53,7 +53,13 @@ async fn answers_coroutines_failures_and_imports() {
     let Some(python) = Sdk::python("answers_coroutines_failures_and_imports") else {
         return;
     };
-    let component = python.build("src/misbehave.py");
+    let (output, component) = python.try_build("src/misbehave.py");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("misbehave.py:") && said.contains("`threading.Thread` does not work"),
+        "{said}"
+    );
+    let component = std::fs::read(component).unwrap();
     let plugins = Plugins::empty()
         .with("rust", "echo")
         .with_file("misbehave.wasm", component);
@@ -107,7 +113,7 @@ async fn answers_coroutines_failures_and_imports() {
         (201, "made", Some("1"))
     );
     assert_eq!(act(&node, &json!({"act": "nothing"})).await.status, 204);
-    for bad in ["badStatus", "unknown"] {
+    for bad in ["badStatus", "unknown", "thread"] {
         act(&node, &json!({"act": bad}))
             .await
             .problem(500, "internal");

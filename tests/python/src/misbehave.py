@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 import uuid
 
@@ -62,6 +63,7 @@ ACTS = {
     "reply": lambda body: Reply("made", status=201, headers={"X-Own": "1"}),
     "badStatus": lambda body: Reply("", status=99),
     "nothing": lambda body: None,
+    "thread": lambda body: threading.Thread(target=print).start(),
     "random": lambda body: str(uuid.uuid4()),
 }
 

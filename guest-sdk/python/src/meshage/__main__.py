@@ -36,7 +36,7 @@ def main() -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         for note in notes:
-            print(note.replace("\t", ": ", 1), file=sys.stderr)
+            print(f"warning: {note}", file=sys.stderr)
         print(f"{output}: {output.stat().st_size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
         return 0
     from .dev import serve

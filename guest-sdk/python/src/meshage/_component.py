@@ -57,6 +57,10 @@ def log(level: str, text: str) -> None:
     logging.log(_LEVELS[level], text)
 
 
+# From which number of `logging` on an entry has a level.
+_LEAST = ((40, "error"), (30, "warn"), (20, "info"), (10, "debug"), (0, "trace"))
+
+
 class WitBackend:
     log = staticmethod(log)
 
@@ -105,18 +109,7 @@ class LogHandler(std_logging.Handler):
     """The root handler of `logging`: one record is one entry, its traceback included."""
 
     def emit(self, record: std_logging.LogRecord) -> None:
-        no = record.levelno
-        level = (
-            "error"
-            if no >= 40
-            else "warn"
-            if no >= 30
-            else "info"
-            if no >= 20
-            else "debug"
-            if no >= 10
-            else "trace"
-        )
+        level = next(level for least, level in _LEAST if record.levelno >= least)
         try:
             log(level, self.format(record))
         except Exception as error:

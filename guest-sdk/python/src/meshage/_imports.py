@@ -9,12 +9,10 @@ import os
 import sys
 
 NATIVE = (".so", ".pyd", ".dylib")
-# Modules of the standard library that need what a component has not; None: say what there is instead.
+# Modules of the standard library that need what a component has not.
 ABSENT = {
     "ssl": "there are no sockets",
-    "_ssl": None,
     "ctypes": "there is no native code",
-    "_ctypes": None,
     "multiprocessing": "there are no processes",
     "curses": "there is no terminal",
     "tkinter": "there is no screen",
@@ -51,17 +49,19 @@ CALLS = {
 
 
 class Found:
+    """What was found in a source: modules, each with its file, its line and whether it may be missing; and warnings."""
+
     def __init__(self) -> None:
-        self.names: dict[str, tuple[str, int, bool]] = {}  # module -> (file, line, optional)
-        self.problems: list[str] = []  # warnings
+        self.names: dict[str, tuple[str, int, bool]] = {}
+        self.problems: list[str] = []
 
 
 class Walk(ast.NodeVisitor):
     """The modules that a source names, wherever, and the calls in it that cannot work."""
 
-    def __init__(self, module: str, is_package: bool, file: str, found: Found, check_calls: bool):
+    def __init__(self, module: str, is_package: bool, file: str, found: Found):
         self.package = module if is_package else module.rpartition(".")[0]
-        self.file, self.found, self.check_calls = file, found, check_calls
+        self.file, self.found = file, found
         self.aliases: dict[str, str] = {}
         self.optional = 0
 
@@ -114,7 +114,7 @@ class Walk(ast.NodeVisitor):
         if name == "importlib.import_module" or name == "__import__":
             if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
                 self.add(node.args[0].value, node)
-        if name and self.check_calls:
+        if name:
             head, _, rest = name.partition(".")
             full = self.aliases.get(head, head) + ("." + rest if rest else "")
             for bad, why in CALLS.items():

@@ -35,7 +35,7 @@ class BuildError(Exception):
 def prepare(*arguments: Any) -> type:
     """As `_prepare`, with what is printed kept in a file: componentize-py's pipe breaks after 10,000 bytes."""
     real = sys.stdout, sys.stderr
-    with open(os.environ["PYTHONPATH"].split(":")[2] + "/output.txt", "w") as sys.stdout:
+    with open(f"{entry_folder()}/output.txt", "w") as sys.stdout:
         sys.stderr = sys.stdout
         try:
             return _prepare(*arguments)
@@ -48,13 +48,8 @@ def _prepare(
 ) -> type:
     """Imports the handler and all that it names; returns the class that componentize-py asks for."""
     sys.dont_write_bytecode = True
-    sys.path[:] = [
-        "/python",
-        "/world",
-        *own,
-        *packages,
-        "/bundled",
-    ]  # componentize-py adds site-packages of its own accord
+    # componentize-py adds site-packages of its own accord.
+    sys.path[:] = ["/python", "/world", *own, *packages, "/bundled"]
     from . import _component, _handler
     from ._backend import use
 
@@ -80,7 +75,7 @@ def _prepare(
         if not any(spec.origin.startswith(root + "/") for root in own):
             continue
         mine = Found()
-        Walk(name, bool(spec.submodule_search_locations), short(spec.origin, own), mine, True).visit(
+        Walk(name, bool(spec.submodule_search_locations), short(spec.origin, own), mine).visit(
             ast.parse(read(spec.origin), spec.origin)
         )
         found.problems += mine.problems
@@ -129,20 +124,18 @@ def _prepare(
             linecache.cache[origin] = (sum(map(len, lines)), None, lines, origin)
 
     for line in found.problems:
-        report("warning", line)
-    report(
-        "modules",
-        f"{len(sys.modules)} loaded, {len(FINDER.loaders)} in memory ({sum(len(x.data) for x in FINDER.loaders.values()) // 1024} KiB)",
-    )
+        report(line)
     sys.meta_path.insert(0, FINDER)
     sys.meta_path.append(LastFinder())
     sys.path_importer_cache.clear()
-    sys.path[:] = []  # nothing is there when it runs: do not look
+    # Nothing is there when it runs: do not look.
+    sys.path[:] = []
     FINDER.running = True
     use(_component.WitBackend())
     _component.built = True
     gc.collect()
-    gc.freeze()  # what is there now is for good: no collection looks at it, or writes to its pages
+    # What is there now is for good: no collection looks at it, or writes to its pages.
+    gc.freeze()
     return _component.MessageHandler
 
 
@@ -168,16 +161,24 @@ def load(name: str, where: str, packages: list[str]) -> None:
     except ImportError as error:
         cause: BaseException | None = error
         names = []
-        while cause is not None:  # the first one that failed says most
+        # The first one that failed says most.
+        while cause is not None:
             names += [cause.name] if isinstance(cause, ImportError) and cause.name else []
             cause = cause.__cause__ or cause.__context__
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-        by = (
-            f" (`{name}` imports it, {frames[-2 if frames[-1].filename.startswith('/python/') else -1].filename.split('/', 2)[2]}:{frames[-1].lineno})"
-            if len(frames) > 1
-            else ""
-        )
+        by = imported_by(name, error)
         raise BuildError(f"{where}: {why_missing(names[-1] if names else name, packages)}{by}") from error
+
+
+def imported_by(name: str, error: ImportError) -> str:
+    """Where in a package the import failed, if it did not fail in the source that names it."""
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+    ]
+    if len(frames) < 2:
+        return ""
+    at = frames[-2] if frames[-1].filename.startswith("/python/") else frames[-1]
+    file = at.filename.split("/", 2)[2]
+    return f" (`{name}` imports it, {file}:{at.lineno})"
 
 
 def short(path: str, own: list[str]) -> str:
@@ -187,6 +188,12 @@ def short(path: str, own: list[str]) -> str:
     return path
 
 
-def report(kind: str, text: str) -> None:
-    with open(os.environ["PYTHONPATH"].split(":")[2] + "/report.txt", "a") as file:
-        file.write(f"{kind}\t{text}\n")
+def report(warning: str) -> None:
+    """Tells the developer, once the component is built."""
+    with open(f"{entry_folder()}/report.txt", "a") as file:
+        file.write(f"{warning}\n")
+
+
+def entry_folder() -> str:
+    """The folder of the entry module, which the build reads afterwards: componentize-py has it third."""
+    return os.environ["PYTHONPATH"].split(":")[2]

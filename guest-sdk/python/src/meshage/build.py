@@ -87,7 +87,7 @@ def own_frames(text: str) -> str:
 def build(
     file: Path, output: Path, packages: list[Path] | None = None, include: list[str] | None = None
 ) -> list[str]:
-    """Builds it; returns what the developer should know."""
+    """Builds it; returns warnings for the developer."""
     installed = importlib.metadata.version("componentize-py")
     if installed != COMPONENTIZE:
         raise BuildError(f"componentize-py {COMPONENTIZE} is needed, {installed} is installed")
@@ -149,5 +149,4 @@ def build(
         os.replace(beside, output)
         report = entry_dir / "report.txt"
         sys.stdout.write((entry_dir / "output.txt").read_text()[:2000])
-        notes = report.read_text().splitlines() if report.exists() else []
-        return [note for note in notes if not note.startswith("modules\t")]
+        return report.read_text().splitlines() if report.exists() else []
