@@ -1,9 +1,12 @@
 //! Handlers in JavaScript and TypeScript do what those in Rust do.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, Node, Plugins, Sdk, Setup, check_cart, check_tally, examples, mesh_of,
+    Answer, Client, HANG, Node, Plugins, Sdk, Setup, binary, check_cart, check_tally, examples,
+    mesh_of, port_known_beforehand, until,
 };
 
 async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
@@ -235,6 +238,47 @@ async fn the_document_shows_what_works() {
     ];
     javascript.build_text("echo.js", &echo);
     check_cart(javascript.build_text("cart.ts", &cart)).await;
+}
+
+#[tokio::test]
+async fn what_is_saved_is_built_and_served() {
+    let Some(javascript) = Sdk::javascript("what_is_saved_is_built_and_served") else {
+        return;
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    let source = folder.path().join("hello.js");
+    let save = |text: &str| {
+        std::fs::write(&source, format!("export default () => {text};")).unwrap();
+    };
+    save("'first'");
+    let [http, cluster, admin] = std::array::from_fn(|_| port_known_beforehand().to_string());
+    let mut command = tokio::process::Command::from(javascript.command());
+    command.arg("dev").arg(&source).arg("--out");
+    command.arg(folder.path().join("plugins/hello.wasm"));
+    command.args(["--", "--http-port", &http, "--cluster-port", &cluster]);
+    command
+        .args(["--admin-port", &admin, "--data-dir"])
+        .arg(folder.path().join("data"));
+    let mut dev = command
+        .env("MESHAGE_HOST", binary())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let client = Client::new();
+    let says = async |expected: &str| {
+        let url = format!("http://127.0.0.1:{http}/api/hello/1");
+        let answer = client.request(hyper::Method::POST, &url).try_send().await;
+        answer.is_ok_and(|answer| answer.text() == expected)
+    };
+    until(async || says("first").await).await;
+    // A mistake changes nothing, and the next saving mends it.
+    save("(");
+    save("'second'");
+    until(async || says("second").await).await;
+    let pid = Pid::from_raw(dev.id().unwrap() as i32).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    // It ends with its node.
+    timeout(HANG, dev.wait()).await.unwrap().unwrap();
 }
 
 #[test]

@@ -32,7 +32,7 @@ export async function dev(source, output, flags, build) {
       if (!(error instanceof BundleError)) {
         throw error;
       }
-      console.error(`meshage-js: ${error.message}; the last good one runs on`);
+      console.error(`meshage-js: ${error.message}\n\nthe last good one runs on`);
     } finally {
       isBuilding = false;
     }
