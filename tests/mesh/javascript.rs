@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, Client, HANG, Node, Plugins, Sdk, Setup, binary, check_cart, check_tally, examples,
-    mesh_of, port_known_beforehand, until,
+    Answer, Client, HANG, Node, Plugins, Sdk, Setup, binary, check_cart, check_requests,
+    check_tally, examples, mesh_of, port_known_beforehand, until,
 };
 
 async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
@@ -169,6 +169,32 @@ async fn promises_timers_failures_and_what_the_web_has() {
     assert_eq!(ask(json!({"act": "keep"})).await.ok(), "done");
     assert_eq!(ask(json!({"act": "settleKept"})).await.ok(), "settled");
     assert_eq!(node.log_lines("code of an earlier message"), 0);
+}
+
+#[tokio::test]
+async fn requests_to_other_hosts() {
+    let Some(javascript) = Sdk::javascript("requests_to_other_hosts") else {
+        return;
+    };
+    let (node, url) = check_requests(javascript.build("src/misbehave.ts")).await;
+    let ask = async |act: &str, path: &str| {
+        let body = json!({"act": act, "url": url(path)}).to_string();
+        node.post("/api/misbehave/1").json(&body).send().await
+    };
+    let seen = ask("redirected", "/redirect").await.json();
+    assert_eq!(
+        (&seen["redirected"], &seen["at"]),
+        (&json!(true), &json!("/seen"))
+    );
+    let seen = &seen["seen"];
+    assert_eq!(
+        (&seen["method"], &seen["body"]),
+        (&json!("GET"), &json!(""))
+    );
+    assert_eq!((&seen["type"], &seen["own"]), (&Value::Null, &json!("2")));
+    assert!(ask("passOn", "/x").await.ok().contains("/x"));
+    let made = ask("response", "/").await;
+    assert_eq!((made.status, made.text()), (202, "{\"a\":1}"));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Client, Node, Plugins, Sdk, Setup, check_cart, check_tally, examples,
+    Answer, Client, Node, Plugins, Sdk, Setup, check_cart, check_requests, check_tally, examples,
     port_known_beforehand, until,
 };
 
@@ -62,7 +62,7 @@ async fn answers_coroutines_failures_and_imports() {
     let component = std::fs::read(component).unwrap();
     let plugins = Plugins::empty()
         .with("rust", "echo")
-        .with_file("misbehave.wasm", component);
+        .with_file("misbehave.wasm", &component);
     let node = Setup::new(plugins).ready().await;
     check_echo(&node).await;
     for (kind, status) in [
@@ -132,6 +132,7 @@ async fn answers_coroutines_failures_and_imports() {
     let request = node.post("/api/misbehave/1?raw").body(bytes.clone());
     let answer = request.send().await;
     assert_eq!((answer.status, &answer.body[..]), (200, &bytes[..]));
+    let _ = check_requests(component).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,16 @@ const CAPABILITIES = { state: "stateful.js", calls: "stateless.js" };
 /** What the engine has no loop for: `async` becomes generators, which run on a Promise of the runtime. */
 const LOWERED = { "async-await": false, "async-generator": false, "for-await": false, decorators: false };
 
+/** What packages look up as members is put in as a global, too. */
+const DEFINED = {
+  "process.env.NODE_ENV": '"production"',
+  ...Object.fromEntries(
+    ["globalThis", "self", "window"].flatMap((global) =>
+      ["fetch", "Headers", "Request", "Response"].map((name) => [`${global}.${name}`, name]),
+    ),
+  ),
+};
+
 /** A mistake in the handler. */
 export class BundleError extends Error {}
 
@@ -31,7 +41,21 @@ export async function bundle(source, { root = process.cwd(), minify = false, use
   const texts = new Map();
   const linesOf = (name) => texts.get(name) ?? texts.set(name, lines(name, root)).get(name);
   const positions = table(map, (name) => sourceName(name, root), linesOf);
-  return { code: output(".js"), positions, kind, uses: found, files: Object.keys(first.metafile.inputs) };
+  const imports = importsOf(last.metafile);
+  return {
+    code: output(".js"),
+    positions,
+    kind,
+    imports,
+    uses: found,
+    files: Object.keys(first.metafile.inputs),
+  };
+}
+
+/** The interfaces of the mesh that a bundle imports. */
+function importsOf({ outputs }) {
+  const imports = Object.values(outputs).flatMap((output) => output.imports.map(({ path }) => path));
+  return imports.flatMap((path) => /^meshage:mesh\/(.*)@/.exec(path)?.[1] ?? []);
 }
 
 async function run(source, { root, kind, minify, found }) {
@@ -47,7 +71,7 @@ async function run(source, { root, kind, minify, found }) {
       platform: "neutral",
       mainFields: ["browser", "module", "main"],
       conditions: ["worker", "browser", "module", "import"],
-      define: { "process.env.NODE_ENV": '"production"' },
+      define: DEFINED,
       supported: LOWERED,
       inject: [`${RUNTIME}web/inject.js`],
       alias: { meshage: SDK },
@@ -100,7 +124,7 @@ const hostImports = {
       errors: [{ text: `${path} is of Node.js: a component has neither files nor sockets nor processes` }],
     }));
     // They have an effect, but only where they are used.
-    build.onResolve({ filter: /^\.\/(url|clone)\.js$/ }, ({ path, importer }) =>
+    build.onResolve({ filter: /^\.\/(url|clone|abort|body|fetch)\.js$/ }, ({ path, importer }) =>
       importer.startsWith(`${RUNTIME}web/`)
         ? { path: `${RUNTIME}web/${path}`, sideEffects: false }
         : undefined,

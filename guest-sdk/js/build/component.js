@@ -12,7 +12,7 @@ export async function build(source, options = {}) {
   const bundled = await bundle(source, options);
   // What the runtime's `where` reads.
   const code = `${bundled.code}\nglobalThis.__meshage_map = ${JSON.stringify(bundled.positions)};\n`;
-  const component = await withWorld(bundled.kind, (wit) =>
+  const component = await withWorld(bundled.imports, (wit) =>
     componentize(code, bundled.positions, wit, source, options),
   );
   return { ...bundled, component };

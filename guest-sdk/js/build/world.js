@@ -27,14 +27,8 @@ interface random {
 }`,
 };
 
-const IMPORTS = {
-  nothing: [],
-  calls: ["calls"],
-  state: ["state", "messages"],
-};
-
-/** Gives `work` a folder with the world `built`, for a handler that uses this. */
-export async function withWorld(kind, work) {
+/** Gives `work` a folder with the world `built`, which imports these interfaces of the mesh. */
+export async function withWorld(imports, work) {
   const folder = mkdtempSync(join(tmpdir(), "meshage-js-"));
   try {
     for (const [name, text] of Object.entries(WASI)) {
@@ -43,18 +37,18 @@ export async function withWorld(kind, work) {
     }
     mkdirSync(join(folder, "deps", "mesh"));
     cpSync(MESH, join(folder, "deps", "mesh", "mesh.wit"));
-    writeFileSync(join(folder, "world.wit"), world(kind));
+    writeFileSync(join(folder, "world.wit"), world(imports));
     return await work(folder);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-function world(kind) {
-  const imports = ["logging", ...IMPORTS[kind]].map((name) => `  import meshage:mesh/${name}@0.1.0;\n`);
+function world(imports) {
+  const lines = imports.map((name) => `  import meshage:mesh/${name}@0.1.0;\n`);
   return `package meshage:js;
 world built {
-${imports.join("")}  import wasi:clocks/monotonic-clock@0.2.0;
+${lines.join("")}  import wasi:clocks/monotonic-clock@0.2.0;
   import wasi:random/random@0.2.0;
   export meshage:mesh/message-handler@0.1.0;
 }`;

@@ -17,6 +17,13 @@ let nextId = 1;
 /** What is told of errors that nobody handles. */
 let report = () => {};
 
+/** Where answers come from that promises wait for, if the handler has any. */
+let source = { isWaiting: () => false, receive: () => false, forget() {} };
+
+export function addSource(added) {
+  source = added;
+}
+
 function delayNs(delay) {
   const ms = Number(delay);
   return ms >= 0 && ms <= DELAY_MS_MAX ? ms * NS_OF_MS : 0;
@@ -80,6 +87,7 @@ export function run(begin, told) {
     }
     forget();
     timers = [];
+    source.forget();
   }
 }
 
@@ -97,25 +105,29 @@ function wait(thenable) {
       }
       return end.value;
     }
-    if (timers.length === 0) {
+    if (timers.length === 0 && !source.isWaiting()) {
       throw new Error("the handler awaits a promise that nothing will ever settle");
     }
     runNext();
   }
 }
 
-/** Waits for the next timer, and runs it. */
+/** Waits for what comes next, a timer or an answer, and runs what waits for it. */
 function runNext() {
   const timer = timers[0];
-  const time = now();
-  if (timer.at > time) {
+  const left = timer === undefined ? null : Math.max(timer.at - now(), 0);
+  if (source.isWaiting()) {
+    if (source.receive(left === null ? null : Math.ceil(left / NS_OF_MS)) || timer === undefined) {
+      return;
+    }
+  } else if (left > 0) {
     const pollable = subscribeInstant(timer.at);
     pollable.block();
     pollable[Symbol.dispose]();
   }
   timers.shift();
   if (timer.every > 0) {
-    timer.at = Math.max(timer.at + timer.every, time);
+    timer.at = Math.max(timer.at + timer.every, now());
     add(timer);
   }
   attempt(timer.callback, timer.values);

@@ -16,8 +16,12 @@ export class Reply {
   }
 }
 
+/** The method of an object that is a reply in another form. */
+export const AS_REPLY = Symbol("meshage.reply");
+
 /** What the host takes, of what a handler returned. */
-export function replyOf(value) {
+export function replyOf(returned) {
+  const value = typeof returned?.[AS_REPLY] === "function" ? returned[AS_REPLY]() : returned;
   if (!(value instanceof Reply)) {
     const [type, body] = content(value);
     return type === undefined

@@ -82,7 +82,42 @@ const acts: Record<string, (message: Message, context: Context) => unknown> = {
     context.log.warn("a warning", { with: ["members"] });
     return "logged";
   },
-  see: (_, context) => [context.method, context.query, context.headers["content-type"] ?? null, context.stream],
+  see: (_, context) => [
+    context.method,
+    context.query,
+    context.headers["content-type"] ?? null,
+    context.stream,
+  ],
+  get: ({ urls }) =>
+    Promise.all(
+      urls.map((url: string) => fetch(url).then(async (answer) => [answer.status, await answer.text()])),
+    ),
+  post: async ({ url }) => {
+    const body = JSON.stringify({ a: "ä" });
+    const headers = { "content-type": "application/json", "X-Own": "1" };
+    return (await globalThis.fetch(url, { method: "POST", body, headers })).json();
+  },
+  giveUp: async ({ url }) => {
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), 50);
+    const names = [];
+    for (const signal of [controller.signal, AbortSignal.timeout(50)]) {
+      await fetch(url, { signal }).catch((error) => names.push(error.name));
+    }
+    return names.join() === "AbortError,TimeoutError" ? "gave up" : names;
+  },
+  walkAway: async ({ url }) => {
+    void fetch(url);
+    await delay(10);
+    return "done";
+  },
+  failure: ({ url }) => fetch(url).catch((error) => error.message),
+  redirected: async ({ url }) => {
+    const answer = await fetch(new Request(url, { method: "POST", body: "x", headers: { "x-own": "2" } }));
+    return { redirected: answer.redirected, at: new URL(answer.url).pathname, seen: await answer.json() };
+  },
+  passOn: ({ url }) => fetch(url),
+  response: () => Response.json({ a: 1 }, { status: 202 }),
   bytes: (_, context) => context.body,
 };
 

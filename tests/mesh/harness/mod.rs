@@ -24,6 +24,7 @@ mod state;
 mod taken;
 mod tally;
 mod traffic;
+mod web;
 #[cfg(target_os = "linux")]
 mod wire;
 
@@ -51,6 +52,7 @@ pub(crate) use state::{State, on_both_stores};
 pub(crate) use taken::{taken, threads};
 pub(crate) use tally::{check_cart, check_tally, examples};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
+pub(crate) use web::check_requests;
 #[cfg(target_os = "linux")]
 pub(crate) use wire::{Path, Place, Wire};
 

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 
-from meshage import Conflict, Invalid, NotFound, Reply, Unavailable, handler
+from meshage import http, Conflict, Invalid, NotFound, Reply, Unavailable, handler
 
 THROWN = {
     "invalid": Invalid("an invalid one"),
@@ -52,7 +52,46 @@ def log(body):
     return "logged"
 
 
+async def get(body):
+    answers = await asyncio.gather(*(http.fetch("GET", url) for url in body["urls"]))
+    return [[answer.status, answer.text()] for answer in answers]
+
+
+def post(body):
+    return http.request("POST", body["url"], {"a": "ä"}, headers={"X-Own": "1"}).json()
+
+
+async def give_up(body):
+    try:
+        async with asyncio.timeout(0.05):
+            await http.fetch("GET", body["url"])
+    except TimeoutError:
+        pass
+    try:
+        http.request("GET", body["url"], timeout=0.05)
+    except TimeoutError:
+        return "gave up"
+
+
+async def walk_away(body):
+    asyncio.ensure_future(http.fetch("GET", body["url"]))
+    await asyncio.sleep(0.01)
+    return "done"
+
+
+def failure(body):
+    try:
+        http.request("GET", body["url"])
+    except http.HttpError as error:
+        return str(error)
+
+
 ACTS = {
+    "get": get,
+    "post": post,
+    "giveUp": give_up,
+    "walkAway": walk_away,
+    "failure": failure,
     "throw": throw,
     "throwLater": throw_later,
     "delays": delays,

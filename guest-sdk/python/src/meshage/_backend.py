@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._reply import Answer
+
+if TYPE_CHECKING:
+    from .http import HttpError
 
 Headers = list[tuple[str, str]]
 
@@ -31,6 +34,9 @@ class Backend(Protocol):
     def delete(self, name: str) -> None: ...
     def scan(self, prefix: str, after: str, limit: int) -> list[tuple[str, bytes]]: ...
     def clear(self) -> None: ...
+    def http_send(self, method: str, url: str, headers: Headers, body: bytes) -> int: ...
+    def http_receive(self, wait_ms: int | None) -> tuple[int, Answer | HttpError] | None: ...
+    def http_abort(self, number: int) -> None: ...
 
 
 class _Nobody:

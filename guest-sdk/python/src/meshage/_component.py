@@ -8,12 +8,14 @@ import traceback
 from typing import Any
 
 from componentize_py_types import Err  # type: ignore[import-not-found]
+from wit_world.imports import http as wit_http  # type: ignore[import-not-found]
 from wit_world.imports import logging, types  # type: ignore[import-not-found]
 
 from . import _handler
 from ._failures import KINDS, Failure
 from ._message import Message
 from ._reply import Answer
+from .http import HttpError
 
 # What the world does not import is not there: see `build.world`.
 calls: Any = None
@@ -40,6 +42,11 @@ _VARIANTS = {
     "internal": types.Failure_Internal,
 }
 _KINDS = {variant: kind for kind, variant in _VARIANTS.items()}
+_HTTP_KINDS = {
+    wit_http.Error_Invalid: "invalid",
+    wit_http.Error_Denied: "denied",
+    wit_http.Error_Failed: "failed",
+}
 _LEVELS = {name: logging.Level[name.upper()] for name in ("trace", "debug", "info", "warn", "error")}
 
 
@@ -100,9 +107,31 @@ class WitBackend:
         get, set, delete = staticmethod(state.get), staticmethod(state.set), staticmethod(state.delete)
         scan, clear = staticmethod(state.scan), staticmethod(state.clear)
 
+    def http_send(self, method: str, url: str, headers: list[Any], body: bytes) -> int:
+        try:
+            return int(wit_http.send(wit_http.Request(method, url, headers, body)))
+        except Err as error:
+            raise _http_error(error) from None
+
+    def http_receive(self, wait_ms: int | None) -> tuple[int, Answer | HttpError] | None:
+        received = wit_http.receive(wait_ms)
+        if received is None:
+            return None
+        number, result = received
+        if isinstance(result, Err):
+            return number, _http_error(result)
+        return number, Answer(result.value.status, dict(result.value.headers), result.value.body)
+
+    def http_abort(self, number: int) -> None:
+        wit_http.abort(number)
+
 
 def _failure(error: Any) -> Failure:
     return KINDS[_KINDS[type(error.value)]](error.value.value)
+
+
+def _http_error(error: Any) -> HttpError:
+    return HttpError(_HTTP_KINDS[type(error.value)], error.value.value)
 
 
 class LogHandler(std_logging.Handler):

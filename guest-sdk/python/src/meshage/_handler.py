@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from . import http
 from ._entity import Entity, Mesh, StateValue
 from ._message import Message
 from ._reply import written
@@ -63,6 +64,7 @@ def run(message: Message, by: Registered) -> tuple[int, list[tuple[str, str]], b
         arguments["entity"] = Entity(message.stream, message.partition_key)
     if "mesh" in by.parameters:
         arguments["mesh"] = Mesh()
+    http.begin()
     result = by.function(**{name: arguments[name] for name in by.parameters})
     if inspect.isawaitable(result):
         from . import _loop

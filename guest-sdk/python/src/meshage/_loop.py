@@ -1,4 +1,4 @@
-"""An asyncio loop of a guest: nothing but timers can be waited for, as every import is synchronous."""
+"""An asyncio loop of a guest: timers and answers of `meshage.http` are what can be waited for."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import time
 from asyncio import base_events, events
 from typing import Any
 
+from . import http
+
 
 class _Clock:
     """What `BaseEventLoop` takes for a selector. `time.sleep` ends up in `wasi:io/poll`, so the host runs
     other guests meanwhile, and a deadline ends it."""
 
     def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
+        if http.is_waiting():
+            http.receive(timeout)
+        elif timeout is None:
             raise RuntimeError("the handler waits for something that nothing will ever wake up")
-        if timeout > 0:
+        elif timeout > 0:
             time.sleep(timeout)
         return []
 

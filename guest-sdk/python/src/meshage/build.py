@@ -55,7 +55,7 @@ def parameters(file: Path) -> list[str]:
 
 def world(asked: list[str]) -> str:
     """The world of a handler: it imports what its parameters need, as that is what makes a stream stateful."""
-    imports = ["logging"]
+    imports = ["logging", "http"]
     if not STATEFUL.isdisjoint(asked):
         imports += ["state", "messages"]
     elif "mesh" in asked:

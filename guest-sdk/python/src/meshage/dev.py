@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import contextvars
 import heapq
+import http.client
 import http.server
 import importlib
 import itertools
 import json
 import linecache
 import os
+import queue
 import sys
 import threading
 import time
+import tomllib
 import traceback
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from . import _handler
 from ._backend import use
 from ._failures import Failure, Internal, NotFound
 from ._message import Message
 from ._reply import Answer
-
+from .http import HttpError
 
 # Status, headers and body.
 Written = tuple[int, list[tuple[str, str]], bytes]
@@ -43,6 +46,8 @@ class Call:
     writes: dict[str, bytes | None] = field(default_factory=dict)
     sends: list[tuple[Any, ...]] = field(default_factory=list)
     cancels: list[str] = field(default_factory=list)
+    allowed_hosts: list[str] = field(default_factory=list)
+    answers: queue.Queue[tuple[int, Answer | HttpError]] = field(default_factory=queue.Queue)
 
 
 CURRENT: contextvars.ContextVar[Call] = contextvars.ContextVar("call")
@@ -92,16 +97,55 @@ class DevBackend:
         )
         return [(n, both[n]) for n in names[:limit]]  # type: ignore[misc]
 
+    def http_send(self, method: str, url: str, headers: list[Any], body: bytes) -> int:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise HttpError("invalid", f"{url!r} is no address, such as https://api.example.com/path")
+        host = f"{address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}"
+        call, number = CURRENT.get(), next(self.server.numbers)
+        if host not in call.allowed_hosts:
+            raise HttpError("denied", f"the manifest does not allow {host} (allowed_hosts)")
+
+        def exchange() -> None:
+            answer: Answer | HttpError
+            try:
+                kind = (
+                    http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+                )
+                connection = kind(address.netloc, timeout=30)
+                path = (address.path or "/") + (f"?{address.query}" if address.query else "")
+                connection.request(method, path, body, dict(headers))
+                reply = connection.getresponse()
+                given = {name.lower(): value for name, value in reply.getheaders()}
+                answer = Answer(reply.status, given, reply.read())
+            except (OSError, http.client.HTTPException) as error:
+                answer = HttpError("failed", str(error))
+            call.answers.put((number, answer))
+
+        threading.Thread(target=exchange, daemon=True).start()
+        return number
+
+    def http_receive(self, wait_ms: int | None) -> tuple[int, Answer | HttpError] | None:
+        try:
+            return CURRENT.get().answers.get(timeout=None if wait_ms is None else wait_ms / 1000)
+        except queue.Empty:
+            return None
+
+    def http_abort(self, number: int) -> None: ...
+
     def clear(self) -> None:
         for name, _ in self.scan("", "", 1 << 30):
             self.delete(name)
 
 
 class Stream:
-    """One file, and what it imported of its own directory."""
+    """One file, what it imported of its own directory, and its manifest: beside it, or in `plugins`."""
 
-    def __init__(self, file: Path):
+    def __init__(self, name: str, file: Path):
         self.file = file.resolve()
+        beside = self.file.with_name(f"{name}.toml")
+        self.manifest_file = beside if beside.exists() else Path("plugins", f"{name}.toml").resolve()
+        self.manifest: dict[str, Any] = {}
         self.registered: _handler.Registered | None = None
         self.error: str | None = None
         self.seen: dict[str, int] = {}
@@ -122,6 +166,10 @@ class Stream:
         _handler.forget()
         self.registered, self.error = None, None
         try:
+            self.manifest = {}
+            if self.manifest_file.exists():
+                self.manifest = tomllib.loads(self.manifest_file.read_text())
+            os.environ.update(self.manifest.get("env", {}))
             importlib.import_module(self.file.stem)
             self.registered = _handler.registered
             self.error = None if self.registered else f"{self.file.name} has no function with `@handler`"
@@ -132,7 +180,7 @@ class Stream:
             for m in list(sys.modules.values())
             if (getattr(m, "__file__", None) or "").startswith(root + os.sep)
         }
-        self.seen = {f: mtime(f) for f in {*files, str(self.file)} if f}
+        self.seen = {f: mtime(f) for f in {*files, str(self.file), str(self.manifest_file)} if f}
 
 
 def mtime(file: str) -> int:
@@ -144,7 +192,7 @@ def mtime(file: str) -> int:
 
 class Dev:
     def __init__(self, files: list[Path]):
-        self.streams = {f.stem.replace("_", "-"): Stream(f) for f in files}
+        self.streams = {name: Stream(name, f) for f in files for name in [f.stem.replace("_", "-")]}
         self.stores: dict[tuple[str, str], dict[str, bytes]] = {}
         self.locks: dict[tuple[str, str], threading.RLock] = {}
         self.loading = threading.RLock()
@@ -168,6 +216,13 @@ class Dev:
                         flush=True,
                     )
 
+    def visible(self, name: str, headers: Any) -> tuple[tuple[str, str], ...]:
+        """The headers that a handler sees: `content-type`, and what the manifest names."""
+        stream = self.streams.get(name)
+        named = stream.manifest.get("headers", []) if stream else []
+        both = ((header, headers.get(header)) for header in ["content-type", *map(str.lower, named)])
+        return tuple((header, value) for header, value in both if value is not None)
+
     def handle(self, message: Message) -> Written:
         stream = self.streams.get(message.stream)
         if stream is None:
@@ -179,7 +234,7 @@ class Dev:
             lock = self.locks.setdefault(entity, threading.RLock())
             store = self.stores.setdefault(entity, {})
         with lock:
-            call = Call(message, store)
+            call = Call(message, store, allowed_hosts=stream.manifest.get("allowed_hosts", []))
             token = CURRENT.set(call)
             try:
                 reply = _handler.run(message, stream.registered)
@@ -252,10 +307,10 @@ def serve(files: list[Path], port: int) -> int:
             path, _, query = self.path.partition("?")
             parts = path.split("/", 3)
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            reply: Written
             if len(parts) != 4 or parts[1] != "api":
                 reply = (404, [], b"not found\n")
             else:
-                kind = self.headers.get("content-type")
                 reply = dev.answer(
                     Message(
                         parts[2],
@@ -263,7 +318,7 @@ def serve(files: list[Path], port: int) -> int:
                         body,
                         self.command,
                         query,
-                        (("content-type", kind),) if kind else (),
+                        dev.visible(parts[2], self.headers),
                         str(uuid.uuid4()),
                     )
                 )

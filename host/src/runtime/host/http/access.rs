@@ -15,7 +15,7 @@ use super::tls::OutboundTls;
 use crate::message::StreamName;
 
 /// Maximum of requests in flight for one plugin; a further one is refused.
-const REQUESTS_MAX: usize = 64;
+pub(super) const REQUESTS_MAX: usize = 64;
 
 /// How many hosts are logged per version of a plugin: a guest can make up any number of them.
 const LOGGED_MAX: usize = 32;

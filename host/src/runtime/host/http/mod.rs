@@ -1,9 +1,11 @@
-//! `wasi:http`, outgoing: requests of guests to the hosts that the manifest allows.
+//! Requests of guests to the hosts that the manifest allows: `wasi:http`, outgoing, and
+//! `meshage:mesh/http`.
 
 mod access;
 mod link;
 mod send;
 mod tls;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,6 +21,7 @@ use crate::runtime::interfaces::Package;
 use access::{Access, AllowedHosts};
 use send::Sender;
 use tls::OutboundTls;
+use whole::UnderWay;
 
 /// Maximum size of the headers of one request or response.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
@@ -30,21 +33,26 @@ const ALLOWED_HOSTS: &str = "allowed_hosts";
 pub(super) struct Http {
     context: WasiHttpCtx,
     sender: Sender,
+    under_way: UnderWay,
 }
 
 impl Capability for Http {
-    const PACKAGES: &'static [Package] = &[Package::wasi(
-        "wasi:http",
-        "http (outgoing)",
-        &["types", "outgoing-handler"],
-    )];
+    const PACKAGES: &'static [Package] = &[
+        Package::wasi(
+            "wasi:http",
+            "http (outgoing)",
+            &["types", "outgoing-handler"],
+        ),
+        Package::mesh(&["http"]),
+    ];
     const KEYS: &'static [&'static str] = &[ALLOWED_HOSTS];
     type Node = OutboundTls;
     type Grant = AllowedHosts;
     type Shared = Access;
 
     fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
-        link::add_to_linker(linker)
+        link::add_to_linker(linker)?;
+        whole::add_to_linker(linker)
     }
 
     fn start(settings: &HostSettings) -> wasmtime::Result<OutboundTls> {
@@ -74,7 +82,11 @@ impl Capability for Http {
             deadline: Instant::now(),
             view: None,
         };
-        Self { context, sender }
+        Self {
+            context,
+            sender,
+            under_way: UnderWay::default(),
+        }
     }
 
     fn begin(&mut self, deadline: Instant, view: Option<&Arc<dyn StateView>>) {
@@ -84,12 +96,15 @@ impl Capability for Http {
 
     fn end(&mut self) {
         self.sender.view = None;
+        self.under_way = UnderWay::default();
     }
 }
 
 impl WasiHttpView for HostState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Http { context, sender } = &mut self.held.http;
+        let Http {
+            context, sender, ..
+        } = &mut self.held.http;
         WasiHttpCtxView {
             hooks: sender,
             table: &mut self.resources,

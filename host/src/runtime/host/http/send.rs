@@ -14,7 +14,7 @@ use super::access::Access;
 use crate::runtime::host::StateView;
 
 /// Maximum size of a request body, and of a response body.
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// How much of a request or response body is buffered at once.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
@@ -31,7 +31,7 @@ pub(super) struct Sender {
     pub(super) view: Option<Arc<dyn StateView>>,
 }
 
-type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
+pub(super) type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
 impl WasiHttpHooks for Sender {
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
@@ -45,29 +45,44 @@ impl WasiHttpHooks for Sender {
         _: Connection,
     ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send>
     {
-        let deadline = self.deadline.into();
+        match self.sending(request, options.unwrap_or_default()) {
+            Ok(sending) => Box::new(sending),
+            Err(error) => Box::new(async { Err(error) }),
+        }
+    }
+}
+
+impl Sender {
+    /// What sends a request, and ends with the head of its answer and with the connection, which must be
+    /// polled for the body to come.
+    ///
+    /// # Errors
+    /// If the host is not allowed, or too many requests are under way.
+    pub(super) fn sending(
+        &self,
+        request: http::Request<WasiBody>,
+        mut options: RequestOptions,
+    ) -> Result<
+        impl Future<Output = Result<(http::Response<WasiBody>, Connection), Error>> + Send + use<>,
+        Error,
+    > {
         if !self.access.allows(request.uri()) {
             self.access.log_denied(request.uri());
-            return Box::new(async { Err(Error::HttpRequestDenied) });
+            return Err(Error::HttpRequestDenied);
         }
-        let Ok(permit) = self.access.permits.clone().try_acquire_owned() else {
-            return Box::new(async { Err(Error::ConnectionLimitReached) });
-        };
-        let mut options = options.unwrap_or_default();
-        options.connect_timeout = Some(
-            options
-                .connect_timeout
-                .unwrap_or(CONNECT_MAX)
-                .min(CONNECT_MAX),
-        );
+        let permit = self.access.permits.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+        let connect_max = options.connect_timeout.unwrap_or(CONNECT_MAX);
+        options.connect_timeout = Some(connect_max.min(CONNECT_MAX));
         let request = request.map(|body| {
             bounded(body, || {
                 Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))
             })
         });
         let is_https = request.uri().scheme() == Some(&uri::Scheme::HTTPS);
+        let deadline = self.deadline.into();
         let (access, view) = (self.access.clone(), self.view.clone());
-        Box::new(async move {
+        Ok(async move {
             let sending = async {
                 if let Some(view) = view {
                     let settled = view.settled().await;
