@@ -1,7 +1,8 @@
 //! All checks that CI runs, those that fail fastest first.
 
 use std::process::Command;
-use std::thread::available_parallelism;
+use std::thread::{self, available_parallelism};
+use std::time::Instant;
 
 use anyhow::Result;
 
@@ -9,21 +10,43 @@ use crate::build;
 use crate::setup::{self, cargo};
 
 pub(crate) fn everything() -> Result<()> {
-    setup::components()?;
-    setup::packages_of_tests();
-    setup::run(cargo().args(["fmt", "--all", "--check"]))?;
-    dependencies()?;
-    build::all_guests()?;
-    build::others()?;
+    step("set-up", || {
+        setup::components()?;
+        setup::packages_of_tests();
+        setup::run(cargo().args(["fmt", "--all", "--check"]))?;
+        dependencies()
+    })?;
+    step("guests", build::all_guests)?;
     // Dependencies are compiled once, for all that follows.
-    lints_and_unit_tests()?;
-    build::everything()?;
+    step("lints and unit tests", lints_and_unit_tests)?;
+    // The host is compiled by one core, for the most part.
+    thread::scope(|scope| {
+        let others = scope.spawn(|| step("other languages and SDKs", other_languages));
+        step("host", build::everything)?;
+        others.join().expect("it does not panic")
+    })?;
+    step("tests over real nodes", || integration_tests(None))?;
+    step("tests of documents", || {
+        setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
+    })
+}
+
+/// Does one step, and tells how long it took.
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let began = Instant::now();
+    work()?;
+    println!("cargo xtask: {name}: {} s", began.elapsed().as_secs());
+    Ok(())
+}
+
+/// What handlers of the tests are built with, besides the SDK for Rust, and the tests of these SDKs themselves.
+fn other_languages() -> Result<()> {
+    build::others()?;
+    setup::python();
     if setup::javascript() {
         setup::run(npm().args(["test", "--silent"]))?;
     }
-    setup::python();
-    integration_tests(None)?;
-    setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
+    Ok(())
 }
 
 /// npm, in the folder of the SDK for JavaScript.
