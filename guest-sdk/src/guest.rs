@@ -7,7 +7,7 @@ use crate::{Failure, Message, Reply};
 #[allow(unsafe_code, unreachable_pub, missing_docs)]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../wit",
+        path: "wit",
         world: "entity",
         pub_export_macro: true,
         export_macro_name: "export_handler",

@@ -7,6 +7,7 @@ use clap::{Arg, ArgMatches, FromArgMatches, Subcommand};
 use uuid::Uuid;
 
 use crate::config::{CONFIG, Setting, Values, settings};
+use crate::project::Language;
 
 /// The older name of the setting for the public API's port.
 const SERVICE_PORT: &str = "service_port";
@@ -35,6 +36,24 @@ pub enum Command {
     /// Make a secret for a mesh: 32 random bytes in base64, to be put into a file that only its
     /// owner, or its group, can read
     Secret,
+    /// Make a project with a handler of your own, in a new folder
+    ///
+    /// It has a handler, tests, a manifest, the SDK, and a README; the language's usual commands build and
+    /// test it.
+    New {
+        /// The name of the folder, and of the stream
+        name: String,
+        /// What the handler is written in
+        #[arg(long, value_enum, value_name = "LANGUAGE")]
+        lang: Language,
+        /// A handler of wasi:http, which other hosts serve, too
+        #[arg(long)]
+        http: bool,
+    },
+    /// Be a node, and build the handler in Rust of this folder on each saving
+    ///
+    /// Its component goes into the plugins directory. The flags are those of a node, before `dev`.
+    Dev,
     /// Copy, export or look after the state of entities
     State {
         #[command(subcommand)]

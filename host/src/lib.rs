@@ -19,6 +19,7 @@ pub mod node;
 pub mod peer;
 pub mod placement;
 pub mod plugins;
+pub mod project;
 pub mod runtime;
 pub mod security;
 mod setting_file;

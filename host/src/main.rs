@@ -6,7 +6,7 @@ mod signals;
 
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use meshage_host::config::{Config, ConfigError, PluginTerms, StateTerms, Written
 use meshage_host::entities::{self, Copied, TransferError};
 use meshage_host::message::StreamName;
 use meshage_host::node::{self, NodeError};
+use meshage_host::project::{self, Develop, Language};
 use meshage_host::security::new_secret;
 use meshage_host::telemetry::Logs;
 use mimalloc::MiMalloc;
@@ -67,7 +68,11 @@ fn main() -> ExitCode {
         Some(Command::Check { files }) => check(&files, written),
         Some(Command::Secret) => say(&new_secret()).map(|()| ExitCode::SUCCESS),
         Some(Command::State { command }) => state(command, written),
-        None => run(written, &logs),
+        Some(Command::New { name, lang, http }) => new(&name, lang, http),
+        Some(Command::Dev) => develop(written, &logs),
+        None => Config::new(written)
+            .map_err(Failed::from)
+            .and_then(|config| run(config, &logs)),
     };
     let exit_code = done.unwrap_or_else(|failed| {
         logs.last_word(&failed);
@@ -207,9 +212,23 @@ fn say(line: &impl Display) -> Result<(), Failed> {
     }
 }
 
-/// Runs a node until a signal arrives or a vital task ends.
-fn run(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
+/// Makes a project.
+fn new(name: &str, language: Language, is_http: bool) -> Result<ExitCode, Failed> {
+    let next = project::new(Path::new(""), name, language, is_http);
+    say(&next.map_err(anyhow::Error::from)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a node, and builds the handler of this folder on each saving.
+fn develop(written: Written, logs: &Logs) -> Result<ExitCode, Failed> {
     let config = Config::new(written)?;
+    let develop = Develop::new(Path::new("."), &config.plugins.directory);
+    develop.map_err(anyhow::Error::from)?.start()?;
+    run(config, logs)
+}
+
+/// Runs a node until a signal arrives or a vital task ends.
+fn run(config: Config, logs: &Logs) -> Result<ExitCode, Failed> {
     logs.listen(&config.log.filter)
         .map_err(|_| config.log.filter_error())?;
     let leave = CancellationToken::new();

@@ -222,6 +222,15 @@ async fn state_messages_timers_and_calls() {
 }
 
 #[tokio::test]
+async fn state_messages_timers_and_calls_with_starling_monkey() {
+    let test = "state_messages_timers_and_calls_with_starling_monkey";
+    if let Some(javascript) = Sdk::starling_monkey(test) {
+        let flags = ["--engine", "starlingmonkey"];
+        check_tally(javascript.build_with("src/tally.ts", &flags)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_broken_handler_says_where() {
     let Some(javascript) = Sdk::javascript("a_broken_handler_says_where") else {
         return;
@@ -310,6 +319,7 @@ async fn what_is_saved_is_built_and_served() {
 #[test]
 fn the_contract_is_the_same_in_each_sdk() {
     let contract = include_str!("../../wit/mesh.wit");
+    assert_eq!(include_str!("../../guest-sdk/wit/mesh.wit"), contract);
     assert_eq!(include_str!("../../guest-sdk/js/wit/mesh.wit"), contract);
     assert_eq!(
         include_str!("../../guest-sdk/python/src/meshage/wit/mesh.wit"),

@@ -6,7 +6,9 @@ import { fileURLToPath } from "node:url";
 
 import * as esbuild from "esbuild";
 
+import { quickjs } from "./engines/quickjs.js";
 import { segments, table } from "./source-map.js";
+import { SourceError } from "./source-error.js";
 import { kindOf, usesOf } from "./uses.js";
 
 const RUNTIME = fileURLToPath(new URL("../runtime/", import.meta.url));
@@ -14,28 +16,18 @@ const SDK = fileURLToPath(new URL("../index.js", import.meta.url));
 
 const CAPABILITIES = { state: "stateful.js", calls: "stateless.js" };
 
-/** What the engine has no loop for: `async` becomes generators, which run on a Promise of the runtime. */
-const LOWERED = { "async-await": false, "async-generator": false, "for-await": false, decorators: false };
-
-/** What packages look up as members is put in as a global, too. */
-const DEFINED = {
-  "process.env.NODE_ENV": '"production"',
-  ...Object.fromEntries(
-    ["globalThis", "self", "window"].flatMap((global) =>
-      ["fetch", "Headers", "Request", "Response"].map((name) => [`${global}.${name}`, name]),
-    ),
-  ),
-};
-
-/** A mistake in the handler. */
-export class BundleError extends Error {}
-
-/** Bundles the source. Returns its code, the table of positions, what it uses, and its files. */
-export async function bundle(source, { root = process.cwd(), minify = false, uses } = {}) {
+/** Bundles the source for an engine, into a module or into a script that sets a global. Returns its code, the table of positions,
+ * what it uses, and its files. `uses` is `state`, `calls` or `nothing` if it is not to be found out, or `http`. */
+export async function bundle(
+  source,
+  { engine = quickjs, root = process.cwd(), minify = false, uses, global } = {},
+) {
   const found = [];
-  const first = await run(source, { root, kind: uses ?? "state", minify: false, found });
+  const options = { engine, root, global };
+  const first = await run(source, { ...options, kind: uses ?? "state", minify: false, found });
   const kind = uses ?? kindOf(found);
-  const last = kind === "state" && !minify ? first : await run(source, { root, kind, minify, found: [] });
+  const isLast = kind === (uses ?? "state") && !minify;
+  const last = isLast ? first : await run(source, { ...options, kind, minify, found: [] });
   const output = (end) => last.outputFiles.find((file) => file.path.endsWith(end)).text;
   const map = JSON.parse(output(".map"));
   const texts = new Map();
@@ -55,27 +47,33 @@ export async function bundle(source, { root = process.cwd(), minify = false, use
 /** The interfaces of the mesh that a bundle imports. */
 function importsOf({ outputs }) {
   const imports = Object.values(outputs).flatMap((output) => output.imports.map(({ path }) => path));
-  return imports.flatMap((path) => /^meshage:mesh\/(.*)@/.exec(path)?.[1] ?? []);
+  return [...new Set(imports.flatMap((path) => /^meshage:mesh\/(.*)@/.exec(path)?.[1] ?? []))];
 }
 
-async function run(source, { root, kind, minify, found }) {
+async function run(source, { engine, root, kind, minify, global, found }) {
+  const { inject = [], define, supported } = engine.options(RUNTIME);
   try {
     return await esbuild.build({
-      stdin: { contents: entry(source, root, kind), resolveDir: root, sourcefile: "meshage:entry.js" },
+      stdin: {
+        contents: entry(source, { engine, root, kind, global }),
+        resolveDir: root,
+        sourcefile: "meshage:entry.js",
+      },
       absWorkingDir: root,
       outdir: root,
       bundle: true,
       write: false,
-      format: "esm",
+      format: global === undefined ? "esm" : "iife",
+      globalName: global,
       target: "esnext",
       platform: "neutral",
       mainFields: ["browser", "module", "main"],
       conditions: ["worker", "browser", "module", "import"],
-      define: DEFINED,
-      supported: LOWERED,
-      inject: [`${RUNTIME}web/inject.js`],
+      define: { "process.env.NODE_ENV": '"production"', ...define },
+      supported,
+      inject,
       alias: { meshage: SDK },
-      plugins: [hostImports, webUrl, scan(root, found)],
+      plugins: [replace(engine.replaced), hostImports, webUrl, scan(root, found)],
       sourcemap: "external",
       sourcesContent: false,
       minify,
@@ -91,20 +89,42 @@ async function run(source, { root, kind, minify, found }) {
     // Its notes speak of options of esbuild.
     const plain = error.errors.map((one) => ({ ...one, notes: [] }));
     const texts = await esbuild.formatMessages(plain, { kind: "error" });
-    throw new BundleError(`${source} could not be built\n\n${texts.join("").trimEnd()}`);
+    throw new SourceError(`${source} could not be built\n\n${texts.join("").trimEnd()}`);
   }
 }
 
-function entry(source, root, kind) {
-  const own = JSON.stringify(resolve(root, source));
-  const capabilities = CAPABILITIES[kind];
+function entry(source, { engine, root, kind, global }) {
   const runtime = (file) => JSON.stringify(RUNTIME + file);
-  return `import ${runtime("globals.js")};
-import { serve } from ${runtime("serve.js")};
+  const own = `import * as handler from ${JSON.stringify(resolve(root, source))};`;
+  if (kind === "http") {
+    return `import { listen } from ${runtime("starlingmonkey/http.js")};
+${own}
+listen(Reflect.get(handler, "default"));
+`;
+  }
+  const capabilities = CAPABILITIES[kind];
+  return `${global === undefined ? "" : `import ${runtime("older.js")};`}
+import ${runtime(engine.globals)};
+import { serve } from ${runtime(engine.serve)};
 ${capabilities === undefined ? "const capabilities = undefined;" : `import { capabilities } from ${runtime(capabilities)};`}
-import * as handler from ${own};
+${own}
 export const messageHandler = serve(Reflect.get(handler, "default"), capabilities);
 `;
+}
+
+/** Files of the runtime that stand for what its other files import. */
+function replace(replaced) {
+  const targets = Object.values(replaced).map((file) => RUNTIME + file);
+  return {
+    name: "replaced",
+    setup(build) {
+      build.onResolve({ filter: /./ }, ({ path, importer }) => {
+        const file =
+          importer.startsWith(RUNTIME) && !targets.includes(importer) && replaced[path.replace("../", "./")];
+        return file ? { path: RUNTIME + file } : undefined;
+      });
+    },
+  };
 }
 
 /** The interfaces of the host are there from the beginning, or not at all. */

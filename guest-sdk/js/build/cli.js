@@ -5,15 +5,25 @@ import { existsSync } from "node:fs";
 import { relative } from "node:path";
 import { parseArgs } from "node:util";
 
-import { BundleError } from "./bundle.js";
+import { position } from "../runtime/where.js";
+import { bundle } from "./bundle.js";
 import { build, outputOf, put } from "./component.js";
 import { dev } from "./dev.js";
+import { quickjs } from "./engines/quickjs.js";
+import { starlingMonkey, starlingMonkeyHttp } from "./engines/starlingmonkey.js";
+import { SourceError } from "./source-error.js";
 
 const USAGE = `usage: meshage-js build [SOURCE] [--out FILE] [--minify] [--uses state|calls|nothing]
-       meshage-js dev   [SOURCE] [--out FILE] [--uses …] [-- FLAGS OF meshage-host]
+                        [--engine quickjs|starlingmonkey] [--http]
+       meshage-js dev   [SOURCE] [--out FILE] [--uses …] [--engine …] [--http] [-- FLAGS OF meshage-host]
+       meshage-js where SOURCE LINE:COLUMN …
 
 build   makes a component of a handler: SOURCE (src/index.ts or src/index.js) becomes plugins/FOLDER.wasm, whose name is the stream
 dev     builds on each saving, and runs a node with the component and its log
+where   says where in the sources positions of the bundle are, as an engine's own errors name them
+
+StarlingMonkey has all of the web's APIs, and makes 12 MB in some 20 s; it needs @bytecodealliance/componentize-js. With --http the
+handler answers requests of wasi:http: (request) => new Response(…).
 `;
 
 const SOURCES = ["src/index.ts", "src/index.js", "index.ts", "index.js"];
@@ -22,6 +32,8 @@ const OPTIONS = {
   out: { type: "string" },
   minify: { type: "boolean" },
   uses: { type: "string" },
+  engine: { type: "string" },
+  http: { type: "boolean" },
   help: { type: "boolean" },
 };
 
@@ -39,9 +51,12 @@ async function main([command, ...rest]) {
   if (values.uses !== undefined && !["state", "calls", "nothing"].includes(values.uses)) {
     throw new UsageError(`--uses is state, calls or nothing, not ${values.uses}`);
   }
+  if (command === "where") {
+    return where(positionals, values);
+  }
   const source = sourceOf(positionals);
   const output = values.out ?? outputOf(source);
-  const options = { minify: values.minify, uses: values.uses };
+  const options = optionsOf(values);
   switch (command) {
     case "build":
       return tell(source, output, await made(source, output, options));
@@ -51,6 +66,35 @@ async function main([command, ...rest]) {
       );
     default:
       throw new UsageError(`there is no command ${command}\n${USAGE}`);
+  }
+}
+
+function optionsOf({ minify, uses, engine, http }) {
+  if (engine !== undefined && !["quickjs", "starlingmonkey"].includes(engine)) {
+    throw new UsageError(`--engine is quickjs or starlingmonkey, not ${engine}`);
+  }
+  if (http) {
+    if (engine === "quickjs" || uses !== undefined) {
+      throw new UsageError("--http is for StarlingMonkey, and goes without --uses");
+    }
+    return { minify, uses: "http", engine: starlingMonkeyHttp };
+  }
+  return { minify, uses, engine: engine === "starlingmonkey" ? starlingMonkey : quickjs };
+}
+
+async function where([source, ...places], values) {
+  if (source === undefined || places.length === 0) {
+    throw new UsageError("where takes a source, and positions in its bundle such as 120:7");
+  }
+  const { positions } = await bundle(sourceOf([source]), optionsOf(values));
+  for (const place of places) {
+    const [, line, column] = /^(?:.*:)?(\d+):(\d+)$/.exec(place) ?? [];
+    if (line === undefined) {
+      throw new UsageError(`a position is LINE:COLUMN, not ${place}`);
+    }
+    console.log(
+      position(Number(line), Number(column), positions) ?? "not of a source: of the SDK, or of no code",
+    );
   }
 }
 
@@ -87,7 +131,7 @@ function tell(source, output, { component, kind, uses, ms, files }) {
 
 main(process.argv.slice(2)).catch((error) => {
   const isExpected =
-    error instanceof UsageError || error instanceof BundleError || error.code?.startsWith?.("ERR_PARSE_ARGS");
+    error instanceof UsageError || error instanceof SourceError || error.code?.startsWith?.("ERR_PARSE_ARGS");
   console.error(`meshage-js: ${isExpected ? error.message : (error.stack ?? error)}`);
   process.exit(1);
 });

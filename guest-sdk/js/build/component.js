@@ -3,43 +3,21 @@
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { basename, dirname, extname, resolve } from "node:path";
 
-import { BundleError, bundle } from "./bundle.js";
+import { bundle } from "./bundle.js";
+import { quickjs } from "./engines/quickjs.js";
 import { withWorld } from "./world.js";
 import { position } from "../runtime/where.js";
 
 /** Builds a handler. Returns the component, and what is to be told of it. */
-export async function build(source, options = {}) {
-  const bundled = await bundle(source, options);
+export async function build(source, { engine = quickjs, isQuick = false, ...options } = {}) {
+  const bundled = await bundle(source, { engine, ...options });
+  const { positions } = bundled;
   // What the runtime's `where` reads.
-  const code = `${bundled.code}\nglobalThis.__meshage_map = ${JSON.stringify(bundled.positions)};\n`;
-  const component = await withWorld(bundled.imports, (wit) =>
-    componentize(code, bundled.positions, wit, source, options),
+  const code = `${bundled.code}\nglobalThis.__meshage_map = ${JSON.stringify(positions)};\n`;
+  const component = await withWorld(bundled, engine.withWasi, (wit) =>
+    engine.componentize({ code, wit, source, isQuick, located: (text) => located(text, positions) }),
   );
   return { ...bundled, component };
-}
-
-async function componentize(code, positions, wit, source, { isQuick = false }) {
-  const { componentize } = await import("componentize-qjs");
-  try {
-    const made = await componentize({
-      witPath: wit,
-      world: "built",
-      jsSource: code,
-      sync: true,
-      // The smaller engine is built in half the time, and a fifth slower.
-      optSize: isQuick,
-    });
-    return made.component;
-  } catch (error) {
-    const text = String(error.message ?? error);
-    const thrown = /JavaScript module(?: evaluation)?: ([\s\S]*)/.exec(text)?.[1];
-    if (thrown === undefined) {
-      throw error;
-    }
-    throw new BundleError(
-      `${source} failed while it was loaded, which happens when it is built: ${located(thrown, positions)}`,
-    );
-  }
 }
 
 /** A stack with the positions of the sources; what is the runtime's is left out. */

@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { watch } from "node:fs";
 import { dirname, resolve } from "node:path";
 
-import { BundleError } from "./bundle.js";
+import { SourceError } from "./source-error.js";
 
 /** Editors save in several steps. */
 const SETTLED_MS = 30;
@@ -29,7 +29,7 @@ export async function dev(source, output, flags, build) {
     try {
       follow(await build());
     } catch (error) {
-      if (!(error instanceof BundleError)) {
+      if (!(error instanceof SourceError)) {
         throw error;
       }
       console.error(`meshage-js: ${error.message}\n\nthe last good one runs on`);
@@ -64,7 +64,7 @@ export async function dev(source, output, flags, build) {
   return new Promise((done, failed) => {
     node.on("error", (error) => {
       const text = `cannot run ${host}: ${error.message}; put meshage-host on the PATH, or name it in MESHAGE_HOST`;
-      failed(error.code === "ENOENT" ? new BundleError(text) : error);
+      failed(error.code === "ENOENT" ? new SourceError(text) : error);
     });
     node.on("exit", (code) => process.exit(code ?? 0));
   });

@@ -37,7 +37,8 @@ export function serve(exported, capabilities = () => ({ members: {}, finish() {}
   };
 }
 
-function failed(error) {
+/** What the host is told of an error. */
+export function failed(error) {
   const failure = lowered(error);
   if (failure === undefined) {
     log("error", show(error));

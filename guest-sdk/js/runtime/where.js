@@ -69,12 +69,15 @@ function lastBefore(block, blocks, line, column) {
   return found;
 }
 
+/** Lines of a stack, as QuickJS and as StarlingMonkey has them. */
+const FRAMES = [/^\s*at (?:(.*?) \()?.*:(\d+):(\d+)\)?$/, /^(?:([^@]*)@)?.*:(\d+):(\d+)$/];
+
 /** A line of a stack as `function (source:line:column)`, or nothing if it is the runtime's or the engine's. */
 export function locate(frame) {
-  const [, name, line, column] = /^\s*at (?:(.*?) \()?.*:(\d+):(\d+)\)?$/.exec(frame) ?? [];
+  const [, name, line, column] = FRAMES.map((pattern) => pattern.exec(frame)).find((found) => found) ?? [];
   const place = line !== undefined && position(Number(line), Number(column));
   if (!place) {
     return undefined;
   }
-  return name === undefined || name === "<anonymous>" ? place : `${name} (${place})`;
+  return !name || name === "<anonymous>" ? place : `${name} (${place})`;
 }

@@ -37,6 +37,17 @@ impl Sdk {
         })
     }
 
+    /// That for JavaScript, with StarlingMonkey. `None`, said loudly, if it is not there.
+    pub(crate) fn starling_monkey(test: &str) -> Option<Self> {
+        let sdk = Self::javascript(test)?;
+        let package = "node_modules/@bytecodealliance/componentize-js";
+        if !sdk.sources.join(package).is_dir() {
+            skipped(test, "StarlingMonkey (`npm ci` in tests/javascript)");
+            return None;
+        }
+        Some(sdk)
+    }
+
     /// That for Python. `None`, said loudly, if this machine has not what it needs.
     pub(crate) fn python(test: &str) -> Option<Self> {
         let python = root().join("target/python/bin/python");
@@ -65,16 +76,26 @@ impl Sdk {
 
     /// Builds a source, and returns where its component would be.
     pub(crate) fn try_build(&self, source: &str) -> (Output, PathBuf) {
+        self.try_build_with(source, &[])
+    }
+
+    fn try_build_with(&self, source: &str, flags: &[&str]) -> (Output, PathBuf) {
         let stream = Path::new(source).file_stem().unwrap();
         let component = self.built.path().join(stream).with_extension("wasm");
         let mut build = self.command();
-        build.args(["build", source, "--out"]).arg(&component);
+        build.args(["build", source]).args(flags);
+        build.arg("--out").arg(&component);
         (build.output().unwrap(), component)
     }
 
     /// The component of a source.
     pub(crate) fn build(&self, source: &str) -> Vec<u8> {
-        let (output, component) = self.try_build(source);
+        self.build_with(source, &[])
+    }
+
+    /// The component of a source, built with these flags.
+    pub(crate) fn build_with(&self, source: &str, flags: &[&str]) -> Vec<u8> {
+        let (output, component) = self.try_build_with(source, flags);
         assert!(output.status.success(), "{source}: {output:?}");
         std::fs::read(component).unwrap()
     }
