@@ -12,6 +12,7 @@ from ._failures import Conflict, Failure, Internal, Invalid, NotFound, Unavailab
 from ._handler import handler
 from ._message import Message
 from ._reply import Reply
+from ._wsgi import wsgi
 
 __all__ = [
     "Conflict",
@@ -25,4 +26,5 @@ __all__ = [
     "Reply",
     "Unavailable",
     "handler",
+    "wsgi",
 ]

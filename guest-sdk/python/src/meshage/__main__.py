@@ -10,8 +10,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m meshage")
     commands = parser.add_subparsers(dest="command", required=True)
     b = commands.add_parser("build", help="build a component of a handler")
-    b.add_argument("file", type=Path)
-    b.add_argument("-o", "--out", type=Path)
+    b.add_argument("file", type=Path, nargs="?", default="handler.py", help="default: handler.py")
+    b.add_argument("-o", "--out", type=Path, help="default: plugins/STREAM.wasm")
     b.add_argument(
         "--packages",
         type=Path,
@@ -22,13 +22,14 @@ def main() -> int:
     d = commands.add_parser(
         "dev", help="serve handlers as plain Python, and load them again when they change"
     )
-    d.add_argument("files", type=Path, nargs="+")
+    d.add_argument("files", type=Path, nargs="*", help="default: handler.py")
     d.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
     if arguments.command == "build":
         from .build import BuildError, build
+        from .dev import stream_of
 
-        output = arguments.out or Path(arguments.file.stem.replace("_", "-") + ".wasm")
+        output = arguments.out or Path("plugins", f"{stream_of(arguments.file)}.wasm")
         started = time.monotonic()
         try:
             notes = build(arguments.file, output, arguments.packages, arguments.include)
@@ -41,7 +42,7 @@ def main() -> int:
         return 0
     from .dev import serve
 
-    return serve(arguments.files, arguments.port)
+    return serve(arguments.files or [Path("handler.py")], arguments.port)
 
 
 sys.exit(main())

@@ -9,7 +9,7 @@ from typing import Any
 
 from componentize_py_types import Err  # type: ignore[import-not-found]
 from wit_world.imports import http as wit_http  # type: ignore[import-not-found]
-from wit_world.imports import logging, types  # type: ignore[import-not-found]
+from wit_world.imports import logging  # type: ignore[import-not-found]
 
 from . import _handler
 from ._failures import KINDS, Failure
@@ -34,14 +34,20 @@ except ImportError:
 TEXT_MAX = 8000
 # While the component is built, an import of the world is a trap.
 built = False
-_VARIANTS = {
+# A handler of HTTP has no failures.
+types: Any = None
+try:
+    from wit_world.imports import types  # type: ignore[import-not-found,no-redef]
+except ImportError:
+    pass
+_VARIANTS = types and {
     "invalid": types.Failure_Invalid,
     "not-found": types.Failure_NotFound,
     "conflict": types.Failure_Conflict,
     "unavailable": types.Failure_Unavailable,
     "internal": types.Failure_Internal,
 }
-_KINDS = {variant: kind for kind, variant in _VARIANTS.items()}
+_KINDS = types and {variant: kind for kind, variant in _VARIANTS.items()}
 _HTTP_KINDS = {
     wit_http.Error_Invalid: "invalid",
     wit_http.Error_Denied: "denied",

@@ -14,6 +14,8 @@ from ._reply import written
 
 STATEFUL = frozenset({"state", "entity"})
 PARAMETERS = ("message", "state", "entity", "mesh")
+# What stands for the parameters of a WSGI application.
+WSGI = ("wsgi",)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,17 +37,24 @@ def handler(function: F) -> F:
     """Makes this function the handler of its stream. It gets what its parameters are called: `message`; `state`, the
     entity's state as JSON (`{}` at first; what it is at the end is committed); `entity`, with named values, `send`, `remind`
     and `call`; or, without state, `mesh`. `state` and `entity` make the stream stateful."""
-    global registered
     parameters = tuple(inspect.signature(function).parameters)
     wrong = [name for name in parameters if name not in PARAMETERS]
     if wrong:
         raise TypeError(f"a handler's parameters are {', '.join(PARAMETERS)}, not {wrong[0]}")
-    if registered is not None and registered.function.__qualname__ != function.__qualname__:
-        raise TypeError(
-            f"a component has one handler, and there is {registered.function.__qualname__} already"
-        )
-    registered = Registered(function, parameters)
+    register(function, parameters)
     return function
+
+
+def register(function: Callable[..., Any], parameters: tuple[str, ...]) -> None:
+    global registered
+    if registered is not None and name_of(registered.function) != name_of(function):
+        raise TypeError(f"a component has one handler, and there is {name_of(registered.function)} already")
+    registered = Registered(function, parameters)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A WSGI application may be any object."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def forget() -> None:

@@ -96,7 +96,7 @@ def _prepare(
 
     registered = _handler.registered
     if registered is None:
-        raise BuildError(f"`{module}` has no function with `@handler`")
+        raise BuildError(f"`{module}` has no function with `@handler`, and no `wsgi` application")
     if registered.parameters != tuple(parameters):
         raise BuildError(
             "the function with `@handler` must be written in the module that is built, not made by other code"
@@ -136,6 +136,10 @@ def _prepare(
     gc.collect()
     # What is there now is for good: no collection looks at it, or writes to its pages.
     gc.freeze()
+    if registered.parameters == _handler.WSGI:
+        from ._wsgi_component import IncomingHandler
+
+        return IncomingHandler
     return _component.MessageHandler
 
 

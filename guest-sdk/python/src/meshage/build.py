@@ -12,7 +12,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from ._handler import PARAMETERS, STATEFUL
+from ._handler import PARAMETERS, STATEFUL, WSGI
 
 COMPONENTIZE = "0.25.1"
 
@@ -22,7 +22,8 @@ class BuildError(Exception):
 
 
 def parameters(file: Path) -> list[str]:
-    """What the function with `@handler` asks for: that decides for the world, before anything runs."""
+    """What the function with `@handler` asks for, or that there is a WSGI application: that decides for the world, before
+    anything runs."""
     try:
         tree = ast.parse(file.read_bytes(), str(file))
     except OSError as error:
@@ -33,6 +34,8 @@ def parameters(file: Path) -> list[str]:
             f"{file}:{error.lineno}: {error.msg} (as Python {mine} reads it; the component has 3.14)"
         ) from None
     for node in ast.walk(tree):
+        if is_wsgi(node):
+            return list(WSGI)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = {
                 name.id if isinstance(name, ast.Name) else getattr(name, "attr", "")
@@ -50,20 +53,29 @@ def parameters(file: Path) -> list[str]:
                             f"{file}:{node.lineno}: a handler's parameters are {known}, not {name}"
                         )
                 return asked
-    raise BuildError(f"{file} has no function with `@handler`")
+    raise BuildError(f"{file} has no function with `@handler`, and no `wsgi` application")
+
+
+def is_wsgi(node: ast.AST) -> bool:
+    """A call or a decorator `wsgi`."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "wsgi"
+    decorators = getattr(node, "decorator_list", [])
+    return any(isinstance(name, ast.Name) and name.id == "wsgi" for name in decorators)
 
 
 def world(asked: list[str]) -> str:
     """The world of a handler: it imports what its parameters need, as that is what makes a stream stateful."""
     imports = ["logging", "http"]
+    export = (
+        "wasi:http/incoming-handler@0.2.9" if tuple(asked) == WSGI else "meshage:mesh/message-handler@0.1.0"
+    )
     if not STATEFUL.isdisjoint(asked):
         imports += ["state", "messages"]
     elif "mesh" in asked:
         imports += ["calls"]
     lines = "".join(f"  import meshage:mesh/{name}@0.1.0;\n" for name in imports)
-    return (
-        f"package meshage:python;\nworld built {{\n{lines}  export meshage:mesh/message-handler@0.1.0;\n}}\n"
-    )
+    return f"package meshage:python;\nworld built {{\n{lines}  export {export};\n}}\n"
 
 
 def own_frames(text: str) -> str:
@@ -98,6 +110,12 @@ def build(
     with tempfile.TemporaryDirectory(prefix="meshage-") as temporary:
         wit = Path(temporary, "wit")
         shutil.copytree(me / "wit", wit / "deps" / "mesh")
+        kind = "MessageHandler"
+        if tuple(asked) == WSGI:
+            kind = "IncomingHandler"
+            for package in ("io", "http"):
+                (wit / "deps" / package).mkdir()
+                shutil.copy(me / "wit_http" / f"{package}.wit", wit / "deps" / package)
         (wit / "world.wit").write_text(world(asked))
         entry_dir = Path(temporary, "entry")
         entry_dir.mkdir()
@@ -107,7 +125,7 @@ def build(
         guest = [f"/{i}" for i in range(len(mounts))]
         (entry_dir / "_meshage_entry.py").write_text(
             "import sys\nsys.dont_write_bytecode = True\nfrom meshage import _prepare\n"
-            f"MessageHandler = _prepare.prepare({file.stem!r}, {guest[1:2]!r}, {guest[2:]!r}, {include or []!r}, {asked!r})\n"
+            f"{kind} = _prepare.prepare({file.stem!r}, {guest[1:2]!r}, {guest[2:]!r}, {include or []!r}, {asked!r})\n"
         )
         # `VIRTUAL_ENV` is an empty one: componentize-py would mount the packages of whatever `python` is on the PATH.
         empty = Path(temporary, "venv/lib/site-packages")

@@ -27,10 +27,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from . import _handler
+from . import http as outgoing
 from ._backend import use
 from ._failures import Failure, Internal, NotFound
 from ._message import Message
 from ._reply import Answer
+from ._wsgi import respond
 from .http import HttpError
 
 # Status, headers and body.
@@ -138,6 +140,12 @@ class DevBackend:
             self.delete(name)
 
 
+def stream_of(file: Path) -> str:
+    """The stream of a file: it is called like the file, or like its folder if that is `handler.py`."""
+    name = file.stem if file.stem != "handler" else file.resolve().parent.name
+    return name.replace("_", "-")
+
+
 class Stream:
     """One file, what it imported of its own directory, and its manifest: beside it, or in `plugins`."""
 
@@ -172,7 +180,11 @@ class Stream:
             os.environ.update(self.manifest.get("env", {}))
             importlib.import_module(self.file.stem)
             self.registered = _handler.registered
-            self.error = None if self.registered else f"{self.file.name} has no function with `@handler`"
+            self.error = (
+                None
+                if self.registered
+                else f"{self.file.name} has no function with `@handler`, and no `wsgi` application"
+            )
         except BaseException:
             self.error = traceback.format_exc()
         files = {
@@ -192,7 +204,7 @@ def mtime(file: str) -> int:
 
 class Dev:
     def __init__(self, files: list[Path]):
-        self.streams = {name: Stream(name, f) for f in files for name in [f.stem.replace("_", "-")]}
+        self.streams = {stream_of(f): Stream(stream_of(f), f) for f in files}
         self.stores: dict[tuple[str, str], dict[str, bytes]] = {}
         self.locks: dict[tuple[str, str], threading.RLock] = {}
         self.loading = threading.RLock()
@@ -222,6 +234,42 @@ class Dev:
         named = stream.manifest.get("headers", []) if stream else []
         both = ((header, headers.get(header)) for header in ["content-type", *map(str.lower, named)])
         return tuple((header, value) for header, value in both if value is not None)
+
+    def is_wsgi(self, stream: Stream) -> bool:
+        self.refresh()
+        return stream.registered is not None and stream.registered.parameters == _handler.WSGI
+
+    def respond(self, stream: Stream, request: Any, body: bytes) -> Written:
+        """What a WSGI application answers a request below `/api/STREAM/KEY`."""
+        _, _, name, key, *rest = request.path.split("/", 4)
+        key, question, query = key.partition("?")
+        named = [header.lower() for header in stream.manifest.get("headers", [])]
+        passed = ["content-type", "host", *named]
+        headers = [
+            (header.lower(), value)
+            for header, value in request.headers.items()
+            if header.lower() in passed or "*" in named
+        ]
+        headers += [
+            ("meshage-stream", name),
+            ("meshage-partition-key", key),
+            ("meshage-base-path", f"/api/{name}/{key}"),
+        ]
+        assert stream.registered is not None
+        target = "/" + (rest[0] if rest else f"{question}{query}")
+        host = request.headers.get("host", "")
+        try:
+            token = CURRENT.set(
+                Call(Message(name, key), {}, allowed_hosts=stream.manifest.get("allowed_hosts", []))
+            )
+            try:
+                outgoing.begin()
+                return respond(stream.registered.function, request.command, target, host, headers, body)
+            finally:
+                CURRENT.reset(token)
+        except Exception:
+            traceback.print_exc()
+            return 500, [("content-type", "text/plain")], b"the handler failed; the log says how\n"
 
     def handle(self, message: Message) -> Written:
         stream = self.streams.get(message.stream)
@@ -307,6 +355,9 @@ def serve(files: list[Path], port: int) -> int:
             path, _, query = self.path.partition("?")
             parts = path.split("/", 3)
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            stream = dev.streams.get(parts[2]) if len(parts) > 3 else None
+            if stream is not None and dev.is_wsgi(stream):
+                return self.write(dev.respond(stream, self, body))
             reply: Written
             if len(parts) != 4 or parts[1] != "api":
                 reply = (404, [], b"not found\n")
@@ -322,6 +373,9 @@ def serve(files: list[Path], port: int) -> int:
                         str(uuid.uuid4()),
                     )
                 )
+            self.write(reply)
+
+        def write(self, reply: Written) -> None:
             status, headers, content = reply
             self.send_response(status)
             for name, value in headers:
@@ -330,7 +384,7 @@ def serve(files: list[Path], port: int) -> int:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = answer
 
         def log_message(self, *_: Any) -> None: ...
 
