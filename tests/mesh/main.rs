@@ -38,6 +38,7 @@ mod overload;
 #[cfg(target_os = "linux")]
 mod partitions;
 mod peer_path;
+mod projects;
 mod python;
 mod readme;
 mod sandbox;

@@ -15,6 +15,9 @@ pub(crate) const MODULE_TARGET: &str = "wasm32-wasip1";
 /// The folder of the SDK for JavaScript.
 pub(crate) const JAVASCRIPT: &str = "guest-sdk/js";
 
+/// The folder of the tests' handlers in JavaScript, whose packages have StarlingMonkey.
+const STARLINGMONKEY: &str = "tests/javascript";
+
 /// The folder of the SDK for Python.
 const PYTHON: &str = "guest-sdk/python";
 
@@ -107,16 +110,25 @@ pub(crate) fn packages_of_tests() {
     }
 }
 
-/// Installs the packages of the SDK for JavaScript, if npm is there. `false`: it is not, or could not.
+/// Installs the packages of the SDK for JavaScript, if npm is there, and StarlingMonkey for the tests. `false`: there is
+/// no SDK.
 pub(crate) fn javascript() -> bool {
-    let mut npm = command("npm");
-    npm.current_dir(root().join(JAVASCRIPT))
-        .args(["ci", "--no-audit", "--no-fund", "--silent"]);
-    let installed = run(&mut npm);
-    if let Err(error) = &installed {
+    let install = |folder: &str| {
+        let mut npm = command("npm");
+        npm.current_dir(root().join(folder))
+            .args(["ci", "--no-audit", "--no-fund", "--silent"]);
+        run(&mut npm)
+    };
+    if let Err(error) = install(JAVASCRIPT) {
         println!("SKIPPED the tests of JavaScript: `npm ci` in {JAVASCRIPT} failed ({error})");
+        return false;
     }
-    installed.is_ok()
+    if let Err(error) = install(STARLINGMONKEY) {
+        println!(
+            "SKIPPED the tests of StarlingMonkey: `npm ci` in {STARLINGMONKEY} failed ({error})"
+        );
+    }
+    true
 }
 
 /// Makes the environment in which the tests build handlers in Python, if Python is there.

@@ -1,10 +1,12 @@
 //! All checks that CI runs, those that fail fastest first.
 
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::thread::{self, available_parallelism};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use crate::build;
 use crate::setup::{self, cargo};
@@ -18,10 +20,14 @@ pub(crate) fn everything() -> Result<()> {
     })?;
     step("guests", build::all_guests)?;
     // Dependencies are compiled once, for all that follows.
-    step("lints and unit tests", lints_and_unit_tests)?;
+    step("lints", lints)?;
+    let unit_tests = unit_tests()?;
     // The host is compiled by one core, for the most part.
     thread::scope(|scope| {
-        let others = scope.spawn(|| step("other languages and SDKs", other_languages));
+        let others = scope.spawn(|| {
+            step("unit tests", || run_all(&unit_tests))?;
+            step("other languages and SDKs", other_languages)
+        });
         step("host", build::everything)?;
         others.join().expect("it does not panic")
     })?;
@@ -56,28 +62,55 @@ fn npm() -> Command {
     npm
 }
 
-/// Compiles everything with clippy's compiler, warnings denied, and runs the unit tests of that.
-/// `cargo clippy` would look at each dependency anew, which takes minutes where nothing is compiled
-/// yet. The crates of the workspace are not optimized here: that takes minutes, too, and what users
-/// run is compiled for the tests over real nodes.
-fn lints_and_unit_tests() -> Result<()> {
-    let linted = || {
-        let mut command = cargo();
-        // As `cargo clippy` calls it.
-        command
-            .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
-            .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
-        command.args(["test", "--release", "--workspace"]);
-        for package in ["meshage-host", "meshage-bench"] {
-            for setting in ["opt-level=0", "codegen-units=16"] {
-                let setting = format!("profile.release.package.{package}.{setting}");
-                command.args(["--config", &setting]);
-            }
+/// Compiles everything with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes
+/// minutes where nothing is compiled yet. The crates of the workspace are not optimized here: that takes minutes, too, and
+/// what users run is compiled for the tests over real nodes.
+fn lints() -> Result<()> {
+    setup::run(linted().args(["--all-targets", "--no-run"]))
+}
+
+fn linted() -> Command {
+    let mut command = cargo();
+    // As `cargo clippy` calls it.
+    command
+        .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
+        .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
+    command.args(["test", "--release", "--workspace"]);
+    for package in ["meshage-host", "meshage-bench"] {
+        for setting in ["opt-level=0", "codegen-units=16"] {
+            let setting = format!("profile.release.package.{package}.{setting}");
+            command.args(["--config", &setting]);
         }
-        command
-    };
-    setup::run(linted().args(["--all-targets", "--no-run"]))?;
-    setup::run(linted().args(["--lib", "--bins"]))
+    }
+    command
+}
+
+/// The unit tests that the lints have compiled, each with the folder of its package. They run without cargo, which would wait for
+/// the one that compiles the host.
+fn unit_tests() -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut tests = linted();
+    tests.args(["--lib", "--bins", "--no-run", "--message-format=json"]);
+    let told = tests.stderr(Stdio::null()).output()?;
+    ensure!(told.status.success(), "unit tests: {}", told.status);
+    let told = String::from_utf8_lossy(&told.stdout);
+    let told = told
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let path = |value: &Value| value.as_str().map(PathBuf::from);
+    Ok(told
+        .filter_map(|told| {
+            let manifest = path(&told["manifest_path"])?;
+            let is_test = told["profile"]["test"] == true;
+            is_test.then_some((path(&told["executable"])?, manifest.parent()?.to_owned()))
+        })
+        .collect())
+}
+
+fn run_all(tests: &[(PathBuf, PathBuf)]) -> Result<()> {
+    for (test, package) in tests {
+        setup::run(Command::new(test).arg("--quiet").current_dir(package))?;
+    }
+    Ok(())
 }
 
 /// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
