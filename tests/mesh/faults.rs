@@ -107,11 +107,15 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
             said.contains(r#""stream":"fickle""#) && said.contains("message_id"),
             "{said}"
         );
+        // One entry, although it was written in pieces.
+        assert!(said.contains("panicked at"), "{said}");
         let crash = node.event("handler-crashed").await;
         assert!(
             crash.contains("message-handler@0.1.0#handle"),
             "no backtrace: {crash}"
         );
+        // What the host's own is made of, if `RUST_BACKTRACE` is set.
+        assert!(!crash.contains("tokio::"), "{crash}");
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, Client, HANG, Node, Plugins, Sdk, Setup, binary, check_cart, check_requests,
+    Answer, Client, HANG, Node, Plugins, Sdk, Setup, State, binary, check_cart, check_requests,
     check_tally, examples, mesh_of, port_known_beforehand, until,
 };
 
@@ -273,6 +273,21 @@ async fn the_document_shows_what_works() {
     ];
     javascript.build_text("echo.js", &echo);
     check_cart(javascript.build_text("cart.ts", &cart)).await;
+    let [original, visits] = &examples(include_str!("../../docs/from-node.md"), "js")[..] else {
+        panic!("two examples");
+    };
+    let plugins = Plugins::empty()
+        .with_file("echo.wasm", javascript.build_text("echo.js", original))
+        .with_file("visits.wasm", javascript.build_text("visits.js", visits));
+    let state = State::sqlite();
+    let node = Setup::new(plugins).state(&state).ready().await;
+    let echoed = act(&node, "echo", "4985", &json!({"hello": "world"})).await;
+    let expected = r#"{"echoed":{"stream":"echo","partitionKey":"4985","hello":"world"}}"#;
+    assert_eq!(echoed.ok(), expected);
+    for count in 1..=2 {
+        let visited = act(&node, "visits", "1", &json!({})).await;
+        assert_eq!(visited.json(), json!({"count": count}));
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use crate::harness::{Client, Node, Plugins, Sdk, Setup, State, binary, port_known_beforehand};
+use crate::harness::{
+    Client, Node, Plugins, Sdk, Setup, State, binary, check_cart, examples, port_known_beforehand,
+};
 
 /// Downloads of packages, and builds, on a machine that does much else.
 const BUILD_MAX: Duration = Duration::from_secs(600);
@@ -43,8 +45,13 @@ impl Project {
         let lines = commands.unwrap().lines().filter(|line| !is_endless(line));
         let script: Vec<&str> = ["set -e"].into_iter().chain(lines).collect();
         assert!(script.len() > 3, "{readme}");
+        self.run(&script.join("\n")).await;
+    }
+
+    /// Runs a script in its folder.
+    async fn run(&self, script: &str) {
         let mut shell = tokio::process::Command::new("sh");
-        shell.args(["-c", &script.join("\n")]).kill_on_drop(true);
+        shell.args(["-c", script]).kill_on_drop(true);
         // The smallest component is not what this is about.
         for (setting, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")] {
             shell.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
@@ -101,7 +108,8 @@ async fn check_messages(project: &Project) {
 
 /// What the HTTP handler of each language answers.
 async fn check_requests(project: &Project) {
-    let node = project.node(&State::sqlite()).await;
+    let state = State::sqlite();
+    let node = project.node(&state).await;
     for (path, status, text) in [
         ("/", 200, "Hello, ada!\n"),
         ("", 200, "Hello, ada!\n"),
@@ -122,6 +130,35 @@ async fn one_in_rust() {
     project.follow_readme().await;
     check_messages(&project).await;
     check_dev(&project).await;
+    check_document(&project).await;
+}
+
+/// The examples of the document, in this project.
+async fn check_document(project: &Project) {
+    let examples = examples(include_str!("../../docs/rust.md"), "rust");
+    let [echo, cart, rates] = &examples[..] else {
+        panic!("three examples");
+    };
+    let manifest = project.folder().join("Cargo.toml");
+    let with_waki = std::fs::read_to_string(&manifest).unwrap();
+    let with_waki = with_waki.replace("[dependencies]", "[dependencies]\nwaki = \"0.5\"");
+    std::fs::write(manifest, with_waki).unwrap();
+    let build = "cargo build --quiet --target wasm32-wasip2 && \
+                 cp target/wasm32-wasip2/debug/order_book.wasm plugins/order-book.wasm";
+    let component = project.folder().join("plugins/order-book.wasm");
+    for (example, command) in [
+        (rates, build),
+        (echo, build),
+        (cart, "cargo test --quiet"),
+        (cart, build),
+    ] {
+        std::fs::write(project.folder().join("src/lib.rs"), example).unwrap();
+        project.run(command).await;
+        let check = Command::new(binary()).arg("check").arg(&component).output();
+        let check = check.unwrap();
+        assert!(check.status.success(), "{check:?}");
+    }
+    check_cart(std::fs::read(component).unwrap()).await;
 }
 
 #[tokio::test]

@@ -181,7 +181,31 @@ async fn the_document_shows_what_works() {
         return;
     };
     let examples = examples(include_str!("../../docs/python.md"), "python");
-    check_cart(python.build_text("cart.py", &examples[1])).await;
+    let [echo, cart, prices, test, web] = &examples[..] else {
+        panic!("five examples");
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    for (name, text) in [
+        ("echo", echo),
+        ("cart", cart),
+        ("prices", prices),
+        ("web", web),
+    ] {
+        std::fs::write(folder.path().join(name).with_extension("py"), text).unwrap();
+    }
+    let others = r#"
+assert open_stream("echo.py").post("a", {"b": 1}).json()["echoed"]["b"] == 1
+assert open_stream("prices.py").post("a", {"urls": []}).json() == []
+from meshage import _handler
+_handler.forget()
+from web import application
+from meshage._wsgi import respond
+key = ("meshage-partition-key", "ada")
+assert respond(application, "GET", "/", "localhost", [key], b"") == (200, [("content-type", "text/plain")], b"Hello, ada!")
+"#;
+    let output = python.run(folder.path(), &format!("{test}{others}"));
+    assert!(output.status.success(), "{output:?}");
+    check_cart(python.build_text("cart.py", cart)).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -11,7 +12,9 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::spawn_blocking;
 
-use crate::harness::{Plugins, Setup, new_secret, port_known_beforehand, wait_for_mesh};
+use crate::harness::{
+    Plugins, Setup, binary, new_secret, port_known_beforehand, skipped, wait_for_mesh,
+};
 
 #[tokio::test]
 async fn seeds_may_be_down_empty_or_the_node_itself() {
@@ -350,6 +353,39 @@ async fn a_missing_plugins_directory_ends_the_start() {
         2,
         &["plugins", &path, "create it or name another"],
     );
+}
+
+/// Linux can forbid a process to make memory executable, as `MemoryDenyWriteExecute` does; what it runs inherits
+/// that.
+#[test]
+fn memory_that_cannot_be_made_executable_ends_the_start() {
+    let forbidding = "import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0: sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let plugins = TempDir::new().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", forbidding])
+            .arg(binary())
+            .args(arguments);
+        python.current_dir(plugins.path()).output()
+    };
+    let is_missing = run(&["--version"]).map_or(true, |output| output.status.code() == Some(77));
+    if is_missing {
+        let needs = "Python and Linux 6.3 (`apt-get install python3`)";
+        skipped(
+            "memory_that_cannot_be_made_executable_ends_the_start",
+            needs,
+        );
+        return;
+    }
+    for arguments in [&["--plugins", "."][..], &["check", "."]] {
+        let output = run(arguments).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("MemoryDenyWriteExecute=no"), "{said}");
+    }
 }
 
 #[tokio::test]

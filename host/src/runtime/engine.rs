@@ -58,6 +58,11 @@ pub struct Engine {
 pub enum EngineError {
     #[error("the WebAssembly engine cannot start: {0}")]
     Start(String),
+    #[error(
+        "the system does not let this process make memory executable, which compiled WebAssembly needs: {0}; a systemd unit \
+         needs `MemoryDenyWriteExecute=no`, SELinux the permission `execmem`"
+    )]
+    NotExecutable(String),
 }
 
 impl Engine {
@@ -100,6 +105,7 @@ impl Engine {
         settings: &HostSettings,
     ) -> Result<Self, EngineError> {
         let start_error = |error: wasmtime::Error| EngineError::Start(format!("{error:#}"));
+        check_executable()?;
 
         // The pool reserves terabytes of address space. Where that is not available (a limit on
         // virtual memory, a small machine), instances are allocated one by one.
@@ -148,6 +154,19 @@ impl Engine {
             counter!(names::COMPILED).absolute(cache.cache_misses() as u64);
         }
     }
+}
+
+/// # Errors
+/// If compiled code cannot run here. An engine of its own, as it must not count as compiled.
+fn check_executable() -> Result<(), EngineError> {
+    /// A module with a function that does nothing.
+    const MODULE: &[u8] =
+        b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
+    let compiled = wasmtime::Module::new(&wasmtime::Engine::default(), MODULE);
+    compiled.map(drop).map_err(|error| {
+        let why = error.root_cause().to_string();
+        EngineError::NotExecutable(why)
+    })
 }
 
 /// Opens the compile cache. The compile locks get a directory of their own, because the cache

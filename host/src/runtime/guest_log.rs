@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
@@ -23,8 +24,12 @@ const ENTRY_BYTES: usize = 128;
 /// Longer log entries of a guest are truncated.
 const ENTRY_TEXT_BYTES_MAX: usize = 8 * 1024;
 
-/// Longer lines of stdout or stderr are split into several entries.
-const LINE_BYTES_MAX: usize = 4 * 1024;
+/// Longer lines of stdout, and more that is written to stderr at once, are split into several entries.
+const PIECE_BYTES_MAX: usize = 4 * 1024;
+
+/// What is written to stderr within this time of what was written before is one entry with it: a message and
+/// a backtrace are written in pieces.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How much of the end of stderr is kept for the log entry about a failed call: a panic message and
 /// what led to it.
@@ -53,8 +58,10 @@ pub(super) struct Output {
 struct Entries {
     stream: StreamName,
     message: Uuid,
-    /// The unfinished lines of stdout and stderr.
-    lines: [Vec<u8>; 2],
+    /// The unfinished line of stdout, and what was last written to stderr.
+    pending: [Vec<u8>; 2],
+    /// When something was last written to stderr.
+    written_at: Option<Instant>,
     /// The last lines of stderr, whether or not they were logged.
     last_words: Vec<u8>,
     /// Bytes that the running call may still log.
@@ -66,7 +73,8 @@ impl GuestLog {
         Self(Arc::new(Mutex::new(Entries {
             stream,
             message: Uuid::nil(),
-            lines: Default::default(),
+            pending: Default::default(),
+            written_at: None,
             last_words: Vec::new(),
             left: CALL_BYTES_MAX,
         })))
@@ -80,7 +88,7 @@ impl GuestLog {
         entries.left = CALL_BYTES_MAX;
     }
 
-    /// Called when the call has ended: flushes last lines without a newline.
+    /// Called when the call has ended: logs what is pending.
     pub(super) fn end(&self) {
         let mut entries = self.entries();
         entries.flush(Stdio::Out);
@@ -115,6 +123,7 @@ impl GuestLog {
         }
         let text = one_line(&truncate(text, ENTRY_TEXT_BYTES_MAX));
         let mut entries = self.entries();
+        entries.flush(Stdio::Err);
         if !entries.admits(text.len()) {
             return;
         }
@@ -151,14 +160,26 @@ impl Entries {
     }
 
     fn write(&mut self, stdio: Stdio, bytes: &[u8]) {
-        if matches!(stdio, Stdio::Err) {
-            self.keep_last(bytes);
+        match stdio {
+            Stdio::Out => self.flush(Stdio::Err),
+            Stdio::Err => {
+                self.keep_last(bytes);
+                let before = self.written_at.replace(Instant::now());
+                if before.is_some_and(|before| before.elapsed() > PAUSE) {
+                    self.flush(Stdio::Err);
+                }
+            }
         }
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for piece in part.chunks(LINE_BYTES_MAX) {
-                let line = &mut self.lines[stdio as usize];
-                line.extend_from_slice(piece);
-                if piece.ends_with(b"\n") || line.len() >= LINE_BYTES_MAX {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            // A line goes into one entry, if it fits.
+            if self.pending[stdio as usize].len() + line.len() > PIECE_BYTES_MAX {
+                self.flush(stdio);
+            }
+            for piece in line.chunks(PIECE_BYTES_MAX) {
+                let pending = &mut self.pending[stdio as usize];
+                pending.extend_from_slice(piece);
+                let is_line = matches!(stdio, Stdio::Out) && piece.ends_with(b"\n");
+                if is_line || pending.len() >= PIECE_BYTES_MAX {
                     self.flush(stdio);
                 }
             }
@@ -166,14 +187,14 @@ impl Entries {
     }
 
     fn flush(&mut self, stdio: Stdio) {
-        let line = std::mem::take(&mut self.lines[stdio as usize]);
-        if line.is_empty() {
+        let pending = std::mem::take(&mut self.pending[stdio as usize]);
+        if pending.is_empty() {
             return;
         }
-        if !tracing::enabled!(target: "guest", Level::INFO) || !self.admits(line.len()) {
+        if !tracing::enabled!(target: "guest", Level::INFO) || !self.admits(pending.len()) {
             return;
         }
-        let text = String::from_utf8_lossy(&line);
+        let text = String::from_utf8_lossy(&pending);
         let text = one_line(text.trim_end_matches(['\n', '\r']));
         let output = match stdio {
             Stdio::Out => "stdout",
@@ -189,6 +210,14 @@ impl Entries {
         let surplus = (self.last_words.len() + last.len()).saturating_sub(LAST_WORDS_BYTES_MAX);
         self.last_words.drain(..surplus);
         self.last_words.extend_from_slice(last);
+    }
+}
+
+/// A call that is cancelled has no end.
+impl Drop for Entries {
+    fn drop(&mut self) {
+        self.flush(Stdio::Out);
+        self.flush(Stdio::Err);
     }
 }
 

@@ -288,7 +288,7 @@ impl Handler {
     /// with the guest's own backtrace.
     fn ended(&self, message: &Message, stopped: &Stopped) -> Ended {
         let (stream, message, stderr) = (&self.stream, message.id, stopped.stderr.as_deref());
-        let error = truncate(format!("{:?}", stopped.error), ERROR_TEXT_BYTES_MAX);
+        let error = truncate(with_causes(&stopped.error), ERROR_TEXT_BYTES_MAX);
         if stopped.error.is::<Interrupted>() {
             warn!(event = "handler-interrupted", %stream, message_id = %message, error, stderr, "stopped a handler that ran into its deadline");
             return Ended::Interrupted;
@@ -312,6 +312,12 @@ impl Handler {
         error!(event = "handler-crashed", %stream, message_id = %message, error, stderr, "a handler crashed");
         Ended::Fault(Fault::Crashed)
     }
+}
+
+/// The error with its causes and the guest's backtrace, but without the host's own, which `RUST_BACKTRACE` adds.
+fn with_causes(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    causes.join("\ncaused by: ")
 }
 
 /// The fault for a call that a function of `state` ended; `None` if it is the handler's own.

@@ -74,6 +74,13 @@ impl Sdk {
         command
     }
 
+    /// Runs a program in its language, in this folder.
+    pub(crate) fn run(&self, folder: &Path, program: &str) -> Output {
+        let mut command = Command::new(&self.program[0]);
+        command.envs(self.variable.clone()).current_dir(folder);
+        command.args(["-c", program]).output().unwrap()
+    }
+
     /// Builds a source, and returns where its component would be.
     pub(crate) fn try_build(&self, source: &str) -> (Output, PathBuf) {
         self.try_build_with(source, &[])
