@@ -9,6 +9,9 @@ use crate::setup::{self, cargo, root};
 /// writes nothing.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let guests = build::bench_guests()?;
+    build::others()?;
+    setup::javascript();
+    setup::python();
     build::everything()?;
     setup::run(cargo().args(["build", "--release", "--package", "meshage-bench"]))?;
     let host = build::host_binary()?;

@@ -13,9 +13,9 @@ export function register(stream, handler) {
   registered = handler;
 }
 
-/** The exported handler, or else the registered one. */
+/** The exported handler, or else the registered one. What a CommonJS module exports is an object in any case. */
 export function handlerOf(exported) {
-  const handler = exported ?? registered;
+  const handler = typeof exported === "function" ? exported : (registered ?? exported);
   if (typeof handler !== "function") {
     throw new TypeError(
       'there is no handler: `export default (message, context) => …`, or `register("echo", message => …)`',

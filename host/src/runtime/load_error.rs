@@ -10,7 +10,7 @@ use super::host;
 use super::interfaces::{MESH, package};
 use crate::message::{Limit, LimitKind, truncate};
 
-/// The largest component file. JavaScript and Python ones take 12 to 18 MB.
+/// The largest component file. Python's take 20 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 /// The first bytes of every WebAssembly file.

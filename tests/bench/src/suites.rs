@@ -13,7 +13,7 @@ use meshage_host::placement::{Seed, owner};
 use tempfile::NamedTempFile;
 
 use crate::entities::{entities, many_entities};
-use crate::languages::{COMPONENT, LANGUAGES};
+use crate::languages::{HTTP, LANGUAGES, OTHERS, other};
 use crate::measure::{CpuUs, Effort, Sample, Samples, Spread, Traffic, at_rates, in_turns};
 use crate::process::{START_MAX, cpu_of_ended, installed, wait_until};
 use crate::report::{Plot, Section, Table, spread, thousands};
@@ -28,7 +28,7 @@ pub(crate) struct Bench {
 
 pub(crate) type Suite = (&'static str, fn(&Bench) -> Result<Section>);
 
-pub(crate) const SUITES: [Suite; 16] = [
+pub(crate) const SUITES: [Suite; 17] = [
     ("local", local),
     ("forwarded", forwarded),
     ("forwarded-writes", forwarded_writes),
@@ -38,6 +38,7 @@ pub(crate) const SUITES: [Suite; 16] = [
     ("connections", connections),
     ("http2", http2),
     ("handlers", handlers),
+    ("http-handlers", http_handlers),
     ("plugins", plugins),
     ("placement", placement),
     ("entities", entities),
@@ -46,6 +47,9 @@ pub(crate) const SUITES: [Suite; 16] = [
     ("start", start),
     ("commands", commands),
 ];
+
+/// A fresh instance for each request, from a pool.
+const FRESH: [&str; 2] = ["-Scli", "-Opooling-allocator"];
 
 /// The fastest settings that `wasmtime serve` offers.
 const REUSED: [&str; 4] = [
@@ -519,29 +523,74 @@ fn handlers(bench: &Bench) -> Result<Section> {
             fresh(bench.json_mesh(1)),
         )?,
     ];
-    let mut text = "The same handler, which answers with the body, in several languages, and `echo`. By default an instance runs one message after \
-                    the other, as many as its manifest says."
-        .to_owned();
-    for language in &LANGUAGES {
-        let Some(built) = language.build()? else {
-            text.push_str(&format!(
-                " {} was left out: `{}` is not installed.",
-                language.name, language.tool
-            ));
-            continue;
+    let text = "The same handler, which answers with the body, in several languages, and `echo`. By default an instance runs one message after \
+                the other, as many as its manifest says.";
+    // Built before anything is measured.
+    let built: Vec<_> = LANGUAGES
+        .iter()
+        .map(|language| Ok((language.name, language.build()?)))
+        .collect::<Result<_>>()?;
+    for (name, (_folder, component)) in &built {
+        let options = MeshOptions {
+            component: component.clone(),
+            ..bench.mesh(1)
         };
-        servers.push(bench.server(
-            language.name,
-            MeshOptions {
-                component: built.path().join(COMPONENT),
-                ..bench.mesh(1)
-            },
-        )?);
+        servers.push(bench.server(name, options)?);
     }
     let servers: Vec<&Server> = servers.iter().collect();
     let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
     let mut section = Section::new("Handlers", text);
     section.tables.push(table(&servers, &samples));
+    Ok(section)
+}
+
+/// HTTP handlers, each beside the same component on `wasmtime serve`.
+fn http_handlers(bench: &Bench) -> Result<Section> {
+    let mut components = vec![("Rust, `wasip2`", bench.guest("http_echo"))];
+    components.extend(OTHERS.map(|name| (name, other(name))));
+    let built: Vec<_> = HTTP
+        .iter()
+        .map(|language| Ok((language.name, language.build()?)))
+        .collect::<Result<_>>()?;
+    components.extend(
+        built
+            .iter()
+            .map(|(name, (_, component))| (*name, component.clone())),
+    );
+    let text = "HTTP handlers that answer a POST with its body, each on meshage and on `wasmtime serve`; \"fresh\" is a new instance for each request, as is \
+                the default of both. StarlingMonkey's `fetch` handlers do not bear reuse of their instances.";
+    let mut section = Section::new("HTTP handlers", text);
+    for (name, component) in components {
+        let mesh = |title: &str, manifest| {
+            let options = MeshOptions {
+                component: component.clone(),
+                manifest,
+                ..bench.mesh(1)
+            };
+            bench.server(&format!("{name}: {title}"), options)
+        };
+        let wasmtime = |title: &str, flags: &[&str]| {
+            servers::wasmtime(
+                &format!("{name}: `wasmtime serve`, {title}"),
+                &component,
+                flags,
+            )
+        };
+        let mut servers = vec![
+            wasmtime("fresh", &FRESH)?,
+            Some(mesh("meshage, fresh", "memory_mb = 256\n")?),
+        ];
+        if !name.contains("StarlingMonkey") {
+            servers.push(wasmtime("reused", &REUSED)?);
+            servers.push(Some(mesh(
+                "meshage, reused",
+                "instances = \"reuse\"\nmemory_mb = 256\n",
+            )?));
+        }
+        let servers = present(&servers);
+        let samples = in_turns(&servers, Traffic::default(), bench.effort)?;
+        section.tables.push(table(&servers, &samples));
+    }
     Ok(section)
 }
 
@@ -854,10 +903,11 @@ fn commands(bench: &Bench) -> Result<Section> {
         .collect();
     let languages = LANGUAGES
         .iter()
-        .map(|language| format!("{} {}", language.tool, language.arguments.join(" ")));
+        .chain(&HTTP)
+        .map(|language| language.command.join(" "));
     let text = format!(
         "`$FILES` is an empty folder of each server's, `$GUESTS` where cargo puts components; ports are those of one run.\n\n{}\n\
-         Components of other languages, where `wit` is that of this project:\n\n```text\n{}\n```",
+         Components of other languages, in the project's folder:\n\n```text\n{}\n```",
         commands
             .join("\n")
             .replace(&bench.guests.display().to_string(), "$GUESTS"),

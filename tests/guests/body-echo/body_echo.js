@@ -1,6 +1,0 @@
-// For benchmarks: answers a message with its body.
-export const messageHandler = {
-    handle(message) {
-        return { status: 200, headers: [["content-type", "application/octet-stream"]], body: message.body };
-    },
-};
