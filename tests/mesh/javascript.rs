@@ -274,7 +274,8 @@ async fn the_document_shows_what_works() {
     javascript.build_text("echo.js", &echo);
     check_cart(javascript.build_text("cart.ts", &cart)).await;
     // As those who used the original have it.
-    let common = "const { register } = require(\"meshage\");\nregister(\"echo\", () => \"common\");";
+    let common =
+        "const { register } = require(\"meshage\");\nregister(\"echo\", () => \"common\");";
     javascript.build_text("common.cjs", common);
     let [original, visits] = &examples(include_str!("../../docs/from-node.md"), "js")[..] else {
         panic!("two examples");

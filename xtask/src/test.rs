@@ -26,7 +26,8 @@ pub(crate) fn everything() -> Result<()> {
     thread::scope(|scope| {
         let others = scope.spawn(|| {
             step("unit tests", || run_all(&unit_tests))?;
-            step("other languages and SDKs", other_languages)
+            step("other languages and SDKs", other_languages)?;
+            step("packages of the SDK for Rust", packages)
         });
         step("host", build::everything)?;
         others.join().expect("it does not panic")
@@ -53,6 +54,18 @@ fn other_languages() -> Result<()> {
         setup::run(npm().args(["test", "--silent"]))?;
     }
     Ok(())
+}
+
+/// Makes the crates of the SDK as they would be published, and builds them from that alone. They have a target directory of their
+/// own, for the same reason as guests.
+fn packages() -> Result<()> {
+    let mut package = cargo();
+    package.args(["package", "--quiet", "--allow-dirty", "--target-dir"]);
+    package.arg(setup::root().join("target/packages"));
+    for name in ["meshage-sdk-macros", "meshage-sdk"] {
+        package.args(["--package", name]);
+    }
+    setup::run(&mut package)
 }
 
 /// npm, in the folder of the SDK for JavaScript.
