@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, Client, HANG, Node, Plugins, Sdk, Setup, State, binary, check_cart, check_requests,
-    check_tally, examples, mesh_of, port_known_beforehand, until,
+    Answer, Client, HANG, Node, Plugins, Sdk, Setup, State, Writers, binary, check_cart,
+    check_requests, check_tally, examples, mesh_of, port_known_beforehand, refs, until,
+    wait_for_mesh,
 };
 
 async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
@@ -219,6 +220,41 @@ async fn state_messages_timers_and_calls() {
     if let Some(javascript) = Sdk::javascript("state_messages_timers_and_calls") {
         check_tally(javascript.build("src/tally.ts")).await;
     }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_once_whatever_dies() {
+    let test = "what_was_acknowledged_is_there_once_whatever_dies";
+    let Some(javascript) = Sdk::javascript(test) else {
+        return;
+    };
+    let (component, state) = (javascript.build("src/journal.ts"), State::sqlite());
+    let setup = |number: usize| {
+        let plugins = Plugins::empty().with_file("journal.wasm", &component);
+        Setup::new(plugins).id(&format!("n{number}")).state(&state)
+    };
+    let first = setup(0).ready().await;
+    let second = setup(1).seeds(&[&first]).ready().await;
+    wait_for_mesh(&[&first, &second]).await;
+    let mut nodes = vec![first, second];
+    let mut writers = Writers::start(8, 3, &refs(&nodes));
+    for round in 0..6 {
+        writers.wait_for(150).await;
+        let mut victim = nodes.remove(0);
+        victim.kill().await;
+        writers.send_to(&refs(&nodes));
+        writers.wait_for(150).await;
+        nodes.push(setup(round % 2).seeds(&refs(&nodes)).ready().await);
+        wait_for_mesh(&refs(&nodes)).await;
+        writers.send_to(&refs(&nodes));
+    }
+    let journal = writers.check(&nodes[0]).await;
+    let (good, all) = (journal.good(), journal.len());
+    assert!(
+        good * 100 > all * 90,
+        "{good} of {all}: {:?}",
+        journal.bad()
+    );
 }
 
 #[tokio::test]

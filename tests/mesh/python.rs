@@ -208,6 +208,48 @@ assert respond(application, "GET", "/", "localhost", [key], b"") == (200, [("con
     check_cart(python.build_text("cart.py", cart)).await;
 }
 
+#[test]
+fn it_is_typed() {
+    let Some(python) = Sdk::python("it_is_typed") else {
+        return;
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    let right = r#"
+from meshage import Entity, Invalid, Message, Reply, handler, http
+
+@handler
+async def handle(message: Message, entity: Entity) -> Reply:
+    answer = await http.fetch("GET", "https://example.com/")
+    entity.remind("again", 1.5)
+    if answer.status != 200:
+        raise Invalid("no")
+    return Reply(entity.call("other", message.partition_key).json(), status=201)
+"#;
+    let wrong = right
+        .replace("1.5", "\"soon\"")
+        .replace("201", "None, headres={}");
+    let mypy = |arguments: &str| {
+        let program = format!("from mypy.main import main; main(args={arguments})");
+        let output = python.run(folder.path(), &program);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (source, errors) in [(right, 0), (&wrong, 2)] {
+        std::fs::write(folder.path().join("handler.py"), source).unwrap();
+        let said = mypy("['--strict', 'handler.py']");
+        assert!(
+            said.starts_with("Success") || said.contains("error:"),
+            "{said}"
+        );
+        assert_eq!(said.matches("error:").count(), errors, "{said}");
+    }
+    // The SDK itself.
+    let sdk = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/python");
+    let said = mypy(&format!(
+        "['--config-file', '{sdk}/pyproject.toml', '{sdk}/src/meshage']"
+    ));
+    assert!(said.starts_with("Success"), "{said}");
+}
+
 #[tokio::test]
 async fn a_handler_is_developed_as_plain_python() {
     let Some(python) = Sdk::python("a_handler_is_developed_as_plain_python") else {

@@ -3,7 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Plugins, Setup, Traffic, stamped, taken, wait_for_mesh};
+use futures_util::future::join_all;
+use http::Method;
+use tokio::time::interval;
+
+use crate::harness::{
+    Client, Plugins, Sdk, Setup, State, Traffic, guest, stamped, taken, wait_for_mesh,
+};
 
 /// The requests of the mixture, sent in a loop, and the status that each must get.
 const MIXTURE: [(&str, u16); 8] = [
@@ -54,7 +60,7 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
     };
     let reloads = async {
         let mut reloaded = 0;
-        let mut ticks = tokio::time::interval(Duration::from_millis(250));
+        let mut ticks = interval(Duration::from_millis(250));
         while Instant::now() < end {
             ticks.tick().await;
             // Cycles through a few versions, whose compiled code is cached.
@@ -67,7 +73,7 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
     };
     let samples = async {
         let mut samples = Vec::new();
-        let mut ticks = tokio::time::interval(Duration::from_secs(seconds.div_ceil(10)));
+        let mut ticks = interval(Duration::from_secs(seconds.div_ceil(10)));
         while Instant::now() < end {
             ticks.tick().await;
             samples.push(nodes.map(taken));
@@ -109,6 +115,65 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
         assert!(
             last.files <= warm.files + 16,
             "open files grow: {samples:?}"
+        );
+    }
+}
+
+/// Handlers in every language that the tests have, each with eight clients.
+#[tokio::test]
+async fn handlers_of_every_language_take_no_more_and_more() {
+    const CLIENTS: usize = 8;
+    let test = "handlers_of_every_language_take_no_more_and_more";
+    let seconds = std::env::var("MESHAGE_SOAK_SECONDS").map_or(6, |text| text.parse().unwrap());
+    let mut components = vec![("cart", std::fs::read(guest("cart")).unwrap())];
+    if let Some(javascript) = Sdk::javascript(test) {
+        components.push(("javascript", javascript.build("src/tally.ts")));
+    }
+    if let Some(javascript) = Sdk::starling_monkey(test) {
+        let flags = ["--engine", "starlingmonkey"];
+        components.push((
+            "starlingmonkey",
+            javascript.build_with("src/tally.ts", &flags),
+        ));
+    }
+    if let Some(python) = Sdk::python(test) {
+        components.push(("python", python.build("src/tally.py")));
+    }
+    for (stream, component) in components {
+        let state = State::sqlite();
+        let plugins = Plugins::empty().with_file(&format!("{stream}.wasm"), component);
+        let node = Setup::new(plugins).state(&state).ready().await;
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let client = async |number: usize| {
+            let url = format!("http://{}/api/{stream}/k{number}", node.http);
+            let (client, mut answered) = (Client::new(), 0);
+            while Instant::now() < end {
+                let method = [Method::GET, Method::DELETE, Method::POST][answered % 3].clone();
+                let body = r#"{"article":"tea","quantity":1,"cents":100,"by":1}"#;
+                let answer = client.request(method, &url).json(body).send().await;
+                assert!(answer.status < 300, "{stream}: {}", answer.text());
+                answered += 1;
+            }
+            answered
+        };
+        let samples = async {
+            let mut samples = Vec::new();
+            let mut ticks = interval(Duration::from_millis(seconds * 100));
+            while Instant::now() < end {
+                ticks.tick().await;
+                samples.push(taken(&node));
+            }
+            samples
+        };
+        let (answered, samples) = tokio::join!(join_all((0..CLIENTS).map(client)), samples);
+        let answered: usize = answered.into_iter().sum();
+        let memory: Vec<u64> = samples.iter().map(|sample| sample.resident_mb).collect();
+        println!("{stream}: {answered} messages in {seconds} s, MiB: {memory:?}");
+        let (warm, last) = (memory[memory.len() / 2], memory[memory.len() - 1]);
+        let slack_mb = if seconds < 60 { 64 } else { 8 };
+        assert!(
+            last <= warm * 11 / 10 + slack_mb,
+            "{stream}: memory grows: {memory:?}"
         );
     }
 }

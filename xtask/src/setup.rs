@@ -140,12 +140,14 @@ pub(crate) fn python() {
             run(command("python3").args(["-m", "venv"]).arg(&folder))?;
         }
         let project = std::fs::read_to_string(root().join(PYTHON).join("pyproject.toml"))?;
-        let needed = project
+        let mut needed = project
             .split('"')
-            .find(|text| text.starts_with("componentize-py=="));
-        let needed = needed.context("pyproject.toml names no componentize-py")?;
+            .filter(|text| text.contains("=="))
+            .peekable();
+        needed.peek().context("pyproject.toml names no packages")?;
         let mut pip = command(&pip.display().to_string());
-        run(pip.args(["install", "--quiet", "--disable-pip-version-check", needed]))
+        pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+        run(pip.args(needed))
     };
     if let Err(error) = install() {
         println!("SKIPPED the tests of Python: componentize-py cannot be installed ({error:#})");

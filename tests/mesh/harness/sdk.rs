@@ -1,7 +1,9 @@
 //! The SDKs for other languages than Rust, as the tests build handlers with them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tempfile::TempDir;
 
@@ -100,18 +102,26 @@ impl Sdk {
         self.build_with(source, &[])
     }
 
-    /// The component of a source, built with these flags.
+    /// The component of a source, built with these flags: once, however many tests use it.
     pub(crate) fn build_with(&self, source: &str, flags: &[&str]) -> Vec<u8> {
-        let (output, component) = self.try_build_with(source, flags);
-        assert!(output.status.success(), "{source}: {output:?}");
-        std::fs::read(component).unwrap()
+        static BUILT: Mutex<BTreeMap<String, Arc<OnceLock<Vec<u8>>>>> = Mutex::new(BTreeMap::new());
+        let name = format!("{source} {}", flags.join(" "));
+        let built = BUILT.lock().unwrap().entry(name).or_default().clone();
+        let build = || {
+            let (output, component) = self.try_build_with(source, flags);
+            assert!(output.status.success(), "{source}: {output:?}");
+            std::fs::read(component).unwrap()
+        };
+        built.get_or_init(build).clone()
     }
 
     /// The component of this text.
     pub(crate) fn build_text(&self, name: &str, text: &str) -> Vec<u8> {
         let source = self.built.path().join(name);
         std::fs::write(&source, text).unwrap();
-        self.build(source.to_str().unwrap())
+        let (output, component) = self.try_build(source.to_str().unwrap());
+        assert!(output.status.success(), "{name}: {output:?}");
+        std::fs::read(component).unwrap()
     }
 }
 

@@ -9,6 +9,8 @@ import io
 import os
 import sys
 import zlib
+from collections.abc import Callable
+from functools import partial
 from importlib.resources.abc import Traversable, TraversableResources
 from typing import Any
 
@@ -100,7 +102,7 @@ class LastFinder:
 
 
 FINDER = MemoryFinder()
-FILES: dict[str, Any] = {}
+FILES: dict[str, Callable[[], bytes]] = {}
 
 
 def add_tree(folder: str, prefix: str, left_out: tuple[str, ...] = (), data_files: bool = False) -> None:
@@ -124,7 +126,7 @@ def add_tree(folder: str, prefix: str, left_out: tuple[str, ...] = (), data_file
                 )
         elif data_files and not entry.name.endswith(NATIVE):
             packed = zlib.compress(read(entry.path), 9)
-            FILES[entry.path] = lambda packed=packed: zlib.decompress(packed)
+            FILES[entry.path] = partial(zlib.decompress, packed)
 
 
 class Entry(Traversable):
@@ -146,8 +148,15 @@ class Entry(Traversable):
         names = {f[start:].partition("/")[0] for f in self.files if f.startswith(self.path + "/")}
         return (Entry(f"{self.path}/{n}", self.files) for n in sorted(names))
 
-    def joinpath(self, *parts: str) -> Entry:
-        return Entry("/".join([self.path, *(p.strip("/") for p in parts)]), self.files)
+    def joinpath(self, *descendants: Any) -> Entry:
+        return Entry("/".join([self.path, *(str(part).strip("/") for part in descendants)]), self.files)
+
+    def read_bytes(self) -> bytes:
+        with self.open("rb") as file:
+            return bytes(file.read())
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
     def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         try:

@@ -7,9 +7,9 @@ import logging as std_logging
 import traceback
 from typing import Any
 
-from componentize_py_types import Err  # type: ignore[import-not-found]
-from wit_world.imports import http as wit_http  # type: ignore[import-not-found]
-from wit_world.imports import logging  # type: ignore[import-not-found]
+from componentize_py_types import Err
+from wit_world.imports import http as wit_http
+from wit_world.imports import logging
 
 from . import _handler
 from ._failures import KINDS, Failure
@@ -23,10 +23,10 @@ messages: Any = None
 state: Any = None
 outgoing: Any = None
 try:
-    from wit_world.imports import messages, outgoing, state  # type: ignore[import-not-found,no-redef]
+    from wit_world.imports import messages, outgoing, state  # type: ignore[no-redef]
 except ImportError:
     try:
-        from wit_world.imports import calls, outgoing  # type: ignore[import-not-found,no-redef]
+        from wit_world.imports import calls, outgoing  # type: ignore[no-redef]
     except ImportError:
         pass
 
@@ -37,7 +37,7 @@ built = False
 # A handler of HTTP has no failures.
 types: Any = None
 try:
-    from wit_world.imports import types  # type: ignore[import-not-found,no-redef]
+    from wit_world.imports import types  # type: ignore[no-redef]
 except ImportError:
     pass
 _VARIANTS = types and {

@@ -87,9 +87,8 @@ class Walk(ast.NodeVisitor):
         for child in node.body:
             self.visit(child)
         self.optional -= optional
-        for part in (node.handlers, node.orelse, node.finalbody):
-            for child in part:
-                self.visit(child)
+        for other in [*node.handlers, *node.orelse, *node.finalbody]:
+            self.visit(other)
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:

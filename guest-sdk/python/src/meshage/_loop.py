@@ -33,7 +33,8 @@ class GuestLoop(base_events.BaseEventLoop):
 
     def _write_to_self(self) -> None: ...
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # there are no threads: at once
+    # There are no threads: at once.
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         future = self.create_future()
         try:
             future.set_result(func(*args))

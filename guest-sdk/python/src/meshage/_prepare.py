@@ -123,8 +123,8 @@ def _prepare(
             lines = read(origin).decode().splitlines(True)
             linecache.cache[origin] = (sum(map(len, lines)), None, lines, origin)
 
-    for line in found.problems:
-        report(line)
+    for problem in found.problems:
+        report(problem)
     sys.meta_path.insert(0, FINDER)
     sys.meta_path.append(LastFinder())
     sys.path_importer_cache.clear()
@@ -151,9 +151,9 @@ def no_sockets() -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError("a component has no sockets")
 
-    _socket.socket = _socket.SocketType = type(
-        "socket", (_socket.socket,), {"__slots__": (), "__init__": refuse}
-    )  # type: ignore[misc]
+    refusing = type("socket", (_socket.socket,), {"__slots__": (), "__init__": refuse})
+    for name in ("socket", "SocketType"):
+        setattr(_socket, name, refusing)
     for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"):
         if hasattr(_socket, name):
             setattr(_socket, name, refuse)

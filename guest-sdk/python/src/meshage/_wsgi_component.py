@@ -5,9 +5,9 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
-from componentize_py_types import Err, Ok  # type: ignore[import-not-found]
-from wit_world.imports import wasi_http_types as http  # type: ignore[import-not-found]
-from wit_world.imports.streams import StreamError_Closed  # type: ignore[import-not-found]
+from componentize_py_types import Err, Ok
+from wit_world.imports import wasi_http_types as http
+from wit_world.imports.streams import StreamError_Closed
 
 from . import _handler
 from . import http as outgoing
