@@ -17,6 +17,7 @@ export async function open(source, { call = nobody("call"), fetch = nobody("fetc
   const stream = new Stream(call, fetch);
   const { code } = await bundle(source, { uses: "state", global: "built" });
   const context = createContext({ require: (name) => stream.imports(name), atob, btoa, built: undefined });
+  runInContext("delete globalThis.Intl; delete globalThis.WebAssembly", context);
   // Older versions of Node.js have it, but not in contexts.
   runInContext("(symbol) => void (Symbol.dispose ??= symbol)", context)(Symbol.dispose);
   runInContext(`${code}\nglobalThis.built = built;`, context, { filename: source });
@@ -45,18 +46,24 @@ function nobody(what) {
 }
 
 class Stream {
-  /** What the handler has sent: `{ stream, partitionKey, method, query, headers, body, delay, timer }`. */
-  sent = [];
   /** What it has logged: `{ level, text }`. */
   logs = [];
+  /** Values, and what was sent, by partition key. */
   #entities = new Map();
   #call;
   #fetch;
+  /** What the running message sees and does. */
   #current;
+  #count = 0;
 
   constructor(call, fetch) {
     this.#call = call;
     this.#fetch = fetch;
+  }
+  /** What the handler has sent: `{ stream, partitionKey, method, query, headers, body, delay, timer }`. */
+  get sent() {
+    const all = Array.from(this.#entities.values()).flatMap(({ sent }) => sent);
+    return all.sort((a, b) => a.number - b.number).map(({ number, ...sent }) => sent);
   }
   get(key, options) {
     return this.send("GET", key, undefined, options);
@@ -73,12 +80,12 @@ class Stream {
   /** Sends a message to the entity, and returns its answer. What a failed one writes and sends is not kept. */
   send(method, partitionKey, body, { query = "", headers = {}, timer } = {}) {
     const [type, bytes] = bodyOf(body);
-    const list = Object.entries({ ...(type && { "content-type": type }), ...headers });
+    const given = Object.entries(headers).map(([name, value]) => [name.toLowerCase(), String(value)]);
+    const isTyped = type === undefined || given.some(([name]) => name === "content-type");
+    const list = isTyped ? given : [["content-type", type], ...given];
     if (timer !== undefined) {
       list.push(["meshage-timer", timer]);
     }
-    const values = new Map(this.#entities.get(partitionKey));
-    this.#current = { method, values, sent: [], answers: [] };
     const message = {
       id: webcrypto.randomUUID(),
       stream: "test",
@@ -88,10 +95,14 @@ class Stream {
       headers: list,
       body: new this.Bytes(bytes),
     };
+    const before = this.#entities.get(partitionKey) ?? { values: new Map(), sent: [] };
+    // A call may come back to this stream.
+    const outer = this.#current;
+    this.#current = { method, values: new Map(before.values), sent: [...before.sent], answers: [] };
     try {
       const { status, headers, body: answer } = this.handler.handle(message);
-      this.#entities.set(partitionKey, values);
-      this.sent.push(...this.#current.sent);
+      const { values, sent } = this.#current;
+      this.#entities.set(partitionKey, { values, sent });
       return new Answer(status, Object.fromEntries(headers), answer);
     } catch (error) {
       if (!(error?.tag in KINDS)) {
@@ -101,12 +112,16 @@ class Stream {
       const given = { "content-type": "application/problem+json" };
       return new Answer(problem.status, given, Buffer.from(JSON.stringify(problem)));
     } finally {
-      this.#current = undefined;
+      this.#current = outer;
     }
   }
 
   /** What a test's function answers, as the host gives it. */
-  #answerOf({ status = 200, headers, body }) {
+  #answerOf(answer) {
+    if (typeof answer?.then === "function") {
+      throw new TypeError("`call` and `fetch` of a test answer at once, not with a promise");
+    }
+    const { status = 200, headers, body } = answer;
     const [type, bytes] = bodyOf(body);
     const list = Object.entries({ ...(type && { "content-type": type }), ...headers });
     return { status, headers: list, body: new this.Bytes(bytes) };
@@ -116,20 +131,25 @@ class Stream {
   imports(name) {
     const current = () => this.#current;
     const values = () => current().values;
-    const written = () => {
+    const checkWrite = () => {
       if (current().method === "GET") {
         throw new Error("a GET is a read: it cannot write (500 `read-only` on a node)");
       }
+    };
+    const written = () => {
+      checkWrite();
       return values();
     };
-    const sorted = () =>
-      Array.from(values()).sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
     const ask = (target, message) => {
       try {
         return this.#answerOf(this.#call({ ...target, ...message, ...readable(message.body) }));
       } catch (error) {
         throw error.kind in KINDS ? { payload: { tag: error.kind, val: error.message } } : error;
       }
+    };
+    const cancel = (timer) => {
+      checkWrite();
+      current().sent = current().sent.filter((one) => one.timer !== timer);
     };
     const interfaces = {
       "meshage:mesh/logging": {
@@ -144,35 +164,37 @@ class Stream {
         delete: (name) => void written().delete(name),
         clear: () => written().clear(),
         scan: (prefix, after, limit) =>
-          sorted()
-            .filter(([name]) => name.startsWith(prefix) && name > after)
+          Array.from(values())
+            .filter(([name]) => name.startsWith(prefix) && byBytes(name, after) > 0)
+            .sort(([a], [b]) => byBytes(a, b))
             .slice(0, limit),
       },
       "meshage:mesh/messages": {
         send: (target, message, delay, timer) => {
-          written();
-          const sent = current().sent.filter((one) => timer === null || one.timer !== timer);
+          checkWrite();
+          if (timer !== null) {
+            cancel(timer);
+          }
           const body = Buffer.from(message.body);
-          current().sent = [...sent, { ...target, ...message, body, delay, timer: timer ?? undefined }];
+          const sent = { ...target, ...message, body, delay, timer: timer ?? undefined };
+          current().sent.push({ ...sent, number: this.#count++ });
         },
-        cancel: (timer) => {
-          written();
-          const left = (one) => one.timer !== timer;
-          current().sent = current().sent.filter(left);
-          this.sent = this.sent.filter(left);
-        },
+        cancel,
         call: ask,
       },
       "meshage:mesh/http": {
-        send: (request) => current().answers.push(this.#fetch({ ...request, ...readable(request.body) })) - 1,
+        send: (request) => {
+          const answer = this.#answerOf(this.#fetch({ ...request, ...readable(request.body) }));
+          return current().answers.push(answer) - 1;
+        },
         receive: () => {
           const { answers } = current();
           const number = answers.findIndex((answer) => answer !== undefined);
           if (number < 0) {
             return undefined;
           }
-          const [answer] = answers.splice(number, 1, undefined);
-          return [number, { tag: "ok", val: this.#answerOf(answer) }];
+          const [val] = answers.splice(number, 1, undefined);
+          return [number, { tag: "ok", val }];
         },
         abort: (number) => void (current().answers[number] = undefined),
       },
@@ -191,6 +213,10 @@ class Stream {
   }
 }
 
+function byBytes(a, b) {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}
+
 function sleep(ms) {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Math.max(ms, 0));
 }
@@ -204,7 +230,7 @@ function bodyOf(body) {
     return ["text/plain; charset=utf-8", new Uint8Array(Buffer.from(body))];
   }
   if (ArrayBuffer.isView(body)) {
-    return ["application/octet-stream", new Uint8Array(body)];
+    return ["application/octet-stream", new Uint8Array(body.buffer, body.byteOffset, body.byteLength)];
   }
   return ["application/json", new Uint8Array(Buffer.from(JSON.stringify(body)))];
 }

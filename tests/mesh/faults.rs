@@ -114,7 +114,7 @@ async fn a_crash_is_500_its_reason_is_in_the_log_and_the_next_call_works() {
             crash.contains("message-handler@0.1.0#handle"),
             "no backtrace: {crash}"
         );
-        // What the host's own is made of, if `RUST_BACKTRACE` is set.
+        // What the host's own is made of; the harness sets `RUST_BACKTRACE`.
         assert!(!crash.contains("tokio::"), "{crash}");
     }
 }

@@ -2,10 +2,11 @@
 //! what they build answers the same in every language.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{sleep, timeout};
 
 use crate::harness::{
@@ -248,7 +249,8 @@ async fn check_dev(project: &Project) {
         .args(["--admin-port", &admin, "--state", "sqlite:state.db", "dev"])
         .current_dir(project.folder())
         .kill_on_drop(true);
-    let _dev = dev.spawn().unwrap();
+    let mut dev = dev.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(dev.stderr.take().unwrap()).lines();
     let client = Client::new();
     let says = async |expected: &str| {
         let url = format!("http://127.0.0.1:{http}/api/order-book/1");
@@ -266,6 +268,18 @@ async fn check_dev(project: &Project) {
     let text = std::fs::read_to_string(&source).unwrap();
     // A mistake changes nothing, and the next saving mends it.
     std::fs::write(&source, format!("{text}\nmistake")).unwrap();
+    let told = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("the last good one runs on") {
+                return;
+            }
+        }
+        panic!("the mistake is not told");
+    };
+    timeout(BUILD_MAX, told).await.unwrap();
+    assert!(says("Hello, Ada!").await);
+    // Its log must have a reader.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     std::fs::write(&source, text.replace("Hello, {name}", "Salve, {name}")).unwrap();
     timeout(BUILD_MAX, built("Salve, Ada!")).await.unwrap();
 }

@@ -9,7 +9,7 @@ use crate::setup::{self, cargo, root};
 /// writes nothing.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let guests = build::bench_guests()?;
-    build::others()?;
+    build::others(&["--release"])?;
     setup::javascript();
     setup::python();
     build::everything()?;

@@ -48,10 +48,11 @@ pub(crate) fn host_binary() -> Result<PathBuf> {
 }
 
 /// Builds HTTP handlers that are written with the SDKs of others; they are a workspace of their own.
-pub(crate) fn others() -> Result<()> {
+pub(crate) fn others(flags: &[&str]) -> Result<()> {
     let mut build = guest_cargo(GUEST_TARGET)?;
     build
         .current_dir(root().join("tests/others"))
+        .args(flags)
         .arg("--target-dir")
         .arg(root().join("target/others"));
     setup::run(&mut build)

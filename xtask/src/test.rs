@@ -48,7 +48,7 @@ fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// What handlers of the tests are built with, besides the SDK for Rust, and the tests of these SDKs themselves.
 fn other_languages() -> Result<()> {
-    build::others()?;
+    build::others(&[])?;
     setup::python();
     if setup::javascript() {
         setup::run(npm().args(["test", "--silent"]))?;
@@ -167,7 +167,7 @@ fn dependencies() -> Result<()> {
 /// Builds the current code, and runs the tests over real nodes whose names contain the filter.
 pub(crate) fn some(filter: &str) -> Result<()> {
     build::all_guests()?;
-    build::others()?;
+    build::others(&[])?;
     build::everything()?;
     setup::javascript();
     setup::python();

@@ -144,7 +144,7 @@ const hostImports = {
       errors: [{ text: `${path} is of Node.js: a component has neither files nor sockets nor processes` }],
     }));
     // They have an effect, but only where they are used.
-    build.onResolve({ filter: /^\.\/(url|clone|abort|body|fetch)\.js$/ }, ({ path, importer }) =>
+    build.onResolve({ filter: /^\.\/(url|clone|abort|headers|body|fetch)\.js$/ }, ({ path, importer }) =>
       importer.startsWith(`${RUNTIME}web/`)
         ? { path: `${RUNTIME}web/${path}`, sideEffects: false }
         : undefined,

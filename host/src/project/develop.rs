@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 const TARGET: &str = "wasm32-wasip2";
 
-/// What a build depends on.
-const WATCHED: [&str; 4] = ["Cargo.toml", "Cargo.lock", "src", "sdk"];
+/// Folders with files that a build depends on, besides those of the project's folder.
+const WATCHED: [&str; 3] = ["src", "sdk", "wit"];
 
 /// Editors save in several steps.
 const SETTLED: Duration = Duration::from_millis(50);
@@ -27,12 +27,13 @@ pub enum DevelopError {
         "there is no Cargo.toml here: `dev` is for projects in Rust; those in JavaScript have `npm run dev`, those in Python `python -m meshage dev`"
     )]
     NoProject,
-    #[error("cannot watch this folder: {0}")]
+    #[error("cannot watch this folder")]
     Watch(#[from] notify::Error),
 }
 
 /// A project whose component is built on each saving.
 pub struct Develop {
+    project: PathBuf,
     plugins: PathBuf,
     changes: Receiver<notify::Result<notify::Event>>,
     _watcher: RecommendedWatcher,
@@ -56,6 +57,7 @@ impl Develop {
             }
         }
         Ok(Self {
+            project: project.to_owned(),
             plugins: plugins.to_owned(),
             changes,
             _watcher: watcher,
@@ -98,6 +100,7 @@ impl Develop {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(&cargo);
         build
+            .current_dir(&self.project)
             .args(["build", "--target", TARGET])
             .arg("--message-format=json-render-diagnostics")
             .stdin(Stdio::null())

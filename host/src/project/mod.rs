@@ -10,11 +10,25 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::message::StreamName;
+
 pub use develop::{Develop, DevelopError};
 use templates::{files, next_steps};
 
 /// The longest name: registries of packages take some 64 characters, names of hosts 63.
 const NAME_BYTES_MAX: usize = 63;
+
+/// Crates that a project in Rust has.
+const TAKEN: [&str; 8] = [
+    "alloc",
+    "core",
+    "meshage-sdk",
+    "meshage-sdk-macros",
+    "serde",
+    "std",
+    "test",
+    "wstd",
+];
 
 /// What a handler is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,7 +44,7 @@ pub enum Language {
 pub enum NewError {
     #[error(
         "{0:?} cannot be the name of a project: it is the name of its stream and of its package, so it begins with a letter, \
-         and has letters (a-z), digits and '-' in it, {NAME_BYTES_MAX} at most"
+         has letters (a-z), digits and '-' in it, {NAME_BYTES_MAX} at most, and is not taken by either"
     )]
     Name(String),
     #[error(
@@ -52,7 +66,7 @@ pub fn new(
     language: Language,
     is_http: bool,
 ) -> Result<String, NewError> {
-    if !is_name(name) {
+    if !is_name(name) || (language == Language::Rust && TAKEN.contains(&name)) {
         return Err(NewError::Name(name.to_owned()));
     }
     let folder = parent.join(name);
@@ -72,6 +86,7 @@ pub fn new(
 
 fn is_name(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX
+        && StreamName::try_from(name).is_ok()
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
         && name
@@ -90,7 +105,18 @@ mod tests {
         }
         let long = "a".repeat(64);
         for bad in [
-            "", "Hello", "2go", "a_b", "a.b", "../a", "a/b", "-a", "a-", "ä", &long,
+            "",
+            "Hello",
+            "2go",
+            "a_b",
+            "a.b",
+            "../a",
+            "a/b",
+            "-a",
+            "a-",
+            "broadcast",
+            "ä",
+            &long,
         ] {
             assert!(!is_name(bad), "{bad}");
         }

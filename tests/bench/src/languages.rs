@@ -133,7 +133,7 @@ impl Language {
 /// The component of an HTTP handler in Rust.
 pub(crate) fn other(name: &str) -> PathBuf {
     project().join(format!(
-        "target/others/wasm32-wasip2/debug/other_{name}.wasm"
+        "target/others/wasm32-wasip2/release/other_{name}.wasm"
     ))
 }
 

@@ -201,6 +201,7 @@ impl Setup {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .env("RUST_BACKTRACE", "1")
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command

@@ -156,6 +156,14 @@ pub(crate) async fn check_requests(component: Vec<u8>) -> (Node, impl Fn(&str) -
     let ended = timeout(HANG, web.ended.acquire_many(3)).await;
     drop(ended.unwrap().unwrap());
 
+    // One more than a call may have under way.
+    let urls = vec![web.url("/never"); 65];
+    let body = json!({"act": "get", "urls": urls}).to_string();
+    let refused = node.post("/api/misbehave/1").json(&body).send().await;
+    refused.problem(500, "internal");
+    node.log_line("64 requests of this call are under way")
+        .await;
+
     for (url, why) in [
         (
             "http://127.0.0.1:9/".to_owned(),

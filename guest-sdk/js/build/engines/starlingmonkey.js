@@ -2,7 +2,7 @@
 // is none of the dependencies, as it takes 190 MB: who wants it installs it.
 
 import { existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 import { SourceError } from "../source-error.js";
@@ -21,7 +21,7 @@ const engine = (features) => ({
   serve: "starlingmonkey/serve.js",
 
   async componentize({ code, wit, source, located }) {
-    const { componentize } = await installed();
+    const { componentize } = await installed(source);
     const file = join(wit, "bundle.js");
     writeFileSync(file, code);
     const disableFeatures = ["stdio", "random", "clocks", "http", "fetch-event"].filter(
@@ -54,8 +54,12 @@ export const starlingMonkey = engine(["stdio", "random", "clocks", "http"]);
 export const starlingMonkeyHttp = engine(["stdio", "random", "clocks", "http", "fetch-event"]);
 
 /** The package, of the project or beside the SDK. */
-async function installed() {
-  for (const from of [process.cwd(), fileURLToPath(new URL(".", import.meta.url))]) {
+async function installed(source) {
+  for (const from of [
+    dirname(resolve(source)),
+    process.cwd(),
+    fileURLToPath(new URL(".", import.meta.url)),
+  ]) {
     for (let folder = from; folder !== dirname(folder); folder = dirname(folder)) {
       const found = join(folder, "node_modules", PACKAGE);
       if (

@@ -6,7 +6,7 @@ import { flush, log } from "../log.js";
 import { merged } from "../message.js";
 import { setRunning } from "../phase.js";
 import { handlerOf } from "../registry.js";
-import { replyOf } from "../reply.js";
+import { Reply, replyOf } from "../reply.js";
 import { failed } from "../serve.js";
 import "./globals.js";
 import { endTimers } from "./timers.js";
@@ -27,7 +27,7 @@ export function serve(exported, capabilities = () => ({ members: {}, finish() {}
           message,
           guarded(members, () => isOver),
         );
-        const reply = replyOf(await handler(merged(message), context));
+        const reply = replyOf(await answerOf(await handler(merged(message), context)));
         finish();
         return reply;
       } catch (error) {
@@ -41,6 +41,16 @@ export function serve(exported, capabilities = () => ({ members: {}, finish() {}
   };
 }
 
+/** What a handler returned, with an answer of `fetch` as a reply. */
+async function answerOf(returned) {
+  if (!(returned instanceof Response)) {
+    return returned;
+  }
+  const { status, headers } = returned;
+  const body = new Uint8Array(await returned.arrayBuffer());
+  return new Reply(body.length > 0 ? body : undefined, { status, headers });
+}
+
 /** What a message has left to a promise may run within the next one, which is that of another entity. */
 function guarded(members, isOver) {
   const check = () => {
@@ -52,9 +62,16 @@ function guarded(members, isOver) {
     typeof value === "function"
       ? (...values) => {
           check();
-          return value(...values);
+          const result = value(...values);
+          return typeof result?.next === "function" ? each(result) : result;
         }
       : value;
+  function* each(values) {
+    for (const value of values) {
+      yield value;
+      check();
+    }
+  }
   const descriptors = Object.entries(Object.getOwnPropertyDescriptors(members));
   const all = descriptors.map(([name, { get, set, value, ...rest }]) => {
     if (get !== undefined) {

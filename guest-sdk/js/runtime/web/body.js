@@ -1,9 +1,8 @@
 // Requests and answers of `fetch`. Their bodies are there whole, as bytes.
 
-import { Headers } from "headers-polyfill";
-
 import { AS_REPLY, Reply } from "../reply.js";
 import { decode, encode } from "../utf8.js";
+import { Headers } from "./headers.js";
 import { URL, URLSearchParams } from "./url.js";
 
 /** The type of a body, if it says one, and its bytes. */
@@ -121,7 +120,7 @@ export class Response extends Body {
   clone() {
     const { status, statusText, headers, type, url, redirected } = this;
     const bytes = this._peek();
-    return Object.assign(new Response(bytes, { status, statusText, headers }), { type, url, redirected });
+    return Object.assign(new Response(bytes, { headers }), { status, statusText, type, url, redirected });
   }
   /** What a handler returns may be an answer of `fetch`. */
   [AS_REPLY]() {
@@ -129,5 +128,3 @@ export class Response extends Body {
     return new Reply(this._peek() ?? undefined, { status, headers });
   }
 }
-
-export { Headers };

@@ -4,14 +4,18 @@ import { abort, receive, send } from "meshage:mesh/http";
 
 import { addSource } from "../loop.js";
 import { needsCall } from "../phase.js";
-import { Headers, Request, Response } from "./body.js";
+import { Request, Response } from "./body.js";
+import { Headers } from "./headers.js";
 import { URL } from "./url.js";
 
 /** As in browsers. */
 const REDIRECTS_MAX = 20;
 const REDIRECTS = [301, 302, 303, 307, 308];
 
-/** What is told of a request's answer, by the number of the request. */
+/** What credentials are: they do not go on to another origin. */
+const CREDENTIALS = ["authorization", "cookie", "proxy-authorization"];
+
+/** What waits for the answers of the running message, by the numbers of the requests, which begin anew with each message. */
 let waiting = new Map();
 
 addSource({
@@ -25,10 +29,13 @@ addSource({
     const [request, answer] = received;
     const told = waiting.get(request);
     waiting.delete(request);
-    told?.(answer);
+    told?.tell(answer);
     return true;
   },
   forget() {
+    for (const { unlisten } of waiting.values()) {
+      unlisten();
+    }
     waiting = new Map();
   },
 });
@@ -55,7 +62,7 @@ export async function fetch(input, init) {
     }
     const next = new URL(target, url);
     if (next.origin !== new URL(url).origin) {
-      headers.delete("authorization");
+      CREDENTIALS.forEach((name) => headers.delete(name));
     }
     url = next.href;
     if (status === 303 ? !["GET", "HEAD"].includes(method) : status < 303 && method === "POST") {
@@ -83,24 +90,28 @@ function exchange({ url, method, headers, body }, signal) {
   return new Promise((resolve, reject) => {
     const onAbort = () => {
       waiting.delete(number);
+      unlisten();
       abort(number);
       reject(signal.reason);
     };
-    signal?.addEventListener("abort", onAbort);
-    waiting.set(number, ({ tag, val }) => {
-      signal?.removeEventListener("abort", onAbort);
+    const unlisten = () => signal?.removeEventListener("abort", onAbort);
+    const tell = ({ tag, val }) => {
+      unlisten();
       if (tag === "err") {
         reject(because(failure, val.val));
       } else {
         resolve({ ...val, headers: new Headers(val.headers) });
       }
-    });
+    };
+    signal?.addEventListener("abort", onAbort);
+    waiting.set(number, { tell, unlisten });
   });
 }
 
+/** The answer, whatever its status: what a handler may make is less. */
 function answered(status, headers, bytes, url, redirected) {
-  const body = bytes.length > 0 ? bytes : null;
-  return Object.assign(new Response(body, { status, headers }), { type: "basic", url, redirected });
+  const response = new Response(bytes.length > 0 ? bytes : null, { headers });
+  return Object.assign(response, { type: "basic", status, url, redirected });
 }
 
 /** As in browsers and Node.js: a request without an answer is a TypeError. */
@@ -112,5 +123,3 @@ function because(failure, why) {
   failure.message += `: ${why}`;
   return failure;
 }
-
-export { Headers, Request, Response };

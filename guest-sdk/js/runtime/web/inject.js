@@ -2,4 +2,6 @@
 export { URL, URLSearchParams } from "./url.js";
 export { structuredClone } from "./clone.js";
 export { AbortController, AbortSignal, DOMException } from "./abort.js";
-export { Headers, Request, Response, fetch } from "./fetch.js";
+export { Headers } from "./headers.js";
+export { Request, Response } from "./body.js";
+export { fetch } from "./fetch.js";

@@ -60,22 +60,28 @@ def environment(
 ) -> dict[str, Any]:
     """The environment of PEP 3333."""
     path, _, query = target.partition("?")
-    host, _, port = authority.rpartition(":")
+    host, _, port = (
+        authority.rpartition(":") if authority.rpartition(":")[2].isdigit() else (authority, "", "80")
+    )
     named: dict[str, str] = {}
     for name, value in headers:
+        # It would be taken for the one with a hyphen.
+        if "_" in name:
+            continue
         key = name.upper().replace("-", "_")
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
         named[key] = f"{named[key]},{value}" if key in named else value
     base = dict(headers).get(_BASE_PATH, "")
     return {
+        "HTTP_HOST": authority,
         **named,
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": unquote_to_bytes(base).decode("latin-1"),
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
         "QUERY_STRING": query,
         "CONTENT_LENGTH": str(len(body)),
-        "SERVER_NAME": host or authority,
-        "SERVER_PORT": port or "80",
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",

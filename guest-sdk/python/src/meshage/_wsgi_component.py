@@ -34,7 +34,9 @@ class IncomingHandler:
                 headers,
                 read(request),
             )
-            fields = http.Fields.from_list([(name, value.encode("latin-1")) for name, value in given])
+            # Frames are the host's.
+            kept = [(name, value.encode("latin-1")) for name, value in given if name != "content-length"]
+            fields = http.Fields.from_list(kept)
         except BaseException as error:
             # SystemExit, too.
             log("error", "".join(traceback.format_exception(error)).rstrip())

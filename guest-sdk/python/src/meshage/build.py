@@ -58,10 +58,8 @@ def parameters(file: Path) -> list[str]:
 
 def is_wsgi(node: ast.AST) -> bool:
     """A call or a decorator `wsgi`."""
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id == "wsgi"
-    decorators = getattr(node, "decorator_list", [])
-    return any(isinstance(name, ast.Name) and name.id == "wsgi" for name in decorators)
+    names = [node.func] if isinstance(node, ast.Call) else getattr(node, "decorator_list", [])
+    return any("wsgi" in (getattr(name, "id", None), getattr(name, "attr", None)) for name in names)
 
 
 def world(asked: list[str]) -> str:

@@ -68,9 +68,9 @@ class DevBackend:
         )
 
     def call(self, stream: str, key: str, method: str, query: str, headers: list[Any], body: bytes) -> Answer:
-        status, found, content = self.server.handle(
-            Message(stream, key, body, method, query, tuple(headers), str(uuid.uuid4()))
-        )
+        message = Message(stream, key, body, method, query, tuple(headers), str(uuid.uuid4()))
+        # What the other one has under way is its own.
+        status, found, content = contextvars.copy_context().run(self.server.handle, message)
         return Answer(status, dict(found), content)
 
     def send(self, *what: Any) -> None:
@@ -100,10 +100,13 @@ class DevBackend:
         return [(n, both[n]) for n in names[:limit]]  # type: ignore[misc]
 
     def http_send(self, method: str, url: str, headers: list[Any], body: bytes) -> int:
-        address = urlsplit(url)
+        try:
+            address, port = urlsplit(url), urlsplit(url).port
+        except ValueError as error:
+            raise HttpError("invalid", f"{url!r}: {error}") from None
         if address.scheme not in ("http", "https") or not address.hostname:
             raise HttpError("invalid", f"{url!r} is no address, such as https://api.example.com/path")
-        host = f"{address.hostname}:{address.port or (443 if address.scheme == 'https' else 80)}"
+        host = f"{address.hostname}:{port or (443 if address.scheme == 'https' else 80)}"
         call, number = CURRENT.get(), next(self.server.numbers)
         if host not in call.allowed_hosts:
             raise HttpError("denied", f"the manifest does not allow {host} (allowed_hosts)")
@@ -120,6 +123,8 @@ class DevBackend:
                 reply = connection.getresponse()
                 given = {name.lower(): value for name, value in reply.getheaders()}
                 answer = Answer(reply.status, given, reply.read())
+            except ValueError as error:
+                answer = HttpError("invalid", str(error))
             except (OSError, http.client.HTTPException) as error:
                 answer = HttpError("failed", str(error))
             call.answers.put((number, answer))
@@ -163,8 +168,6 @@ class Stream:
 
     def load(self) -> None:
         root = str(self.file.parent)
-        if root not in sys.path:
-            sys.path.insert(0, root)
         for name, module in list(sys.modules.items()):  # the user's modules, not those of packages
             at = getattr(module, "__file__", None) or ""
             if at.startswith(root + os.sep) and "site-packages" not in at and not name.startswith("meshage"):
@@ -172,6 +175,10 @@ class Stream:
         importlib.invalidate_caches()
         linecache.checkcache()
         _handler.forget()
+        # Another stream may have a module of this name.
+        sys.modules.pop(self.file.stem, None)
+        if sys.path[0] != root:
+            sys.path.insert(0, root)
         self.registered, self.error = None, None
         try:
             self.manifest = {}
@@ -211,7 +218,8 @@ class Dev:
         self.timers: list[tuple[float, int, Any, str | None, tuple[str, str]]] = []
         self.numbers = itertools.count()
         self.wake = threading.Condition()
-        use(DevBackend(self))
+        self.backend = DevBackend(self)
+        use(self.backend)
 
     def refresh(self) -> None:
         with self.loading:
@@ -228,12 +236,17 @@ class Dev:
                         flush=True,
                     )
 
-    def visible(self, name: str, headers: Any) -> tuple[tuple[str, str], ...]:
+    def visible(self, name: str, headers: Any) -> list[tuple[str, str]]:
         """The headers that a handler sees: `content-type`, and what the manifest names."""
         stream = self.streams.get(name)
-        named = stream.manifest.get("headers", []) if stream else []
-        both = ((header, headers.get(header)) for header in ["content-type", *map(str.lower, named)])
-        return tuple((header, value) for header, value in both if value is not None)
+        named = [header.lower() for header in (stream.manifest.get("headers", []) if stream else [])]
+        every = "*" in named
+        return [
+            (header.lower(), value)
+            for header, value in headers.items()
+            if header.lower() in ("content-type", *named)
+            or (every and header.lower() not in ("authorization", "cookie"))
+        ]
 
     def is_wsgi(self, stream: Stream) -> bool:
         self.refresh()
@@ -243,13 +256,7 @@ class Dev:
         """What a WSGI application answers a request below `/api/STREAM/KEY`."""
         _, _, name, key, *rest = request.path.split("/", 4)
         key, question, query = key.partition("?")
-        named = [header.lower() for header in stream.manifest.get("headers", [])]
-        passed = ["content-type", "host", *named]
-        headers = [
-            (header.lower(), value)
-            for header, value in request.headers.items()
-            if header.lower() in passed or "*" in named
-        ]
+        headers = self.visible(name, request.headers)
         headers += [
             ("meshage-stream", name),
             ("meshage-partition-key", key),
@@ -369,7 +376,7 @@ def serve(files: list[Path], port: int) -> int:
                         body,
                         self.command,
                         query,
-                        dev.visible(parts[2], self.headers),
+                        tuple(dev.visible(parts[2], self.headers)),
                         str(uuid.uuid4()),
                     )
                 )
@@ -379,10 +386,12 @@ def serve(files: list[Path], port: int) -> int:
             status, headers, content = reply
             self.send_response(status)
             for name, value in headers:
-                self.send_header(name, value)
+                if name != "content-length":
+                    self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = answer
 

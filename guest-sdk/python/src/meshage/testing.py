@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ._backend import use
 from ._message import Message
 from ._reply import Answer, content, written
 from .dev import Dev, Written, stream_of
@@ -31,6 +32,8 @@ class TestStream:
         self._dev.refresh()
         if error := self._dev.streams[self._name].error:
             raise ImportError(error)
+        if self._dev.is_wsgi(self._dev.streams[self._name]):
+            raise TypeError(f"{file} has a WSGI application: call it as such")
 
     def get(self, key: str, *, query: str = "", headers: Mapping[str, str] | None = None) -> Answer:
         return self.send("GET", key, query=query, headers=headers)
@@ -63,6 +66,7 @@ class TestStream:
         given += [(name.lower(), value) for name, value in (headers or {}).items()]
         given += [("meshage-timer", timer)] if timer is not None else []
         message = Message(self._name, key, data, method, query, tuple(given), str(uuid.uuid4()))
+        use(self._dev.backend)
         status, answered, answer = self._dev.answer(message)
         return Answer(status, dict(answered), answer)
 

@@ -29,8 +29,8 @@ wasmtime::component::bindgen!({
 
 use meshage::mesh::http as wit;
 
-/// Maximum of the bodies of answers that one call has not yet received.
-const UNRECEIVED_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
+/// Maximum of the bodies, both ways, of one call's requests whose answers it has not received.
+const UNDER_WAY_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
 
 /// The requests of one call whose answers it has not received. They end when this is dropped.
 #[derive(Default)]
@@ -40,14 +40,14 @@ struct Requests {
     tasks: JoinSet<(u32, Result<Answer, Error>)>,
     aborts: HashMap<u32, AbortHandle>,
     next: u32,
-    /// One permit for each byte that answers may still take.
+    /// One permit for each byte that bodies may still take.
     room: Arc<Semaphore>,
 }
 
 struct Answer {
     head: response::Parts,
     body: BytesMut,
-    _room: Option<OwnedSemaphorePermit>,
+    _taken: OwnedSemaphorePermit,
 }
 
 pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
@@ -57,13 +57,14 @@ pub(super) fn add_to_linker(linker: &mut Linker<HostState>) -> wasmtime::Result<
 impl wit::Host for HostState {
     fn send(&mut self, request: wit::Request) -> Result<u32, wit::Error> {
         let http = &mut self.held.http;
-        let request = read(request).map_err(wit::Error::Invalid)?;
-        let host = request.uri().authority().map(ToString::to_string);
         let requests = http.under_way.0.get_or_insert_default();
-        if requests.tasks.len() >= REQUESTS_MAX {
+        if requests.aborts.len() >= REQUESTS_MAX {
             let text = format!("{REQUESTS_MAX} requests of this call are under way");
             return Err(wit::Error::Failed(text));
         }
+        let taken = take(&requests.room, request.body.len()).map_err(|error| failed(&error))?;
+        let request = read(request).map_err(wit::Error::Invalid)?;
+        let host = request.uri().authority().map(ToString::to_string);
         let sending = http.sender.sending(request, RequestOptions::default());
         let sending = sending.map_err(|error| match error {
             Error::HttpRequestDenied => wit::Error::Denied(format!(
@@ -75,7 +76,7 @@ impl wit::Host for HostState {
             )),
             other => failed(&other),
         })?;
-        Ok(requests.spawn(sending))
+        Ok(requests.spawn(sending, taken))
     }
 
     async fn receive(
@@ -105,7 +106,7 @@ impl Default for Requests {
             tasks: JoinSet::new(),
             aborts: HashMap::new(),
             next: 0,
-            room: Arc::new(Semaphore::new(UNRECEIVED_BYTES_MAX)),
+            room: Arc::new(Semaphore::new(UNDER_WAY_BYTES_MAX)),
         }
     }
 }
@@ -116,12 +117,13 @@ impl Requests {
         sending: impl Future<Output = Result<(http::Response<WasiBody>, Connection), Error>>
         + Send
         + 'static,
+        taken: OwnedSemaphorePermit,
     ) -> u32 {
         let request = self.next;
         self.next = self.next.wrapping_add(1);
         let room = self.room.clone();
         let task = self.tasks.spawn(async move {
-            let answer = async { collect(sending.await?, &room).await };
+            let answer = async { collect(sending.await?, &room, taken).await };
             (request, answer.await)
         });
         self.aborts.insert(request, task);
@@ -145,35 +147,38 @@ impl Requests {
     }
 }
 
+/// # Errors
+/// If bodies take all the room.
+fn take(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+    room.clone().try_acquire_many_owned(permits).map_err(|_| {
+        Error::InternalError(Some(format!(
+            "the requests of this call whose answers it has not received take more than {} MiB",
+            UNDER_WAY_BYTES_MAX >> 20
+        )))
+    })
+}
+
 /// Receives a body, as far as there is room for it.
 async fn collect(
     (response, connection): (http::Response<WasiBody>, Connection),
     room: &Arc<Semaphore>,
+    mut taken: OwnedSemaphorePermit,
 ) -> Result<Answer, Error> {
     let (head, mut body) = response.into_parts();
     let collecting = async {
-        let (mut whole, mut taken) = (BytesMut::new(), None::<OwnedSemaphorePermit>);
+        let mut whole = BytesMut::new();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame?.into_data() else {
                 continue;
             };
-            let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            let more = room.clone().try_acquire_many_owned(bytes).map_err(|_| {
-                Error::InternalError(Some(format!(
-                    "answers that this call has not received take more than {} MiB",
-                    UNRECEIVED_BYTES_MAX >> 20
-                )))
-            })?;
-            match &mut taken {
-                Some(taken) => taken.merge(more),
-                None => taken = Some(more),
-            }
+            taken.merge(take(room, data.len())?);
             whole.extend_from_slice(&data);
         }
         Ok(Answer {
             head,
             body: whole,
-            _room: taken,
+            _taken: taken,
         })
     };
     // If the connection fails, the body does.
@@ -224,7 +229,8 @@ fn read(request: wit::Request) -> Result<http::Request<WasiBody>, String> {
         let header = parsed.ok().zip(HeaderValue::from_str(&value).ok());
         let (name, value) = header.ok_or_else(|| format!("the header {name:?}: {value:?}"))?;
         if !CONNECTION_HEADERS.contains(&name) && name != header::HOST {
-            headers.append(name, value);
+            let appended = headers.try_append(name, value);
+            appended.map_err(|_| "too many headers".to_owned())?;
         }
     }
     let host = uri.authority().map_or("", |authority| authority.as_str());
