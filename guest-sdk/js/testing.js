@@ -15,8 +15,15 @@ const KINDS = { invalid: 400, "not-found": 404, conflict: 409, unavailable: 503,
 /** Opens a handler. Its calls and its requests to other hosts are answered by what the test gives. */
 export async function open(source, { call = nobody("call"), fetch = nobody("fetch") } = {}) {
   const stream = new Stream(call, fetch);
-  const { code } = await bundle(source, { uses: "state", global: "built" });
-  const context = createContext({ require: (name) => stream.imports(name), atob, btoa, built: undefined });
+  const { code, positions } = await bundle(source, { uses: "state", global: "built" });
+  const context = createContext({
+    require: (name) => stream.imports(name),
+    atob,
+    btoa,
+    built: undefined,
+    // What the runtime's `where` reads.
+    __meshage_map: positions,
+  });
   runInContext("delete globalThis.Intl; delete globalThis.WebAssembly", context);
   // Older versions of Node.js have it, but not in contexts.
   runInContext("(symbol) => void (Symbol.dispose ??= symbol)", context)(Symbol.dispose);

@@ -124,7 +124,7 @@ async fn what_is_worn_out_again_and_again_stays_as_it_is() {
 async fn handlers_of_every_language_take_no_more_and_more() {
     const CLIENTS: usize = 8;
     let test = "handlers_of_every_language_take_no_more_and_more";
-    let seconds = std::env::var("MESHAGE_SOAK_SECONDS").map_or(6, |text| text.parse().unwrap());
+    let seconds = std::env::var("MESHAGE_SOAK_SECONDS").map_or(3, |text| text.parse().unwrap());
     let mut components = vec![("cart", std::fs::read(guest("cart")).unwrap())];
     if let Some(javascript) = Sdk::javascript(test) {
         components.push(("javascript", javascript.build("src/tally.ts")));

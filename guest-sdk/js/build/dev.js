@@ -1,7 +1,7 @@
 // Builds on each saving, and runs a node of its own with its log on the terminal.
 
 import { spawn } from "node:child_process";
-import { watch } from "node:fs";
+import { existsSync, watch } from "node:fs";
 import { dirname, resolve } from "node:path";
 
 import { SourceError } from "./source-error.js";
@@ -32,7 +32,10 @@ export async function dev(source, output, flags, build) {
       if (!(error instanceof SourceError)) {
         throw error;
       }
-      console.error(`meshage-js: ${error.message}\n\nthe last good one runs on`);
+      console.error(`meshage-js: ${error.message}`);
+      if (existsSync(output)) {
+        console.error("\nthe last good one runs on");
+      }
     } finally {
       isBuilding = false;
     }

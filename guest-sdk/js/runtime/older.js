@@ -2,4 +2,6 @@
 
 import "core-js/actual/error/is-error";
 import "core-js/actual/typed-array/from-base64";
+import "core-js/actual/typed-array/from-hex";
 import "core-js/actual/typed-array/to-base64";
+import "core-js/actual/typed-array/to-hex";

@@ -70,9 +70,18 @@ export function content(value) {
   return [JSON_TYPE, encode(jsonText(value))];
 }
 
+/** What JSON would lose. */
+function whole(_, value) {
+  if (value instanceof Map || value instanceof Set) {
+    const name = value instanceof Map ? "Map: Object.fromEntries" : "Set: Array.from";
+    throw new TypeError(`JSON has no ${name} makes something of it that JSON has`);
+  }
+  return value;
+}
+
 /** A value as JSON. */
 export function jsonText(value) {
-  const text = JSON.stringify(value);
+  const text = JSON.stringify(value, whole);
   if (text === undefined) {
     throw new TypeError(`a ${typeof value} cannot be JSON`);
   }

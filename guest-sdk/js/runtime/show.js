@@ -16,13 +16,17 @@ export function show(value) {
 }
 
 /** An error with where it comes from. */
-function error(value) {
+function error(value, around = []) {
   const frames = String(value.stack ?? "")
     .split("\n")
     .map(locate);
   const places = frames.filter((place) => place !== undefined).map((place) => `\n    at ${place}`);
-  const cause = value.cause === undefined ? "" : `\ncaused by ${show(value.cause)}`;
-  return `${value}${places.join("")}${cause}`;
+  const inner = [...around, value];
+  const nested = (one) =>
+    inner.includes(one) ? "itself" : Error.isError(one) ? error(one, inner) : show(one);
+  const causes = value.cause === undefined ? [] : [`\ncaused by ${nested(value.cause)}`];
+  const all = Array.isArray(value.errors) ? value.errors.map((one) => `\none of them: ${nested(one)}`) : [];
+  return `${value}${places.join("")}${[...causes, ...all].join("")}`;
 }
 
 function object(value) {

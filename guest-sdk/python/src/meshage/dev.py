@@ -163,8 +163,13 @@ class Stream:
         self.error: str | None = None
         self.seen: dict[str, int] = {}
 
+    def beside(self) -> dict[str, int]:
+        """The sources beside it: a module that failed, or was not there, is in none of the lists of modules."""
+        return {str(file): mtime(str(file)) for file in self.file.parent.glob("*.py")}
+
     def changed(self) -> bool:
-        return any(mtime(f) != at for f, at in self.seen.items()) or not self.seen
+        known = {*self.beside(), *self.seen}
+        return not self.seen or any(mtime(file) != self.seen.get(file) for file in known)
 
     def load(self) -> None:
         root = str(self.file.parent)
@@ -199,7 +204,9 @@ class Stream:
             for m in list(sys.modules.values())
             if (getattr(m, "__file__", None) or "").startswith(root + os.sep)
         }
-        self.seen = {f: mtime(f) for f in {*files, str(self.file), str(self.manifest_file)} if f}
+        self.seen = {
+            f: mtime(f) for f in {*files, *self.beside(), str(self.file), str(self.manifest_file)} if f
+        }
 
 
 def mtime(file: str) -> int:
