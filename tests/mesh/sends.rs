@@ -18,6 +18,7 @@ on_both_stores!(
     timers_of_a_node_that_is_gone_come_all_the_same,
     what_is_sent_under_kill_takes_effect_once,
     what_nobody_offers_waits_until_somebody_does,
+    what_is_refused_is_told,
     what_always_fails_is_stuck_and_can_be_retried,
     an_entity_can_send_to_itself,
     timers_come_once_with_a_node_killed_in_between,
@@ -64,6 +65,16 @@ async fn what_is_sent_takes_effect_at_its_target(state: State) {
     .await;
     until(|| async { state.sends().await == 0 }).await;
     assert_eq!(list(&nodes[0], &own).await, r#"["a"]"#);
+}
+
+async fn what_is_refused_is_told(state: State) {
+    let nodes = journal_mesh(1, &state).await;
+    let query = "append=a&send=b&send_id=x&send_then=fail";
+    act(&nodes[0], "a", query).await.ok();
+    let line = nodes[0].event("send-refused").await;
+    assert!(line.contains(r#""stream":"journal""#), "{line}");
+    until(|| async { state.sends().await == 0 }).await;
+    assert_eq!(list(&nodes[0], "b").await, "[]");
 }
 
 async fn sends(node: &Node, query: &str) -> Vec<Value> {

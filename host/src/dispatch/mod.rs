@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use metrics::counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::calls::{Mesh, is_answer};
 use crate::entities::{Deliver, Delivered};
@@ -72,6 +72,7 @@ pub struct Dispatcher {
     routes: ArcSwap<Routes>,
     retries: RetryBudget,
     failovers: Throttle<(NodeId, &'static str)>,
+    refused_sends: Throttle<StreamName>,
     /// Held while routes are computed, so that those of the newest view are stored last.
     following: Mutex<()>,
 }
@@ -96,6 +97,7 @@ impl Dispatcher {
             routes: ArcSwap::default(),
             retries: RetryBudget::default(),
             failovers: Throttle::default(),
+            refused_sends: Throttle::default(),
             following: Mutex::default(),
         }
     }
@@ -256,8 +258,19 @@ impl Dispatcher {
         match answer.outcome {
             Ok(_) if is_stateful => Delivered::Committed,
             Ok(_) => Delivered::Answered,
-            Err(fault) if is_answer(&fault) => Delivered::Answered,
+            Err(fault) if is_answer(&fault) => {
+                self.log_refused(&message, &fault);
+                Delivered::Answered
+            }
             Err(fault) => Delivered::Failed(fault.to_string()),
+        }
+    }
+
+    /// Logs that what a handler sent was refused: nobody else gets that answer.
+    fn log_refused(&self, message: &Message, fault: &Fault) {
+        let Message { id, stream, .. } = message;
+        if let Some(messages) = self.refused_sends.note(stream.clone(), Instant::now()) {
+            warn!(event = "send-refused", message_id = %id, %stream, because = %fault, messages, "a handler refused a message or a timer that was sent to it; it is not sent again");
         }
     }
 
