@@ -13,7 +13,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     setup::javascript();
     setup::python();
     build::everything()?;
-    setup::run(cargo().args(["build", "--release", "--workspace", "--bin", "meshage-bench"]))?;
+    setup::run(cargo().args([
+        "build",
+        "--release",
+        "--workspace",
+        "--bin",
+        "meshage-bench",
+    ]))?;
     let host = build::host_binary()?;
     let mut bench = setup::command(&host.with_file_name("meshage-bench").display().to_string());
     setup::run(
