@@ -1,6 +1,6 @@
 //! `meshage:mesh/http`: requests and answers whose bodies are sent and received whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Method, Uri, header, response};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
@@ -38,7 +38,9 @@ pub(super) struct UnderWay(Option<Box<Requests>>);
 
 struct Requests {
     tasks: JoinSet<(u32, Result<Answer, Error>)>,
+    /// Those that have no answer yet.
     aborts: HashMap<u32, AbortHandle>,
+    answered: VecDeque<(u32, Result<Answer, Error>)>,
     next: u32,
     /// One permit for each byte that bodies may still take.
     room: Arc<Semaphore>,
@@ -58,7 +60,8 @@ impl wit::Host for HostState {
     fn send(&mut self, request: wit::Request) -> Result<u32, wit::Error> {
         let http = &mut self.held.http;
         let requests = http.under_way.0.get_or_insert_default();
-        if requests.aborts.len() >= REQUESTS_MAX {
+        requests.gather();
+        if requests.aborts.len() + requests.answered.len() >= REQUESTS_MAX {
             let text = format!("{REQUESTS_MAX} requests of this call are under way");
             return Err(wit::Error::Failed(text));
         }
@@ -92,10 +95,8 @@ impl wit::Host for HostState {
     }
 
     fn abort(&mut self, request: u32) {
-        if let Some(requests) = &mut self.held.http.under_way.0
-            && let Some(task) = requests.aborts.remove(&request)
-        {
-            task.abort();
+        if let Some(requests) = &mut self.held.http.under_way.0 {
+            requests.abort(request);
         }
     }
 }
@@ -105,6 +106,7 @@ impl Default for Requests {
         Self {
             tasks: JoinSet::new(),
             aborts: HashMap::new(),
+            answered: VecDeque::new(),
             next: 0,
             room: Arc::new(Semaphore::new(UNDER_WAY_BYTES_MAX)),
         }
@@ -133,16 +135,38 @@ impl Requests {
     /// The next answer. `None`: no request is under way.
     async fn next(&mut self) -> Option<(u32, Result<Answer, Error>)> {
         loop {
-            match self.tasks.join_next().await? {
-                // One that was aborted just when it had ended has no answer either.
-                Ok((request, answer)) => {
-                    if self.aborts.remove(&request).is_some() {
-                        return Some((request, answer));
-                    }
-                }
-                Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
-                Err(_) => {}
+            if let Some(answer) = self.answered.pop_front() {
+                return Some(answer);
             }
+            let ended = self.tasks.join_next().await?;
+            self.note(ended);
+        }
+    }
+
+    /// Takes what has ended, so that requests that were aborted do not pile up.
+    fn gather(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.note(ended);
+        }
+    }
+
+    fn note(&mut self, ended: Result<(u32, Result<Answer, Error>), JoinError>) {
+        match ended {
+            // One that was aborted just when it had ended has no answer either.
+            Ok((request, answer)) => {
+                if self.aborts.remove(&request).is_some() {
+                    self.answered.push_back((request, answer));
+                }
+            }
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    fn abort(&mut self, request: u32) {
+        match self.aborts.remove(&request) {
+            Some(task) => task.abort(),
+            None => self.answered.retain(|(answered, _)| *answered != request),
         }
     }
 }
