@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::harness::{
-    Answer, Client, HANG, Node, Plugins, Sdk, Setup, State, Writers, binary, check_cart,
-    check_requests, check_tally, examples, mesh_of, port_known_beforehand, refs, until,
-    wait_for_mesh,
+    Answer, Client, HANG, Node, Plugins, Sdk, Setup, State, binary, check_cart, check_requests,
+    check_tally, examples, kill_again_and_again, mesh_of, port_known_beforehand, until,
 };
 
 async fn act(node: &Node, stream: &str, key: &str, body: &Value) -> Answer {
@@ -233,28 +232,7 @@ async fn what_was_acknowledged_is_there_once_whatever_dies() {
         let plugins = Plugins::empty().with_file("journal.wasm", &component);
         Setup::new(plugins).id(&format!("n{number}")).state(&state)
     };
-    let first = setup(0).ready().await;
-    let second = setup(1).seeds(&[&first]).ready().await;
-    wait_for_mesh(&[&first, &second]).await;
-    let mut nodes = vec![first, second];
-    let mut writers = Writers::start(8, 3, &refs(&nodes));
-    for round in 0..6 {
-        writers.wait_for(150).await;
-        let mut victim = nodes.remove(0);
-        victim.kill().await;
-        writers.send_to(&refs(&nodes));
-        writers.wait_for(150).await;
-        nodes.push(setup(round % 2).seeds(&refs(&nodes)).ready().await);
-        wait_for_mesh(&refs(&nodes)).await;
-        writers.send_to(&refs(&nodes));
-    }
-    let journal = writers.check(&nodes[0]).await;
-    let (good, all) = (journal.good(), journal.len());
-    assert!(
-        good * 100 > all * 90,
-        "{good} of {all}: {:?}",
-        journal.bad()
-    );
+    kill_again_and_again(2, 150, setup).await;
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::harness::{
     Client, Node, Plugins, Sdk, Setup, State, binary, check_cart, examples, port_known_beforehand,
+    until_within,
 };
 
 /// Downloads of packages, and builds, on a machine that does much else.
@@ -262,12 +263,7 @@ async fn check_dev(project: &Project) {
         let answer = request.json(r#"{"name":"Ada"}"#).try_send().await;
         answer.is_ok_and(|answer| answer.text().contains(expected))
     };
-    let built = async |expected: &str| {
-        while !says(expected).await {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(BUILD_MAX, built("Hello, Ada!")).await.unwrap();
+    until_within(BUILD_MAX, async || says("Hello, Ada!").await).await;
     let source = project.folder().join("src/lib.rs");
     let text = std::fs::read_to_string(&source).unwrap();
     // A mistake changes nothing, and the next saving mends it.
@@ -285,5 +281,5 @@ async fn check_dev(project: &Project) {
     // Its log must have a reader.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     std::fs::write(&source, text.replace("Hello, {name}", "Salve, {name}")).unwrap();
-    timeout(BUILD_MAX, built("Salve, Ada!")).await.unwrap();
+    until_within(BUILD_MAX, async || says("Salve, Ada!").await).await;
 }

@@ -4,8 +4,8 @@
 use rustix::process::Signal;
 
 use crate::harness::{
-    Node, Setup, State, Writers, journal, journal_mesh, journal_setup, list, on_both_stores, refs,
-    stamped, wait_for_mesh,
+    Node, Setup, State, Writers, journal, journal_mesh, journal_setup, kill_again_and_again, list,
+    on_both_stores, refs, stamped, wait_for_mesh,
 };
 
 on_both_stores!(
@@ -48,35 +48,7 @@ async fn eight_clients_on_few_keys_over_three_nodes(state: State) {
 }
 
 async fn owners_are_killed_again_and_again(state: State) {
-    let mut nodes = journal_mesh(3, &state).await;
-    let mut writers = Writers::start(8, 3, &refs(&nodes));
-    for round in 0..6 {
-        writers.wait_for(300).await;
-        let mut victim = nodes.remove(0);
-        victim.kill().await;
-        writers.send_to(&refs(&nodes));
-        writers.wait_for(300).await;
-        let number = round % 3 + 1;
-        let back = journal_setup(number, &state)
-            .seeds(&refs(&nodes))
-            .start()
-            .await;
-        nodes.push(back);
-        wait_for_mesh(&refs(&nodes)).await;
-        writers.send_to(&refs(&nodes));
-    }
-    let journal = writers.check(&nodes[0]).await;
-    println!(
-        "{} of {} answered, {:?}",
-        journal.good(),
-        journal.len(),
-        journal.bad()
-    );
-    assert!(
-        journal.good() * 100 > journal.len() * 95,
-        "{:?}",
-        journal.bad()
-    );
+    kill_again_and_again(3, 300, |number| journal_setup(number, &state)).await;
 }
 
 async fn every_node_is_restarted_in_turn_and_no_request_fails(state: State) {

@@ -96,6 +96,9 @@ test("each result has its status and type", () => {
     assert.throws(() => replyOf(new Reply("", { status })), TypeError);
   }
   assert.throws(() => replyOf(() => 1), TypeError);
+  // They would be lost without a word.
+  assert.throws(() => replyOf({ a: [new Map([["b", 1]])] }), /Object\.fromEntries/);
+  assert.throws(() => replyOf(new Set([1])), /Array\.from/);
 });
 
 test("bytes that are no UTF-8 are replaced as the Encoding Standard has it", async () => {

@@ -35,13 +35,16 @@ pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;
 pub(crate) use journal::Writers;
-pub(crate) use journal_nodes::{act, journal, journal_mesh, journal_setup, list};
+pub(crate) use journal_nodes::{
+    act, journal, journal_mesh, journal_setup, kill_again_and_again, list,
+};
 #[cfg(target_os = "linux")]
 pub(crate) use later::LaterVersions;
 #[cfg(target_os = "linux")]
 pub(crate) use mounts::own_mounts;
 pub(crate) use node::{
-    Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, wait_for_mesh,
+    Node, Reader, Setup, binary, mesh, mesh_of, port_known_beforehand, refs, until, until_within,
+    wait_for_mesh,
 };
 pub(crate) use open_files::need_open_files;
 pub(crate) use plugins::{Plugins, guest, module, other, stamped};

@@ -552,11 +552,19 @@ impl Log {
 }
 
 /// Polls until the condition holds. Panics after `HANG`.
-pub(crate) async fn until<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
-    let deadline = Instant::now() + HANG;
+pub(crate) async fn until<F: Future<Output = bool>>(is_so: impl FnMut() -> F) {
+    until_within(HANG, is_so).await;
+}
+
+/// Polls until the condition holds. Panics after `longest`.
+pub(crate) async fn until_within<F: Future<Output = bool>>(
+    longest: Duration,
+    mut is_so: impl FnMut() -> F,
+) {
+    let deadline = Instant::now() + longest;
     let mut ticks = tokio::time::interval(ASK_INTERVAL);
     while !is_so().await {
-        assert!(Instant::now() < deadline, "it is not so after {HANG:?}");
+        assert!(Instant::now() < deadline, "it is not so after {longest:?}");
         ticks.tick().await;
     }
 }
