@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ._backend import use
 from ._message import Message
@@ -19,6 +19,14 @@ from ._reply import Answer, content, written
 from .dev import Dev, Written, stream_of
 
 __all__ = ["TestStream", "open_stream"]
+
+
+class Options(TypedDict, total=False):
+    """What else a message has. With `timer` it is that of the timer of this name."""
+
+    query: str
+    headers: Mapping[str, str]
+    timer: str
 
 
 class TestStream:
@@ -35,36 +43,19 @@ class TestStream:
         if self._dev.is_wsgi(self._dev.streams[self._name]):
             raise TypeError(f"{file} has a WSGI application: call it as such")
 
-    def get(self, key: str, *, query: str = "", headers: Mapping[str, str] | None = None) -> Answer:
-        return self.send("GET", key, query=query, headers=headers)
+    def get(self, key: str, **options: Unpack[Options]) -> Answer:
+        return self.send("GET", key, **options)
 
-    def post(
-        self,
-        key: str,
-        body: Any = None,
-        *,
-        query: str = "",
-        headers: Mapping[str, str] | None = None,
-        timer: str | None = None,
-    ) -> Answer:
-        return self.send("POST", key, body, query=query, headers=headers, timer=timer)
+    def post(self, key: str, body: Any = None, **options: Unpack[Options]) -> Answer:
+        return self.send("POST", key, body, **options)
 
-    def send(
-        self,
-        method: str,
-        key: str,
-        body: Any = None,
-        *,
-        query: str = "",
-        headers: Mapping[str, str] | None = None,
-        timer: str | None = None,
-    ) -> Answer:
-        """Sends a message to the entity, and returns its answer; with `timer` it is that of this timer. The body is JSON,
-        but for text and bytes."""
+    def send(self, method: str, key: str, body: Any = None, **options: Unpack[Options]) -> Answer:
+        """Sends a message to the entity, and returns its answer. The body is JSON, but for text and bytes."""
         kind, data = content(body)
         given = [("content-type", kind)] if kind else []
-        given += [(name.lower(), value) for name, value in (headers or {}).items()]
-        given += [("meshage-timer", timer)] if timer is not None else []
+        given += [(name.lower(), value) for name, value in options.get("headers", {}).items()]
+        given += [("meshage-timer", options["timer"])] if "timer" in options else []
+        query = options.get("query", "")
         message = Message(self._name, key, data, method, query, tuple(given), str(uuid.uuid4()))
         use(self._dev.backend)
         status, answered, answer = self._dev.answer(message)
