@@ -9,9 +9,8 @@ const TIMER = "meshage-timer";
 const GUARDED = ["state", "entity", "send", "remind", "cancel", "call"];
 
 class Context {
+  /** With `readQuery` and `readHeaders` once somebody has asked: a private field of each would be made for every message. */
   #message;
-  #query;
-  #headers;
 
   constructor(message) {
     this.#message = message;
@@ -31,14 +30,14 @@ class Context {
   }
   /** Decoded, by name; `queryText` is as it was sent. */
   get query() {
-    return (this.#query ??= query(this.#message.query));
+    return (this.#message.readQuery ??= query(this.#message.query));
   }
   get queryText() {
     return this.#message.query;
   }
   /** Those that the manifest names, and `content-type`. */
   get headers() {
-    return (this.#headers ??= headers(this.#message.headers));
+    return (this.#message.readHeaders ??= headers(this.#message.headers));
   }
   /** The body as it was sent. */
   get body() {
@@ -68,9 +67,11 @@ for (const name of GUARDED) {
   });
 }
 
-/** The context of a message, with the members of its capabilities. */
+/** The context of a message, with the members of its capabilities, if it has any. */
 export function contextOf(message, members) {
   const context = new Context(message);
-  Object.defineProperties(context, Object.getOwnPropertyDescriptors(members));
+  if (members !== undefined) {
+    Object.defineProperties(context, Object.getOwnPropertyDescriptors(members));
+  }
   return context;
 }

@@ -21,7 +21,7 @@ export function parse(body, what = "the body") {
   if (text.charCodeAt(0) === 0xfeff) {
     text = text.slice(1);
   }
-  if (isDeep(text)) {
+  if (text.length > LEVELS_MAX && isDeep(text)) {
     checkDepth(text, what);
   }
   let value;

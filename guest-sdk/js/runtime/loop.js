@@ -3,7 +3,7 @@
 import { now, subscribeInstant } from "wasi:clocks/monotonic-clock";
 
 import { needsCall } from "./phase.js";
-import { Promise, drain, enqueue, forget, unhandled } from "./promise.js";
+import { Promise, drain, enqueue, forget, isIdle, unhandled } from "./promise.js";
 
 /** Longer delays are none, as in browsers and Node.js. */
 const DELAY_MS_MAX = 2 ** 31 - 1;
@@ -70,25 +70,33 @@ function attempt(callback, values = []) {
   }
 }
 
-/** Runs `begin`, and what it has begun, until what it returned is settled. `told` gets errors that nobody handles. */
-export function run(begin, told) {
+/** Runs a handler, and what it has begun, until what it returned is settled. `told` gets errors that nobody handles. */
+export function run(handler, message, context, told) {
   report = told;
   try {
-    const returned = begin();
+    const returned = handler(message, context);
     if (returned === null || typeof returned !== "object" || typeof returned.then !== "function") {
       return returned;
     }
     return wait(returned);
   } finally {
-    // What is ready still runs in this call, and nothing of it in the next one, which is another entity's.
-    drain();
-    for (const promise of unhandled) {
-      report(Promise.reason(promise));
+    if (!isIdle()) {
+      leave();
     }
-    forget();
-    timers = [];
+    if (timers.length > 0) {
+      timers = [];
+    }
     source.forget();
   }
+}
+
+/** What is ready still runs in this call, and nothing of it in the next one, which is another entity's. */
+function leave() {
+  drain();
+  for (const promise of unhandled) {
+    report(Promise.reason(promise));
+  }
+  forget();
 }
 
 function wait(thenable) {

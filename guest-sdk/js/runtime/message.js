@@ -17,9 +17,10 @@ export function merged({ stream, partitionKey, body }) {
     return refusing(address, failure);
   }
   if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    return { ...address, body: value };
+    address.body = value;
+    return address;
   }
-  const message = { ...address, ...value };
+  const message = { stream, partitionKey, ...value };
   message.stream = stream;
   message.partitionKey = partitionKey;
   return message;

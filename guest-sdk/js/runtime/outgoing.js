@@ -30,7 +30,7 @@ export function delayOf(ms = 0) {
 }
 
 export function outgoing(body, { method, query = "", headers = {} } = {}) {
-  const [type, bytes] = content(body);
+  const { type, bytes } = content(body);
   const list = Object.entries(headers).map(([name, value]) => [
     name.toLowerCase().toWellFormed(),
     String(value).toWellFormed(),

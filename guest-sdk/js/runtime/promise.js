@@ -6,10 +6,13 @@ let queue = [],
   head = 0;
 /** Which call this is. What one call has left to promises must not run in another, which is that of another entity. */
 let call = 0;
+/** Whether this call has made a promise, or a job. */
+let isUsed = false;
 /** Promises that were rejected while nobody had asked. */
 export const unhandled = new Set();
 
 export const enqueue = (job, a, b, c) => {
+  isUsed = true;
   queue.push(job, a, b, c);
 };
 
@@ -32,9 +35,12 @@ export function drain() {
   }
 }
 
+export const isIdle = () => !isUsed;
+
 /** Forgets what is left, and what it would still lead to. */
 export function forget() {
   call++;
+  isUsed = false;
   queue = [];
   head = 0;
   unhandled.clear();
@@ -55,7 +61,10 @@ export class Promise {
       p.#state = state;
       p.#value = value;
       p.#reactions = undefined;
-      if (state === REJECTED && !p.#handled) unhandled.add(p);
+      if (state === REJECTED && !p.#handled) {
+        isUsed = true;
+        unhandled.add(p);
+      }
       if (reactions !== undefined)
         for (let i = 0; i < reactions.length; i++) enqueue(react, reactions[i], state, value);
     };
@@ -73,6 +82,7 @@ export class Promise {
 
   constructor(executor) {
     if (typeof executor !== "function") throw new TypeError("Promise resolver is not a function");
+    isUsed = true;
     if (executor === nothing) return;
     const [a, b] = resolvers(this);
     try {

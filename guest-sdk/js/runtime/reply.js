@@ -23,12 +23,12 @@ export const AS_REPLY = Symbol("meshage.reply");
 export function replyOf(returned) {
   const value = typeof returned?.[AS_REPLY] === "function" ? returned[AS_REPLY]() : returned;
   if (!(value instanceof Reply)) {
-    const [type, body] = content(value);
+    const { type, bytes } = content(value);
     return type === undefined
-      ? { status: 204, headers: [], body }
-      : { status: 200, headers: [["content-type", type]], body };
+      ? { status: 204, headers: [], body: bytes }
+      : { status: 200, headers: [["content-type", type]], body: bytes };
   }
-  const [type, body] = content(value.body);
+  const { type, bytes } = content(value.body);
   const status = value.status ?? (type === undefined ? 204 : 200);
   if (!Number.isInteger(status) || status < 200 || status > 599) {
     throw new TypeError(`a reply's status is a whole number from 200 to 599, not ${String(status)}`);
@@ -37,7 +37,7 @@ export function replyOf(returned) {
   if (type !== undefined && !headers.some(([name]) => name === "content-type")) {
     headers.unshift(["content-type", type]);
   }
-  return { status, headers, body };
+  return { status, headers, body: bytes };
 }
 
 function headerList(given) {
@@ -56,18 +56,21 @@ function headerList(given) {
 /** Type and bytes of a body; no type if there is no body. */
 export function content(value) {
   if (value === undefined || value === null) {
-    return [undefined, new Uint8Array()];
+    return { type: undefined, bytes: new Uint8Array() };
   }
   if (typeof value === "string") {
-    return [TEXT_TYPE, encode(value)];
+    return { type: TEXT_TYPE, bytes: encode(value) };
+  }
+  if (value instanceof Uint8Array) {
+    return { type: BYTES_TYPE, bytes: value };
   }
   if (value instanceof ArrayBuffer) {
-    return [BYTES_TYPE, new Uint8Array(value)];
+    return { type: BYTES_TYPE, bytes: new Uint8Array(value) };
   }
   if (ArrayBuffer.isView(value)) {
-    return [BYTES_TYPE, new Uint8Array(value.buffer, value.byteOffset, value.byteLength)];
+    return { type: BYTES_TYPE, bytes: new Uint8Array(value.buffer, value.byteOffset, value.byteLength) };
   }
-  return [JSON_TYPE, encode(jsonText(value))];
+  return { type: JSON_TYPE, bytes: encode(jsonText(value)) };
 }
 
 /** Refuses what JSON would lose. */

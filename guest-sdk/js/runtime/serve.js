@@ -14,8 +14,10 @@ const FAILED = "the handler failed; the node's log says how";
 
 const report = (error) => log("error", `nobody has handled: ${show(error)}`);
 
+const NONE = { members: undefined, finish() {} };
+
 /** `capabilities` are those that the build has put in. */
-export function serve(exported, capabilities = () => ({ members: {}, finish() {} })) {
+export function serve(exported, capabilities = () => NONE) {
   const handler = handlerOf(exported);
   return {
     handle(message) {
@@ -24,7 +26,7 @@ export function serve(exported, capabilities = () => ({ members: {}, finish() {}
         flush();
         const { members, finish } = capabilities(message);
         const context = contextOf(message, members);
-        const returned = run(() => handler(merged(message), context), report);
+        const returned = run(handler, merged(message), context, report);
         const reply = replyOf(returned);
         finish();
         return reply;
