@@ -31,6 +31,9 @@ const PARTITION_KEY: HeaderName = HeaderName::from_static("meshage-partition-key
 const MESSAGE_ID: HeaderName = HeaderName::from_static("meshage-message-id");
 const BASE_PATH: HeaderName = HeaderName::from_static("meshage-base-path");
 
+/// How many headers the host sets, the length included.
+const OF_HOST: usize = 5;
+
 /// What of a key is percent-encoded: all but what RFC 3986 calls unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -151,10 +154,9 @@ fn authority(headers: &HeaderMap, stream: &StreamName) -> Authority {
 }
 
 fn headers(message: &Message, visible: &Visible) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(message.headers.len() + OF_HOST);
     let seen = visible.of(&message.headers);
-    let mut headers: HeaderMap = seen
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    headers.extend(seen.map(|(name, value)| (name.clone(), value.clone())));
     if !message.body.is_empty() || !message.method.is_safe() {
         headers.insert(CONTENT_LENGTH, message.body.len().into());
     }
@@ -195,16 +197,15 @@ async fn collect(response: oneshot::Receiver<Sent>) -> Result<Response<Bytes>, B
 }
 
 fn check(response: Response<Bytes>) -> Result<Reply, BadReply> {
-    let (head, body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     let status = check_status(head.status.as_u16())?;
-    let sizes: Vec<usize> = head
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len())
-        .collect();
-    check_headers(sizes.into_iter())?;
-    let own = head.headers.iter().filter(|(name, _)| is_of_handler(name));
-    let mut headers = HeaderMap::with_capacity(head.headers.len());
-    headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
-    Ok(super::reply::reply(status, headers, body))
+    let sizes = head.headers.iter();
+    let sizes = sizes.map(|(name, value)| name.as_str().len() + value.len());
+    check_headers(head.headers.len(), sizes)?;
+    let names = head.headers.keys();
+    let reserved: Vec<HeaderName> = names.filter(|name| !is_of_handler(name)).cloned().collect();
+    for name in reserved {
+        head.headers.remove(name);
+    }
+    Ok(super::reply::reply(status, head.headers, body))
 }

@@ -129,7 +129,10 @@ fn check_reply(reply: wit::Reply) -> Result<Reply, BadReply> {
     let status = check_status(reply.status)?;
     check_body(reply.body.len())?;
     let sizes = reply.headers.iter();
-    check_headers(sizes.map(|(name, value)| name.len() + value.len()))?;
+    check_headers(
+        reply.headers.len(),
+        sizes.map(|(name, value)| name.len() + value.len()),
+    )?;
     // The headers of HTTP itself are added later.
     let mut headers = HeaderMap::with_capacity(reply.headers.len() + HEADERS_OF_HTTP);
     for (name, value) in reply.headers {

@@ -65,8 +65,11 @@ pub(super) fn check_body(bytes: usize) -> Result<(), BadReply> {
 }
 
 /// Checks how many headers there are, and the bytes of all of them.
-pub(super) fn check_headers(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), BadReply> {
-    check_size(LimitKind::ReplyHeaders, sizes.len(), REPLY_HEADERS_MAX)?;
+pub(super) fn check_headers(
+    count: usize,
+    sizes: impl Iterator<Item = usize>,
+) -> Result<(), BadReply> {
+    check_size(LimitKind::ReplyHeaders, count, REPLY_HEADERS_MAX)?;
     check_size(
         LimitKind::ReplyHeaderBytes,
         sizes.sum(),
