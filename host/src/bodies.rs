@@ -88,6 +88,11 @@ impl BodyMemory {
         Ok(reserved)
     }
 
+    /// The memory that bodies take now.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// The limit on all bodies together.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max

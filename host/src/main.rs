@@ -237,7 +237,7 @@ fn run(config: Config, logs: &Logs) -> Result<ExitCode, Failed> {
         .enable_all()
         .build()?;
     // As a task, so that a panic in it ends the process like any other error.
-    let ended = runtime.block_on(runtime.spawn(node::run(config, leave)));
+    let ended = runtime.block_on(runtime.spawn(node::run(config, logs.events(), leave)));
     // A blocking thread that hangs in the file system must not delay the exit.
     runtime.shutdown_timeout(SHUTDOWN_MAX);
     match ended.map_err(anyhow::Error::from)? {

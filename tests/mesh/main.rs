@@ -17,6 +17,8 @@ mod broken;
 mod busy;
 mod calls;
 mod clocks;
+mod dashboard;
+mod dashboard_page;
 mod failover;
 mod faults;
 mod floods;

@@ -3,6 +3,7 @@
 
 #[cfg(target_os = "linux")]
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -15,7 +16,7 @@ use crate::harness::{HandMade, Node, Plugins, Setup};
 use crate::harness::{LaterVersions, Traffic, refs, wait_for_mesh};
 
 /// Kinds of frames that a later version may have.
-const LATER: [u8; 2] = [11, 200];
+const LATER: [u8; 2] = [12, 200];
 
 /// The generation of the fake peer; any will do.
 const GENERATION: u64 = 77;
@@ -187,6 +188,23 @@ fn reply(id: &[u8]) -> Vec<u8> {
         ]
         .concat(),
     )
+}
+
+/// What it says of itself is not asked of one that would not answer.
+#[tokio::test]
+async fn a_node_that_cannot_be_asked_is_shown_as_such() {
+    let (node, _peer) = with_peer(Hello::of("p1", GENERATION), reply, "peer-connected").await;
+    let overview = node.admin("/overview").await.json();
+    let peer = &overview["nodes"][1];
+    assert_eq!(
+        (&peer["nodeId"], &peer["problem"], &peer["report"]),
+        (
+            &json!("p1"),
+            &json!("an older version, which cannot be asked"),
+            &Value::Null
+        )
+    );
+    assert_eq!(node.post("/api/later/1").send().await.status, 201);
 }
 
 #[tokio::test]

@@ -94,6 +94,8 @@ pub(crate) fn packages_of_tests() {
         ("nodejs", answers("node")),
         ("npm", answers("npm")),
         ("python3-venv", has_venv()),
+        ("chromium", answers("chromium")),
+        ("chromium-driver", answers("chromedriver")),
     ];
     let missing = wanted.iter().filter(|(_, is_there)| !is_there);
     let missing: Vec<&str> = missing.map(|(package, _)| *package).collect();

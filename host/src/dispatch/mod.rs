@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::StreamExt;
 use metrics::counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -25,7 +27,7 @@ use crate::message::{
     Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, StreamName,
     StreamProperties,
 };
-use crate::peer::{BreakerState, Called, Peers};
+use crate::peer::{BreakerState, Called, Peer, Peers, Request};
 use crate::placement;
 use crate::telemetry::{Route, Throttle, names};
 use retry::{Next, after, cause, costs};
@@ -42,6 +44,10 @@ const EFFECT_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long one delivery of what a handler has sent may take.
 const DELIVERY_MAX: Duration = Duration::from_secs(30);
+
+/// Peers that are asked for their report at once, and what one is expected to have.
+const REPORTS_AT_ONCE: usize = 32;
+const REPORT_BYTES_EXPECTED: usize = 64 << 10;
 
 impl Deliver for Dispatcher {
     fn deliver(
@@ -127,6 +133,17 @@ impl Dispatcher {
         let routes = self.routes.load();
         let route = routes.streams.get(stream);
         route.is_some_and(|route| route.properties.takes_http)
+    }
+
+    /// What each peer says of itself, if it does so in time.
+    pub async fn reports(&self, wait_max: Duration) -> BTreeMap<NodeId, Result<Bytes, Fault>> {
+        let ask = |(node_id, peer): (NodeId, Arc<Peer>)| async move {
+            let deadline = Instant::now() + wait_max;
+            let called = peer.call(Request::Report, deadline, REPORT_BYTES_EXPECTED);
+            (node_id, called.await.outcome.map(|reply| reply.body))
+        };
+        let asked = futures_util::stream::iter(self.peers.all()).map(ask);
+        asked.buffer_unordered(REPORTS_AT_ONCE).collect().await
     }
 
     /// The circuit breaker state of each peer.
@@ -344,7 +361,11 @@ impl Dispatcher {
             }
             Target::Peer(peer) => {
                 let called = peer
-                    .call(message, deadline, route.reply_expected.bytes())
+                    .call(
+                        Request::Run(message),
+                        deadline,
+                        route.reply_expected.bytes(),
+                    )
                     .await;
                 match &called.outcome {
                     Ok(reply) => route.reply_expected.note(reply.body.len()),

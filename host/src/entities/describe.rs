@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use metrics::gauge;
 
-use super::Entities;
 use super::commit::EntityId;
 use super::store::{Found, Listing, Look, Seen, Store, What};
+use super::{Entities, StateLocation};
 use crate::message::{PartitionKey, StreamName};
 use crate::state::{Name, Page, Range};
 use crate::telemetry::names;
@@ -24,7 +24,32 @@ pub struct Described {
     pub is_active: bool,
 }
 
+/// The store, and what of it is in memory.
+#[derive(Debug)]
+pub struct Status {
+    /// Its kind.
+    pub store: &'static str,
+    pub is_working: bool,
+    pub entities: usize,
+    pub bytes: usize,
+}
+
 impl Entities {
+    /// Nothing if no stateful plugin was loaded: the store is not open then.
+    pub fn status(&self) -> Option<Status> {
+        let active = self.active.get()?;
+        Some(Status {
+            store: match self.config.location {
+                StateLocation::Sqlite(_) => "sqlite",
+                StateLocation::Postgres(_) => "postgres",
+                StateLocation::Nowhere(_) => "none",
+            },
+            is_working: active.store.is_working(),
+            entities: active.cache.entities(),
+            bytes: active.cache.bytes(),
+        })
+    }
+
     /// The keys of a stream's entities that begin with `prefix` and come after `after`, at most
     /// `limit`; each with the id of its last commit.
     ///

@@ -16,6 +16,7 @@ use tracing::error;
 
 use crate::config::Config;
 use crate::membership::GossipError;
+use crate::telemetry::Events;
 use parts::Parts;
 use vital::vital;
 
@@ -28,9 +29,13 @@ pub use sockets::BindError;
 ///
 /// # Errors
 /// Why it could not start, or had to end.
-pub async fn run(config: Config, leaving: CancellationToken) -> Result<(), NodeError> {
+pub async fn run(
+    config: Config,
+    events: Events,
+    leaving: CancellationToken,
+) -> Result<(), NodeError> {
     let (vital, mut ends) = vital();
-    let node = Parts::start(&config, &vital).await?;
+    let node = Parts::start(&config, events, &vital).await?;
     let lanes = node.lanes.clone();
     let ended = tokio::select! {
         // A signal during the start is not an error: the node leaves in the same way.

@@ -1,6 +1,7 @@
 //! The parts of a node, and their start in order. The only place that wires them together.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -25,10 +26,10 @@ use crate::lanes::Lanes;
 use crate::local::Local;
 use crate::membership::{Gossip, GossipConfig, View};
 use crate::message::NodeId;
-use crate::peer::{Hello, Peers, Server};
+use crate::peer::{Hello, Peers, Reporter, Server};
 use crate::plugins::Catalog;
 use crate::security::{Keyring, Tokens};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Events, Metrics};
 
 /// A running node with all its parts.
 pub(super) struct Parts {
@@ -82,7 +83,12 @@ type Secrets = Option<watch::Receiver<Arc<Keyring>>>;
 
 impl Parts {
     /// Binds the ports, and starts gossip and the servers; without plugins yet.
-    pub(super) async fn start(config: &Config, vital: &Vital) -> Result<Self, NodeError> {
+    pub(super) async fn start(
+        config: &Config,
+        events: Events,
+        vital: &Vital,
+    ) -> Result<Self, NodeError> {
+        let started_at = SystemTime::now();
         let (metrics, upkeep) = Metrics::install()?;
         vital.spawn("the upkeep of the metrics", upkeep);
         let sockets = Sockets::bind(&config.network).await?;
@@ -128,9 +134,6 @@ impl Parts {
             follow_view(gossip.view(), dispatcher.clone(), entities.clone()),
         );
 
-        let server = Server::new(hello, tls, local.clone(), bodies, lanes.clone());
-        let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
-
         let readiness = Arc::new(Readiness::default());
         let tokens = config.access.tokens.as_ref();
         let tokens = tokens.map(|tokens| secrets::tokens(tokens, vital));
@@ -142,8 +145,18 @@ impl Parts {
             readiness: readiness.clone(),
             metrics,
             instances: Arc::default(),
+            events,
+            bodies,
+            connections_max: open_files::room_for_clients(config.clients.connections_max),
+            started_at,
+            port: sockets.admin.local_addr()?.port(),
             tokens: tokens.clone(),
+            kept: Arc::default(),
         };
+        let reporter = admin.clone();
+        let reporter: Reporter = Arc::new(move || reporter.own_report());
+        let server = Server::new(hello, tls, local.clone(), reporter, bodies, lanes.clone());
+        let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
         let admin = Serving::start(vital, "the admin API", |stop| {
             admin.serve(sockets.admin, stop)
         });

@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use super::breaker::{Breaker, BreakerState, LinkEvent};
-use super::connection::{Called, Connection};
+use super::connection::{Called, Connection, Request};
 use super::handshake::{ConnectError, Incarnation};
 use super::liveness::Health;
 use super::outbox::Closed;
@@ -27,7 +27,7 @@ use super::socket::{SocketError, TlsNow};
 use super::wire::Hello;
 use crate::bodies::BodyMemory;
 use crate::lanes::{self, Lanes};
-use crate::message::{Fault, Message, NodeId, Refusal};
+use crate::message::{Fault, NodeId, Refusal};
 use crate::telemetry::names;
 
 /// How long a message waits for a connection to be made, or for a suspect one to answer its ping.
@@ -203,6 +203,11 @@ impl Peers {
         self.departures.notified().await;
     }
 
+    /// All peers, by id.
+    pub fn all(&self) -> HashMap<NodeId, Arc<Peer>> {
+        self.lock().clone()
+    }
+
     /// The circuit breaker state of each peer.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
         self.lock()
@@ -217,11 +222,12 @@ impl Peers {
 }
 
 impl Peer {
-    /// Runs a message on the peer. Dropping the future cancels the call there. Memory for a reply
-    /// of `reply_bytes_expected` bytes is reserved before anything is sent.
+    /// Runs a message on the peer, or asks for its report. Dropping the future cancels the call
+    /// there. Memory for a reply of `reply_bytes_expected` bytes is reserved before anything is
+    /// sent.
     pub async fn call(
         &self,
-        message: &Message,
+        request: Request<'_>,
         deadline: Instant,
         reply_bytes_expected: usize,
     ) -> Called {
@@ -232,7 +238,7 @@ impl Peer {
                 Err(fault) => return fault.into(),
             };
             match connection
-                .call(message, deadline, reply_bytes_expected)
+                .call(request, deadline, reply_bytes_expected)
                 .await
             {
                 Ok(called) => return called,
@@ -576,7 +582,11 @@ mod tests {
         }
         let message = wire::tests::message(1);
         let called = peer
-            .call(&message, Instant::now() + Duration::from_millis(50), 0)
+            .call(
+                Request::Run(&message),
+                Instant::now() + Duration::from_millis(50),
+                0,
+            )
             .await;
         let is_refused = matches!(
             called.outcome,
@@ -596,7 +606,11 @@ mod tests {
                 // If this machine stalls for long, the connections become silent first: then the
                 // call is repeated.
                 match peer
-                    .call(&message, Instant::now() + Duration::from_secs(30), 0)
+                    .call(
+                        Request::Run(&message),
+                        Instant::now() + Duration::from_secs(30),
+                        0,
+                    )
                     .await
                     .outcome
                 {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
 use metrics::gauge;
 use tokio::io::AsyncWriteExt;
@@ -64,6 +64,26 @@ pub(super) struct Connection {
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
     liveness: Liveness,
+    /// Whether the peer answers [`Request::Report`].
+    reports: bool,
+}
+
+/// What a peer is called for.
+#[derive(Debug, Clone, Copy)]
+pub enum Request<'m> {
+    /// To run a message.
+    Run(&'m Message),
+    /// To say of itself what its own admin API would.
+    Report,
+}
+
+impl Request<'_> {
+    fn body_bytes(&self) -> usize {
+        match self {
+            Self::Run(message) => message.body.len(),
+            Self::Report => 0,
+        }
+    }
 }
 
 /// The result of a call to a peer.
@@ -157,6 +177,7 @@ impl Connection {
             next_id: AtomicU32::new(0),
             siblings: siblings.clone(),
             liveness: Liveness::new(siblings.changed.clone()),
+            reports: features.iter().any(|feature| feature == wire::REPORT),
         });
         let weak = Arc::downgrade(&connection);
         siblings.add(weak);
@@ -187,12 +208,12 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends a message and waits for its outcome. `Closed` means that nothing was sent. Dropping
+    /// Sends a request and waits for its outcome. `Closed` means that nothing was sent. Dropping
     /// the call cancels it on the other side. Memory for a reply of `reply_bytes_expected` bytes is
     /// reserved first.
     pub(super) async fn call(
         &self,
-        message: &Message,
+        request: Request<'_>,
         deadline: Instant,
         reply_bytes_expected: usize,
     ) -> Result<Called, Closed> {
@@ -201,6 +222,9 @@ impl Connection {
         }
         if self.liveness.is_leaving() {
             return Ok(Called::not_sent(Refusal::Leaving));
+        }
+        if matches!(request, Request::Report) && !self.reports {
+            return Ok(Called::not_sent(Refusal::NotUnderstood));
         }
         let Ok(reserved) = self.bodies.reserve_reply(reply_bytes_expected) else {
             return Ok(Called::not_sent(Refusal::NoRoom));
@@ -218,11 +242,17 @@ impl Connection {
         // The caller's message holds the reservation of its body meanwhile, so none is passed on.
         let sending = self.outbox.push_with_body(
             call.id,
-            message.body.len(),
+            request.body_bytes(),
             Reservation::default(),
-            |buffer| {
-                let remaining = deadline.saturating_duration_since(Instant::now());
-                wire::put_call(buffer, call.id, message, remaining)
+            |buffer| match request {
+                Request::Run(message) => {
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    wire::put_call(buffer, call.id, message, remaining)
+                }
+                Request::Report => {
+                    wire::put_report(buffer, call.id);
+                    Bytes::new()
+                }
             },
         );
         match timeout_at(deadline.into(), sending).await {
@@ -361,6 +391,7 @@ impl Connection {
             | Frame::Reject(_)
             | Frame::Call { .. }
             | Frame::Cancel { .. }
+            | Frame::Report { .. }
             | Frame::Ping => {}
         }
         Ok(())

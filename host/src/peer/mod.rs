@@ -17,7 +17,7 @@ mod wire;
 
 pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
-pub use connection::Called;
-pub use server::Server;
+pub use connection::{Called, Request};
+pub use server::{Reporter, Server};
 pub use socket::TlsNow;
 pub use wire::Hello;

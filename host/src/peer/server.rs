@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, StreamExt};
+use http::{HeaderMap, StatusCode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -26,11 +27,11 @@ use super::outbox::Closed;
 use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, WireError};
-use crate::bodies::BodyMemory;
+use crate::bodies::{BodyMemory, NoRoom};
 use crate::lanes;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
-use crate::message::{Fault, Refusal};
+use crate::message::{Fault, Refusal, Reply};
 use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::Throttle;
 
@@ -65,11 +66,15 @@ enum Rejected {
     Heard,
 }
 
+/// What this node says of itself, for peers that ask: JSON. It may take a millisecond.
+pub type Reporter = Arc<dyn Fn() -> Bytes + Send + Sync>;
+
 /// The server side of the peer path.
 pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     local: Arc<S>,
+    reporter: Reporter,
     bodies: &'static BodyMemory,
     lanes: Lanes,
     /// The runtime for calls that do not complete at their first poll.
@@ -89,6 +94,7 @@ impl<S: LocalService> Server<S> {
         own: Hello,
         tls: TlsNow,
         local: Arc<S>,
+        reporter: Reporter,
         bodies: &'static BodyMemory,
         lanes: Lanes,
     ) -> Arc<Self> {
@@ -96,6 +102,7 @@ impl<S: LocalService> Server<S> {
             own,
             tls,
             local,
+            reporter,
             bodies,
             lanes,
             runtime: Handle::current(),
@@ -333,6 +340,7 @@ impl<S: LocalService> Server<S> {
                 calls.arriving.remove(&id);
                 session.cancel(id);
             }
+            Frame::Report { id } => self.report(session, id)?,
             Frame::Ping => session
                 .outbox
                 .push(wire::put_pong)
@@ -353,6 +361,36 @@ impl<S: LocalService> Server<S> {
         Ok(())
     }
 
+    /// Answers what this node says of itself.
+    fn report(self: &Arc<Self>, session: &Arc<Session>, id: CallId) -> Result<(), WireError> {
+        if !session.may_begin(id)? {
+            return Ok(());
+        }
+        session.running().insert(id, None);
+        let running = RunningCall {
+            session: session.clone(),
+            id,
+        };
+        let (reporter, bodies) = (self.reporter.clone(), self.bodies);
+        let answer = async move {
+            let body = reporter();
+            let outcome = match bodies.reserve(body.len()) {
+                Ok(reservation) => Ok(Reply {
+                    status: StatusCode::OK,
+                    headers: HeaderMap::new(),
+                    body,
+                    is_replayed: false,
+                    reservation,
+                }),
+                Err(NoRoom) => Err(Fault::Refused(Refusal::NoRoom)),
+            };
+            running.session.answer(id, outcome).await;
+        };
+        // Not on the lane: nobody waits for it who has a message to run.
+        self.calls.spawn_on(answer, &self.runtime);
+        Ok(())
+    }
+
     /// Starts a call that has arrived completely.
     fn begin(
         self: &Arc<Self>,
@@ -369,16 +407,8 @@ impl<S: LocalService> Server<S> {
         } = call;
         message.body = body.into_bytes();
         let message = Arc::from(message);
-        {
-            let running = session.running();
-            if running.contains_key(&id) {
-                return Err(WireError::CallId(id));
-            }
-            if running.len() >= CALLS_MAX {
-                drop(running);
-                session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
-                return Ok(());
-            }
+        if !session.may_begin(id)? {
+            return Ok(());
         }
         // Held so that `drain` cannot finish before the call is a task that it waits for.
         let _token = self.calls.token();

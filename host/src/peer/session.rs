@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use tokio::task::AbortHandle;
 
+use super::connection::CALLS_MAX;
 use super::outbox::Outbox;
-use super::wire::{self, Body, CallId};
+use super::wire::{self, Body, CallId, WireError};
 use crate::bodies::Reservation;
-use crate::message::{Fault, Message, Outcome};
+use crate::message::{Fault, Message, Outcome, Refusal};
 
 /// How long the reader of a connection runs the calls of one read inline before the rest is spawned
 /// as tasks; a single call that takes longer counts as long.
@@ -108,6 +109,23 @@ impl Session {
 
     pub(super) fn running(&self) -> MutexGuard<'_, HashMap<CallId, Option<AbortHandle>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call may begin; if there are too many, it is refused here.
+    ///
+    /// # Errors
+    /// If its id is in use.
+    pub(super) fn may_begin(&self, id: CallId) -> Result<bool, WireError> {
+        let running = self.running();
+        if running.contains_key(&id) {
+            return Err(WireError::CallId(id));
+        }
+        let has_room = running.len() < CALLS_MAX;
+        drop(running);
+        if !has_room {
+            self.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
+        }
+        Ok(has_room)
     }
 
     pub(super) async fn answer(&self, id: CallId, outcome: Outcome) {

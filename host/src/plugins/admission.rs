@@ -104,6 +104,21 @@ impl Admission {
         permits.saturating_sub(self.permits.available_permits())
     }
 
+    /// How many may run at once.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency.load(Ordering::Relaxed)
+    }
+
+    /// Number of messages that wait for a permit.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many may wait.
+    pub fn queue(&self) -> usize {
+        self.queue.load(Ordering::Relaxed)
+    }
+
     /// Returns a permit, or retires it if there is a surplus.
     fn give_back(&self) {
         if !self.take_surplus() {

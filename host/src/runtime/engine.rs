@@ -25,7 +25,7 @@ use super::turns::Turns;
 use crate::telemetry::names;
 
 /// Instances of all plugins together; each takes address space, but no memory until it is used.
-const INSTANCES_MAX: u32 = 1_000;
+pub const INSTANCES_MAX: u32 = 1_000;
 
 /// A Rust component consists of 3 core instances, one from another toolchain of up to 5.
 const CORE_INSTANCES_PER_INSTANCE: u32 = 5;

@@ -24,7 +24,7 @@ mod pool;
 mod turns;
 mod visible;
 
-pub use engine::{Engine, EngineError};
+pub use engine::{Engine, EngineError, INSTANCES_MAX};
 pub use entry::ManifestError;
 pub use handler::{CallDeadline, Handler};
 pub use host::{

@@ -7,6 +7,7 @@ mod private_file;
 mod seal;
 mod secret;
 mod server_tls;
+mod sessions;
 mod signatures;
 mod sites;
 mod tokens;
@@ -18,9 +19,10 @@ pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
+pub use sessions::{Denied, SESSION_MAX, Sessions};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
 pub use sites::{
     AllowedOrigin, HostTrust, NotAnOrigin, RequestSource, SEC_FETCH_SITE, Sites, answer_preflight,
-    check_admin_request,
+    check_admin_request, is_of_own_page,
 };
 pub use tokens::{TokenError, Tokens};

@@ -18,7 +18,11 @@ const SCHEME: &[u8] = b"bearer ";
 /// The valid tokens as hashes, which all have the same length, so that they can be compared in
 /// constant time.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Tokens(Vec<[u8; 32]>);
+pub struct Tokens(Vec<TokenHash>);
+
+/// The hash of a token.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct TokenHash([u8; 32]);
 
 /// Why the tokens of a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -77,17 +81,32 @@ impl Tokens {
         let Some((scheme, token)) = value.split_at_checked(SCHEME.len()) else {
             return false;
         };
-        let given = hash(token.trim_ascii());
-        let is_one_of_them = self
-            .0
+        scheme.eq_ignore_ascii_case(SCHEME) && self.find(token.trim_ascii()).is_some()
+    }
+
+    /// The token that these bytes are, if they are one of these.
+    pub(super) fn find(&self, token: &[u8]) -> Option<TokenHash> {
+        let given = hash(token);
+        self.have(&given).then_some(given)
+    }
+
+    /// Whether a token is one of these, in constant time.
+    pub(super) fn have(&self, given: &TokenHash) -> bool {
+        let is_it = |token: &TokenHash| token.0.ct_eq(&given.0);
+        self.0
             .iter()
-            .fold(Choice::from(0), |found, token| found | token.ct_eq(&given));
-        scheme.eq_ignore_ascii_case(SCHEME) && is_one_of_them.into()
+            .fold(Choice::from(0), |found, token| found | is_it(token))
+            .into()
     }
 }
 
-fn hash(token: &[u8]) -> [u8; 32] {
-    Sha256::digest(token).into()
+fn hash(token: &[u8]) -> TokenHash {
+    TokenHash(Sha256::digest(token).into())
+}
+
+#[cfg(test)]
+pub(super) fn tokens(tokens: &[&str]) -> Tokens {
+    Tokens(tokens.iter().map(|token| hash(token.as_bytes())).collect())
 }
 
 #[cfg(test)]

@@ -10,15 +10,19 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::events::Events;
 use super::log_queue::LogQueue;
 use super::printable::Printable;
 
 /// Libraries of which only errors are logged. What chitchat would log, `membership` logs better.
 const QUIET: &str = "chitchat=error,wasmtime_wasi_http=error";
+
+/// The target of what this program logs itself.
+const OWN: &str = "meshage_host";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -37,6 +41,7 @@ pub struct Logs {
     format: LogFormat,
     has_colours: bool,
     queue: LogQueue,
+    events: Events,
 }
 
 impl Logs {
@@ -56,6 +61,7 @@ impl Logs {
             format,
             has_colours,
             queue: LogQueue::start(printable)?,
+            events: Events::default(),
         })
     }
 
@@ -65,15 +71,28 @@ impl Logs {
     /// # Errors
     /// If the filter is neither.
     pub fn listen(&self, filter: &str) -> Result<(), BadFilter> {
-        let registry = tracing_subscriber::registry().with(parse(filter)?);
+        let written = parse(filter)?;
+        let own = Targets::new().with_target(OWN, LevelFilter::INFO);
+        let registry = tracing_subscriber::registry().with(self.events.clone().with_filter(own));
         let layer = tracing_subscriber::fmt::layer().with_writer(self.queue.clone());
         match self.format {
-            LogFormat::Text => registry.with(layer.with_ansi(self.has_colours)).init(),
-            LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
+            LogFormat::Text => {
+                let layer = layer.with_ansi(self.has_colours);
+                registry.with(layer.with_filter(written)).init();
+            }
+            LogFormat::Json => {
+                let layer = layer.json().flatten_event(true);
+                registry.with(layer.with_filter(written)).init();
+            }
         }
         // The default hook writes to stderr directly, and so waits for its reader.
         panic::set_hook(Box::new(log_panic));
         Ok(())
+    }
+
+    /// The last events, whatever the filter is.
+    pub fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// Logs why the process ends, whatever the filter is.

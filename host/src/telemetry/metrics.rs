@@ -12,7 +12,7 @@ use super::names;
 use crate::message::{FailureKind, Fault, LimitKind, Outcome, Refusal, StreamName};
 
 /// Upper bounds of the latency histogram, in seconds: from a local echo to the default timeout.
-const SECONDS_BUCKETS: [f64; 14] = [
+pub const SECONDS_BUCKETS: [f64; 14] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
 ];
 

@@ -1,6 +1,7 @@
 //! What the tests run against: nodes as separate processes, HTTP clients, fake peers and servers,
 //! and networks that fail.
 
+mod browser;
 mod client;
 pub(crate) mod frames;
 mod gate;
@@ -30,6 +31,7 @@ mod wire;
 
 use std::io::Write as _;
 
+pub(crate) use browser::Browser;
 pub(crate) use client::{Answer, Client, Crowd, Request};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;

@@ -2,6 +2,9 @@
 //!
 //! | route | answers |
 //! |---|---|
+//! | `GET /`, `/dashboard.css`, `/dashboard.js` | the dashboard, which fetches what it shows from the routes below |
+//! | `POST /login`, `/logout` | opens or ends a session of the dashboard, where the node has tokens |
+//! | `GET /overview` | every node with what it says of itself: the figures of the dashboard |
 //! | `GET /livez` | 200 while the process runs |
 //! | `GET /readyz` | 200 when plugins are loaded and the first gossip round is done, else 503 and what is missing |
 //! | `GET /metrics` | Prometheus' text format |
@@ -14,6 +17,11 @@
 //! | `POST /sends/retry`, `POST /sends/{id}/retry` | delivers those that are stuck, or one, again |
 
 mod entities;
+mod figures;
+mod login;
+mod overview;
+mod page;
+mod report;
 mod sends;
 mod shared;
 
@@ -23,9 +31,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, StatusCode};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -40,6 +47,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use login::source_of;
 use shared::{bad_request, names_of};
 
 use super::http::{self, Activity, Observed, OnRuntime, Patience, Tracked};
@@ -48,7 +56,7 @@ use crate::message::StreamName;
 use crate::peer::BreakerState;
 use crate::plugins::{Failed, Plugin, PluginState};
 use crate::runtime::{Grants, Handler, Instances};
-use crate::security::{RequestSource, SEC_FETCH_SITE, check_admin_request};
+use crate::security::check_admin_request;
 use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::names;
 
@@ -63,6 +71,9 @@ const PATIENCE: Patience = Patience {
 };
 
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A token is all that is sent here.
+const BODY_BYTES_MAX: usize = 4 * 1024;
 
 impl Admin {
     /// Serves until `stopped`; then finishes the open requests.
@@ -117,7 +128,12 @@ impl Admin {
                     .route("/sends/{id}/retry", post(sends::retry))
                     .layer(from_fn_with_state(self.clone(), need_own_host)),
             )
-            .layer(from_fn_with_state(self.clone(), need_token))
+            .route("/overview", get(overview::overview))
+            .layer(from_fn_with_state(self.clone(), login::need_token))
+            .route("/login", post(login::log_in))
+            .route("/logout", post(login::log_out))
+            .merge(page::routes())
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
             // No checks for these: they reveal nothing that is not visible from outside, and probes
             // often cannot send a token, and use any host name.
@@ -125,25 +141,6 @@ impl Admin {
             .route("/readyz", get(readyz))
             .with_state(self)
     }
-}
-
-async fn need_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let authorization = request.headers().get(AUTHORIZATION);
-    let is_allowed = admin
-        .tokens
-        .as_ref()
-        .is_none_or(|tokens| tokens.borrow().allow(authorization));
-    if is_allowed {
-        return next.run(request).await;
-    }
-    let text =
-        "send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file)\n";
-    (
-        StatusCode::UNAUTHORIZED,
-        [(WWW_AUTHENTICATE, "Bearer")],
-        text,
-    )
-        .into_response()
 }
 
 /// The other end of the connection.
@@ -166,19 +163,9 @@ async fn need_own_host(State(admin): State<Admin>, request: Request, next: Next)
 /// this node.
 async fn refuse_other_sites(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let checked = {
-        let header = |name: HeaderName| {
-            request
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-        };
-        // With tokens the host is not checked: a page has no token to send.
-        let host = header(HOST).filter(|_| admin.tokens.is_none());
-        let source = RequestSource {
-            host: header(HOST),
-            origin: header(ORIGIN),
-            fetch_site: header(SEC_FETCH_SITE),
-        };
+        let source = source_of(request.headers());
+        // With tokens the host is not checked: a page of that name has no token to send, and no cookie.
+        let host = source.host.filter(|_| admin.tokens.is_none());
         check_admin_request(host, source)
     };
     match checked {
@@ -204,31 +191,37 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
 }
 
 async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    gauge!(names::PEERS).set(admin.view.borrow().others().count() as f64);
-    let mut instances: BTreeMap<StreamName, [usize; 2]> = BTreeMap::new();
-    for (_, plugin) in admin.catalog.plugins() {
-        let [idle, running] = instances.entry(plugin.stream.clone()).or_default();
-        *idle += plugin.handler.idle_instances();
-        // All versions of a stream share the admission.
-        *running = plugin.admission.running();
-    }
-    let (view, own) = (
-        admin.view.borrow().clone(),
-        instances.keys().cloned().collect::<BTreeSet<_>>(),
-    );
-    admin.instances.show(instances);
-    admin.entities.show_gauges();
-    let is_known = |stream: &str| {
-        own.contains(stream)
-            || view
-                .nodes
-                .values()
-                .any(|node| node.streams.contains_key(stream))
-    };
     (
         [("content-type", "text/plain; version=0.0.4; charset=utf-8")],
-        admin.metrics.render(is_known),
+        admin.render_metrics(),
     )
+}
+
+impl Admin {
+    fn render_metrics(&self) -> String {
+        gauge!(names::PEERS).set(self.view.borrow().others().count() as f64);
+        let mut instances: BTreeMap<StreamName, [usize; 2]> = BTreeMap::new();
+        for (_, plugin) in self.catalog.plugins() {
+            let [idle, running] = instances.entry(plugin.stream.clone()).or_default();
+            *idle += plugin.handler.idle_instances();
+            // All versions of a stream share the admission.
+            *running = plugin.admission.running();
+        }
+        let (view, own) = (
+            self.view.borrow().clone(),
+            instances.keys().cloned().collect::<BTreeSet<_>>(),
+        );
+        self.instances.show(instances);
+        self.entities.show_gauges();
+        let is_known = |stream: &str| {
+            own.contains(stream)
+                || view
+                    .nodes
+                    .values()
+                    .any(|node| node.streams.contains_key(stream))
+        };
+        self.metrics.render(is_known)
+    }
 }
 
 async fn cluster(State(admin): State<Admin>) -> Json<Value> {

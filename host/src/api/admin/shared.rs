@@ -1,22 +1,25 @@
 //! What the answers of the admin API are made from.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::bodies::BodyMemory;
 use crate::dispatch::Dispatcher;
 use crate::entities::Entities;
 use crate::membership::{Node, View};
 use crate::message::{NodeId, PartitionKey, StreamName};
 use crate::placement::{self, Seed};
 use crate::plugins::Catalog;
-use crate::security::Tokens;
-use crate::telemetry::{InstanceGauges, Metrics};
+use crate::security::{Sessions, Tokens};
+use crate::telemetry::{Events, InstanceGauges, Metrics};
 
 /// Entities, values or messages that one answer has at most.
 const LIMIT_MAX: usize = 1000;
@@ -65,8 +68,54 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
     pub instances: Arc<InstanceGauges>,
+    pub events: Events,
+    pub bodies: &'static BodyMemory,
+    pub connections_max: usize,
+    pub started_at: SystemTime,
+    /// Of this API.
+    pub port: u16,
     /// `None`: no token is required.
     pub tokens: Option<watch::Receiver<Arc<Tokens>>>,
+    pub kept: Arc<Kept>,
+}
+
+/// What the admin API keeps from one request to the next.
+#[derive(Default)]
+pub struct Kept {
+    pub(super) sessions: Sessions,
+    pub(super) report: Recent,
+    pub(super) overview: Recent,
+    /// Held while the other nodes are asked: who comes meanwhile gets the same.
+    pub(super) asking: tokio::sync::Mutex<()>,
+}
+
+/// How long an answer is good for whoever asks.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// JSON that was made a moment ago.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<Option<(Instant, Bytes)>>);
+
+impl Recent {
+    pub(super) fn get(&self) -> Option<Bytes> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (made, json) = kept.as_ref()?;
+        (made.elapsed() < RECENT).then(|| json.clone())
+    }
+
+    /// Keeps what was made; returns it.
+    pub(super) fn set(&self, json: Vec<u8>) -> Bytes {
+        let json = Bytes::from(json);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = Some((Instant::now(), json.clone()));
+        json
+    }
+}
+
+/// A time as JSON has it: milliseconds since 1970.
+pub(super) fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
 }
 
 /// # Errors

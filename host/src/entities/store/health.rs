@@ -44,8 +44,18 @@ impl Health {
             return true;
         }
         let now = self.now();
-        let hangs = busy_since != 0 && now.saturating_sub(busy_since) > micros(BATCH_MAX);
-        now >= paused_until && !hangs
+        now >= paused_until && !self.hangs(now)
+    }
+
+    /// Whether it answered when it was asked last, and does not hang.
+    pub(super) fn is_working(&self) -> bool {
+        let failures = self.failures.load(Ordering::Relaxed);
+        failures == 0 && !self.hangs(self.now())
+    }
+
+    fn hangs(&self, now: u64) -> bool {
+        let busy_since = self.busy_since.load(Ordering::Relaxed);
+        busy_since != 0 && now.saturating_sub(busy_since) > micros(BATCH_MAX)
     }
 
     pub(super) fn begin(&self) {

@@ -150,6 +150,11 @@ impl Store {
         self.0.commit_health.is_good() && self.0.look_health.is_good()
     }
 
+    /// Whether its last answer was one.
+    pub(super) fn is_working(&self) -> bool {
+        self.0.commit_health.is_working() && self.0.look_health.is_working()
+    }
+
     /// What stays the same as long as nothing is committed, by anybody. `None`: it is not known.
     pub(super) fn mark(&self) -> Option<Mark> {
         // Without a connection to it the index is no longer that of the database.

@@ -15,7 +15,10 @@ const MAGIC: &[u8] = b"meshage\n";
 
 /// Optional features that this node supports, by name. A connection uses those that both sides
 /// support.
-const FEATURES: [&str; 0] = [];
+const FEATURES: [&str; 1] = [REPORT];
+
+/// The node answers the frame that asks what it says of itself.
+pub(in crate::peer) const REPORT: &str = "report";
 
 /// The first frame in each direction: identifies the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]

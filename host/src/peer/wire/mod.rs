@@ -25,7 +25,7 @@ mod scan;
 
 pub(super) use body::Body;
 pub use hello::Hello;
-pub(super) use hello::{Agreed, Versions};
+pub(super) use hello::{Agreed, REPORT, Versions};
 pub(super) use scan::{calls_in, void_call};
 
 use crate::bodies::Reservation;
@@ -79,6 +79,10 @@ pub(super) enum Frame {
     },
     /// The caller does not want the reply any more.
     Cancel {
+        id: CallId,
+    },
+    /// What does the node say of itself? The answer is a reply.
+    Report {
         id: CallId,
     },
     Ping,
@@ -165,6 +169,7 @@ mod kind {
     pub(super) const PING: u8 = 8;
     pub(super) const PONG: u8 = 9;
     pub(super) const LEAVING: u8 = 10;
+    pub(super) const REPORT: u8 = 11;
 }
 
 /// The codec that cuts a byte stream into frames.
@@ -293,6 +298,10 @@ pub(super) fn put_cancel(buffer: &mut BytesMut, id: CallId) {
     put(buffer, kind::CANCEL, |buffer| buffer.put_u32(id));
 }
 
+pub(super) fn put_report(buffer: &mut BytesMut, id: CallId) {
+    put(buffer, kind::REPORT, |buffer| buffer.put_u32(id));
+}
+
 pub(super) fn put_hello(buffer: &mut BytesMut, hello: &Hello) {
     put(buffer, kind::HELLO, |buffer| hello.put(buffer));
 }
@@ -385,6 +394,9 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
             bytes: frame,
         },
         kind::CANCEL => Frame::Cancel {
+            id: take_id(&mut frame)?,
+        },
+        kind::REPORT => Frame::Report {
             id: take_id(&mut frame)?,
         },
         kind::PING => Frame::Ping,

@@ -1,0 +1,137 @@
+//! Who may ask: tools send a token, browsers log in with one.
+
+use std::time::Instant;
+
+use axum::Form;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, COOKIE, HOST, ORIGIN, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::shared::Admin;
+use crate::security::{Denied, RequestSource, SEC_FETCH_SITE, SESSION_MAX, is_of_own_page};
+
+/// How a request has shown that it may be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Login {
+    /// With a token.
+    Token,
+    /// With the cookie of a session.
+    Session,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Given {
+    token: String,
+}
+
+pub(super) async fn need_token(
+    State(admin): State<Admin>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if let Some(tokens) = &admin.tokens {
+        let tokens = tokens.borrow().clone();
+        let headers = request.headers();
+        let login = if tokens.allow(headers.get(AUTHORIZATION)) {
+            Login::Token
+        } else if let Some(id) = admin.session_of(headers)
+            && admin.kept.sessions.has(&tokens, id, Instant::now())
+            && (request.method().is_safe() || is_of_own_page(source_of(headers)))
+        {
+            Login::Session
+        } else {
+            return no_token();
+        };
+        request.extensions_mut().insert(login);
+    }
+    next.run(request).await
+}
+
+fn no_token() -> Response {
+    let text = "send `Authorization: Bearer TOKEN` with one of the node's token file (--token-file), or log in at `/`\n";
+    (
+        StatusCode::UNAUTHORIZED,
+        [(WWW_AUTHENTICATE, "Bearer")],
+        text,
+    )
+        .into_response()
+}
+
+/// Opens a session.
+pub(super) async fn log_in(State(admin): State<Admin>, Form(given): Form<Given>) -> Response {
+    let Some(tokens) = &admin.tokens else {
+        return (
+            StatusCode::NOT_FOUND,
+            "the node has no tokens: nobody needs to log in\n",
+        )
+            .into_response();
+    };
+    let tokens = tokens.borrow().clone();
+    match admin
+        .kept
+        .sessions
+        .open(&tokens, &given.token, Instant::now())
+    {
+        Ok(id) => {
+            let cookie = admin.cookie(&id, SESSION_MAX.as_secs());
+            (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
+        }
+        Err(Denied::WrongToken) => {
+            let text = "that is none of the node's tokens (--token-file)\n";
+            (StatusCode::UNAUTHORIZED, text).into_response()
+        }
+        Err(Denied::TooManyTries(left)) => {
+            let seconds = left.as_secs() + 1;
+            let text = format!("too many wrong tokens: try again in {seconds} s\n");
+            let after = [(RETRY_AFTER, seconds.to_string())];
+            (StatusCode::TOO_MANY_REQUESTS, after, text).into_response()
+        }
+    }
+}
+
+/// Ends the session of a request, if it has one.
+pub(super) async fn log_out(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    if let Some(id) = admin.session_of(&headers) {
+        admin.kept.sessions.close(id);
+    }
+    let cookie = admin.cookie("", 0);
+    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
+}
+
+impl Admin {
+    /// Browsers send a cookie to all ports of a host: each node has one of its own.
+    fn cookie_name(&self) -> String {
+        format!("meshage-{}", self.port)
+    }
+
+    fn cookie(&self, id: &str, seconds: u64) -> String {
+        let name = self.cookie_name();
+        format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}")
+    }
+
+    /// The id of the session that a request is of, by its cookie.
+    fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+        let name = self.cookie_name();
+        let lines = headers.get_all(COOKIE).iter();
+        let mut cookies = lines.flat_map(|line| line.to_str().unwrap_or_default().split(';'));
+        cookies.find_map(|cookie| {
+            let (own, id) = cookie.trim().split_once('=')?;
+            (own == name).then_some(id)
+        })
+    }
+}
+
+/// Where a request comes from, as a browser says.
+pub(super) fn source_of(headers: &HeaderMap) -> RequestSource<'_> {
+    let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    RequestSource {
+        host: header(HOST),
+        origin: header(ORIGIN),
+        fetch_site: header(SEC_FETCH_SITE),
+    }
+}

@@ -1,0 +1,154 @@
+//! Logins of browsers: a person gives a token once, and gets a session, which may read.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chacha20poly1305::aead::OsRng;
+use chacha20poly1305::aead::rand_core::RngCore;
+use sha2::{Digest as _, Sha256};
+
+use super::tokens::{TokenHash, Tokens};
+
+/// How long a session lasts.
+pub const SESSION_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// There are few operators. The oldest session gives way.
+const SESSIONS_MAX: usize = 256;
+
+/// Wrong tokens in one window, after which nobody may try until it ends.
+const WRONG_MAX: u32 = 10;
+const WINDOW: Duration = Duration::from_secs(60);
+
+const ID_BYTES: usize = 32;
+
+/// The sessions of a node, in memory: they end with the process.
+#[derive(Default)]
+pub struct Sessions(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// By the hash of their ids, so that looking one up takes no longer for an id that is nearly right.
+    open: HashMap<[u8; 32], Session>,
+    wrong: u32,
+    window_ends: Option<Instant>,
+}
+
+struct Session {
+    token: TokenHash,
+    expires: Instant,
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    WrongToken,
+    /// Too many were wrong; after so long the next may be tried.
+    TooManyTries(Duration),
+}
+
+impl Sessions {
+    /// Opens a session for who has a token; returns its id.
+    ///
+    /// # Errors
+    /// If the token is none of these, or too many were wrong.
+    pub fn open(&self, tokens: &Tokens, token: &str, now: Instant) -> Result<String, Denied> {
+        let mut inner = self.lock();
+        if let Some(ends) = inner.window_ends {
+            if now >= ends {
+                (inner.wrong, inner.window_ends) = (0, None);
+            } else if inner.wrong >= WRONG_MAX {
+                return Err(Denied::TooManyTries(ends - now));
+            }
+        }
+        let Some(token) = tokens.find(token.as_bytes()) else {
+            inner.wrong += 1;
+            inner.window_ends.get_or_insert(now + WINDOW);
+            return Err(Denied::WrongToken);
+        };
+        inner.open.retain(|_, session| session.expires > now);
+        if inner.open.len() >= SESSIONS_MAX {
+            let oldest = inner.open.iter().min_by_key(|(_, session)| session.expires);
+            if let Some(oldest) = oldest.map(|(id, _)| *id) {
+                inner.open.remove(&oldest);
+            }
+        }
+        let mut id = [0; ID_BYTES];
+        OsRng.fill_bytes(&mut id);
+        let id = URL_SAFE_NO_PAD.encode(id);
+        let session = Session {
+            token,
+            expires: now + SESSION_MAX,
+        };
+        inner.open.insert(hash(&id), session);
+        Ok(id)
+    }
+
+    /// Whether this is the id of an open session, whose token is still one of these.
+    pub fn has(&self, tokens: &Tokens, id: &str, now: Instant) -> bool {
+        let inner = self.lock();
+        let session = inner.open.get(&hash(id));
+        session.is_some_and(|session| session.expires > now && tokens.have(&session.token))
+    }
+
+    pub fn close(&self, id: &str) {
+        self.lock().open.remove(&hash(id));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hash(id: &str) -> [u8; 32] {
+    Sha256::digest(id).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokens::tokens;
+    use super::*;
+
+    #[test]
+    fn a_session_ends_with_its_time_its_token_and_its_logout() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let both = tokens(&["first-token-of-all", "second-token-of-all"]);
+        let id = sessions.open(&both, "first-token-of-all", now).unwrap();
+        assert!(sessions.has(&both, &id, now));
+        assert!(!sessions.has(&both, &format!("{id}x"), now));
+        assert!(!sessions.has(&both, &id, now + SESSION_MAX));
+        assert!(!sessions.has(&tokens(&["second-token-of-all"]), &id, now));
+        let other = sessions.open(&both, "second-token-of-all", now).unwrap();
+        assert_ne!(id, other);
+        sessions.close(&id);
+        assert!(!sessions.has(&both, &id, now));
+        assert!(sessions.has(&both, &other, now));
+    }
+
+    #[test]
+    fn guessing_is_slow() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let tokens = tokens(&["the-token-of-the-node"]);
+        for _ in 0..WRONG_MAX {
+            let wrong = sessions.open(&tokens, "wrong", now);
+            assert_eq!(wrong, Err(Denied::WrongToken));
+        }
+        let right = |now| sessions.open(&tokens, "the-token-of-the-node", now);
+        assert_eq!(right(now), Err(Denied::TooManyTries(WINDOW)));
+        assert!(right(now + WINDOW).is_ok());
+    }
+
+    #[test]
+    fn sessions_are_bounded() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let tokens = tokens(&["the-token-of-the-node"]);
+        let open = |at| sessions.open(&tokens, "the-token-of-the-node", at).unwrap();
+        let first = open(now);
+        let later = now + Duration::from_secs(1);
+        let others: Vec<_> = (0..SESSIONS_MAX).map(|_| open(later)).collect();
+        assert!(!sessions.has(&tokens, &first, later));
+        assert!(others.iter().all(|id| sessions.has(&tokens, id, later)));
+    }
+}
