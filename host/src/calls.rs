@@ -218,6 +218,7 @@ impl Calling {
             is_repeated: OnceLock::new(),
             is_sent: false,
             chain: Some(chain),
+            watched: None,
         }))
     }
 

@@ -8,6 +8,7 @@
 mod harness;
 
 mod access;
+mod access_log;
 mod admin;
 mod bad_input;
 mod bank;

@@ -2,6 +2,7 @@
 //! has not seen move.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use http::Method;
 use rusqlite::Connection;
@@ -215,6 +216,16 @@ async fn each_moves_when_what_it_counts_happens() {
         .by(flooding, &lost, &["meshage_log_lines_dropped_total"])
         .await;
     drop(lost);
+    // Its access log has no room.
+    let full = Setup::new(plugins())
+        .flag("--access-log", "true")
+        .stdout_to(Path::new("/dev/full"));
+    let full = full.ready().await;
+    let dropped = "meshage_access_log_lines_dropped_total";
+    moved
+        .by(post(&full, "/api/echo/1"), &full, &[dropped])
+        .await;
+    drop(full);
 
     // Messages run locally and on the other node, and one has no candidate.
     for (owner, route) in [("n1", "local"), ("n2", "forwarded")] {

@@ -38,7 +38,7 @@ impl From<Vec<u8>> for Content {
 }
 
 const REPLAYED: HeaderName = HeaderName::from_static("meshage-replayed");
-const NODE: HeaderName = HeaderName::from_static("meshage-node");
+pub(super) const NODE: HeaderName = HeaderName::from_static("meshage-node");
 const BROADCAST: HeaderName = HeaderName::from_static("meshage-broadcast");
 
 /// Makes the answers of one node.

@@ -1,5 +1,6 @@
 //! The two HTTP APIs: the public one, for messages, and the admin one, for operators.
 
+mod access;
 mod admin;
 mod answer;
 #[cfg(any(test, fuzzing))]

@@ -15,6 +15,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
 use uuid::{NoContext, Timestamp, Uuid};
 
+use super::access::Entry;
 use super::answer::{Answers, Content, HttpResponse};
 use super::http::{Activity, AnswerBody, BodyError, Observed, collect, discard, framing_problem};
 use super::message_headers;
@@ -26,6 +27,7 @@ use crate::message::{Message, Method, NodeId};
 use crate::security::{
     AllowedOrigin, HostTrust, RequestSource, SEC_FETCH_SITE, ServerTls, Sites, Tokens,
 };
+use crate::telemetry::AccessLog;
 
 pub struct PublicConfig {
     pub node_id: NodeId,
@@ -45,6 +47,7 @@ pub struct PublicConfig {
     /// The sites whose pages may use the API, and the host names that it may be addressed by.
     pub sites: Sites,
     pub host_trust: HostTrust,
+    pub access_log: Option<AccessLog>,
 }
 
 /// Handles the requests of all connections.
@@ -118,9 +121,15 @@ impl Client {
         let (mut head, mut body) = request.into_parts();
         let is_http1 = head.version <= Version::HTTP_11;
         let is_head = head.method == HttpMethod::HEAD;
+        let access_log = self.requests.config.access_log.as_ref();
+        // Boxed because it is rare: otherwise every request's future would reserve space for it.
+        let mut entry = access_log.map(|log| Box::new(Entry::begin(log, &head)));
         let (mut response, is_whole) = match framing_problem(head.version, &head.uri, &head.headers)
         {
-            None => self.admit_and_answer(&mut head, &mut body).await,
+            None => {
+                let entry = entry.as_deref_mut();
+                self.admit_and_answer(&mut head, &mut body, entry).await
+            }
             // The end of this request is ambiguous, so the connection cannot be reused.
             Some(problem) => (
                 self.requests
@@ -136,6 +145,9 @@ impl Client {
             self.socket.set_lingering();
         }
         finish(&mut response, is_head);
+        if let Some(entry) = &mut entry {
+            entry.is_answered(&response);
+        }
         response.map(|Content { bytes, reservation }| AnswerBody::new(bytes, open, reservation))
     }
 
@@ -144,6 +156,7 @@ impl Client {
         &self,
         head: &mut Parts,
         body: &mut Incoming,
+        entry: Option<&mut Entry<'_>>,
     ) -> (HttpResponse, bool) {
         let checked = self.check_site(head);
         // Sent even with a problem: otherwise an allowed page could not read the error.
@@ -157,7 +170,7 @@ impl Client {
                 discard(body, &head.headers).await,
             ),
             Ok(Admitted::Message(method, target)) => {
-                self.requests.take(method, &target, head, body).await
+                self.requests.take(method, &target, head, body, entry).await
             }
             Err(RequestError {
                 error,
@@ -279,6 +292,7 @@ impl Requests {
         target: &Target,
         head: &mut Parts,
         body: &mut Incoming,
+        entry: Option<&mut Entry<'_>>,
     ) -> (HttpResponse, bool) {
         let mut reservation = Reservation::default();
         let collected = collect(
@@ -329,7 +343,11 @@ impl Requests {
             is_repeated: OnceLock::new(),
             is_sent: false,
             chain: None,
+            watched: entry.is_some().then(Arc::default),
         });
+        if let Some(entry) = entry {
+            entry.is_of(&message);
+        }
         let response = self.run(&message).await;
         // The reservation of the request's body, which was in memory until now.
         drop(reservation);

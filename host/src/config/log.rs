@@ -24,19 +24,33 @@ pub(super) const LOG_FORMAT: Setting = Setting {
     is_switch: false,
 };
 
-pub(super) const SETTINGS: &[&Setting] = &[&LOG, &LOG_FORMAT];
+const ACCESS_LOG: Setting = Setting {
+    name: "access_log",
+    variables: &["MESHAGE_ACCESS_LOG"],
+    value: "true|false",
+    help: "Write a line for each request to stdout, in the format of the log",
+    default: DefaultValue::Value("false"),
+    expected: "true or false",
+    is_switch: true,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[&LOG, &LOG_FORMAT, &ACCESS_LOG];
 
 #[derive(Debug, Clone)]
 pub struct Log {
     pub filter: String,
+    /// The format of the access log; `None`: there is none.
+    pub access: Option<LogFormat>,
 }
 
 impl Log {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
         // `Written` has it already.
-        format(settings)?;
+        let format = format(settings)?;
+        let has_access_log: bool = settings.parse(&ACCESS_LOG)?;
         Ok(Self {
             filter: settings.text(&LOG).to_owned(),
+            access: has_access_log.then_some(format),
         })
     }
 

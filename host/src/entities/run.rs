@@ -23,11 +23,11 @@ use super::view::{Snapshot, TurnView};
 use super::{Active, Entities, EntityMessage, Way};
 use crate::bodies::{NoRoom, Reservation};
 use crate::calls::{Turn, after_acting, random};
-use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, Sends};
+use crate::message::{Fault, Limit, LimitKind, Message, Outcome, Refusal, Reply, Sends, Stage};
 use crate::plugins::{Place, Plugin, run};
 use crate::runtime::{CallContext, CallDeadline, EntityCall, StateError, StateView};
 use crate::state::{VALUE_BYTES_MAX, Values, Writes};
-use crate::telemetry::names;
+use crate::telemetry::{StageClock, names};
 
 /// How long a message waits before its second re-run, and before later ones: at least, and at most.
 /// The first comes at once, as a takeover needs no more. If there is another, two nodes take
@@ -183,6 +183,7 @@ impl Work {
         let (mut reruns, mut crossed) = (0, 0);
         let mut pause = None;
         loop {
+            let clock = StageClock::start(&self.message, Stage::Waiting);
             let turn = async {
                 if let Some(time) = pause.take() {
                     sleep(time).await;
@@ -197,6 +198,7 @@ impl Work {
             if !turn.is_loaded {
                 self.load(&ticket.cell).await?;
             }
+            drop(clock);
             let held = HeldTurn::new(self.active.clone(), ticket.cell.clone(), ticket.seq(), turn);
             let view = TurnView(held);
             let replayed = match &delivery {
@@ -237,7 +239,11 @@ impl Work {
             } else {
                 return outcome;
             };
-            match self.settle(&ticket, turn, finished).await? {
+            let settled = {
+                let _clock = StageClock::start(&self.message, Stage::Committing);
+                self.settle(&ticket, turn, finished).await?
+            };
+            match settled {
                 Some(Settled::Released) => return outcome,
                 // Another node may run it still, without what it was rejected with.
                 Some(Settled::Rejected) if self.message.is_repeated.get().is_some() => {

@@ -10,6 +10,7 @@ use super::chain::Chain;
 use super::names::{PartitionKey, StreamName};
 use super::offer::StreamProperties;
 use super::store_time::StoreTime;
+use super::watched::Watched;
 
 /// Upper limit for the configured body size: a body is held in memory, and sent in chunks between
 /// nodes.
@@ -129,6 +130,8 @@ pub struct Message {
     pub is_sent: bool,
     /// The handlers that wait for it, if a handler calls with it.
     pub chain: Option<Arc<Chain>>,
+    /// What is noted on its way, if somebody wants to know.
+    pub watched: Option<Arc<Watched>>,
 }
 
 /// With this header a client asks that a request takes effect only once, however often it is sent

@@ -29,7 +29,7 @@ use crate::message::NodeId;
 use crate::peer::{Hello, Peers, Reporter, Server};
 use crate::plugins::Catalog;
 use crate::security::{Keyring, Tokens};
-use crate::telemetry::{Events, Metrics};
+use crate::telemetry::{AccessLog, Events, Metrics};
 
 /// A running node with all its parts.
 pub(super) struct Parts {
@@ -160,7 +160,9 @@ impl Parts {
         let admin = Serving::start(vital, "the admin API", |stop| {
             admin.serve(sockets.admin, stop)
         });
-        let public_config = public_config(config, node_id, tokens, vital);
+        let access_log = config.log.access.map(AccessLog::start).transpose();
+        let access_log = access_log.map_err(NodeError::Threads)?;
+        let public_config = public_config(config, node_id, tokens, access_log, vital);
         let public = PublicApi::new(public_config, dispatcher.clone(), bodies, lanes.clone());
         let public = Serving::start(vital, "the public API", |stop| {
             Arc::new(public).serve(sockets.http, stop)
@@ -224,6 +226,7 @@ fn public_config(
     config: &Config,
     node_id: NodeId,
     tokens: Option<watch::Receiver<Arc<Tokens>>>,
+    access_log: Option<AccessLog>,
     vital: &Vital,
 ) -> PublicConfig {
     let certificate = config.access.certificate.as_ref();
@@ -237,6 +240,7 @@ fn public_config(
         tokens,
         sites: config.access.sites.clone(),
         host_trust: config.host_trust(),
+        access_log,
     }
 }
 

@@ -528,7 +528,7 @@ mod tests {
             let mut answer = BytesMut::new();
             match wire::decode(frame.freeze()).unwrap() {
                 Frame::Ping => wire::put_pong(&mut answer),
-                Frame::Call { id, .. } => drop(wire::put_reply(&mut answer, id, &reply)),
+                Frame::Call { id, .. } => drop(wire::put_reply(&mut answer, id, &reply, None)),
                 other => panic!("unexpected: {other:?}"),
             }
             if frames.get_mut().write_all(&answer).await.is_err() {

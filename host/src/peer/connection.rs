@@ -22,7 +22,7 @@ use super::siblings::{Siblings, Suspect};
 use super::socket::{self, TlsNow};
 use super::wire::{self, Agreed, Body, CallId, Frame, Hello, WireError};
 use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
-use crate::message::{Fault, Message, Outcome, Refusal, Reply};
+use crate::message::{Fault, Message, Outcome, Refusal, Reply, Watched};
 use crate::telemetry::names;
 
 /// A host that takes longer to connect to probably drops packets: the next in rank answers sooner.
@@ -84,6 +84,13 @@ impl Request<'_> {
             Self::Report => 0,
         }
     }
+
+    fn watched(&self) -> Option<Arc<Watched>> {
+        match self {
+            Self::Run(message) => message.watched.clone(),
+            Self::Report => None,
+        }
+    }
 }
 
 /// The result of a call to a peer.
@@ -130,6 +137,8 @@ impl Drop for Reading {
 struct PendingCall {
     done: oneshot::Sender<Outcome>,
     reply: PendingReply,
+    /// Of its message.
+    watched: Option<Arc<Watched>>,
 }
 
 /// The state of a reply.
@@ -235,6 +244,7 @@ impl Connection {
             PendingCall {
                 done,
                 reply: PendingReply::Expected(reserved),
+                watched: request.watched(),
             },
         ) else {
             return Ok(Called::not_sent(Refusal::Overloaded));
@@ -333,16 +343,21 @@ impl Connection {
                 id,
                 mut reply,
                 body,
+                stages,
             } => {
                 let mut calls = self.lock();
                 // A cancelled call is no longer registered.
                 let Some(PendingCall {
                     done,
                     reply: PendingReply::Expected(reserved),
+                    watched,
                 }) = calls.remove(&id)
                 else {
                     return Ok(());
                 };
+                if let (Some(watched), Some(stages)) = (&watched, stages) {
+                    watched.add_micros(stages);
+                }
                 let outcome = match reserved.fill(body.bytes()) {
                     Ok(reservation) => {
                         reply.reservation = reservation;
@@ -352,6 +367,7 @@ impl Connection {
                                 PendingCall {
                                     done,
                                     reply: PendingReply::Partial(reply, body),
+                                    watched,
                                 },
                             );
                             return Ok(());
@@ -422,6 +438,7 @@ impl Connection {
             && let Some(PendingCall {
                 done,
                 reply: PendingReply::Partial(mut reply, body),
+                ..
             }) = calls.remove(&id)
         {
             self.close_if_done(&calls);

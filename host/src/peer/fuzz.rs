@@ -56,9 +56,10 @@ fn read_again(frame: Bytes) {
             id,
             mut reply,
             body,
+            ..
         }) if body.is_complete() => {
             reply.body = body.into_bytes();
-            wire::put_reply(&mut written, id, &reply);
+            wire::put_reply(&mut written, id, &reply, None);
             let Frame::Reply {
                 id: again_id,
                 reply: again,

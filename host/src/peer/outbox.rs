@@ -340,7 +340,7 @@ mod tests {
             let reply = reply(20 * CHUNK_BYTES_MAX);
             outbox
                 .push_with_body(id, reply.body.len(), Reservation::default(), |buffer| {
-                    put_reply(buffer, id, &reply)
+                    put_reply(buffer, id, &reply, None)
                 })
                 .await
                 .unwrap();
@@ -373,7 +373,7 @@ mod tests {
         let reply = reply(1);
         let mut pushing = Box::pin(
             outbox.push_with_body(1, 1, Reservation::default(), |buffer| {
-                put_reply(buffer, 1, &reply)
+                put_reply(buffer, 1, &reply, None)
             }),
         );
         assert!(
@@ -434,7 +434,7 @@ mod tests {
         let large = reply(20 * CHUNK_BYTES_MAX);
         outbox
             .push_with_body(1, large.body.len(), Reservation::default(), |buffer| {
-                put_reply(buffer, 1, &large)
+                put_reply(buffer, 1, &large, None)
             })
             .await
             .unwrap();
@@ -453,7 +453,7 @@ mod tests {
         let reply = reply(2 * CHUNK_BYTES_MAX);
         let pushed = outbox
             .push_with_body(1, reply.body.len(), Reservation::default(), |buffer| {
-                put_reply(buffer, 1, &reply)
+                put_reply(buffer, 1, &reply, None)
             })
             .await;
         assert!(pushed.is_err());

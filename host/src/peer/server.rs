@@ -31,7 +31,7 @@ use crate::bodies::{BodyMemory, NoRoom};
 use crate::lanes;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
-use crate::message::{Fault, Refusal, Reply};
+use crate::message::{Fault, Message, Refusal, Reply};
 use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::Throttle;
 
@@ -384,7 +384,7 @@ impl<S: LocalService> Server<S> {
                 }),
                 Err(NoRoom) => Err(Fault::Refused(Refusal::NoRoom)),
             };
-            running.session.answer(id, outcome).await;
+            running.session.answer(id, outcome, None).await;
         };
         // Not on the lane: nobody waits for it who has a message to run.
         self.calls.spawn_on(answer, &self.runtime);
@@ -406,7 +406,8 @@ impl<S: LocalService> Server<S> {
             reservation,
         } = call;
         message.body = body.into_bytes();
-        let message = Arc::from(message);
+        let message: Arc<Message> = Arc::from(message);
+        let watched = message.watched.clone();
         if !session.may_begin(id)? {
             return Ok(());
         }
@@ -430,7 +431,10 @@ impl<S: LocalService> Server<S> {
                 Err(fault) => Err(fault),
             };
             drop(reservation);
-            running.session.answer(id, outcome).await;
+            running
+                .session
+                .answer(id, outcome, watched.as_deref())
+                .await;
         });
         // Most calls complete at their first poll: a task on another core would take longer than
         // the call itself. Those that then wait (for a commit, or for the host) stay on this lane.

@@ -12,7 +12,7 @@ use super::connection::CALLS_MAX;
 use super::outbox::Outbox;
 use super::wire::{self, Body, CallId, WireError};
 use crate::bodies::Reservation;
-use crate::message::{Fault, Message, Outcome, Refusal};
+use crate::message::{Fault, Message, Outcome, Refusal, Watched};
 
 /// How long the reader of a connection runs the calls of one read inline before the rest is spawned
 /// as tasks; a single call that takes longer counts as long.
@@ -128,11 +128,11 @@ impl Session {
         Ok(has_room)
     }
 
-    pub(super) async fn answer(&self, id: CallId, outcome: Outcome) {
+    pub(super) async fn answer(&self, id: CallId, outcome: Outcome, watched: Option<&Watched>) {
         match outcome {
             Ok(mut reply) => {
                 let reservation = std::mem::take(&mut reply.reservation);
-                let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply);
+                let encode = |buffer: &mut BytesMut| wire::put_reply(buffer, id, &reply, watched);
                 // If the connection is closed, nobody waits for the reply.
                 let _ = self
                     .outbox

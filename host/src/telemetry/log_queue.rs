@@ -1,5 +1,5 @@
-//! Lines on their way to stderr: a bounded queue with its own writer thread, so that a reader of
-//! stderr that is slow or stuck blocks nothing. Knows nothing of the content of lines.
+//! Lines on their way to stderr or stdout: a bounded queue with its own writer thread, so that a
+//! reader that is slow or stuck blocks nothing. Knows nothing of the content of lines.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,6 @@ use rustix::io::Errno;
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::names;
 use super::printable::Printable;
 
 /// Bytes of queued lines: some ten thousand lines, or all that 64 calls of guests may log.
@@ -23,11 +22,40 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 /// Pause before the next attempt when stderr is full and another process has made it non-blocking.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
+/// Where lines go to, and the counter of those that do not get there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sink {
+    Stderr(&'static str),
+    Stdout(&'static str),
+}
+
+impl Sink {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stderr(_) => "log",
+            Self::Stdout(_) => "access-log",
+        }
+    }
+
+    fn count_dropped(self, lines: u64) {
+        let (Self::Stderr(name) | Self::Stdout(name)) = self;
+        counter!(name).increment(lines);
+    }
+
+    fn write(self, lines: &[u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Stderr(_) => rustix::io::write(rustix::stdio::stderr(), lines),
+            Self::Stdout(_) => rustix::io::write(rustix::stdio::stdout(), lines),
+        }
+    }
+}
+
 /// The queue. Clones share it.
 #[derive(Clone)]
 pub(super) struct LogQueue {
     shared: Arc<Shared>,
     printable: Printable,
+    sink: Sink,
 }
 
 #[derive(Default)]
@@ -48,16 +76,17 @@ struct Queue {
 }
 
 impl LogQueue {
-    /// Starts the thread that writes to stderr, for as long as the process lives.
-    pub(super) fn start(printable: Printable) -> io::Result<Self> {
+    /// Starts the thread that writes, for as long as the process lives.
+    pub(super) fn start(printable: Printable, sink: Sink) -> io::Result<Self> {
         let queue = Self {
             shared: Arc::default(),
             printable,
+            sink,
         };
         let shared = queue.shared.clone();
         thread::Builder::new()
-            .name("log".into())
-            .spawn(move || shared.write_for_ever())?;
+            .name(sink.name().into())
+            .spawn(move || shared.write_for_ever(sink))?;
         Ok(queue)
     }
 
@@ -69,7 +98,7 @@ impl LogQueue {
         if waiting.lines.len() + line.len() > WAITING_BYTES_MAX {
             waiting.dropped += 1;
             drop(waiting);
-            counter!(names::LOG_DROPPED).increment(1);
+            self.sink.count_dropped(1);
             return;
         }
         waiting.lines.extend_from_slice(line.as_bytes());
@@ -106,7 +135,7 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_for_ever(&self) {
+    fn write_for_ever(&self, sink: Sink) {
         let mut batch = Vec::new();
         let mut output = Output::default();
         loop {
@@ -118,7 +147,7 @@ impl Shared {
                 let rest = if has_failed {
                     piece
                 } else {
-                    output.write(piece)
+                    output.write(piece, sink)
                 };
                 has_failed |= !rest.is_empty();
                 lost += rest.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -127,7 +156,7 @@ impl Shared {
             }
             batch.clear();
             if has_failed {
-                counter!(names::LOG_DROPPED).increment(lost);
+                sink.count_dropped(lost);
                 // Reported once a batch can be written again: a warning could not be written now
                 // either.
                 self.lock().dropped += dropped + lost;
@@ -135,6 +164,7 @@ impl Shared {
                 let error = output.error.take().map(tracing::field::display);
                 warn!(
                     event = "log-dropped",
+                    log = sink.name(),
                     lines = dropped,
                     error,
                     "lines of the log are missing here: nobody took them, or they could not be written"
@@ -155,7 +185,7 @@ impl Shared {
     }
 }
 
-/// How far stderr has been written.
+/// How far the sink has been written.
 #[derive(Default)]
 struct Output {
     /// The last byte written did not end a line.
@@ -168,14 +198,13 @@ struct Output {
 
 impl Output {
     /// Writes lines straight to the file descriptor: the lock of the standard library, held during
-    /// a write that blocks, would block all other writers to stderr. Returns what could not be
-    /// written.
-    fn write<'a>(&mut self, mut lines: &'a [u8]) -> &'a [u8] {
+    /// a write that blocks, would block all other writers. Returns what could not be written.
+    fn write<'a>(&mut self, mut lines: &'a [u8], sink: Sink) -> &'a [u8] {
         while !lines.is_empty() {
             // Ends a line that was cut off, so that the next one does not continue it.
             let ends_line = self.has_gap && self.is_mid_line;
             let next = if ends_line { b"\n" } else { lines };
-            match rustix::io::write(rustix::stdio::stderr(), next) {
+            match sink.write(next) {
                 Ok(written) => {
                     self.is_mid_line = next[..written].last().is_some_and(|byte| *byte != b'\n');
                     self.has_gap = false;
@@ -225,6 +254,7 @@ mod tests {
         LogQueue {
             shared: Arc::default(),
             printable: Printable::Json,
+            sink: Sink::Stderr(super::super::names::LOG_DROPPED),
         }
     }
 

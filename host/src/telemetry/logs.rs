@@ -15,7 +15,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::events::Events;
-use super::log_queue::LogQueue;
+use super::log_queue::{LogQueue, Sink};
+use super::names;
 use super::printable::Printable;
 
 /// Libraries of which only errors are logged. What chitchat would log, `membership` logs better.
@@ -60,7 +61,7 @@ impl Logs {
         Ok(Self {
             format,
             has_colours,
-            queue: LogQueue::start(printable)?,
+            queue: LogQueue::start(printable, Sink::Stderr(names::LOG_DROPPED))?,
             events: Events::default(),
         })
     }

@@ -73,6 +73,8 @@ metrics! {
     describe_gauge STATE_ENTITIES = "meshage_state_active_entities", "Entities in memory, cached ones included.";
     /// Gauge: the memory that they take.
     describe_gauge STATE_CACHED_BYTES = "meshage_state_cached_bytes", Unit::Bytes, "Memory of entities and their values, as the node estimates it.";
+    /// Counter: lines of the access log that were dropped, for the same reasons as those of the log.
+    describe_counter ACCESS_LOG_DROPPED = "meshage_access_log_lines_dropped_total", "Lines of the access log that were dropped, as nobody took it.";
     /// Counter: log lines that were dropped because the queue was full or they could not be written.
     describe_counter LOG_DROPPED = "meshage_log_lines_dropped_total", "Lines of the log that were dropped, as nobody took it.";
 }

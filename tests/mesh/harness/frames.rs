@@ -21,8 +21,8 @@ pub(crate) const PONG: u8 = 9;
 /// The end of every head of this version: an empty list of extensions.
 pub(crate) const NO_EXTENSIONS: &[u8] = &[0];
 
-/// A list of one extension, number 7, which no node knows.
-pub(crate) const AN_EXTENSION: &[u8] = b"\x01\x07\x05later";
+/// A list of one extension, number 99, which no node knows.
+pub(crate) const AN_EXTENSION: &[u8] = b"\x01\x63\x05later";
 
 /// A frame: its length, its kind, and the rest.
 pub(crate) fn frame(kind: u8, rest: &[u8]) -> Vec<u8> {

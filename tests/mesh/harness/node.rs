@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -31,6 +32,7 @@ pub(crate) struct Setup {
     arguments: Vec<String>,
     variables: Vec<(String, OsString)>,
     ports_are_any: bool,
+    stdout: Option<PathBuf>,
     #[cfg(target_os = "linux")]
     address_space_kb_max: Option<u64>,
     #[cfg(target_os = "linux")]
@@ -86,6 +88,7 @@ impl Setup {
             arguments: Vec::new(),
             variables: Vec::new(),
             ports_are_any: true,
+            stdout: None,
             #[cfg(target_os = "linux")]
             address_space_kb_max: None,
             #[cfg(target_os = "linux")]
@@ -124,6 +127,12 @@ impl Setup {
     #[cfg(target_os = "linux")]
     pub(crate) fn address_space_kb_max(mut self, max: u64) -> Self {
         self.address_space_kb_max = Some(max);
+        self
+    }
+
+    /// What the node writes to stdout goes into this file.
+    pub(crate) fn stdout_to(mut self, file: &Path) -> Self {
+        self.stdout = Some(file.to_owned());
         self
     }
 
@@ -200,11 +209,18 @@ impl Setup {
             .envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(self.stdout())
             .env("RUST_BACKTRACE", "1")
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    fn stdout(&self) -> Stdio {
+        let Some(file) = &self.stdout else {
+            return Stdio::null();
+        };
+        File::create(file).unwrap().into()
     }
 
     fn program(&self) -> Command {

@@ -6,7 +6,7 @@
 //! connection.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -30,7 +30,8 @@ pub(super) use scan::{calls_in, void_call};
 
 use crate::bodies::Reservation;
 use crate::message::{
-    BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, StoreTime, StreamName, truncate,
+    BODY_BYTES_MAX, Fault, Message, Method, PartitionKey, Reply, Stage, StoreTime, StreamName,
+    Watched, truncate,
 };
 
 /// Bodies are cut into pieces of this size, so that a large one does not hold up small ones.
@@ -47,6 +48,9 @@ const REASON_BYTES_MAX: usize = 1024;
 
 /// Identifies a call on its connection. The caller chooses it.
 pub(super) type CallId = u32;
+
+/// How long each stage of a call took, in microseconds.
+pub(super) type Stages = [u64; Stage::COUNT];
 
 /// A frame as it was received.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ pub(super) enum Frame {
         id: CallId,
         reply: Box<Reply>,
         body: Body,
+        stages: Option<Stages>,
     },
     /// Why there is no reply.
     Fault {
@@ -132,6 +137,12 @@ const CHAIN: u32 = 5;
 /// The extension of a call that only handlers of HTTP understand: its method, and what came after its
 /// key, as in the first line of a request.
 const HTTP: u32 = 6;
+
+/// The extension of a call whose caller wants to know how long its stages took; its value is empty.
+const WATCHED: u32 = 7;
+
+/// The extension of a reply to such a call: a number of microseconds for each [`Stage`].
+const STAGES: u32 = 2;
 
 /// The extension of a reply that an earlier message got already; its value is empty.
 const REPLAYED: u32 = 1;
@@ -242,13 +253,21 @@ pub(super) fn put_call(
             .chain(message.is_sent.then_some((SENT, &[][..])))
             .chain(chain.as_ref().map(|chain| (CHAIN, &chain[..])))
             .chain(http.as_ref().map(|http| (HTTP, http.as_bytes())))
+            .chain(message.watched.as_ref().map(|_| (WATCHED, &[][..])))
             .collect(),
     };
     put_with_body(buffer, kind::CALL, id, &head, &message.body)
 }
 
 /// Appends the first frame of a reply to `buffer`; returns the rest of its body, for [`put_chunk`].
-pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Bytes {
+pub(super) fn put_reply(
+    buffer: &mut BytesMut,
+    id: CallId,
+    reply: &Reply,
+    watched: Option<&Watched>,
+) -> Bytes {
+    let stages = watched.and_then(|watched| postcard::to_stdvec(&watched.micros()).ok());
+    let stages = stages.as_ref().map(|stages| (STAGES, &stages[..]));
     let head = ReplyHead {
         status: reply.status.as_u16(),
         headers: Cow::Borrowed(&reply.headers),
@@ -257,6 +276,7 @@ pub(super) fn put_reply(buffer: &mut BytesMut, id: CallId, reply: &Reply) -> Byt
             .is_replayed
             .then_some((REPLAYED, &[][..]))
             .into_iter()
+            .chain(stages)
             .collect(),
     };
     put_with_body(buffer, kind::REPLY, id, &head, &reply.body)
@@ -448,6 +468,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         chain: extension(&head.extensions, CHAIN)
             .map(chain::read)
             .transpose()?,
+        watched: extension(&head.extensions, WATCHED).map(|_| Arc::default()),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
     Ok(Frame::Call {
@@ -493,10 +514,12 @@ fn decode_reply(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         reservation: Reservation::default(),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
+    let stages = extension(&head.extensions, STAGES);
     Ok(Frame::Reply {
         id,
         reply: Box::new(reply),
         body,
+        stages: stages.and_then(|stages| postcard::from_bytes(stages).ok()),
     })
 }
 
@@ -541,6 +564,7 @@ pub(super) mod tests {
                     callers: vec![caller(true), caller(false)],
                 })
             }),
+            watched: (body_bytes == 1).then(Arc::default),
         }
     }
 
@@ -594,6 +618,7 @@ pub(super) mod tests {
                 (message.id, message.method, &message.query),
                 (sent.id, sent.method, &sent.query)
             );
+            assert_eq!(message.watched.is_some(), sent.watched.is_some());
             assert_eq!(
                 (&message.stream, &message.partition_key),
                 (&sent.stream, &sent.partition_key)
@@ -656,7 +681,9 @@ pub(super) mod tests {
             Fault::DeadlineExceeded,
         ];
         let mut buffer = BytesMut::new();
-        assert!(put_reply(&mut buffer, 1, &reply).is_empty());
+        let watched = Watched::default();
+        watched.add(Stage::Running, Duration::from_millis(7));
+        assert!(put_reply(&mut buffer, 1, &reply, Some(&watched)).is_empty());
         for fault in &faults {
             put_fault(&mut buffer, 2, fault);
         }
@@ -665,6 +692,7 @@ pub(super) mod tests {
             id: 1,
             reply: found,
             body,
+            stages: Some([0, 7_000, 0]),
         }) = frames.next()
         else {
             panic!("no reply")
