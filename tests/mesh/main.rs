@@ -20,6 +20,7 @@ mod calls;
 mod clocks;
 mod dashboard;
 mod dashboard_page;
+mod deploy;
 mod failover;
 mod faults;
 mod floods;

@@ -1,0 +1,126 @@
+//! What operators take into their own tools fits what nodes tell.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::harness::skipped;
+
+/// Series of Prometheus' own, and what histograms append to their names.
+const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+/// The names of metrics that a text has.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let metrics = words.filter(|word| word.starts_with("meshage_"));
+    let whole = metrics.map(|word| {
+        let end = PARTS.iter().find_map(|part| word.strip_suffix(part));
+        end.unwrap_or(word).to_owned()
+    });
+    whole.collect()
+}
+
+fn documented() -> BTreeSet<String> {
+    metrics(&fs::read_to_string(file("docs/http-api.md")).unwrap())
+}
+
+#[test]
+fn alerts_and_graphs_ask_for_metrics_that_there_are() {
+    let documented = documented();
+    for name in ["deploy/alerts.yml", "deploy/grafana-dashboard.json"] {
+        let asked = metrics(&fs::read_to_string(file(name)).unwrap());
+        assert!(asked.len() > 5, "{name}: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&documented).collect();
+        assert!(unknown.is_empty(), "{name} asks for {unknown:?}");
+    }
+}
+
+#[test]
+fn graphs_are_of_a_form_that_grafana_reads() {
+    let text = fs::read_to_string(file("deploy/grafana-dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<u64> = panels
+        .iter()
+        .map(|panel| panel["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(ids.len(), panels.len());
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
+    }
+}
+
+/// What is expected of the rules: when they fire, and when not.
+const EXPECTED: &str = r#"
+evaluation_interval: 1m
+rule_files: [RULES]
+tests:
+  - interval: 1m
+    input_series:
+      - { series: 'up{job="meshage", instance="n1"}', values: '1 1 0 0 0 0 0 0 0 0 0' }
+      - { series: 'meshage_messages_total{stream="echo", outcome="ok"}', values: '0+90x10' }
+      - { series: 'meshage_messages_total{stream="echo", outcome="invalid"}', values: '0+50x10' }
+      - { series: 'meshage_messages_total{stream="bad", outcome="ok"}', values: '0+90x10' }
+      - { series: 'meshage_messages_total{stream="bad", outcome="crashed"}', values: '0+10x10' }
+      - { series: 'meshage_peers{instance="n1"}', values: '1x10' }
+      - { series: 'meshage_peers{instance="n2"}', values: '1x10' }
+    alert_rule_test:
+      - eval_time: 1m
+        alertname: MeshageNodeDown
+        exp_alerts: []
+      - eval_time: 6m
+        alertname: MeshageNodeDown
+        exp_alerts:
+          - exp_labels: { severity: page, job: meshage, instance: n1 }
+            exp_annotations:
+              summary: n1 cannot be scraped
+              description: Its keys have gone to other nodes. Look at its process and its log.
+      - eval_time: 10m
+        alertname: MeshageMessagesFail
+        exp_alerts:
+          - exp_labels: { severity: page, stream: bad }
+            exp_annotations:
+              summary: 10% of the messages of bad fail
+              description: The dashboard says with which outcome. `crashed` and `internal` are the handler's, `overloaded` is a limit.
+      - eval_time: 10m
+        alertname: MeshageNodesDisagree
+        exp_alerts: []
+"#;
+
+#[test]
+fn alerts_fire_when_they_should() {
+    let is_there = Command::new("promtool").arg("--version").output().is_ok();
+    if !is_there {
+        return skipped(
+            "alerts_fire_when_they_should",
+            "promtool (`apt-get install prometheus`)",
+        );
+    }
+    let rules = file("deploy/alerts.yml").canonicalize().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let expected = folder.path().join("expected.yml");
+    let text = EXPECTED.replace("RULES", rules.to_str().unwrap());
+    fs::write(&expected, text).unwrap();
+    for arguments in [["check", "rules"], ["test", "rules"]] {
+        let of = if arguments[0] == "check" {
+            &rules
+        } else {
+            &expected
+        };
+        let output = Command::new("promtool")
+            .args(arguments)
+            .arg(of)
+            .output()
+            .unwrap();
+        let told =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+    }
+}
