@@ -17,6 +17,7 @@ use crate::message::{
 };
 use crate::plugins::{Place, Plugin};
 use crate::runtime::{Caller, Loading, StateError};
+use crate::telemetry::traces;
 
 /// How often a call is made again by a handler that holds nothing, because it waited for another that
 /// waited for it.
@@ -218,6 +219,7 @@ impl Calling {
             is_repeated: OnceLock::new(),
             is_sent: false,
             chain: Some(chain),
+            trace: None,
             watched: None,
         }))
     }
@@ -292,7 +294,15 @@ impl Caller for Calling {
     fn call(&self, outgoing: Outgoing) -> Loading<'_, Outcome> {
         Box::pin(async move {
             match self.message(outgoing)? {
-                Ok(message) => self.go_on(self.ask(Arc::new(message)).await?).await,
+                Ok(mut message) => {
+                    let mut span = traces::call(&self.message, &mut message);
+                    let outcome = self.ask(Arc::new(message)).await?;
+                    if let Err(fault) = &outcome {
+                        span.fail(&fault.to_string());
+                    }
+                    drop(span);
+                    self.go_on(outcome).await
+                }
                 Err(fault) => Ok(Err(fault)),
             }
         })

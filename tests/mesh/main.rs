@@ -63,5 +63,6 @@ mod state_once;
 mod state_postgres;
 mod state_tools;
 mod stray_files;
+mod traces;
 mod versions;
 mod wasi_http;

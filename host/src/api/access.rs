@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::HeaderName;
 use http::request::Parts;
 
 use super::answer::{HttpResponse, NODE};
-use crate::message::Message;
+use crate::message::{Message, Trace};
 use crate::telemetry::{Access, AccessLog, Stages};
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// One request. Its line is written when this is dropped: also if the client goes away before.
 pub(super) struct Entry<'l> {
@@ -19,7 +16,7 @@ pub(super) struct Entry<'l> {
     began: Instant,
     method: String,
     path: String,
-    trace_id: Option<String>,
+    trace_id: Option<u128>,
     message: Option<Arc<Message>>,
     answer: Option<Answered>,
 }
@@ -32,15 +29,14 @@ struct Answered {
 
 impl<'l> Entry<'l> {
     pub(super) fn begin(log: &'l AccessLog, head: &Parts) -> Self {
-        let trace = head.headers.get(TRACEPARENT);
-        let trace = trace.and_then(|trace| trace.to_str().ok());
+        let trace = Trace::of(&head.headers);
         Self {
             log,
             time: SystemTime::now(),
             began: Instant::now(),
             method: head.method.to_string(),
             path: head.uri.path().to_owned(),
-            trace_id: trace.and_then(trace_id).map(str::to_owned),
+            trace_id: trace.map(|trace| trace.trace_id),
             message: None,
             answer: None,
         }
@@ -63,6 +59,9 @@ impl<'l> Entry<'l> {
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
         let (message, answer) = (self.message.as_deref(), self.answer.as_ref());
+        let traced = message.and_then(|message| message.trace);
+        let trace_id = traced.map(|trace| trace.trace_id).or(self.trace_id);
+        let trace_id = trace_id.map(|id| format!("{id:032x}"));
         self.log.write(&Access {
             time: Some(self.time),
             status: answer.map(|answer| answer.status),
@@ -73,7 +72,7 @@ impl Drop for Entry<'_> {
                 .filter(|_| message.is_some())
                 .and_then(|answer| answer.owner.as_deref()),
             message_id: message.map(|message| message.id),
-            trace_id: self.trace_id.as_deref(),
+            trace_id: trace_id.as_deref(),
             request_bytes: message.map_or(0, |message| message.body.len()),
             response_bytes: answer.map_or(0, |answer| answer.bytes),
             seconds: self.began.elapsed(),
@@ -90,10 +89,4 @@ fn stages(message: &Message) -> Option<Stages> {
         running,
         committing,
     })
-}
-
-/// The id of the trace that a request is part of (W3C Trace Context).
-fn trace_id(traceparent: &str) -> Option<&str> {
-    let id = traceparent.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(id)
 }

@@ -28,6 +28,7 @@ use crate::security::{
     AllowedOrigin, HostTrust, RequestSource, SEC_FETCH_SITE, ServerTls, Sites, Tokens,
 };
 use crate::telemetry::AccessLog;
+use crate::telemetry::traces::{self, Span};
 
 pub struct PublicConfig {
     pub node_id: NodeId,
@@ -322,7 +323,8 @@ impl Requests {
             }
         };
         let headers = message_headers::of(head);
-        let message = Arc::new(Message {
+        let mut span = traces::request(&headers, || span_name(&head.method, target).into());
+        let mut message = Message {
             // Without the counter, which all threads would contend for: ids of the same millisecond
             // need no order.
             id: Uuid::new_v7(Timestamp::now(NoContext)),
@@ -343,12 +345,17 @@ impl Requests {
             is_repeated: OnceLock::new(),
             is_sent: false,
             chain: None,
+            trace: None,
             watched: entry.is_some().then(Arc::default),
-        });
+        };
+        span.goes_on_in(&mut message);
+        span.describe(&message);
+        let message = Arc::new(message);
         if let Some(entry) = entry {
             entry.is_of(&message);
         }
         let response = self.run(&message).await;
+        answered(&mut span, &head.method, target, &response);
         // The reservation of the request's body, which was in memory until now.
         drop(reservation);
         (response, true)
@@ -367,6 +374,25 @@ impl Requests {
             Err(answer) => self.answers.send(message, *answer),
         }
     }
+}
+
+/// As the semantic conventions of OpenTelemetry have it: without what makes each request another.
+fn span_name(method: &HttpMethod, target: &Target) -> String {
+    format!("{method} {}", route(target))
+}
+
+fn route(target: &Target) -> &'static str {
+    if target.broadcast {
+        "/api/broadcast/{stream}/{partitionKey}"
+    } else {
+        "/api/{stream}/{partitionKey}"
+    }
+}
+
+fn answered(span: &mut Span, method: &HttpMethod, target: &Target, response: &HttpResponse) {
+    span.set("http.request.method", || method.to_string());
+    span.set("http.route", || route(target));
+    span.answered(response.status());
 }
 
 /// Whether a browser asks beforehand whether a page may send its request.

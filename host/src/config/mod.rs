@@ -13,6 +13,7 @@ mod network;
 mod plugins;
 mod setting;
 mod state;
+mod traces;
 mod written;
 
 use std::env;
@@ -31,6 +32,7 @@ pub use network::Network;
 pub use plugins::{PluginTerms, Plugins};
 pub use setting::{ConfigError, DefaultValue, Setting};
 pub use state::{State, StateTerms};
+pub use traces::Traces;
 pub use written::Values;
 
 /// The path of the file that can hold all settings; not a setting itself.
@@ -46,7 +48,7 @@ pub const CONFIG: Setting = Setting {
 
 /// Every setting, in the order of the documentation.
 pub fn settings() -> Vec<&'static Setting> {
-    let sections: [&[&'static Setting]; 7] = [
+    let sections: [&[&'static Setting]; 8] = [
         network::SETTINGS,
         mesh::SETTINGS,
         plugins::SETTINGS,
@@ -54,6 +56,7 @@ pub fn settings() -> Vec<&'static Setting> {
         access::SETTINGS,
         clients::SETTINGS,
         log::SETTINGS,
+        traces::SETTINGS,
     ];
     sections.concat()
 }
@@ -128,6 +131,7 @@ pub struct Config {
     pub access: Access,
     pub clients: Clients,
     pub log: Log,
+    pub traces: Traces,
 }
 
 impl Config {
@@ -148,6 +152,7 @@ impl Config {
             access: Access::read(settings)?,
             clients: Clients::read(settings)?,
             log: Log::read(settings)?,
+            traces: Traces::read(settings, |name| env::var(name).ok())?,
             plugins: Plugins::read(settings)?,
         };
         config.check_exposure(settings)?;

@@ -69,6 +69,13 @@ pub enum ConfigError {
         value: String,
         expected: String,
     },
+    /// A variable that is no setting of this program alone.
+    #[error("invalid {name} {value:?}: expected {expected}")]
+    Variable {
+        name: &'static str,
+        value: String,
+        expected: String,
+    },
     #[error("invalid config {file:?}: {problem}")]
     File { file: String, problem: String },
 }

@@ -29,6 +29,7 @@ use crate::message::{
 };
 use crate::peer::{BreakerState, Called, Peer, Peers, Request};
 use crate::placement;
+use crate::telemetry::traces::{self, Span};
 use crate::telemetry::{Route, Throttle, names};
 use retry::{Next, after, cause, costs};
 use retry_budget::RetryBudget;
@@ -267,7 +268,11 @@ impl Dispatcher {
 
     /// Delivers what a handler has sent.
     async fn deliver(&self, message: Arc<Message>) -> Delivered {
+        let (message, mut span) = delivered(message);
         let answer = self.send(&message, Instant::now() + DELIVERY_MAX).await;
+        if answer.outcome.is_err() {
+            span.fail(cause(&answer.outcome));
+        }
         let is_stateful = match self.route(&message) {
             Ok(route) => route.properties.is_stateful,
             Err(_) => false,
@@ -360,13 +365,18 @@ impl Dispatcher {
                 (Route::Local, Called { outcome, was_sent })
             }
             Target::Peer(peer) => {
+                let (forwarded, mut span) = forwarded(message, &candidate.node_id);
                 let called = peer
                     .call(
-                        Request::Run(message),
+                        Request::Run(forwarded.as_deref().unwrap_or(message)),
                         deadline,
                         route.reply_expected.bytes(),
                     )
                     .await;
+                if called.outcome.is_err() {
+                    span.fail(cause(&called.outcome));
+                }
+                drop(span);
                 match &called.outcome {
                     Ok(reply) => route.reply_expected.note(reply.body.len()),
                     // The reply was too large for the free memory: expect the maximum, so that the
@@ -391,6 +401,24 @@ impl Dispatcher {
             may_be_repeated: message.may_be_repeated(route.properties),
         }
     }
+}
+
+/// The span of a message's way to another node, and the message as part of it, if it is traced.
+fn forwarded(message: &Message, to: &NodeId) -> (Option<Box<Message>>, Span) {
+    let span = traces::forward(message, to);
+    let forwarded = span.trace().map(|_| {
+        let mut forwarded = Box::new(message.clone());
+        span.goes_on_in(&mut forwarded);
+        forwarded
+    });
+    (forwarded, span)
+}
+
+/// A message that a handler has sent, as it is delivered: with a span, if its sender was traced.
+fn delivered(message: Arc<Message>) -> (Arc<Message>, Span) {
+    let mut own = Arc::unwrap_or_clone(message);
+    let span = traces::delivery(&mut own);
+    (Arc::new(own), span)
 }
 
 /// The answer to a message with which a node was lost before. A refusal by later nodes does not prove

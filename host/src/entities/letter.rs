@@ -133,6 +133,7 @@ impl Letter {
             is_repeated: OnceLock::new(),
             is_sent: true,
             chain: None,
+            trace: None,
             watched: None,
         })
     }

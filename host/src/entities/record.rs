@@ -390,6 +390,7 @@ mod tests {
             is_repeated: OnceLock::new(),
             is_sent: false,
             chain: None,
+            trace: None,
             watched: None,
         }
     }

@@ -20,6 +20,7 @@ use super::seed::{OwnAddresses, Seed};
 use super::seed_problems::SeedProblems;
 use super::seeds::{contact_seeds, look_up};
 use super::view::{self, Node, View};
+use crate::message::NodeId;
 use crate::telemetry::names;
 
 /// How often the seeds are checked for problems.
@@ -199,8 +200,9 @@ fn log_changes(old: &View, new: &View) {
             counter!(names::VIEW_CHANGES, "change" => "seen").increment(1);
         }
     }
-    for node_id in old.nodes.keys().filter(|id| !new.nodes.contains_key(*id)) {
-        info!(event = "node-gone", %node_id, nodes = new.nodes.len(), "node gone");
+    let is_gone = |(id, _): &(&NodeId, &Node)| !new.nodes.contains_key(*id);
+    for (node_id, Node { state, .. }) in old.nodes.iter().filter(is_gone) {
+        info!(event = "node-gone", %node_id, ?state, nodes = new.nodes.len(), "node gone");
         counter!(names::VIEW_CHANGES, "change" => "gone").increment(1);
     }
 }

@@ -12,6 +12,7 @@ mod request;
 mod sending;
 mod short_hash;
 mod store_time;
+mod trace;
 mod watched;
 
 pub use chain::{CHAIN_MAX, Caller, Chain};
@@ -30,6 +31,7 @@ pub use request::{
 pub use sending::{Outgoing, SENT_MAX, Sending, Sends, TIMER};
 pub use short_hash::short_hash;
 pub use store_time::StoreTime;
+pub use trace::{TRACEPARENT, Trace};
 pub use watched::{Stage, Watched};
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.

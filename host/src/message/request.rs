@@ -10,6 +10,7 @@ use super::chain::Chain;
 use super::names::{PartitionKey, StreamName};
 use super::offer::StreamProperties;
 use super::store_time::StoreTime;
+use super::trace::Trace;
 use super::watched::Watched;
 
 /// Upper limit for the configured body size: a body is held in memory, and sent in chunks between
@@ -130,6 +131,8 @@ pub struct Message {
     pub is_sent: bool,
     /// The handlers that wait for it, if a handler calls with it.
     pub chain: Option<Arc<Chain>>,
+    /// The span that what is done for it belongs to; none if it is not traced.
+    pub trace: Option<Trace>,
     /// What is noted on its way, if somebody wants to know.
     pub watched: Option<Arc<Watched>>,
 }

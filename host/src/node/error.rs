@@ -11,7 +11,7 @@ use crate::message::NameError;
 use crate::plugins::SourceError;
 use crate::runtime::EngineError;
 use crate::security::TlsError;
-use crate::telemetry::MetricsError;
+use crate::telemetry::{MetricsError, TracesError};
 
 /// Why a node could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,8 @@ pub enum NodeError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     #[error("the system gives no threads for connections")]
     Threads(#[source] io::Error),
     #[error("a socket has no address")]

@@ -16,7 +16,7 @@ use tracing::error;
 
 use crate::config::Config;
 use crate::membership::GossipError;
-use crate::telemetry::Events;
+use crate::telemetry::{Events, traces};
 use parts::Parts;
 use vital::vital;
 
@@ -59,5 +59,7 @@ pub async fn run(
         );
     }
     leave::leave(node, &config).await;
+    // The library waits for its own thread, which waits for the runtime.
+    let _ = tokio::task::spawn_blocking(traces::finish).await;
     ended.map_or(Ok(()), |task| Err(NodeError::Ended(task)))
 }

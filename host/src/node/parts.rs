@@ -29,7 +29,7 @@ use crate::message::NodeId;
 use crate::peer::{Hello, Peers, Reporter, Server};
 use crate::plugins::Catalog;
 use crate::security::{Keyring, Tokens};
-use crate::telemetry::{AccessLog, Events, Metrics};
+use crate::telemetry::{AccessLog, Events, Metrics, traces};
 
 /// A running node with all its parts.
 pub(super) struct Parts {
@@ -95,6 +95,9 @@ impl Parts {
         let own = own_node(config, &sockets)?;
         config.check_certificate_of(&own.node_id)?;
         log_start(config, &sockets, &own.node_id)?;
+        if let Some(config) = config.traces.0.clone() {
+            traces::start(config, &own.node_id, Handle::current())?;
+        }
         let secrets = follow_secrets(config, vital);
         let lanes = Lanes::start().map_err(NodeError::Threads)?;
         let tls = secrets::peer_tls(config, &own.node_id, secrets.clone(), vital)?;

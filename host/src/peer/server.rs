@@ -34,6 +34,7 @@ use crate::local::{LocalService, Origin};
 use crate::message::{Fault, Message, Refusal, Reply};
 use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::Throttle;
+use crate::telemetry::traces;
 
 /// Concurrent connections of peers: a mesh of a thousand nodes, each with its maximum of links,
 /// plus room for reconnects.
@@ -406,6 +407,7 @@ impl<S: LocalService> Server<S> {
             reservation,
         } = call;
         message.body = body.into_bytes();
+        let mut span = traces::forwarded(&mut message);
         let message: Arc<Message> = Arc::from(message);
         let watched = message.watched.clone();
         if !session.may_begin(id)? {
@@ -431,6 +433,10 @@ impl<S: LocalService> Server<S> {
                 Err(fault) => Err(fault),
             };
             drop(reservation);
+            if let Err(fault) = &outcome {
+                span.fail(&fault.to_string());
+            }
+            drop(span);
             running
                 .session
                 .answer(id, outcome, watched.as_deref())

@@ -113,7 +113,7 @@ impl Instance {
     ) -> Result<Returned, Stopped> {
         self.calls += 1;
         let state = self.store.data_mut();
-        state.begin(message.id, deadline, context.take());
+        state.begin(message, deadline, context.take());
         self.store.set_epoch_deadline(1);
         let result = {
             let guest = pin!(self.exports.call(&mut self.store, message, arguments));

@@ -21,8 +21,9 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// The field that names an event.
 const NAME: &str = "event";
 
-/// The node that an event is about.
+/// The node that an event is about, and its state.
 const NODE: &str = "node_id";
+const STATE: &str = "state";
 
 /// The last events. Clones share them.
 #[derive(Clone, Default)]
@@ -37,8 +38,11 @@ pub struct Event {
     pub name: String,
     /// What the log says, and the fields behind it.
     pub text: String,
+    /// The node that it is about, and the state of it.
     #[serde(skip)]
     pub node: Option<String>,
+    #[serde(skip)]
+    pub state: Option<String>,
 }
 
 impl Events {
@@ -79,6 +83,7 @@ impl<S: Subscriber> Layer<S> for Events {
             name,
             text,
             node: fields.node,
+            state: fields.state,
         });
     }
 }
@@ -89,6 +94,7 @@ struct Fields {
     message: String,
     others: String,
     node: Option<String>,
+    state: Option<String>,
 }
 
 impl Fields {
@@ -98,8 +104,10 @@ impl Fields {
             "message" => self.message = value,
             name => {
                 let _ = write!(self.others, ", {name}: {value}");
-                if name == NODE {
-                    self.node = Some(value);
+                match name {
+                    NODE => self.node = Some(value),
+                    STATE => self.state = Some(value),
+                    _ => {}
                 }
             }
         }
@@ -155,6 +163,7 @@ mod tests {
                 name: name.into(),
                 text: String::new(),
                 node: None,
+                state: None,
             });
         };
         push("once", 0);

@@ -10,6 +10,7 @@ mod printable;
 mod samples;
 mod stage_clock;
 mod throttle;
+pub mod traces;
 
 pub use access_log::{Access, AccessLog, Stages};
 pub use events::{Event, Events};
@@ -20,3 +21,4 @@ pub use metrics::{
 pub use samples::{Sample, samples};
 pub use stage_clock::StageClock;
 pub use throttle::Throttle;
+pub use traces::{Root, Sampler, TracesConfig, TracesError};

@@ -3,6 +3,7 @@
 
 mod browser;
 mod client;
+mod collector;
 pub(crate) mod frames;
 mod gate;
 mod hand_made;
@@ -33,6 +34,7 @@ use std::io::Write as _;
 
 pub(crate) use browser::Browser;
 pub(crate) use client::{Answer, Client, Crowd, Request};
+pub(crate) use collector::{Collector, attribute};
 pub(crate) use gate::Gate;
 pub(crate) use hand_made::HandMade;
 pub(crate) use http2::Http2;

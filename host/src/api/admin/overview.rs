@@ -30,6 +30,9 @@ const STUCK_MAX: usize = 1_000;
 /// Whether the request came with a session: the page then offers to end it.
 const SESSION: HeaderName = HeaderName::from_static("meshage-session");
 
+/// How long a node that is gone is shown.
+const GONE_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// The event that tells that a node is gone.
 const GONE: &str = "node-gone";
 
@@ -166,10 +169,16 @@ impl Admin {
     }
 }
 
-/// The nodes that this one has lost sight of, as its events tell.
+/// The nodes that this one has lost sight of lately, as its events tell; those that have left are not
+/// missed.
 fn gone(events: &[Event], is_gone: impl Fn(&str) -> bool) -> Vec<SeenNode> {
+    let since = millis(SystemTime::now()).saturating_sub(GONE_MAX.as_millis() as u64);
+    let has_left = format!("{:?}", NodeState::Leaving);
+    let is_missed = |event: &&Event| {
+        event.name == GONE && event.at >= since && event.state.as_ref() != Some(&has_left)
+    };
     let mut gone = BTreeMap::new();
-    for event in events.iter().filter(|event| event.name == GONE) {
+    for event in events.iter().filter(is_missed) {
         if let Some(node) = event.node.as_deref().filter(|node| is_gone(node)) {
             gone.insert(node.to_owned(), event.at);
         }

@@ -468,6 +468,7 @@ fn decode_call(id: CallId, frame: Bytes) -> Result<Frame, WireError> {
         chain: extension(&head.extensions, CHAIN)
             .map(chain::read)
             .transpose()?,
+        trace: None,
         watched: extension(&head.extensions, WATCHED).map(|_| Arc::default()),
     };
     let body = Body::new(head.body_bytes, frame.slice_ref(first))?;
@@ -564,6 +565,7 @@ pub(super) mod tests {
                     callers: vec![caller(true), caller(false)],
                 })
             }),
+            trace: None,
             watched: (body_bytes == 1).then(Arc::default),
         }
     }

@@ -20,7 +20,7 @@ use wasmtime::component::Linker;
 use super::entry::{Entry, ManifestError};
 use super::guest_log::GuestLog;
 use super::interfaces::{MESH, MESH_VERSION, Package};
-use crate::message::StreamName;
+use crate::message::{StreamName, Trace};
 
 pub(super) use calls::CALLS;
 pub use calls::{CallContext, Caller};
@@ -73,12 +73,21 @@ trait Capability: Sized + Send + 'static {
 
     fn instance(shared: &Arc<Self::Shared>, log: &GuestLog) -> Self;
 
-    /// Called when a call, or the start of the instance, begins; it must end by the deadline. A call
-    /// with state sees this of it.
-    fn begin(&mut self, _deadline: Instant, _view: Option<&Arc<dyn StateView>>) {}
+    /// Called when a call, or the start of the instance, begins.
+    fn begin(&mut self, _call: &Begun<'_>) {}
 
     /// Called when the call has ended.
     fn end(&mut self) {}
+}
+
+/// A call, or the start of an instance.
+pub(super) struct Begun<'c> {
+    /// It must end by then.
+    deadline: Instant,
+    /// What a call with state sees of it.
+    view: Option<&'c Arc<dyn StateView>>,
+    /// What it does belongs to this span, if its message is traced.
+    trace: Option<Trace>,
 }
 
 /// Generates the host's state, with one field per capability.
@@ -133,8 +142,8 @@ macro_rules! capabilities {
                 Self { $($name: <$capability>::instance(&shared.$name, log)),+ }
             }
 
-            fn begin(&mut self, deadline: Instant, view: Option<&Arc<dyn StateView>>) {
-                $(self.$name.begin(deadline, view);)+
+            fn begin(&mut self, call: &Begun<'_>) {
+                $(self.$name.begin(call);)+
             }
 
             fn end(&mut self) {

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use uuid::Uuid;
 use wasmtime::component::ResourceTable;
 
-use super::{CallContext, Held, Shared};
-use crate::message::StreamName;
+use super::{Begun, CallContext, Held, Shared};
+use crate::message::{Message, StreamName};
 use crate::runtime::budget::Budget;
 use crate::runtime::guest_log::GuestLog;
 use crate::runtime::turns::Turn;
@@ -39,7 +38,11 @@ impl HostState {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
         let mut held = Held::new(shared, &log);
-        held.begin(deadline, None);
+        held.begin(&Begun {
+            deadline,
+            view: None,
+            trace: None,
+        });
         Self {
             held,
             resources,
@@ -54,7 +57,7 @@ impl HostState {
     /// Called when a call begins.
     pub(in crate::runtime) fn begin(
         &mut self,
-        message: Uuid,
+        message: &Message,
         deadline: Instant,
         context: Option<Box<CallContext>>,
     ) {
@@ -64,9 +67,13 @@ impl HostState {
             .context
             .as_deref()
             .and_then(|context| context.entity.as_ref());
-        self.held.begin(deadline, entity.map(|entity| &entity.view));
+        self.held.begin(&Begun {
+            deadline,
+            view: entity.map(|entity| &entity.view),
+            trace: message.trace,
+        });
         self.budget.begin();
-        self.log.begin(message);
+        self.log.begin(message.id);
     }
 
     /// Called when the call has ended.

@@ -39,6 +39,7 @@ pub(crate) fn message() -> Result<Message> {
         is_repeated: Default::default(),
         is_sent: false,
         chain: None,
+        trace: None,
         watched: None,
     })
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::{Capability, HostSettings, HostState, StateView};
+use super::{Begun, Capability, HostSettings, HostState};
 use crate::message::StreamName;
 use crate::runtime::entry::{Entry, ManifestError};
 use crate::runtime::guest_log::GuestLog;
@@ -81,6 +81,7 @@ impl Capability for Http {
             // Set when the instance starts.
             deadline: Instant::now(),
             view: None,
+            trace: None,
         };
         Self {
             context,
@@ -89,9 +90,10 @@ impl Capability for Http {
         }
     }
 
-    fn begin(&mut self, deadline: Instant, view: Option<&Arc<dyn StateView>>) {
-        self.sender.deadline = deadline;
-        self.sender.view = view.cloned();
+    fn begin(&mut self, call: &Begun<'_>) {
+        self.sender.deadline = call.deadline;
+        self.sender.view = call.view.cloned();
+        self.sender.trace = call.trace;
     }
 
     fn end(&mut self) {

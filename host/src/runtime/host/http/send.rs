@@ -11,7 +11,9 @@ use tokio::time::timeout_at;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
 
 use super::access::Access;
+use crate::message::Trace;
 use crate::runtime::host::StateView;
+use crate::telemetry::traces;
 
 /// Maximum size of a request body, and of a response body.
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
@@ -29,6 +31,8 @@ pub(super) struct Sender {
     pub(super) deadline: Instant,
     /// What the call sees of its entity: nothing is sent before that is committed.
     pub(super) view: Option<Arc<dyn StateView>>,
+    /// The span that its requests belong to, if its message is traced.
+    pub(super) trace: Option<Trace>,
 }
 
 pub(super) type Connection = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -74,6 +78,8 @@ impl Sender {
         let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
         let connect_max = options.connect_timeout.unwrap_or(CONNECT_MAX);
         options.connect_timeout = Some(connect_max.min(CONNECT_MAX));
+        let mut request = request;
+        let mut span = traces::outbound(self.trace.as_ref(), &mut request);
         let request = request.map(|body| {
             bounded(body, || {
                 Error::HttpRequestBodySize(Some(BODY_BYTES_MAX as u64))
@@ -106,6 +112,11 @@ impl Sender {
             let sent: Result<_, Error> = timeout_at(deadline, sending)
                 .await
                 .unwrap_or(Err(Error::HttpResponseTimeout));
+            match &sent {
+                Ok((response, _)) => span.answered(response.status()),
+                Err(error) => span.fail(&error.to_string()),
+            }
+            drop(span);
             let (response, connection) = sent?;
             let connection: Connection = Box::new(async move {
                 let _permit = permit;

@@ -1,0 +1,95 @@
+//! Brings spans to the collector, over HTTP. One that is away is told once, and again when it is back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+/// The most of an answer that is read.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// Sends what the library's own thread gives it, on the runtime.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    timeout: Duration,
+    runtime: Handle,
+    is_away: AtomicBool,
+}
+
+impl Exporter {
+    pub(super) fn new(timeout: Duration, runtime: Handle) -> Self {
+        let connector = HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .build();
+        Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            timeout,
+            runtime,
+            is_away: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self, sent: &Result<Response<Bytes>, HttpError>) {
+        let problem = match sent {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answers {}", answer.status())),
+            Err(error) => Some(causes(error.as_ref())),
+        };
+        let is_away = problem.is_some();
+        if self.is_away.swap(is_away, Ordering::Relaxed) == is_away {
+            return;
+        }
+        match problem {
+            Some(error) => warn!(
+                event = "traces-not-taken",
+                error, "the collector of traces does not take them; until it does they are lost"
+            ),
+            None => info!(
+                event = "traces-taken",
+                "the collector of traces takes them again"
+            ),
+        }
+    }
+}
+
+/// An error with what is behind it.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.join(": ")
+}
+
+#[async_trait]
+impl HttpClient for Exporter {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        let exchange = async move {
+            let answer = client.request(request.map(Full::new)).await?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
+            Ok::<_, HttpError>(Response::from_parts(head, body.to_bytes()))
+        };
+        let max = self.timeout;
+        let sending = self.runtime.spawn(async move { timeout(max, exchange).await });
+        let sent = match sending.await {
+            Ok(Ok(sent)) => sent,
+            Ok(Err(late)) => Err(late.into()),
+            // The runtime ends.
+            Err(error) => Err(error.into()),
+        };
+        self.note(&sent);
+        sent
+    }
+}

@@ -1,0 +1,316 @@
+//! Who has a slow request finds where its time went, across nodes and into the handler, in the tool that they use.
+
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::harness::{
+    Collector, Node, Plugins, Setup, State, act, attribute, journal_setup, list, refs, until,
+    wait_for_mesh,
+};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SENDER: &str = "00f067aa0ba902b7";
+
+/// What a node is told that is to send its traces there, soon.
+fn traced(setup: Setup, collector: &Collector) -> Setup {
+    setup
+        .variable(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format!("http://{}", collector.addr),
+        )
+        .variable("OTEL_BSP_SCHEDULE_DELAY", "100")
+}
+
+async fn journal_mesh(collector: &Collector, state: &State) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 1..=2 {
+        let setup = traced(journal_setup(number, state), collector);
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    nodes
+}
+
+fn kind(span: &Span) -> SpanKind {
+    SpanKind::try_from(span.kind).unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The children of a span, by name.
+fn children<'s>(spans: &'s [(String, Span)], parent: &Span) -> Vec<(&'s str, &'s str, &'s Span)> {
+    let own = spans
+        .iter()
+        .filter(|(_, span)| span.parent_span_id == parent.span_id);
+    let mut own: Vec<_> = own
+        .map(|(node, span)| (&*span.name, &**node, span))
+        .collect();
+    own.sort_by_key(|(.., span)| span.start_time_unix_nano);
+    own
+}
+
+fn names<'s>(children: &[(&'s str, &'s str, &Span)]) -> Vec<(&'s str, &'s str)> {
+    children
+        .iter()
+        .map(|(name, node, _)| (*name, *node))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_forwarded_message_that_calls_another_is_one_trace() {
+    let (collector, state) = (Collector::start().await, State::sqlite());
+    let nodes = journal_mesh(&collector, &state).await;
+    let far = nodes[0].key_owned_by("journal", "n2").await;
+    let near = nodes[0].key_owned_by("journal", "n1").await;
+    let parent = format!("00-{TRACE}-{SENDER}-01");
+    let path = format!("/api/journal/{far}?append=x&call={near}&call_then=append");
+    let answer = nodes[0]
+        .post(&path)
+        .header("traceparent", &parent)
+        .send()
+        .await;
+    answer.ok();
+    let is_root = |_: &str, span: &Span| hex(&span.parent_span_id) == SENDER;
+    let (node, server) = collector.span(is_root).await;
+    assert_eq!((node.as_str(), kind(&server)), ("n1", SpanKind::Server));
+    assert_eq!(server.name, "POST /api/{stream}/{partitionKey}");
+    for (name, value) in [
+        ("http.request.method", "POST"),
+        ("http.route", "/api/{stream}/{partitionKey}"),
+        ("http.response.status_code", "200"),
+        ("meshage.stream", "journal"),
+        ("meshage.partition_key", ""),
+    ] {
+        assert_eq!(attribute(&server.attributes, name), value, "{name}");
+    }
+    // The owner's spans come with its own batch.
+    collector
+        .span(|node, span| node == "n2" && span.name == "commit")
+        .await;
+    let spans = collector.spans();
+    assert!(
+        spans.iter().all(|(_, span)| hex(&span.trace_id) == TRACE),
+        "{spans:#?}"
+    );
+    let of_server = children(&spans, &server);
+    assert_eq!(names(&of_server), [("forward", "n1")]);
+    let of_forward = children(&spans, of_server[0].2);
+    assert_eq!(names(&of_forward), [("forwarded", "n2")]);
+    let at_owner = children(&spans, of_forward[0].2);
+    let stages = names(&at_owner);
+    for stage in ["wait", "run", "call", "commit"] {
+        assert!(stages.contains(&(stage, "n2")), "{stages:?}");
+    }
+    let call = at_owner
+        .iter()
+        .find(|(name, ..)| *name == "call")
+        .unwrap()
+        .2;
+    assert_eq!(kind(call), SpanKind::Client);
+    let back = children(&spans, call);
+    assert_eq!(names(&back), [("forward", "n2")]);
+    let called = children(&spans, children(&spans, back[0].2)[0].2);
+    assert!(names(&called).contains(&("run", "n1")), "{called:#?}");
+    // Each lies within the one that it belongs to.
+    for (_, span) in &spans {
+        for (name, _, child) in children(&spans, span) {
+            let margin = 2_000_000;
+            assert!(
+                child.start_time_unix_nano + margin >= span.start_time_unix_nano,
+                "{name}"
+            );
+            assert!(
+                child.end_time_unix_nano <= span.end_time_unix_nano + margin,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_sends_is_a_trace_that_is_linked_with_its_own() {
+    let (collector, state) = (Collector::start().await, State::sqlite());
+    let nodes = journal_mesh(&collector, &state).await;
+    let to = nodes[0].key_owned_by("journal", "n2").await;
+    let path = format!("/api/journal/a?append=x&send={to}&send_id=sent");
+    let parent = format!("00-{TRACE}-{SENDER}-01");
+    nodes[0]
+        .post(&path)
+        .header("traceparent", &parent)
+        .send()
+        .await
+        .ok();
+    until(|| async { list(&nodes[0], &to).await.contains("sent") }).await;
+    let (_, delivery) = collector.span(|_, span| span.name == "deliver").await;
+    assert_eq!(kind(&delivery), SpanKind::Consumer);
+    assert_ne!(hex(&delivery.trace_id), TRACE);
+    assert_eq!(hex(&delivery.links[0].trace_id), TRACE);
+    let own = delivery.trace_id.clone();
+    let run = collector
+        .span(move |_, span| span.name == "run" && span.trace_id == own)
+        .await;
+    assert_eq!(attribute(&run.1.attributes, "meshage.partition_key"), "");
+}
+
+#[tokio::test]
+async fn failures_and_keys_are_in_the_spans_if_they_shall_be() {
+    let collector = Collector::start().await;
+    let node = traced(Setup::new(Plugins::usual()).id("n1"), &collector)
+        .variable(
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "deployment.environment=test,service.name=shop",
+        )
+        .variable("OTEL_EXPORTER_OTLP_HEADERS", "x-api-key=secret")
+        .flag("--trace-keys", "true")
+        .ready()
+        .await;
+    node.post("/api/fickle/k?panic=1")
+        .send()
+        .await
+        .problem(500, "crashed");
+    let (_, span) = collector
+        .span(|_, span| kind(span) == SpanKind::Server)
+        .await;
+    assert_eq!(attribute(&span.attributes, "meshage.partition_key"), "k");
+    assert_eq!(
+        attribute(&span.attributes, "http.response.status_code"),
+        "500"
+    );
+    assert_eq!(attribute(&span.attributes, "error.type"), "500");
+    assert_eq!(span.status.unwrap().code, StatusCode::Error as i32);
+    assert!(span.parent_span_id.is_empty(), "it is a root");
+    let resources = collector.resources();
+    for part in [
+        "service.name=shop",
+        "deployment.environment=test",
+        "service.instance.id=n1",
+    ] {
+        assert!(resources[0].contains(part), "{resources:?}");
+    }
+    assert_eq!(collector.headers()[0]["x-api-key"], "secret");
+}
+
+#[tokio::test]
+async fn whether_a_request_is_traced_its_sender_and_the_sampler_decide() {
+    let collector = Collector::start().await;
+    let setup = |sampler: &str| {
+        let setup = traced(Setup::new(Plugins::usual()), &collector);
+        setup.id(sampler).variable("OTEL_TRACES_SAMPLER", sampler)
+    };
+    let off = setup("parentbased_always_off").ready().await;
+    off.post("/api/echo/1").send().await.ok();
+    let told_not = format!("00-{TRACE}-{SENDER}-00");
+    off.post("/api/echo/2")
+        .header("traceparent", &told_not)
+        .send()
+        .await
+        .ok();
+    let told = format!("00-{TRACE}-{SENDER}-01");
+    off.post("/api/echo/3")
+        .header("traceparent", &told)
+        .send()
+        .await
+        .ok();
+    let on = setup("always_on").ready().await;
+    on.post("/api/echo/4")
+        .header("traceparent", &told_not)
+        .send()
+        .await
+        .ok();
+    collector.span(|node, _| node == "always_on").await;
+    collector
+        .span(|node, _| node == "parentbased_always_off")
+        .await;
+    let servers = collector.spans();
+    let servers = servers
+        .iter()
+        .filter(|(_, span)| kind(span) == SpanKind::Server);
+    let mut nodes: Vec<&str> = servers.map(|(node, _)| node.as_str()).collect();
+    nodes.sort_unstable();
+    assert_eq!(nodes, ["always_on", "parentbased_always_off"]);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_is_told_once_and_costs_no_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let mut node = Setup::new(Plugins::usual())
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{addr}"))
+        .variable("OTEL_BSP_SCHEDULE_DELAY", "50")
+        .ready()
+        .await;
+    node.post("/api/echo/1").send().await.ok();
+    node.event("traces-not-taken").await;
+    for number in 0..20 {
+        node.post(&format!("/api/echo/{number}")).send().await.ok();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.events("traces-not-taken"), 1);
+    // When it is there it gets what comes then.
+    let Ok(listener) = TcpListener::bind(addr).await else {
+        return;
+    };
+    let collector = Collector::on(listener);
+    until(|| async {
+        node.post("/api/echo/1").send().await.ok();
+        !collector.spans().is_empty()
+    })
+    .await;
+    node.event("traces-taken").await;
+    // The last ones get there, too.
+    let last = format!("00-{TRACE}-{SENDER}-01");
+    node.post("/api/echo/last")
+        .header("traceparent", &last)
+        .send()
+        .await
+        .ok();
+    node.signal(rustix::process::Signal::TERM);
+    assert!(node.ended().await.success());
+    collector.span(|_, span| hex(&span.trace_id) == TRACE).await;
+}
+
+#[tokio::test]
+async fn variables_that_cannot_be_used_are_named() {
+    let directory = TempDir::new().unwrap();
+    drop(directory);
+    for (name, value, told) in [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "4318"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "always_on"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "milliseconds"),
+    ] {
+        let setup = Setup::new(Plugins::usual())
+            .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+            .variable(name, value);
+        let (code, said) = setup.fail().await;
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(name) && said.contains(told), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_unless_it_is_said_where_to() {
+    let collector = Collector::start().await;
+    for (name, value) in [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+    ] {
+        let setup = traced(Setup::new(Plugins::usual()), &collector);
+        let mut node = setup.variable(name, value).ready().await;
+        node.post("/api/echo/1").send().await.ok();
+        node.signal(rustix::process::Signal::TERM);
+        assert!(node.ended().await.success());
+    }
+    assert!(collector.spans().is_empty());
+    let state = State::sqlite();
+    let node = journal_setup(1, &state).ready().await;
+    act(&node, "a", "append=x").await.ok();
+}
