@@ -5,7 +5,7 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::harness::{
@@ -63,6 +63,27 @@ fn names<'s>(children: &[(&'s str, &'s str, &Span)]) -> Vec<(&'s str, &'s str)> 
         .collect()
 }
 
+/// A span with all below it: when it began, how long it took, on which node.
+fn tree(spans: &[(String, Span)], span: &Span, depth: usize, began: u64) -> String {
+    let (node, _) = spans
+        .iter()
+        .find(|(_, own)| own.span_id == span.span_id)
+        .unwrap();
+    let micros = |nanos: u64| nanos / 1_000;
+    let mut text = format!(
+        "{:>6} {:>6} {node} {}{} ({:?})\n",
+        micros(span.start_time_unix_nano.saturating_sub(began)),
+        micros(span.end_time_unix_nano - span.start_time_unix_nano),
+        "  ".repeat(depth),
+        span.name,
+        kind(span),
+    );
+    for (.., child) in children(spans, span) {
+        text += &tree(spans, child, depth + 1, began);
+    }
+    text
+}
+
 #[tokio::test]
 async fn a_forwarded_message_that_calls_another_is_one_trace() {
     let (collector, state) = (Collector::start().await, State::sqlite());
@@ -118,6 +139,8 @@ async fn a_forwarded_message_that_calls_another_is_one_trace() {
     assert_eq!(names(&back), [("forward", "n2")]);
     let called = children(&spans, children(&spans, back[0].2)[0].2);
     assert!(names(&called).contains(&("run", "n1")), "{called:#?}");
+    // Shown if the test fails; `docs/tracing.md` has it.
+    println!("{}", tree(&spans, &server, 0, server.start_time_unix_nano));
     // Each lies within the one that it belongs to.
     for (_, span) in &spans {
         for (name, _, child) in children(&spans, span) {
@@ -157,6 +180,47 @@ async fn what_a_handler_sends_is_a_trace_that_is_linked_with_its_own() {
         .span(move |_, span| span.name == "run" && span.trace_id == own)
         .await;
     assert_eq!(attribute(&run.1.attributes, "meshage.partition_key"), "");
+}
+
+/// Answers one request, and tells its head.
+async fn told_head(listener: TcpListener) -> String {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+    stream.write_all(answer).await.unwrap();
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn a_trace_goes_on_in_the_requests_of_handlers() {
+    let collector = Collector::start().await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = other.local_addr().unwrap();
+    let manifest = format!("allowed_hosts = [\"{addr}\"]\n");
+    let plugins = Plugins::usual().with_file("fickle.toml", manifest);
+    let node = traced(Setup::new(plugins).id("n1"), &collector)
+        .ready()
+        .await;
+    let asked = tokio::spawn(told_head(other));
+    let path = format!("/api/fickle/1?fetch={addr}/path");
+    assert_eq!(node.post(&path).send().await.ok(), "hello");
+    let (_, request) = collector.span(|_, span| span.name == "request").await;
+    assert_eq!(kind(&request), SpanKind::Client);
+    for (name, value) in [
+        ("http.request.method", "GET".to_owned()),
+        ("server.address", addr.ip().to_string()),
+        ("server.port", addr.port().to_string()),
+        ("http.response.status_code", "200".to_owned()),
+    ] {
+        assert_eq!(attribute(&request.attributes, name), value, "{name}");
+    }
+    let head = asked.await.unwrap();
+    let (trace, span) = (hex(&request.trace_id), hex(&request.span_id));
+    let expected = format!("traceparent: 00-{trace}-{span}-01");
+    assert!(head.contains(&expected), "{head}");
 }
 
 #[tokio::test]
@@ -279,8 +343,6 @@ async fn a_collector_that_is_away_is_told_once_and_costs_no_request() {
 
 #[tokio::test]
 async fn variables_that_cannot_be_used_are_named() {
-    let directory = TempDir::new().unwrap();
-    drop(directory);
     for (name, value, told) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "4318"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),

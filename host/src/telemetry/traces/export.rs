@@ -82,7 +82,9 @@ impl HttpClient for Exporter {
             Ok::<_, HttpError>(Response::from_parts(head, body.to_bytes()))
         };
         let max = self.timeout;
-        let sending = self.runtime.spawn(async move { timeout(max, exchange).await });
+        let sending = self
+            .runtime
+            .spawn(async move { timeout(max, exchange).await });
         let sent = match sending.await {
             Ok(Ok(sent)) => sent,
             Ok(Err(late)) => Err(late.into()),
