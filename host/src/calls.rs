@@ -295,11 +295,9 @@ impl Caller for Calling {
         Box::pin(async move {
             match self.message(outgoing)? {
                 Ok(mut message) => {
-                    let mut span = traces::call(&self.message, &mut message);
+                    let mut span = traces::call("call", &self.message, &mut message);
                     let outcome = self.ask(Arc::new(message)).await?;
-                    if let Err(fault) = &outcome {
-                        span.fail(&fault.to_string());
-                    }
+                    span.ended(&outcome);
                     drop(span);
                     self.go_on(outcome).await
                 }
@@ -311,7 +309,13 @@ impl Caller for Calling {
     fn deliver(&self, outgoing: Outgoing) -> Loading<'_, Result<(), Fault>> {
         Box::pin(async move {
             match self.message(outgoing)? {
-                Ok(message) => self.go_on(self.deliver(Arc::new(message)).await?).await,
+                Ok(mut message) => {
+                    let mut span = traces::call("send", &self.message, &mut message);
+                    let delivered = self.deliver(Arc::new(message)).await?;
+                    span.ended(&delivered);
+                    drop(span);
+                    self.go_on(delivered).await
+                }
                 Err(fault) => Ok(Err(fault)),
             }
         })

@@ -65,12 +65,17 @@ tests:
   - interval: 1m
     input_series:
       - { series: 'up{job="meshage", instance="n1"}', values: '1 1 0 0 0 0 0 0 0 0 0' }
-      - { series: 'meshage_messages_total{stream="echo", outcome="ok"}', values: '0+90x10' }
-      - { series: 'meshage_messages_total{stream="echo", outcome="invalid"}', values: '0+50x10' }
-      - { series: 'meshage_messages_total{stream="bad", outcome="ok"}', values: '0+90x10' }
-      - { series: 'meshage_messages_total{stream="bad", outcome="crashed"}', values: '0+10x10' }
-      - { series: 'meshage_peers{instance="n1"}', values: '1x10' }
-      - { series: 'meshage_peers{instance="n2"}', values: '1x10' }
+      - { series: 'meshage_messages_total{job="meshage", stream="echo", outcome="ok"}', values: '0+90x10' }
+      - { series: 'meshage_messages_total{job="meshage", stream="echo", outcome="invalid"}', values: '0+50x10' }
+      - { series: 'meshage_messages_total{job="meshage", stream="bad", outcome="ok"}', values: '0+90x10' }
+      - { series: 'meshage_messages_total{job="meshage", stream="bad", outcome="crashed"}', values: '0+10x10' }
+      - { series: 'meshage_peers{job="meshage", instance="n1"}', values: '1x10' }
+      - { series: 'meshage_peers{job="meshage", instance="n2"}', values: '1x10' }
+      - { series: 'meshage_peers{job="meshage-split", instance="n3"}', values: '0x10' }
+      - { series: 'meshage_peers{job="meshage-split", instance="n4"}', values: '0x10' }
+      - { series: 'meshage_state_refused_total{job="meshage"}', values: '0 0 0 7 30 60 90 120 150 180 210' }
+      - { series: 'meshage_open_breakers{job="meshage", instance="n1"}', values: '0 0 1x8' }
+      - { series: 'meshage_log_lines_dropped_total{job="meshage", instance="n1"}', values: '0 0 500x8' }
     alert_rule_test:
       - eval_time: 1m
         alertname: MeshageNodeDown
@@ -85,13 +90,41 @@ tests:
       - eval_time: 10m
         alertname: MeshageMessagesFail
         exp_alerts:
-          - exp_labels: { severity: page, stream: bad }
+          - exp_labels: { severity: page, job: meshage, stream: bad }
             exp_annotations:
               summary: 10% of the messages of bad fail
               description: The dashboard says with which outcome. `crashed` and `internal` are the handler's, `overloaded` is a limit.
       - eval_time: 10m
         alertname: MeshageNodesDisagree
-        exp_alerts: []
+        exp_alerts:
+          - exp_labels: { severity: page, job: meshage-split, instance: n3 }
+            exp_annotations:
+              summary: n3 sees another mesh than the meshage-split that is scraped
+              description: Look at the network between them, and at `node-gone` and `gossip-rejected` in their logs.
+          - exp_labels: { severity: page, job: meshage-split, instance: n4 }
+            exp_annotations:
+              summary: n4 sees another mesh than the meshage-split that is scraped
+              description: Look at the network between them, and at `node-gone` and `gossip-rejected` in their logs.
+      - eval_time: 10m
+        alertname: MeshageStateUnavailable
+        exp_alerts:
+          - exp_labels: { severity: page, job: meshage }
+            exp_annotations:
+              summary: Messages of stateful streams are refused, as the store does not work
+              description: Look at the database, or the disk. Nothing that was acknowledged is lost.
+      - eval_time: 10m
+        alertname: MeshageBreakerStaysOpen
+        exp_alerts:
+          - exp_labels: { severity: page, job: meshage, instance: n1 }
+            exp_annotations:
+              summary: n1 does not reach 1 of the nodes that it sees
+              description: Messages take another way meanwhile. Look at the network between the two, and at the cluster port of the other one.
+      - eval_time: 5m
+        alertname: MeshageLogDropped
+        exp_alerts:
+          - exp_labels: { severity: ticket, job: meshage, instance: n1 }
+            exp_annotations:
+              summary: "Lines of the log of n1 are lost: nobody takes them"
 "#;
 
 #[test]

@@ -149,6 +149,9 @@ async fn each_moves_when_what_it_counts_happens() {
     let first = Setup::new(directory.clone()).id("n1").secret(&secret);
     let first = first
         .flag("--data-dir", data.path().to_str().unwrap())
+        // Nobody is there.
+        .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+        .variable("OTEL_BSP_SCHEDULE_DELAY", "50")
         .ready()
         .await;
 
@@ -157,7 +160,10 @@ async fn each_moves_when_what_it_counts_happens() {
         .by(
             post(&first, "/api/echo/1"),
             &first,
-            &["meshage_client_connections"],
+            &[
+                "meshage_client_connections",
+                r#"meshage_spans_lost_total{because="not-taken"}"#,
+            ],
         )
         .await;
     drop(client);
@@ -330,6 +336,7 @@ async fn each_moves_when_what_it_counts_happens() {
     let series = [
         r#"meshage_failovers_total{stream="fickle",because="lost"}"#,
         r#"meshage_breaker_changes_total{state="open"}"#,
+        "meshage_open_breakers",
         r#"meshage_view_changes_total{change="gone"}"#,
     ];
     moved.by(second.kill(), &first, &series).await;

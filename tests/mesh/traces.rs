@@ -207,7 +207,7 @@ async fn a_trace_goes_on_in_the_requests_of_handlers() {
     let asked = tokio::spawn(told_head(other));
     let path = format!("/api/fickle/1?fetch={addr}/path");
     assert_eq!(node.post(&path).send().await.ok(), "hello");
-    let (_, request) = collector.span(|_, span| span.name == "request").await;
+    let (_, request) = collector.span(|_, span| span.name == "GET").await;
     assert_eq!(kind(&request), SpanKind::Client);
     for (name, value) in [
         ("http.request.method", "GET".to_owned()),
@@ -302,6 +302,88 @@ async fn whether_a_request_is_traced_its_sender_and_the_sampler_decide() {
 }
 
 #[tokio::test]
+async fn a_sampler_that_says_no_says_so_on_every_node() {
+    let collector = Collector::start().await;
+    let mut nodes: Vec<Node> = Vec::new();
+    for (id, sampler) in [("n1", "always_off"), ("n2", "traceidratio")] {
+        let setup = traced(Setup::new(Plugins::usual()).id(id), &collector)
+            .variable("OTEL_TRACES_SAMPLER", sampler)
+            .variable("OTEL_TRACES_SAMPLER_ARG", "0");
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    let told = format!("00-{TRACE}-{SENDER}-01");
+    for owner in ["n1", "n2"] {
+        let path = format!("/api/echo/{}", nodes[0].key_owned_by("echo", owner).await);
+        for node in &nodes {
+            let asked = node.post(&path).header("traceparent", &told).send().await;
+            asked.ok();
+        }
+    }
+    for mut node in nodes {
+        node.signal(rustix::process::Signal::TERM);
+        assert!(node.ended().await.success());
+    }
+    assert_eq!(collector.spans(), []);
+}
+
+#[tokio::test]
+async fn an_answer_of_a_handler_is_no_error_and_what_is_refused_is_a_span() {
+    let collector = Collector::start().await;
+    let mut nodes: Vec<Node> = Vec::new();
+    for id in ["n1", "n2"] {
+        let setup = traced(Setup::new(Plugins::usual()).id(id), &collector);
+        nodes.push(setup.seeds(&refs(&nodes)).start().await);
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    let far = nodes[0].key_owned_by("echo", "n2").await;
+    let asked = nodes[0].post(&format!("/api/echo/{far}")).body("no JSON");
+    asked.send().await.problem(400, "invalid");
+    for name in ["forward", "forwarded"] {
+        let (_, span) = collector.span(|_, span| span.name == name).await;
+        assert_eq!(attribute(&span.attributes, "error.type"), "", "{name}");
+        assert_eq!(span.status.unwrap_or_default().code, 0, "{name}");
+    }
+    let far = nodes[0].key_owned_by("fickle", "n2").await;
+    let crashing = nodes[0].post(&format!("/api/fickle/{far}?panic=1"));
+    crashing.send().await.problem(500, "crashed");
+    for name in ["forward", "forwarded"] {
+        let is_failed = |span: &Span| attribute(&span.attributes, "error.type") == "crashed";
+        let (_, span) = collector
+            .span(|_, span| span.name == name && is_failed(span))
+            .await;
+        assert_eq!(span.status.unwrap().code, StatusCode::Error as i32);
+    }
+    // Without a target there is no route, but a request.
+    nodes[0]
+        .post("/nothing")
+        .send()
+        .await
+        .problem(404, "no-route");
+    let (_, span) = collector.span(|_, span| span.name == "POST").await;
+    assert_eq!(
+        attribute(&span.attributes, "http.response.status_code"),
+        "404"
+    );
+}
+
+#[tokio::test]
+async fn what_the_queue_has_no_room_for_is_told_once() {
+    let collector = Collector::start().await;
+    let node = traced(Setup::new(Plugins::usual()), &collector)
+        .variable("OTEL_BSP_MAX_QUEUE_SIZE", "1")
+        .ready()
+        .await;
+    let lost = r#"meshage_spans_lost_total{because="queue-full"}"#;
+    until(|| async {
+        node.post("/api/echo/1").send().await.ok();
+        node.metric(lost).await > 0
+    })
+    .await;
+    assert_eq!(node.events("traces-queue-full"), 1);
+}
+
+#[tokio::test]
 async fn a_collector_that_is_away_is_told_once_and_costs_no_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -348,6 +430,11 @@ async fn variables_that_cannot_be_used_are_named() {
         ("OTEL_TRACES_EXPORTER", "zipkin", "otlp or none"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote", "always_on"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "milliseconds"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip or none"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none.pem", "PEM"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "key.pem", "no certificate"),
+        ("OTEL_PROPAGATORS", "b3", "tracecontext"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "from 1 up"),
     ] {
         let setup = Setup::new(Plugins::usual())
             .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")

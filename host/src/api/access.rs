@@ -1,16 +1,25 @@
-//! A request on its way into the access log.
+//! What is told of a request besides its answer: a line of the access log, a span of its trace.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use http::Method;
 use http::request::Parts;
 
 use super::answer::{HttpResponse, NODE};
 use crate::message::{Message, Trace};
+use crate::telemetry::traces::{self, Span};
 use crate::telemetry::{Access, AccessLog, Stages};
 
-/// One request. Its line is written when this is dropped: also if the client goes away before.
-pub(super) struct Entry<'l> {
+/// What is told of one request.
+pub(super) struct Record<'l> {
+    /// Boxed because it is rare: otherwise every request's future would reserve space for it.
+    entry: Option<Box<Entry<'l>>>,
+    span: Span,
+}
+
+/// A request on its way into the access log. Its line is written when this is dropped: also if the client goes away before.
+struct Entry<'l> {
     log: &'l AccessLog,
     time: SystemTime,
     began: Instant,
@@ -27,8 +36,44 @@ struct Answered {
     bytes: usize,
 }
 
+impl<'l> Record<'l> {
+    pub(super) fn begin(log: Option<&'l AccessLog>, head: &Parts) -> Self {
+        Self {
+            entry: log.map(|log| Box::new(Entry::begin(log, head))),
+            span: traces::request(&head.method, &head.uri, &head.headers),
+        }
+    }
+
+    pub(super) fn is_of_route(&mut self, method: &Method, route: &'static str) {
+        self.span.is_of_route(method, route);
+    }
+
+    /// Has what is done for the message told, too.
+    pub(super) fn goes_on_in(&mut self, message: &mut Message) {
+        message.watched = self.entry.is_some().then(Arc::default);
+        self.span.goes_on_in(message);
+        self.span.describe(message);
+    }
+
+    pub(super) fn is_of(&mut self, message: &Arc<Message>) {
+        if let Some(entry) = &mut self.entry {
+            entry.message = Some(message.clone());
+        }
+    }
+
+    pub(super) fn is_answered(&mut self, response: &HttpResponse) {
+        self.span.answered(response.status());
+        if let Some(entry) = &mut self.entry {
+            entry.is_answered(response);
+            if let Some(trace) = self.span.trace() {
+                entry.trace_id = Some(trace.trace_id);
+            }
+        }
+    }
+}
+
 impl<'l> Entry<'l> {
-    pub(super) fn begin(log: &'l AccessLog, head: &Parts) -> Self {
+    fn begin(log: &'l AccessLog, head: &Parts) -> Self {
         let trace = Trace::of(&head.headers);
         Self {
             log,
@@ -42,11 +87,7 @@ impl<'l> Entry<'l> {
         }
     }
 
-    pub(super) fn is_of(&mut self, message: &Arc<Message>) {
-        self.message = Some(message.clone());
-    }
-
-    pub(super) fn is_answered(&mut self, response: &HttpResponse) {
+    fn is_answered(&mut self, response: &HttpResponse) {
         let owner = response.headers().get(NODE);
         self.answer = Some(Answered {
             status: response.status().as_u16(),

@@ -5,6 +5,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version};
 
 use crate::message::RESERVED_HEADERS;
+use crate::security::SESSION_COOKIES;
 
 /// Takes the headers out of a request's head, as handlers may see them.
 pub(super) fn of(head: &mut Parts) -> HeaderMap {
@@ -12,6 +13,7 @@ pub(super) fn of(head: &mut Parts) -> HeaderMap {
     if head.version > Version::HTTP_11 {
         join_cookies(&mut headers);
     }
+    drop_sessions(&mut headers);
     note_authority(&mut headers, &head.uri);
     drop_reserved(&mut headers);
     headers
@@ -42,6 +44,29 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Drops the cookies of the dashboard's sessions: browsers send them to every port of a host, and no
+/// handler may have them.
+fn drop_sessions(headers: &mut HeaderMap) {
+    let is_session = |cookie: &&[u8]| cookie.trim_ascii().starts_with(SESSION_COOKIES.as_bytes());
+    let cookies = headers.get_all(COOKIE).iter();
+    let mut cookies = cookies.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    if !cookies.any(|cookie| is_session(&cookie)) {
+        return;
+    }
+    let lines: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
+    headers.remove(COOKIE);
+    for line in lines {
+        let cookies = line.as_bytes().split(|byte| *byte == b';');
+        let others: Vec<&[u8]> = cookies.filter(|cookie| !is_session(cookie)).collect();
+        let others = others.join(&b';');
+        if let Ok(others) = HeaderValue::from_bytes(others.trim_ascii())
+            && !others.is_empty()
+        {
+            headers.append(COOKIE, others);
+        }
+    }
+}
+
 /// Drops the headers that only nodes set, so that a handler can believe them.
 fn drop_reserved(headers: &mut HeaderMap) {
     let is_reserved = |name: &&HeaderName| name.as_str().starts_with(RESERVED_HEADERS);
@@ -54,6 +79,22 @@ fn drop_reserved(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_of_the_dashboard_are_no_cookies_of_handlers() {
+        for (sent, seen) in [
+            ("a=1; meshage-9080=x; b=2", Some("a=1; b=2")),
+            ("meshage-9080=x", None),
+            ("meshage-9080=x;a=1", Some("a=1")),
+            ("a=meshage-1; b=2", Some("a=meshage-1; b=2")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(COOKIE, sent.parse().unwrap());
+            drop_sessions(&mut headers);
+            let found = headers.get(COOKIE).map(|value| value.to_str().unwrap());
+            assert_eq!(found, seen, "{sent}");
+        }
+    }
 
     #[test]
     fn cookies_become_one() {

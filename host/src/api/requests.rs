@@ -15,7 +15,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use super::access::Entry;
+use super::access::Record;
 use super::answer::{Answers, Content, HttpResponse};
 use super::http::{Activity, AnswerBody, BodyError, Observed, collect, discard, framing_problem};
 use super::message_headers;
@@ -28,7 +28,6 @@ use crate::security::{
     AllowedOrigin, HostTrust, RequestSource, SEC_FETCH_SITE, ServerTls, Sites, Tokens,
 };
 use crate::telemetry::AccessLog;
-use crate::telemetry::traces::{self, Span};
 
 pub struct PublicConfig {
     pub node_id: NodeId,
@@ -122,14 +121,12 @@ impl Client {
         let (mut head, mut body) = request.into_parts();
         let is_http1 = head.version <= Version::HTTP_11;
         let is_head = head.method == HttpMethod::HEAD;
-        let access_log = self.requests.config.access_log.as_ref();
-        // Boxed because it is rare: otherwise every request's future would reserve space for it.
-        let mut entry = access_log.map(|log| Box::new(Entry::begin(log, &head)));
+        let mut record = Record::begin(self.requests.config.access_log.as_ref(), &head);
         let (mut response, is_whole) = match framing_problem(head.version, &head.uri, &head.headers)
         {
             None => {
-                let entry = entry.as_deref_mut();
-                self.admit_and_answer(&mut head, &mut body, entry).await
+                self.admit_and_answer(&mut head, &mut body, &mut record)
+                    .await
             }
             // The end of this request is ambiguous, so the connection cannot be reused.
             Some(problem) => (
@@ -146,9 +143,7 @@ impl Client {
             self.socket.set_lingering();
         }
         finish(&mut response, is_head);
-        if let Some(entry) = &mut entry {
-            entry.is_answered(&response);
-        }
+        record.is_answered(&response);
         response.map(|Content { bytes, reservation }| AnswerBody::new(bytes, open, reservation))
     }
 
@@ -157,7 +152,7 @@ impl Client {
         &self,
         head: &mut Parts,
         body: &mut Incoming,
-        entry: Option<&mut Entry<'_>>,
+        record: &mut Record<'_>,
     ) -> (HttpResponse, bool) {
         let checked = self.check_site(head);
         // Sent even with a problem: otherwise an allowed page could not read the error.
@@ -171,7 +166,9 @@ impl Client {
                 discard(body, &head.headers).await,
             ),
             Ok(Admitted::Message(method, target)) => {
-                self.requests.take(method, &target, head, body, entry).await
+                self.requests
+                    .take(method, &target, head, body, record)
+                    .await
             }
             Err(RequestError {
                 error,
@@ -293,8 +290,9 @@ impl Requests {
         target: &Target,
         head: &mut Parts,
         body: &mut Incoming,
-        entry: Option<&mut Entry<'_>>,
+        record: &mut Record<'_>,
     ) -> (HttpResponse, bool) {
+        record.is_of_route(&head.method, route(target));
         let mut reservation = Reservation::default();
         let collected = collect(
             body,
@@ -323,7 +321,6 @@ impl Requests {
             }
         };
         let headers = message_headers::of(head);
-        let mut span = traces::request(&headers, || span_name(&head.method, target).into());
         let mut message = Message {
             // Without the counter, which all threads would contend for: ids of the same millisecond
             // need no order.
@@ -346,16 +343,12 @@ impl Requests {
             is_sent: false,
             chain: None,
             trace: None,
-            watched: entry.is_some().then(Arc::default),
+            watched: None,
         };
-        span.goes_on_in(&mut message);
-        span.describe(&message);
+        record.goes_on_in(&mut message);
         let message = Arc::new(message);
-        if let Some(entry) = entry {
-            entry.is_of(&message);
-        }
+        record.is_of(&message);
         let response = self.run(&message).await;
-        answered(&mut span, &head.method, target, &response);
         // The reservation of the request's body, which was in memory until now.
         drop(reservation);
         (response, true)
@@ -377,22 +370,12 @@ impl Requests {
 }
 
 /// As the semantic conventions of OpenTelemetry have it: without what makes each request another.
-fn span_name(method: &HttpMethod, target: &Target) -> String {
-    format!("{method} {}", route(target))
-}
-
 fn route(target: &Target) -> &'static str {
     if target.broadcast {
         "/api/broadcast/{stream}/{partitionKey}"
     } else {
         "/api/{stream}/{partitionKey}"
     }
-}
-
-fn answered(span: &mut Span, method: &HttpMethod, target: &Target, response: &HttpResponse) {
-    span.set("http.request.method", || method.to_string());
-    span.set("http.route", || route(target));
-    span.answered(response.status());
 }
 
 /// Whether a browser asks beforehand whether a page may send its request.

@@ -72,7 +72,7 @@ pub enum ConfigError {
     /// A variable that is no setting of this program alone.
     #[error("invalid {name} {value:?}: expected {expected}")]
     Variable {
-        name: &'static str,
+        name: String,
         value: String,
         expected: String,
     },

@@ -1,10 +1,14 @@
 //! Traces: by the variables of OpenTelemetry, as its specification has them. The library reads the other ones itself
-//! (headers, compression, attributes of the resource, batches, limits).
+//! (endpoints, headers, attributes of the resource, batches, limits).
 
+use std::path::Path;
 use std::time::Duration;
+
+use rustls::pki_types::TrustAnchor;
 
 use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
+use crate::security::read_authorities;
 use crate::telemetry::{Sampler, TracesConfig};
 
 const TRACE_KEYS: Setting = Setting {
@@ -21,7 +25,10 @@ pub(super) const SETTINGS: &[&Setting] = &[&TRACE_KEYS];
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Where OTLP over HTTP is spoken, and over gRPC.
+/// As the specification has it.
+const QUEUE_MAX_DEFAULT: usize = 2_048;
+
+/// What is spoken: OTLP over HTTP.
 const PROTOCOL: &str = "http/protobuf";
 
 #[derive(Debug, Clone)]
@@ -34,55 +41,99 @@ impl Traces {
     ) -> Result<Self, ConfigError> {
         let has_keys = settings.parse(&TRACE_KEYS)?;
         // An empty variable is none.
-        let read = |name: &'static str| {
+        let read = |name: &str| {
             let value = variable(name).map(|value| value.trim().to_owned());
             value.filter(|value| !value.is_empty())
         };
-        let is_on = is_on(&read)?;
-        if !is_on {
+        if !is_on(&read)? {
             return Ok(Self(None));
         }
         check_protocol(&read)?;
+        check_unread(&read)?;
         Ok(Self(Some(TracesConfig {
             sampler: sampler(&read)?,
             timeout: timeout(&read)?,
+            collector_roots: roots(&read)?,
+            queue_max: queue_max(&read)?,
             has_keys,
         })))
     }
 }
 
 /// Traces are sent if it is said where to, unless it is said that they are not.
-fn is_on(read: &impl Fn(&'static str) -> Option<String>) -> Result<bool, ConfigError> {
-    let is_disabled = read("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"));
-    let has_endpoint = read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").is_some()
-        || read("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
-    let exporter = read("OTEL_TRACES_EXPORTER");
-    let is_on = match exporter.as_deref() {
-        Some("none") => false,
-        Some("otlp") => true,
-        Some(other) => return Err(unexpected("OTEL_TRACES_EXPORTER", other, "otlp or none")),
-        None => has_endpoint,
+fn is_on(read: &impl Fn(&str) -> Option<String>) -> Result<bool, ConfigError> {
+    if read("OTEL_SDK_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true")) {
+        return Ok(false);
+    }
+    let Some(exporters) = read("OTEL_TRACES_EXPORTER") else {
+        return Ok(of_traces(read, "ENDPOINT").is_some());
     };
-    Ok(is_on && !is_disabled)
-}
-
-fn check_protocol(read: &impl Fn(&'static str) -> Option<String>) -> Result<(), ConfigError> {
-    for name in [
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-    ] {
-        if let Some(protocol) = read(name) {
-            if protocol == PROTOCOL {
-                return Ok(());
+    let mut is_on = false;
+    for exporter in exporters.split(',') {
+        match exporter.trim() {
+            "otlp" => is_on = true,
+            "none" => {}
+            _ => {
+                let expected = "otlp or none";
+                return Err(unexpected("OTEL_TRACES_EXPORTER", &exporters, expected));
             }
-            let expected = "http/protobuf, which collectors take at port 4318; grpc and http/json are not spoken";
-            return Err(unexpected(name, &protocol, expected));
         }
     }
-    Ok(())
+    Ok(is_on)
 }
 
-fn sampler(read: &impl Fn(&'static str) -> Option<String>) -> Result<Sampler, ConfigError> {
+/// A variable of OTLP: that of traces is before that of all signals. Also returns its name.
+fn of_traces(
+    read: &impl Fn(&str) -> Option<String>,
+    name: &'static str,
+) -> Option<(String, String)> {
+    let names = [
+        format!("OTEL_EXPORTER_OTLP_TRACES_{name}"),
+        format!("OTEL_EXPORTER_OTLP_{name}"),
+    ];
+    names
+        .into_iter()
+        .find_map(|name| read(&name).map(|value| (name, value)))
+}
+
+fn check_protocol(read: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    match of_traces(read, "PROTOCOL") {
+        Some((name, protocol)) if protocol != PROTOCOL => {
+            let expected = "http/protobuf, which collectors take at port 4318; grpc and http/json are not spoken";
+            Err(unexpected(&name, &protocol, expected))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks what the library would pass over in silence.
+fn check_unread(read: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
+    if let Some((name, value)) = of_traces(read, "COMPRESSION")
+        && !["gzip", "none"].contains(&&*value)
+    {
+        return Err(unexpected(&name, &value, "gzip or none"));
+    }
+    for name in ["CLIENT_KEY", "CLIENT_CERTIFICATE"] {
+        if let Some((name, value)) = of_traces(read, name) {
+            let expected = "nothing: the node shows the collector no certificate; OTEL_EXPORTER_OTLP_HEADERS can carry a token";
+            return Err(unexpected(&name, &value, expected));
+        }
+    }
+    let name = "OTEL_PROPAGATORS";
+    match read(name) {
+        // What others say of a message goes on with it, as a header does.
+        Some(value)
+            if !value
+                .split(',')
+                .all(|it| ["tracecontext", "baggage"].contains(&it.trim())) =>
+        {
+            Err(unexpected(name, &value, "tracecontext, and baggage"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sampler(read: &impl Fn(&str) -> Option<String>) -> Result<Sampler, ConfigError> {
     let Some(name) = read("OTEL_TRACES_SAMPLER") else {
         return Ok(Sampler::default());
     };
@@ -96,24 +147,38 @@ fn sampler(read: &impl Fn(&'static str) -> Option<String>) -> Result<Sampler, Co
     })
 }
 
-fn timeout(read: &impl Fn(&'static str) -> Option<String>) -> Result<Duration, ConfigError> {
-    for name in [
-        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
-        "OTEL_EXPORTER_OTLP_TIMEOUT",
-    ] {
-        if let Some(value) = read(name) {
-            let millis = value
-                .parse()
-                .map_err(|_| unexpected(name, &value, "a whole number of milliseconds"))?;
-            return Ok(Duration::from_millis(millis));
-        }
-    }
-    Ok(TIMEOUT_DEFAULT)
+fn timeout(read: &impl Fn(&str) -> Option<String>) -> Result<Duration, ConfigError> {
+    of_traces(read, "TIMEOUT").map_or(Ok(TIMEOUT_DEFAULT), |(name, value)| {
+        let millis = value.parse();
+        let millis =
+            millis.map_err(|_| unexpected(&name, &value, "a whole number of milliseconds"))?;
+        Ok(Duration::from_millis(millis))
+    })
 }
 
-fn unexpected(name: &'static str, value: &str, expected: &str) -> ConfigError {
+fn roots(
+    read: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<Vec<TrustAnchor<'static>>>, ConfigError> {
+    let Some((name, file)) = of_traces(read, "CERTIFICATE") else {
+        return Ok(None);
+    };
+    let roots = read_authorities(Path::new(&file));
+    let expected = |error| format!("a PEM file of the collector's authorities: {error}");
+    let roots = roots.map_err(|error| unexpected(&name, &file, &expected(error)))?;
+    Ok(Some(roots))
+}
+
+fn queue_max(read: &impl Fn(&str) -> Option<String>) -> Result<usize, ConfigError> {
+    let name = "OTEL_BSP_MAX_QUEUE_SIZE";
+    read(name).map_or(Ok(QUEUE_MAX_DEFAULT), |value| {
+        let max = value.parse().ok().filter(|max| *max > 0);
+        max.ok_or_else(|| unexpected(name, &value, "a number of spans from 1 up"))
+    })
+}
+
+fn unexpected(name: &str, value: &str, expected: &str) -> ConfigError {
     ConfigError::Variable {
-        name,
+        name: name.to_owned(),
         value: value.to_owned(),
         expected: expected.to_owned(),
     }

@@ -30,9 +30,11 @@ impl Dispatcher {
         let calls = candidates.map(move |index| {
             let route = route.clone();
             async move {
-                self.run_on(&route, &route.candidates[index], message, deadline)
-                    .await
-                    .answer
+                let began = Instant::now();
+                let candidate = &route.candidates[index];
+                let tried = self.run_on(&route, candidate, message, deadline).await;
+                self.count(&route, &tried.answer, began);
+                tried.answer
             }
         });
         Ok(stream::iter(calls).buffered(FAN_OUT_MAX))

@@ -138,8 +138,8 @@ impl Dispatcher {
 
     /// What each peer says of itself, if it does so in time.
     pub async fn reports(&self, wait_max: Duration) -> BTreeMap<NodeId, Result<Bytes, Fault>> {
+        let deadline = Instant::now() + wait_max;
         let ask = |(node_id, peer): (NodeId, Arc<Peer>)| async move {
-            let deadline = Instant::now() + wait_max;
             let called = peer.call(Request::Report, deadline, REPORT_BYTES_EXPECTED);
             (node_id, called.await.outcome.map(|reply| reply.body))
         };
@@ -147,7 +147,7 @@ impl Dispatcher {
         asked.buffer_unordered(REPORTS_AT_ONCE).collect().await
     }
 
-    /// The circuit breaker state of each peer.
+    /// The circuit breaker state of each peer that has not said goodbye.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
         self.peers.breakers()
     }
@@ -160,15 +160,28 @@ impl Dispatcher {
             Err(fault) => return self.no_route(message, fault),
         };
         self.retries.earn();
+        let began = Instant::now();
         let owner = route.owner(message);
         let tried = self.run_on(&route, owner, message, deadline).await;
-        match after(&tried.answer.outcome, tried.may_be_repeated) {
+        let answer = match after(&tried.answer.outcome, tried.may_be_repeated) {
             Next::Stop => given_up(&route, tried.answer),
             Next::TryNextInRank => {
                 Box::pin(self.send_down_the_ranking(&route, message, deadline, tried, true)).await
             }
             Next::RouteAgain => Box::pin(self.send_again(message, deadline, tried)).await,
-        }
+        };
+        self.count(&route, &answer, began);
+        answer
+    }
+
+    /// Counts a message once, however many nodes it was offered to.
+    fn count(&self, route: &StreamRoute, answer: &Answer, began: Instant) {
+        let way = if answer.node == self.self_id {
+            Route::Local
+        } else {
+            Route::Forwarded
+        };
+        route.metrics.record(way, &answer.outcome, began.elapsed());
     }
 
     /// Several nodes took themselves for the owner: offers the message once more, to the owner by
@@ -270,9 +283,7 @@ impl Dispatcher {
     async fn deliver(&self, message: Arc<Message>) -> Delivered {
         let (message, mut span) = delivered(message);
         let answer = self.send(&message, Instant::now() + DELIVERY_MAX).await;
-        if answer.outcome.is_err() {
-            span.fail(cause(&answer.outcome));
-        }
+        span.ended(&answer.outcome);
         let is_stateful = match self.route(&message) {
             Ok(route) => route.properties.is_stateful,
             Err(_) => false,
@@ -347,22 +358,21 @@ impl Dispatcher {
         message: &Arc<Message>,
         deadline: Instant,
     ) -> Tried {
-        let began = Instant::now();
         // From here on it may be repeated; a call may be even by the handler that makes it.
         let is_first_attempt = matches!(candidate.target, Target::Local) && message.chain.is_none();
         if route.properties.is_stateful
             && !(message.is_read() || message.is_sent || is_first_attempt)
         {
             message.not_after.get_or_init(|| {
-                let remaining = deadline.saturating_duration_since(began);
+                let remaining = deadline.saturating_duration_since(Instant::now());
                 self.local.store_time().later(remaining + EFFECT_MARGIN)
             });
         }
-        let (metric, Called { outcome, was_sent }) = match &candidate.target {
+        let Called { outcome, was_sent } = match &candidate.target {
             Target::Local => {
                 let outcome = self.run_here(message, deadline).await;
                 let was_sent = false;
-                (Route::Local, Called { outcome, was_sent })
+                Called { outcome, was_sent }
             }
             Target::Peer(peer) => {
                 let (forwarded, mut span) = forwarded(message, &candidate.node_id);
@@ -373,9 +383,7 @@ impl Dispatcher {
                         route.reply_expected.bytes(),
                     )
                     .await;
-                if called.outcome.is_err() {
-                    span.fail(cause(&called.outcome));
-                }
+                span.ended(&called.outcome);
                 drop(span);
                 match &called.outcome {
                     Ok(reply) => route.reply_expected.note(reply.body.len()),
@@ -386,10 +394,9 @@ impl Dispatcher {
                     }
                     Err(_) => {}
                 }
-                (Route::Forwarded, called)
+                called
             }
         };
-        route.metrics.record(metric, &outcome, began.elapsed());
         let may_run_twice = message.may_run_twice(route.properties);
         Tried {
             answer: Answer {

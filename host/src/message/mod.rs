@@ -31,7 +31,7 @@ pub use request::{
 pub use sending::{Outgoing, SENT_MAX, Sending, Sends, TIMER};
 pub use short_hash::short_hash;
 pub use store_time::StoreTime;
-pub use trace::{TRACEPARENT, Trace};
+pub use trace::{TRACEPARENT, TRACESTATE, Trace};
 pub use watched::{Stage, Watched};
 
 /// Truncates a text to at most `bytes_max` bytes, at a character boundary.

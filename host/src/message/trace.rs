@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// The header by which a trace goes on.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// What the tools of the sender know of its trace besides.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 /// A span of a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trace {

@@ -34,6 +34,13 @@ pub async fn run(
     events: Events,
     leaving: CancellationToken,
 ) -> Result<(), NodeError> {
+    let ended = live(config, events, leaving).await;
+    // The library waits for its own thread, which waits for the runtime.
+    let _ = tokio::task::spawn_blocking(traces::finish).await;
+    ended
+}
+
+async fn live(config: Config, events: Events, leaving: CancellationToken) -> Result<(), NodeError> {
     let (vital, mut ends) = vital();
     let node = Parts::start(&config, events, &vital).await?;
     let lanes = node.lanes.clone();
@@ -59,7 +66,5 @@ pub async fn run(
         );
     }
     leave::leave(node, &config).await;
-    // The library waits for its own thread, which waits for the runtime.
-    let _ = tokio::task::spawn_blocking(traces::finish).await;
     ended.map_or(Ok(()), |task| Err(NodeError::Ended(task)))
 }

@@ -208,10 +208,11 @@ impl Peers {
         self.lock().clone()
     }
 
-    /// The circuit breaker state of each peer.
+    /// The circuit breaker state of each peer that has not said goodbye.
     pub fn breakers(&self) -> BTreeMap<NodeId, BreakerState> {
         self.lock()
             .iter()
+            .filter(|(_, peer)| !peer.has_left())
             .map(|(node_id, peer)| (node_id.clone(), peer.breaker()))
             .collect()
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +27,9 @@ use crate::telemetry::names;
 
 /// A host that takes longer to connect to probably drops packets: the next in rank answers sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The memory for reports, which have an account of their own.
+static REPORTS: LazyLock<&BodyMemory> = LazyLock::new(|| BodyMemory::new(0));
 
 /// Calls in flight on one connection: a tenth of a second at the 60,000 messages a second that one
 /// connection carries.
@@ -235,7 +238,12 @@ impl Connection {
         if matches!(request, Request::Report) && !self.reports {
             return Ok(Called::not_sent(Refusal::NotUnderstood));
         }
-        let Ok(reserved) = self.bodies.reserve_reply(reply_bytes_expected) else {
+        // Who looks at a node that is short of memory wants to see that.
+        let account = match request {
+            Request::Run(_) => self.bodies,
+            Request::Report => *REPORTS,
+        };
+        let Ok(reserved) = account.reserve_reply(reply_bytes_expected) else {
             return Ok(Called::not_sent(Refusal::NoRoom));
         };
         let (done, outcome) = oneshot::channel();

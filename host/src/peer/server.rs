@@ -27,7 +27,7 @@ use super::outbox::Closed;
 use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, WireError};
-use crate::bodies::{BodyMemory, NoRoom};
+use crate::bodies::{BodyMemory, Reservation};
 use crate::lanes;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
@@ -372,20 +372,17 @@ impl<S: LocalService> Server<S> {
             session: session.clone(),
             id,
         };
-        let (reporter, bodies) = (self.reporter.clone(), self.bodies);
+        let reporter = self.reporter.clone();
         let answer = async move {
-            let body = reporter();
-            let outcome = match bodies.reserve(body.len()) {
-                Ok(reservation) => Ok(Reply {
-                    status: StatusCode::OK,
-                    headers: HeaderMap::new(),
-                    body,
-                    is_replayed: false,
-                    reservation,
-                }),
-                Err(NoRoom) => Err(Fault::Refused(Refusal::NoRoom)),
+            let report = Reply {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                body: reporter(),
+                is_replayed: false,
+                // It counts for no message.
+                reservation: Reservation::default(),
             };
-            running.session.answer(id, outcome, None).await;
+            running.session.answer(id, Ok(report), None).await;
         };
         // Not on the lane: nobody waits for it who has a message to run.
         self.calls.spawn_on(answer, &self.runtime);
@@ -433,9 +430,7 @@ impl<S: LocalService> Server<S> {
                 Err(fault) => Err(fault),
             };
             drop(reservation);
-            if let Err(fault) = &outcome {
-                span.fail(&fault.to_string());
-            }
+            span.ended(&outcome);
             drop(span);
             running
                 .session

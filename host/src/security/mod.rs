@@ -19,7 +19,7 @@ pub use seal::{Opener, Rejected, SEAL_BYTES, Sealer};
 pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
-pub use sessions::{Denied, SESSION_MAX, Sessions};
+pub use sessions::{Denied, SESSION_COOKIES, SESSION_MAX, Sessions};
 pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
 pub use sites::{
     AllowedOrigin, HostTrust, NotAnOrigin, RequestSource, SEC_FETCH_SITE, Sites, answer_preflight,

@@ -1,6 +1,7 @@
 //! Logins of browsers: a person gives a token once, and gets a session, which may read.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,15 @@ pub const SESSION_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 /// There are few operators. The oldest session gives way.
 const SESSIONS_MAX: usize = 256;
 
-/// Wrong tokens in one window, after which nobody may try until it ends.
+/// Wrong tokens from one address in one window, after which nobody there may try until it ends.
 const WRONG_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// Addresses that are remembered. The one whose window ends first gives way.
+const ADDRESSES_MAX: usize = 1_024;
+
+/// What the names of the cookies with sessions begin with.
+pub const SESSION_COOKIES: &str = "meshage-";
 
 const ID_BYTES: usize = 32;
 
@@ -32,8 +39,13 @@ pub struct Sessions(Mutex<Inner>);
 struct Inner {
     /// By the hash of their ids, so that looking one up takes no longer for an id that is nearly right.
     open: HashMap<[u8; 32], Session>,
-    wrong: u32,
-    window_ends: Option<Instant>,
+    wrong: HashMap<IpAddr, Wrong>,
+}
+
+/// Wrong tokens from one address.
+struct Wrong {
+    times: u32,
+    window_ends: Instant,
 }
 
 struct Session {
@@ -50,22 +62,27 @@ pub enum Denied {
 }
 
 impl Sessions {
-    /// Opens a session for who has a token; returns its id.
+    /// Opens a session for who has a token, at this address; returns its id.
     ///
     /// # Errors
     /// If the token is none of these, or too many were wrong.
-    pub fn open(&self, tokens: &Tokens, token: &str, now: Instant) -> Result<String, Denied> {
+    pub fn open(
+        &self,
+        tokens: &Tokens,
+        token: &str,
+        from: IpAddr,
+        now: Instant,
+    ) -> Result<String, Denied> {
         let mut inner = self.lock();
-        if let Some(ends) = inner.window_ends {
-            if now >= ends {
-                (inner.wrong, inner.window_ends) = (0, None);
-            } else if inner.wrong >= WRONG_MAX {
-                return Err(Denied::TooManyTries(ends - now));
-            }
+        let from = site(from);
+        if let Some(wrong) = inner.wrong.get(&from)
+            && wrong.times >= WRONG_MAX
+            && wrong.window_ends > now
+        {
+            return Err(Denied::TooManyTries(wrong.window_ends - now));
         }
         let Some(token) = tokens.find(token.as_bytes()) else {
-            inner.wrong += 1;
-            inner.window_ends.get_or_insert(now + WINDOW);
+            inner.note_wrong(from, now);
             return Err(Denied::WrongToken);
         };
         inner.open.retain(|_, session| session.expires > now);
@@ -102,6 +119,32 @@ impl Sessions {
     }
 }
 
+impl Inner {
+    fn note_wrong(&mut self, from: IpAddr, now: Instant) {
+        self.wrong.retain(|_, wrong| wrong.window_ends > now);
+        if self.wrong.len() >= ADDRESSES_MAX && !self.wrong.contains_key(&from) {
+            let first = self.wrong.iter().min_by_key(|(_, wrong)| wrong.window_ends);
+            if let Some(first) = first.map(|(address, _)| *address) {
+                self.wrong.remove(&first);
+            }
+        }
+        let window_ends = now + WINDOW;
+        let wrong = self.wrong.entry(from).or_insert(Wrong {
+            times: 0,
+            window_ends,
+        });
+        wrong.times += 1;
+    }
+}
+
+/// Whoever has one address of IPv6 mostly has all with the same first half.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 fn hash(id: &str) -> [u8; 32] {
     Sha256::digest(id).into()
 }
@@ -111,16 +154,22 @@ mod tests {
     use super::super::tokens::tokens;
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn a_session_ends_with_its_time_its_token_and_its_logout() {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let both = tokens(&["first-token-of-all", "second-token-of-all"]);
-        let id = sessions.open(&both, "first-token-of-all", now).unwrap();
+        let id = sessions
+            .open(&both, "first-token-of-all", HERE, now)
+            .unwrap();
         assert!(sessions.has(&both, &id, now));
         assert!(!sessions.has(&both, &format!("{id}x"), now));
         assert!(!sessions.has(&both, &id, now + SESSION_MAX));
         assert!(!sessions.has(&tokens(&["second-token-of-all"]), &id, now));
-        let other = sessions.open(&both, "second-token-of-all", now).unwrap();
+        let other = sessions
+            .open(&both, "second-token-of-all", HERE, now)
+            .unwrap();
         assert_ne!(id, other);
         sessions.close(&id);
         assert!(!sessions.has(&both, &id, now));
@@ -131,20 +180,39 @@ mod tests {
     fn guessing_is_slow() {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let tokens = tokens(&["the-token-of-the-node"]);
-        for _ in 0..WRONG_MAX {
-            let wrong = sessions.open(&tokens, "wrong", now);
+        let open =
+            |token, from: &str, now| sessions.open(&tokens, token, from.parse().unwrap(), now);
+        let right = |from, now| open("the-token-of-the-node", from, now);
+        for host in 0..WRONG_MAX {
+            let wrong = open("wrong", &format!("2001:db8::{host}"), now);
             assert_eq!(wrong, Err(Denied::WrongToken));
         }
-        let right = |now| sessions.open(&tokens, "the-token-of-the-node", now);
-        assert_eq!(right(now), Err(Denied::TooManyTries(WINDOW)));
-        assert!(right(now + WINDOW).is_ok());
+        let denied = Err(Denied::TooManyTries(WINDOW));
+        assert_eq!(right("2001:db8::ffff", now), denied);
+        assert!(right("2001:db8::ffff", now + WINDOW).is_ok());
+        // Nobody locks out those elsewhere.
+        assert!(right("2001:db8:0:1::1", now).is_ok() && right("10.0.0.1", now).is_ok());
+    }
+
+    #[test]
+    fn addresses_are_bounded() {
+        let (sessions, now) = (Sessions::default(), Instant::now());
+        let tokens = tokens(&["the-token-of-the-node"]);
+        for host in 0..2 * ADDRESSES_MAX as u32 {
+            let _ = sessions.open(&tokens, "wrong", IpAddr::V4(host.into()), now);
+        }
+        assert_eq!(sessions.lock().wrong.len(), ADDRESSES_MAX);
     }
 
     #[test]
     fn sessions_are_bounded() {
         let (sessions, now) = (Sessions::default(), Instant::now());
         let tokens = tokens(&["the-token-of-the-node"]);
-        let open = |at| sessions.open(&tokens, "the-token-of-the-node", at).unwrap();
+        let open = |at| {
+            sessions
+                .open(&tokens, "the-token-of-the-node", HERE, at)
+                .unwrap()
+        };
         let first = open(now);
         let later = now + Duration::from_secs(1);
         let others: Vec<_> = (0..SESSIONS_MAX).map(|_| open(later)).collect();

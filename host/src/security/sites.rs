@@ -209,7 +209,6 @@ pub fn check_admin_request(
     }
 }
 
-/// Whether an origin is this server, by either scheme: a proxy in front of it may speak HTTPS.
 /// Whether a browser says that it sends the request for a page of this server.
 pub fn is_of_own_page(source: RequestSource<'_>) -> bool {
     let RequestSource {
@@ -221,6 +220,7 @@ pub fn is_of_own_page(source: RequestSource<'_>) -> bool {
         && origin.is_some_and(|origin| is_of(host, origin))
 }
 
+/// Whether an origin is this server, by either scheme: a proxy in front of it may speak HTTPS.
 fn is_of(host: Option<&str>, origin: &str) -> bool {
     host.is_some_and(|host| is_own(host, origin.as_bytes()))
 }

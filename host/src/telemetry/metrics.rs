@@ -58,6 +58,7 @@ impl Metrics {
         let handle = recorder.handle();
         ::metrics::set_global_recorder(recorder).map_err(|_| MetricsError)?;
         names::describe();
+        names::begin();
         let kept = handle.clone();
         let upkeep = async move {
             let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);

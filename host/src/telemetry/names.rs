@@ -1,6 +1,6 @@
 //! The metrics: their names, and what Prometheus tells of them. `docs/http-api.md` lists them.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 
 /// Each with its labels in the comment, its name, and its description.
 macro_rules! metrics {
@@ -77,4 +77,21 @@ metrics! {
     describe_counter ACCESS_LOG_DROPPED = "meshage_access_log_lines_dropped_total", "Lines of the access log that were dropped, as nobody took it.";
     /// Counter: log lines that were dropped because the queue was full or they could not be written.
     describe_counter LOG_DROPPED = "meshage_log_lines_dropped_total", "Lines of the log that were dropped, as nobody took it.";
+    /// Counter by `because` (`queue-full`, `not-taken`).
+    describe_counter SPANS_LOST = "meshage_spans_lost_total", "Spans of traces that were lost, by cause.";
+    /// Gauge: peers that messages cannot reach at the moment.
+    describe_gauge OPEN_BREAKERS = "meshage_open_breakers", "Peers that this node does not reach at the moment.";
+}
+
+/// Has the counters of what is rare begin at 0: of one that begins with its first value Prometheus sees no increase.
+pub(super) fn begin() {
+    for name in [LOG_DROPPED, ACCESS_LOG_DROPPED, STATE_REFUSED] {
+        counter!(name).increment(0);
+    }
+    for because in ["queue-full", "not-taken"] {
+        counter!(SPANS_LOST, "because" => because).increment(0);
+    }
+    for state in ["closed", "half-open", "open"] {
+        counter!(BREAKER_CHANGES, "state" => state).increment(0);
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::time::Instant;
 
-use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::header::{
     AUTHORIZATION, COOKIE, HOST, ORIGIN, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Form};
 use serde::Deserialize;
+use tracing::warn;
 
+use super::Peer;
 use super::shared::Admin;
-use crate::security::{Denied, RequestSource, SEC_FETCH_SITE, SESSION_MAX, is_of_own_page};
+use crate::security::{
+    Denied, RequestSource, SEC_FETCH_SITE, SESSION_COOKIES, SESSION_MAX, is_of_own_page,
+};
 
 /// How a request has shown that it may be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +68,12 @@ fn no_token() -> Response {
 }
 
 /// Opens a session.
-pub(super) async fn log_in(State(admin): State<Admin>, Form(given): Form<Given>) -> Response {
+pub(super) async fn log_in(
+    State(admin): State<Admin>,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    Form(given): Form<Given>,
+) -> Response {
     let Some(tokens) = &admin.tokens else {
         return (
             StatusCode::NOT_FOUND,
@@ -75,13 +85,16 @@ pub(super) async fn log_in(State(admin): State<Admin>, Form(given): Form<Given>)
     match admin
         .kept
         .sessions
-        .open(&tokens, &given.token, Instant::now())
+        .open(&tokens, &given.token, peer.ip(), Instant::now())
     {
         Ok(id) => {
-            let cookie = admin.cookie(&id, SESSION_MAX.as_secs());
+            let cookie = admin.cookie(&headers, &id, SESSION_MAX.as_secs());
             (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
         }
         Err(Denied::WrongToken) => {
+            if let Some(times) = admin.kept.wrong_tokens.note(peer.ip(), Instant::now()) {
+                warn!(event = "login-refused", address = %peer.ip(), times, "somebody tried to log in with a wrong token");
+            }
             let text = "that is none of the node's tokens (--token-file)\n";
             (StatusCode::UNAUTHORIZED, text).into_response()
         }
@@ -99,24 +112,31 @@ pub(super) async fn log_out(State(admin): State<Admin>, headers: HeaderMap) -> R
     if let Some(id) = admin.session_of(&headers) {
         admin.kept.sessions.close(id);
     }
-    let cookie = admin.cookie("", 0);
+    let cookie = admin.cookie(&headers, "", 0);
     (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
 }
 
 impl Admin {
-    /// Browsers send a cookie to all ports of a host: each node has one of its own.
-    fn cookie_name(&self) -> String {
-        format!("meshage-{}", self.port)
+    /// Browsers send a cookie to all ports of a host: each node has one of its own, by the port that the
+    /// browser knows it by, which may be that of a tunnel.
+    fn cookie_name(&self, headers: &HeaderMap) -> String {
+        let host = source_of(headers).host.and_then(|host| host.parse().ok());
+        let port = host.and_then(|host: Authority| host.port_u16());
+        format!("{SESSION_COOKIES}{}", port.unwrap_or(self.port))
     }
 
-    fn cookie(&self, id: &str, seconds: u64) -> String {
-        let name = self.cookie_name();
-        format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}")
+    fn cookie(&self, headers: &HeaderMap, id: &str, seconds: u64) -> String {
+        let name = self.cookie_name(headers);
+        let is_https = source_of(headers)
+            .origin
+            .is_some_and(|origin| origin.starts_with("https://"));
+        let secure = if is_https { "; Secure" } else { "" };
+        format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
     }
 
     /// The id of the session that a request is of, by its cookie.
     fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
-        let name = self.cookie_name();
+        let name = self.cookie_name(headers);
         let lines = headers.get_all(COOKIE).iter();
         let mut cookies = lines.flat_map(|line| line.to_str().unwrap_or_default().split(';'));
         cookies.find_map(|cookie| {

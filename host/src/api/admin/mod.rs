@@ -132,11 +132,11 @@ impl Admin {
             .layer(from_fn_with_state(self.clone(), login::need_token))
             .route("/login", post(login::log_in))
             .route("/logout", post(login::log_out))
-            .merge(page::routes())
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(from_fn_with_state(self.clone(), refuse_other_sites))
-            // No checks for these: they reveal nothing that is not visible from outside, and probes
-            // often cannot send a token, and use any host name.
+            // No checks for these: they reveal nothing that is not visible from outside. Probes often
+            // cannot send a token, and use any host name; other sites have links to the page.
+            .merge(page::routes())
             .route("/livez", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .with_state(self)
@@ -145,7 +145,7 @@ impl Admin {
 
 /// The other end of the connection.
 #[derive(Clone, Copy)]
-struct Peer(SocketAddr);
+pub(super) struct Peer(SocketAddr);
 
 /// What changes something is for who has a token, or else for who is on this host.
 async fn need_own_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
@@ -200,6 +200,9 @@ async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {
 impl Admin {
     fn render_metrics(&self) -> String {
         gauge!(names::PEERS).set(self.view.borrow().others().count() as f64);
+        let breakers = self.dispatcher.breakers().into_values();
+        let open = breakers.filter(|state| *state == BreakerState::Open);
+        gauge!(names::OPEN_BREAKERS).set(open.count() as f64);
         let mut instances: BTreeMap<StreamName, [usize; 2]> = BTreeMap::new();
         for (_, plugin) in self.catalog.plugins() {
             let [idle, running] = instances.entry(plugin.stream.clone()).or_default();

@@ -174,20 +174,19 @@ impl Admin {
 fn gone(events: &[Event], is_gone: impl Fn(&str) -> bool) -> Vec<SeenNode> {
     let since = millis(SystemTime::now()).saturating_sub(GONE_MAX.as_millis() as u64);
     let has_left = format!("{:?}", NodeState::Leaving);
-    let is_missed = |event: &&Event| {
-        event.name == GONE && event.at >= since && event.state.as_ref() != Some(&has_left)
-    };
     let mut gone = BTreeMap::new();
-    for event in events.iter().filter(is_missed) {
+    // The last of each counts: it may have come back in between, and left.
+    for event in events.iter().filter(|event| event.name == GONE) {
         if let Some(node) = event.node.as_deref().filter(|node| is_gone(node)) {
-            gone.insert(node.to_owned(), event.at);
+            gone.insert(node.to_owned(), event);
         }
     }
-    let gone = gone.into_iter().map(|(node_id, since)| SeenNode {
+    gone.retain(|_, event| event.at >= since && event.state.as_ref() != Some(&has_left));
+    let gone = gone.into_iter().map(|(node_id, event)| SeenNode {
         node_id,
         is_self: false,
         state: "gone",
-        since,
+        since: event.at,
         http_addr: None,
         cluster_addr: None,
         breaker: None,

@@ -1,5 +1,6 @@
 //! What the answers of the admin API are made from.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ use crate::message::{NodeId, PartitionKey, StreamName};
 use crate::placement::{self, Seed};
 use crate::plugins::Catalog;
 use crate::security::{Sessions, Tokens};
-use crate::telemetry::{Events, InstanceGauges, Metrics};
+use crate::telemetry::{Events, InstanceGauges, Metrics, Throttle};
 
 /// Entities, values or messages that one answer has at most.
 const LIMIT_MAX: usize = 1000;
@@ -83,6 +84,7 @@ pub struct Admin {
 #[derive(Default)]
 pub struct Kept {
     pub(super) sessions: Sessions,
+    pub(super) wrong_tokens: Throttle<IpAddr>,
     pub(super) report: Recent,
     pub(super) overview: Recent,
     /// Held while the other nodes are asked: who comes meanwhile gets the same.

@@ -1,6 +1,6 @@
-//! Brings spans to the collector, over HTTP. One that is away is told once, and again when it is back.
+//! Brings spans to the collector, over HTTP.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +10,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use rustls::pki_types::TrustAnchor;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{info, warn};
 
 /// The most of an answer that is read.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
@@ -23,46 +24,41 @@ pub(super) struct Exporter {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
     runtime: Handle,
-    is_away: AtomicBool,
+    problem: Problem,
 }
 
 impl Exporter {
-    pub(super) fn new(timeout: Duration, runtime: Handle) -> Self {
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .build();
+    pub(super) fn new(
+        timeout: Duration,
+        roots: Option<Vec<TrustAnchor<'static>>>,
+        runtime: Handle,
+    ) -> Self {
+        let connector = HttpsConnectorBuilder::new();
+        let connector = match roots {
+            Some(roots) => connector.with_tls_config(
+                ClientConfig::builder()
+                    .with_root_certificates(RootCertStore { roots })
+                    .with_no_client_auth(),
+            ),
+            None => connector.with_webpki_roots(),
+        };
+        let connector = connector.https_or_http().enable_http1().build();
         Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             timeout,
             runtime,
-            is_away: AtomicBool::new(false),
+            problem: Problem::default(),
         }
     }
 
-    fn note(&self, sent: &Result<Response<Bytes>, HttpError>) {
-        let problem = match sent {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers {}", answer.status())),
-            Err(error) => Some(causes(error.as_ref())),
-        };
-        let is_away = problem.is_some();
-        if self.is_away.swap(is_away, Ordering::Relaxed) == is_away {
-            return;
-        }
-        match problem {
-            Some(error) => warn!(
-                event = "traces-not-taken",
-                error, "the collector of traces does not take them; until it does they are lost"
-            ),
-            None => info!(
-                event = "traces-taken",
-                "the collector of traces takes them again"
-            ),
-        }
+    /// What was wrong with the last exchange.
+    pub(super) fn problem(&self) -> Problem {
+        self.problem.clone()
     }
 }
+
+/// What is wrong with a collector, in words that the library has no room for.
+pub(super) type Problem = Arc<Mutex<Option<String>>>;
 
 /// An error with what is behind it.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
@@ -91,7 +87,12 @@ impl HttpClient for Exporter {
             // The runtime ends.
             Err(error) => Err(error.into()),
         };
-        self.note(&sent);
+        let problem = match &sent {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answers {}", answer.status())),
+            Err(error) => Some(causes(error.as_ref())),
+        };
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
         sent
     }
 }

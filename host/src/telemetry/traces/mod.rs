@@ -2,13 +2,14 @@
 //! is made for it; what is not traced costs one look at a variable.
 
 mod export;
+mod queue;
 mod sampler;
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use opentelemetry::trace::{
     Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceFlags,
     TraceState, Tracer, TracerProvider,
@@ -16,11 +17,16 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, Key, KeyValue, SpanId, TraceId, Value};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracer, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, Sampler as SdkSampler,
+    SdkTracer, SdkTracerProvider,
+};
+use rustls::pki_types::TrustAnchor;
 use tokio::runtime::Handle;
 
-use crate::message::{Message, NodeId, TRACEPARENT, Trace};
+use crate::message::{Fault, Message, NodeId, TRACEPARENT, TRACESTATE, Trace};
 use export::Exporter;
+use queue::{Counted, Queue};
 
 pub use sampler::{Root, Sampler};
 
@@ -28,9 +34,13 @@ pub use sampler::{Root, Sampler};
 #[derive(Debug, Clone)]
 pub struct TracesConfig {
     pub sampler: Sampler,
+    /// By whose certificates the collector is known, instead of the public ones.
+    pub collector_roots: Option<Vec<TrustAnchor<'static>>>,
     /// How long the collector may take for one batch.
     pub timeout: Duration,
-    /// Whether spans have the partition keys of their messages.
+    /// How many spans may wait to be sent.
+    pub queue_max: usize,
+    /// Whether spans have the partition keys of their messages, and what else may contain them.
     pub has_keys: bool,
 }
 
@@ -61,12 +71,23 @@ pub struct Span(Option<Box<opentelemetry_sdk::trace::Span>>);
 /// # Errors
 /// If a variable of OpenTelemetry has a value that cannot be used.
 pub fn start(config: TracesConfig, node: &NodeId, runtime: Handle) -> Result<(), TracesError> {
+    let http = Exporter::new(config.timeout, config.collector_roots, runtime);
+    let problem = http.problem();
     let exporter = SpanExporter::builder()
         .with_http()
         .with_timeout(config.timeout)
-        .with_http_client(Exporter::new(config.timeout, runtime))
+        .with_http_client(http)
         .build()
         .map_err(|error| TracesError(error.to_string()))?;
+    let queue = Queue::new(config.queue_max);
+    let exporter = queue::Exporting::new(exporter, queue.clone(), problem);
+    let batches = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(
+            BatchConfigBuilder::default()
+                .with_max_queue_size(config.queue_max)
+                .build(),
+        )
+        .build();
     let mut resource = Resource::builder();
     if is_unnamed(&Resource::builder().build()) {
         resource = resource.with_service_name("meshage");
@@ -76,7 +97,8 @@ pub fn start(config: TracesConfig, node: &NodeId, runtime: Handle) -> Result<(),
         .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_span_processor(Counted::new(batches, queue))
+        .with_id_generator(Ids(config.sampler))
         .with_resource(resource)
         // Only what is traced is told to the library.
         .with_sampler(SdkSampler::AlwaysOn)
@@ -106,7 +128,7 @@ pub fn finish() {
 }
 
 /// The span of a request, if it is to be traced; its sender may say whether it is.
-pub fn request(headers: &HeaderMap, name: impl FnOnce() -> Cow<'static, str>) -> Span {
+pub fn request(method: &Method, uri: &Uri, headers: &HeaderMap) -> Span {
     let Some(traces) = TRACES.get() else {
         return Span::default();
     };
@@ -114,8 +136,14 @@ pub fn request(headers: &HeaderMap, name: impl FnOnce() -> Cow<'static, str>) ->
     if !traces.sampler.samples(sender.as_ref()) {
         return Span::default();
     }
-    let builder = SpanBuilder::from_name(name()).with_kind(SpanKind::Server);
-    Span::start(traces, builder, sender.as_ref())
+    let name = method_name(method);
+    let builder = SpanBuilder::from_name(name).with_kind(SpanKind::Server);
+    let mut span = Span::start(traces, builder, sender.as_ref());
+    span.set("http.request.method", || name);
+    if traces.has_keys {
+        span.set("url.path", || uri.path().to_owned());
+    }
+    span
 }
 
 /// The span of a message that another node, or a handler, has sent with this trace.
@@ -129,6 +157,15 @@ fn child(parent: Option<&Trace>, kind: SpanKind, name: Cow<'static, str>) -> Spa
     }
 }
 
+/// The span that a message comes with, if what is done for it is traced here, too: the sampler comes to
+/// the same as on the node, or for the message, that it is from.
+fn sender(headers: &HeaderMap) -> Option<(&'static Traces, Trace)> {
+    let traces = TRACES.get()?;
+    let sender = Trace::of(headers)?;
+    let is_traced = sender.is_recorded && traces.sampler.samples(Some(&sender));
+    is_traced.then_some((traces, sender))
+}
+
 /// The span of a message that goes to another node.
 pub fn forward(message: &Message, to: &NodeId) -> Span {
     let mut span = child(message.trace.as_ref(), SpanKind::Client, "forward".into());
@@ -139,31 +176,36 @@ pub fn forward(message: &Message, to: &NodeId) -> Span {
 
 /// The span of a message that comes from another node; the message goes on with it.
 pub fn forwarded(message: &mut Message) -> Span {
-    if TRACES.get().is_none() {
+    let Some((traces, sender)) = sender(&message.headers) else {
         return Span::default();
-    }
-    let sender = Trace::of(&message.headers).filter(|sender| sender.is_recorded);
-    let mut span = child(sender.as_ref(), SpanKind::Server, "forwarded".into());
+    };
+    let builder = SpanBuilder::from_name("forwarded").with_kind(SpanKind::Server);
+    let mut span = Span::start(traces, builder, Some(&sender));
     span.describe(message);
-    message.trace = span.trace();
+    span.goes_on_in(message);
     span
 }
 
-/// The span of a call by a handler; the called message goes on with it.
-pub fn call(caller: &Message, called: &mut Message) -> Span {
-    let mut span = child(caller.trace.as_ref(), SpanKind::Client, "call".into());
+/// The span of a call by a handler. The called message goes on with it, unless the handler has named
+/// another trace: then it goes on with that.
+pub fn call(name: &'static str, caller: &Message, called: &mut Message) -> Span {
+    if TRACES.get().is_none() {
+        return Span::default();
+    }
+    let mut span = child(caller.trace.as_ref(), SpanKind::Client, name.into());
     span.describe(called);
-    span.goes_on_in(called);
+    if called.headers.get(TRACEPARENT) == caller.headers.get(TRACEPARENT) {
+        span.goes_on_in(called);
+    } else {
+        called.trace = sender(&called.headers).map(|(_, own)| own);
+    }
     span
 }
 
 /// The span of a delivery, in a trace of its own that is linked with that of the message whose handler
 /// has sent it.
 pub fn delivery(message: &mut Message) -> Span {
-    let Some(traces) = TRACES.get() else {
-        return Span::default();
-    };
-    let Some(sender) = Trace::of(&message.headers).filter(|sender| sender.is_recorded) else {
+    let Some((traces, sender)) = sender(&message.headers) else {
         return Span::default();
     };
     let builder = SpanBuilder::from_name("deliver")
@@ -178,21 +220,45 @@ pub fn delivery(message: &mut Message) -> Span {
 /// The span of an HTTP request of a handler, which goes on there, unless the handler has named another
 /// trace.
 pub fn outbound<B>(parent: Option<&Trace>, request: &mut Request<B>) -> Span {
-    let mut span = child(parent, SpanKind::Client, "request".into());
+    let name = method_name(request.method());
+    let mut span = child(parent, SpanKind::Client, name.into());
     let Some(trace) = span.trace() else {
         return span;
     };
-    span.set("http.request.method", || request.method().to_string());
-    if let Some(host) = request.uri().host() {
+    let uri = request.uri();
+    span.set("http.request.method", || name);
+    let is_https = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    span.set("server.port", || i64::from(port));
+    if let Some(host) = uri.host() {
         span.set("server.address", || host.to_owned());
-    }
-    if let Some(port) = request.uri().port_u16() {
-        span.set("server.port", || i64::from(port));
+        if TRACES.get().is_some_and(|traces| traces.has_keys) {
+            let scheme = if is_https { "https" } else { "http" };
+            span.set("url.full", || {
+                format!("{scheme}://{host}:{port}{}", uri.path())
+            });
+        }
     }
     if !request.headers().contains_key(TRACEPARENT) {
         trace.name_in(request.headers_mut());
     }
     span
+}
+
+/// As the semantic conventions have it: a method that not all know would be one of any number.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::CONNECT => "CONNECT",
+        _ => "_OTHER",
+    }
 }
 
 /// The span of a part of a message's way.
@@ -232,9 +298,23 @@ impl Span {
 
     /// What is done for a message from here on belongs to this span.
     pub fn goes_on_in(&self, message: &mut Message) {
-        if let Some(trace) = self.trace() {
-            trace.name_in(&mut message.headers);
-            message.trace = Some(trace);
+        let Some(trace) = self.trace() else {
+            return;
+        };
+        // What the headers say besides is of the trace that they named.
+        let named = Trace::of(&message.headers);
+        if named.is_none_or(|named| named.trace_id != trace.trace_id) {
+            message.headers.remove(TRACESTATE);
+        }
+        trace.name_in(&mut message.headers);
+        message.trace = Some(trace);
+    }
+
+    /// Says which of the routes it is.
+    pub fn is_of_route(&mut self, method: &Method, route: &'static str) {
+        if let Some(span) = &mut self.0 {
+            span.update_name(format!("{} {route}", method_name(method)));
+            span.set_attribute(KeyValue::new("http.route", route));
         }
     }
 
@@ -258,20 +338,56 @@ impl Span {
         }
     }
 
-    /// Notes the status of an answer. Whether one from 400 on is a failure depends on who asked.
+    /// Notes the status of an answer that a node has given.
     pub fn answered(&mut self, status: StatusCode) {
-        let code = i64::from(status.as_u16());
-        self.set("http.response.status_code", || code);
+        self.has_status(status);
         if status.is_server_error() {
             self.fail(status.as_str());
         }
     }
 
-    /// Says that it failed, and how: in one word.
+    /// Notes the status of an answer to a request of a handler, who is told of its own mistakes, too.
+    pub fn is_answered(&mut self, status: StatusCode) {
+        self.has_status(status);
+        if status.is_server_error() || status.is_client_error() {
+            self.fail(status.as_str());
+        }
+    }
+
+    fn has_status(&mut self, status: StatusCode) {
+        let code = i64::from(status.as_u16());
+        self.set("http.response.status_code", || code);
+    }
+
+    /// Notes how a message ended. That a handler finds it wrong, or nothing, is an answer.
+    pub fn ended<T>(&mut self, outcome: &Result<T, Fault>) {
+        if let (Some(_), Err(fault)) = (&self.0, outcome) {
+            let problem = fault.problem_type();
+            if problem.status.is_server_error() {
+                self.fail(problem.name);
+            }
+        }
+    }
+
+    /// Says that it failed, and how: one of few words.
     pub fn fail(&mut self, error: &str) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", error.to_owned()));
-            span.set_status(Status::error(error.to_owned()));
+            span.set_status(Status::error(""));
         }
+    }
+}
+
+/// Ids of traces, so that who decides by them comes to what was decided before they were made.
+#[derive(Debug)]
+struct Ids(Sampler);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        TraceId::from(self.0.new_trace_id())
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        RandomIdGenerator::default().new_span_id()
     }
 }

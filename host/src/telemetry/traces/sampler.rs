@@ -51,19 +51,38 @@ impl Sampler {
         Ok(Self { asks_sender, root })
     }
 
+    /// The id of a new trace that is sampled.
+    pub(super) fn new_trace_id(self) -> u128 {
+        let id = fastrand::u128(1..);
+        match self.root {
+            // As if ids had been made until one is sampled.
+            Root::Ratio(ratio) if ratio > 0.0 => {
+                let part = fastrand::u64(..below(ratio).max(1));
+                (id >> 64 << 64) | (u128::from(part) << 1) | (id & 1)
+            }
+            _ => id,
+        }
+    }
+
     pub(super) fn samples(self, sender: Option<&Trace>) -> bool {
         match (sender, self.root) {
             (Some(sender), _) if self.asks_sender => sender.is_recorded,
             (_, Root::Always) => true,
             (_, Root::Never) => false,
-            // All who see the trace come to the same.
-            (Some(sender), Root::Ratio(ratio)) => {
-                let part = (sender.trace_id as u64) >> 1;
-                (part as f64) < ratio * (1_u64 << 63) as f64
-            }
+            // All who see the trace come to the same, as [`Self::new_trace_id`] makes them.
+            (Some(sender), Root::Ratio(ratio)) => part(sender.trace_id) < below(ratio),
             (None, Root::Ratio(ratio)) => fastrand::f64() < ratio,
         }
     }
+}
+
+/// The part of an id that decides, as in the SDKs.
+fn part(trace_id: u128) -> u64 {
+    (trace_id as u64) >> 1
+}
+
+fn below(ratio: f64) -> u64 {
+    (ratio * (1_u64 << 63) as f64) as u64
 }
 
 fn ratio(argument: Option<&str>) -> Result<f64, &'static str> {
@@ -106,10 +125,21 @@ mod tests {
 
     #[test]
     fn a_ratio_is_of_the_trace_ids() {
-        let ids = (0..1_000).map(|number: u64| u128::from(number * (u64::MAX / 1_000)));
+        let ids = (0..1_000).map(|number: u64| u128::from((2 * number + 1) * (u64::MAX / 2_000)));
         let sampled = ids.filter(|id| samples("traceidratio", "0.25", sender(*id, false)));
         assert_eq!(sampled.count(), 250);
         assert!(!samples("traceidratio", "0", None) && samples("traceidratio", "1", None));
+    }
+
+    #[test]
+    fn who_decides_by_the_id_comes_to_the_same() {
+        for argument in ["0.000001", "0.01", "0.5", "1"] {
+            let sampler = Sampler::parse("traceidratio", Some(argument)).unwrap();
+            for _ in 0..1_000 {
+                let id = sampler.new_trace_id();
+                assert!(samples("traceidratio", argument, sender(id, true)), "{id}");
+            }
+        }
     }
 
     #[test]

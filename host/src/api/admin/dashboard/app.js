@@ -96,7 +96,8 @@ function addReport(mesh, nodeId, report, base) {
     if (!mesh.streams.has(stream.stream)) mesh.streams.set(stream.stream, traffic());
     for (const sum of [mesh.streams.get(stream.stream), mesh.all]) {
       addNow(sum, stream);
-      if (base) addSince(sum, stream, before.get(stream.stream), seconds, hasTimes);
+      // The counts of a stream that comes back are not of this time.
+      if (base && (!base.streams || before.has(stream.stream))) addSince(sum, stream, before.get(stream.stream), seconds, hasTimes);
     }
   }
   if (report.state) addState((mesh.state ??= { active: 0, lateEver: 0, since: {}, perSecond: {}, seconds: [] }), report.state, base, seconds, hasTimes);
@@ -161,6 +162,12 @@ export function pluginsOf(overview) {
   }
   for (const plugin of streams.values()) plugin.usual = [...plugin.ready].sort(([, a], [, b]) => b.length - a.length)[0]?.[0];
   return [...streams.values()].sort((a, b) => (a.stream < b.stream ? -1 : 1));
+}
+
+/** Forgets the nodes that are not even gone any more. */
+function forgetAllBut(map, { nodes }) {
+  const known = new Set(nodes.map(({ nodeId }) => nodeId));
+  for (const nodeId of map.keys()) if (!known.has(nodeId)) map.delete(nodeId);
 }
 
 function listIn(map, key) {
@@ -886,6 +893,7 @@ function eventsSection() {
   let shown = "";
   return (overview) => {
     for (const { nodeId, report } of overview.nodes) if (report) byNode.set(nodeId, report.events);
+    forgetAllBut(byNode, overview);
     const now = [wanted, ...[...byNode].map(([node, events]) => [node, events.length, events.at(-1)?.at])].join("\n");
     if (now === shown) return;
     shown = now;
@@ -987,6 +995,7 @@ function start() {
     overview = answer;
     failedSince = null;
     for (const { nodeId, report } of overview.nodes) if (report) pasts.set(nodeId, remember(pasts.get(nodeId), report));
+    forgetAllBut(pasts, overview);
     hide(byId("log-out"), !hasSession);
     const where = `${overview.clusterId === "meshage" ? "" : `${overview.clusterId}, `}seen from ${overview.self}`;
     write(byId("mesh"), where, "", where);
@@ -1058,9 +1067,9 @@ function startLogin(login, poll) {
       poll();
     } else token.select();
   });
-  on(byId("log-out"), "click", async ({ target }) => {
+  on(byId("log-out"), "click", async () => {
     // So that nothing of what was read stays in the page.
-    if (await askFor(target, "/logout", { method: "POST" })) location.reload();
+    if (await askFor(byId("log-out-answer"), "/logout", { method: "POST" })) location.reload();
   });
 }
 

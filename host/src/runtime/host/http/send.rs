@@ -113,8 +113,8 @@ impl Sender {
                 .await
                 .unwrap_or(Err(Error::HttpResponseTimeout));
             match &sent {
-                Ok((response, _)) => span.answered(response.status()),
-                Err(error) => span.fail(&error.to_string()),
+                Ok((response, _)) => span.is_answered(response.status()),
+                Err(error) => span.fail(&variant(error)),
             }
             drop(span);
             let (response, connection) = sent?;
@@ -126,6 +126,13 @@ impl Sender {
             Ok((response, connection))
         })
     }
+}
+
+/// The name of an error, without what it says of this one.
+fn variant(error: &Error) -> String {
+    let name = format!("{error:?}");
+    let end = name.find(|it: char| !it.is_ascii_alphanumeric());
+    name[..end.unwrap_or(name.len())].to_owned()
 }
 
 fn bounded_response<B: Body<Data = Bytes, Error = Error> + Send + 'static>(body: B) -> WasiBody {
