@@ -118,3 +118,16 @@ async fn without_the_flag_nothing_is_written() {
     drop(node);
     assert_eq!(fs::read_to_string(&file).unwrap(), "");
 }
+
+#[tokio::test]
+async fn lines_that_nobody_takes_are_told() {
+    let node = Setup::new(Plugins::usual())
+        .flag("--access-log", "true")
+        .stdout_to(Path::new("/dev/full"))
+        .ready()
+        .await;
+    node.post("/api/echo/1").send().await.ok();
+    node.event("access-log-dropped").await;
+    node.wait_for_metric("meshage_access_log_lines_dropped_total 1")
+        .await;
+}

@@ -17,6 +17,14 @@ use crate::harness::{
 /// Downloads of packages, and builds, on a machine that does much else.
 const BUILD_MAX: Duration = Duration::from_secs(600);
 
+/// The smallest component is not what this is about.
+const QUICK: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_RELEASE_LTO", "off"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+    ("CARGO_PROFILE_DEV_DEBUG", "0"),
+];
+
 struct Project {
     parent: TempDir,
 }
@@ -39,6 +47,12 @@ impl Project {
         self.parent.path().join(Self::NAME)
     }
 
+    /// Uses what another project has downloaded, or compiled.
+    fn shares(&self, folder: &str, from: &Self) {
+        let [from, to] = [from, self].map(|project| project.folder().join(folder));
+        std::os::unix::fs::symlink(from, to).unwrap();
+    }
+
     /// Runs the commands that its README shows, but for those that run until they are ended.
     async fn follow_readme(&self) {
         let readme = std::fs::read_to_string(self.folder().join("README.md")).unwrap();
@@ -54,11 +68,7 @@ impl Project {
     async fn run(&self, script: &str) {
         let mut shell = tokio::process::Command::new("sh");
         shell.args(["-c", script]).kill_on_drop(true);
-        // The smallest component is not what this is about.
-        for (setting, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "0")] {
-            shell.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
-        }
-        shell.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        shell.envs(QUICK.iter().copied());
         shell.current_dir(self.folder());
         let output = timeout(BUILD_MAX, shell.output()).await.unwrap().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -134,6 +144,10 @@ async fn one_in_rust() {
     check_messages(&project).await;
     check_dev(&project).await;
     check_document(&project).await;
+    let http = Project::new(&["--lang", "rust", "--http"]);
+    http.shares("target", &project);
+    http.follow_readme().await;
+    check_requests(&http).await;
 }
 
 /// The examples of the document, in this project.
@@ -142,17 +156,14 @@ async fn check_document(project: &Project) {
     let [echo, cart, rates] = &examples[..] else {
         panic!("three examples");
     };
-    let manifest = project.folder().join("Cargo.toml");
-    let with_waki = std::fs::read_to_string(&manifest).unwrap();
-    let with_waki = with_waki.replace("[dependencies]", "[dependencies]\nwaki = \"0.5\"");
-    std::fs::write(manifest, with_waki).unwrap();
-    let build = "cargo build --quiet --target wasm32-wasip2 && \
-                 cp target/wasm32-wasip2/debug/order_book.wasm plugins/order-book.wasm";
+    let build = "cargo build --quiet --release --target wasm32-wasip2 && \
+                 cp target/wasm32-wasip2/release/order_book.wasm plugins/order-book.wasm";
+    let with_waki = format!("cargo add --quiet waki@0.5 && {build}");
     let component = project.folder().join("plugins/order-book.wasm");
     for (example, command) in [
-        (rates, build),
+        (rates, with_waki.as_str()),
         (echo, build),
-        (cart, "cargo test --quiet"),
+        (cart, "cargo remove --quiet waki && cargo test --quiet"),
         (cart, build),
     ] {
         std::fs::write(project.folder().join("src/lib.rs"), example).unwrap();
@@ -162,13 +173,6 @@ async fn check_document(project: &Project) {
         assert!(check.status.success(), "{check:?}");
     }
     check_cart(std::fs::read(component).unwrap()).await;
-}
-
-#[tokio::test]
-async fn one_in_rust_for_http() {
-    let project = Project::new(&["--lang", "rust", "--http"]);
-    project.follow_readme().await;
-    check_requests(&project).await;
 }
 
 #[tokio::test]
@@ -193,8 +197,7 @@ async fn one_in_javascript_and_one_in_typescript_for_http() {
     check_requests(&project).await;
     // The same without types, and with the packages that are there.
     let plain = Project::new(&["--lang", "js", "--http"]);
-    let packages = project.folder().join("node_modules");
-    std::fs::rename(packages, plain.folder().join("node_modules")).unwrap();
+    plain.shares("node_modules", &project);
     plain.run("npm test").await;
 }
 
@@ -204,15 +207,10 @@ async fn one_in_python() {
         let project = Project::new(&["--lang", "python"]);
         project.follow_readme().await;
         check_messages(&project).await;
-    }
-}
-
-#[tokio::test]
-async fn one_in_python_for_http() {
-    if Sdk::python("one_in_python_for_http").is_some() {
-        let project = Project::new(&["--lang", "python", "--http"]);
-        project.follow_readme().await;
-        check_requests(&project).await;
+        let http = Project::new(&["--lang", "python", "--http"]);
+        http.shares(".venv", &project);
+        http.follow_readme().await;
+        check_requests(&http).await;
     }
 }
 
@@ -252,6 +250,7 @@ async fn check_dev(project: &Project) {
     let mut dev = tokio::process::Command::new(binary());
     dev.args(["--http-port", &http, "--cluster-port", &cluster])
         .args(["--admin-port", &admin, "--state", "sqlite:state.db", "dev"])
+        .envs(QUICK)
         .current_dir(project.folder())
         .kill_on_drop(true);
     let mut dev = dev.stderr(Stdio::piped()).spawn().unwrap();

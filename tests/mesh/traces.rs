@@ -434,7 +434,20 @@ async fn variables_that_cannot_be_used_are_named() {
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none.pem", "PEM"),
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "key.pem", "no certificate"),
         ("OTEL_PROPAGATORS", "b3", "tracecontext"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "from 1 up"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "from 1 to"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999", "from 1 to"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "from 1 up"),
+        ("OTEL_SPAN_LINK_COUNT_LIMIT", "x", "a whole number"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "nonsense", "http://"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://127.0.0.1:99999",
+            "URL",
+        ),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "host=evil", "connection"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=%0d%0aX: y", "name=value"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "garbage", "key=value"),
+        ("OTEL_SDK_DISABLED", "yes", "true or false"),
     ] {
         let setup = Setup::new(Plugins::usual())
             .variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")

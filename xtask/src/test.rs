@@ -19,22 +19,23 @@ pub(crate) fn everything() -> Result<()> {
         dependencies()
     })?;
     step("guests", build::all_guests)?;
-    // Dependencies are compiled once, for all that follows.
+    // What is compiled here is what all tests run.
     step("lints", lints)?;
     let unit_tests = unit_tests()?;
-    // The host is compiled by one core, for the most part.
+    // Most of the time of unit tests is that of one.
     thread::scope(|scope| {
         let others = scope.spawn(|| {
-            step("unit tests", || run_all(&unit_tests))?;
             step("other languages and SDKs", other_languages)?;
             step("packages of the SDK for Rust", packages)
         });
-        step("host", build::everything)?;
+        step("unit tests", || run_all(&unit_tests))?;
         others.join().expect("it does not panic")
     })?;
-    step("tests over real nodes", || integration_tests(None))?;
+    step("tests over real nodes", || {
+        integration_tests(checked(), None)
+    })?;
     step("tests of documents", || {
-        setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
+        setup::run(checked().args(["--doc"]))
     })
 }
 
@@ -82,14 +83,14 @@ fn npm() -> Command {
     npm
 }
 
-/// Compiles everything with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes
-/// minutes where nothing is compiled yet. The crates of the workspace are not optimized here: that takes minutes, too, and
-/// what users run is compiled for the tests over real nodes.
 fn lints() -> Result<()> {
-    setup::run(linted().args(["--all-targets", "--no-run"]))
+    setup::run(checked().args(["--all-targets", "--no-run"]))
 }
 
-fn linted() -> Command {
+/// `cargo test` with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes minutes
+/// where nothing is compiled yet. The crates of the workspace are not optimized: that takes minutes, too; instead they check
+/// themselves (`debug_assert`, overflows). `cargo xtask test FILTER` runs tests with the host as users have it.
+fn checked() -> Command {
     let mut command = cargo();
     // As `cargo clippy` calls it.
     command
@@ -97,7 +98,12 @@ fn linted() -> Command {
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
     command.args(["test", "--release", "--workspace"]);
     for package in ["meshage-host", "meshage-bench"] {
-        for setting in ["opt-level=0", "codegen-units=16"] {
+        for setting in [
+            "opt-level=0",
+            "codegen-units=16",
+            "debug-assertions=true",
+            "overflow-checks=true",
+        ] {
             let setting = format!("profile.release.package.{package}.{setting}");
             command.args(["--config", &setting]);
         }
@@ -108,7 +114,7 @@ fn linted() -> Command {
 /// The unit tests that the lints have compiled, each with the folder of its package. They run without cargo, which would wait for
 /// the one that compiles the host.
 fn unit_tests() -> Result<Vec<(PathBuf, PathBuf)>> {
-    let mut tests = linted();
+    let mut tests = checked();
     tests.args(["--lib", "--bins", "--no-run", "--message-format=json"]);
     let told = tests.stderr(Stdio::null()).output()?;
     ensure!(told.status.success(), "unit tests: {}", told.status);
@@ -135,10 +141,8 @@ fn run_all(tests: &[(PathBuf, PathBuf)]) -> Result<()> {
 
 /// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
 /// two for each core leave time to spare.
-fn integration_tests(filter: Option<&str>) -> Result<()> {
+fn integration_tests(mut tests: Command, filter: Option<&str>) -> Result<()> {
     let threads = 2 * available_parallelism()?.get();
-    let mut tests = cargo();
-    tests.args(["test", "--release", "--workspace"]);
     match filter {
         Some(filter) => tests.args(["--test", "mesh", filter]),
         None => tests.args(["--test", "*"]),
@@ -178,5 +182,7 @@ pub(crate) fn some(filter: &str) -> Result<()> {
     build::everything()?;
     setup::javascript();
     setup::python();
-    integration_tests(Some(filter))
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--workspace"]);
+    integration_tests(tests, Some(filter))
 }

@@ -152,7 +152,9 @@ impl Config {
             access: Access::read(settings)?,
             clients: Clients::read(settings)?,
             log: Log::read(settings)?,
-            traces: Traces::read(settings, |name| env::var(name).ok())?,
+            traces: Traces::read(settings, |name| {
+                Some(env::var_os(name)?.to_string_lossy().into())
+            })?,
             plugins: Plugins::read(settings)?,
         };
         config.check_exposure(settings)?;

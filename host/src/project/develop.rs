@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Deserialize;
@@ -80,19 +80,26 @@ impl Develop {
 
     /// Waits until something is saved. `false`: nothing ever will be.
     fn wait(&self) -> bool {
+        let mut settled: Option<Instant> = None;
         loop {
-            let Ok(event) = self.changes.recv() else {
-                return false;
+            let changed = match settled {
+                None => self.changes.recv().map_err(RecvTimeoutError::from),
+                Some(at) => {
+                    let left = at.saturating_duration_since(Instant::now());
+                    self.changes.recv_timeout(left)
+                }
             };
-            if event.is_ok_and(|event| concerns(&event)) {
-                break;
+            match changed {
+                // A node may write its state into the same folder, again and again.
+                Ok(event) => {
+                    if event.is_ok_and(|event| concerns(&event)) {
+                        settled = Some(Instant::now() + SETTLED);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return settled.is_some(),
             }
         }
-        while !matches!(
-            self.changes.recv_timeout(SETTLED),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)
-        ) {}
-        true
     }
 
     /// What is wrong is told by cargo; the node runs on with what it has.

@@ -105,9 +105,16 @@ impl Sessions {
 
     /// Whether this is the id of an open session, whose token is still one of these.
     pub fn has(&self, tokens: &Tokens, id: &str, now: Instant) -> bool {
-        let inner = self.lock();
-        let session = inner.open.get(&hash(id));
-        session.is_some_and(|session| session.expires > now && tokens.have(&session.token))
+        let (mut inner, id) = (self.lock(), hash(id));
+        let Some(session) = inner.open.get(&id) else {
+            return false;
+        };
+        let is_good = session.expires > now && tokens.have(&session.token);
+        if !is_good {
+            // A token that comes back brings no session back.
+            inner.open.remove(&id);
+        }
+        is_good
     }
 
     pub fn close(&self, id: &str) {
@@ -165,15 +172,15 @@ mod tests {
             .unwrap();
         assert!(sessions.has(&both, &id, now));
         assert!(!sessions.has(&both, &format!("{id}x"), now));
-        assert!(!sessions.has(&both, &id, now + SESSION_MAX));
-        assert!(!sessions.has(&tokens(&["second-token-of-all"]), &id, now));
         let other = sessions
             .open(&both, "second-token-of-all", HERE, now)
             .unwrap();
         assert_ne!(id, other);
-        sessions.close(&id);
-        assert!(!sessions.has(&both, &id, now));
-        assert!(sessions.has(&both, &other, now));
+        let gone = tokens(&["second-token-of-all"]);
+        assert!(!sessions.has(&gone, &id, now) && sessions.has(&gone, &other, now));
+        assert!(!sessions.has(&both, &id, now) && sessions.has(&both, &other, now));
+        sessions.close(&other);
+        assert!(!sessions.has(&both, &other, now));
     }
 
     #[test]
@@ -217,6 +224,11 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let others: Vec<_> = (0..SESSIONS_MAX).map(|_| open(later)).collect();
         assert!(!sessions.has(&tokens, &first, later));
-        assert!(others.iter().all(|id| sessions.has(&tokens, id, later)));
+        assert!(!sessions.has(&tokens, &others[0], later + SESSION_MAX));
+        assert!(
+            others[1..]
+                .iter()
+                .all(|id| sessions.has(&tokens, id, later))
+        );
     }
 }

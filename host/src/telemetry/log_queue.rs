@@ -12,6 +12,7 @@ use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::printable::Printable;
+use super::throttle::Throttle;
 
 /// Bytes of queued lines: some ten thousand lines, or all that 64 calls of guests may log.
 const WAITING_BYTES_MAX: usize = 4 << 20;
@@ -21,6 +22,9 @@ const PIECE_BYTES_MAX: usize = 64 << 10;
 
 /// Pause before the next attempt when stderr is full and another process has made it non-blocking.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Lines that are missing after so long are told as if they were the first.
+const TOLD_ANEW_AFTER: Duration = Duration::from_secs(60);
 
 /// Where lines go to, and the counter of those that do not get there.
 #[derive(Debug, Clone, Copy)]
@@ -35,11 +39,6 @@ impl Sink {
             Self::Stderr(_) => "log",
             Self::Stdout(_) => "access-log",
         }
-    }
-
-    fn count_dropped(self, lines: u64) {
-        let (Self::Stderr(name) | Self::Stdout(name)) = self;
-        counter!(name).increment(lines);
     }
 
     fn write(self, lines: &[u8]) -> Result<usize, Errno> {
@@ -58,10 +57,21 @@ pub(super) struct LogQueue {
     sink: Sink,
 }
 
-#[derive(Default)]
 struct Shared {
     waiting: Mutex<Queue>,
     changed: Condvar,
+    /// What is missing on stdout, as it is told on stderr.
+    told: Throttle<()>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            told: Throttle::growing(TOLD_ANEW_AFTER),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -98,7 +108,7 @@ impl LogQueue {
         if waiting.lines.len() + line.len() > WAITING_BYTES_MAX {
             waiting.dropped += 1;
             drop(waiting);
-            self.sink.count_dropped(1);
+            self.shared.count_dropped(self.sink, 1);
             return;
         }
         waiting.lines.extend_from_slice(line.as_bytes());
@@ -135,6 +145,22 @@ impl Shared {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts lines that are lost. Of those of stdout it is told at once, as that needs stderr alone.
+    fn count_dropped(&self, sink: Sink, lines: u64) {
+        match sink {
+            Sink::Stderr(name) => counter!(name).increment(lines),
+            Sink::Stdout(name) => {
+                counter!(name).increment(lines);
+                if self.told.note((), Instant::now()).is_some() {
+                    warn!(
+                        event = "access-log-dropped",
+                        "lines of the access log are missing: nobody takes them, or they cannot be written"
+                    );
+                }
+            }
+        }
+    }
+
     fn write_for_ever(&self, sink: Sink) {
         let mut batch = Vec::new();
         let mut output = Output::default();
@@ -156,15 +182,14 @@ impl Shared {
             }
             batch.clear();
             if has_failed {
-                sink.count_dropped(lost);
+                self.count_dropped(sink, lost);
                 // Reported once a batch can be written again: a warning could not be written now
                 // either.
                 self.lock().dropped += dropped + lost;
-            } else if dropped > 0 {
+            } else if dropped > 0 && matches!(sink, Sink::Stderr(_)) {
                 let error = output.error.take().map(tracing::field::display);
                 warn!(
                     event = "log-dropped",
-                    log = sink.name(),
                     lines = dropped,
                     error,
                     "lines of the log are missing here: nobody took them, or they could not be written"

@@ -99,7 +99,7 @@ impl Figures {
             (names::PROBLEMS, "") => count(&mut self.problems, "type"),
             (names::CLIENT_CONNECTIONS, "") => self.client_connections = value,
             (names::PEER_CONNECTIONS, "") => self.peer_connections = value,
-            (names::LOG_DROPPED, "") => self.log_lines_dropped = value,
+            (names::LOG_DROPPED | names::ACCESS_LOG_DROPPED, "") => self.log_lines_dropped += value,
             (names::STATE_COMMITS, "") => count(&mut state.commits, "outcome"),
             (names::STATE_BATCH_COMMITS, "count") => state.batches = value,
             (names::STATE_BATCH_COMMITS, "sum") => state.commits_in_batches = value,

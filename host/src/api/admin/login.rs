@@ -1,8 +1,8 @@
 //! Who may ask: tools send a token, browsers log in with one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{
     AUTHORIZATION, COOKIE, HOST, ORIGIN, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::Peer;
@@ -19,6 +20,9 @@ use super::shared::Admin;
 use crate::security::{
     Denied, RequestSource, SEC_FETCH_SITE, SESSION_COOKIES, SESSION_MAX, is_of_own_page,
 };
+
+/// How long a token may take to arrive.
+const FORM_MAX: Duration = Duration::from_secs(5);
 
 /// How a request has shown that it may be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +48,10 @@ pub(super) async fn need_token(
         let headers = request.headers();
         let login = if tokens.allow(headers.get(AUTHORIZATION)) {
             Login::Token
-        } else if let Some(id) = admin.session_of(headers)
-            && admin.kept.sessions.has(&tokens, id, Instant::now())
-            && (request.method().is_safe() || is_of_own_page(source_of(headers)))
+        } else if (request.method().is_safe() || is_of_own_page(source_of(headers)))
+            && admin
+                .sessions_of(headers)
+                .any(|id| admin.kept.sessions.has(&tokens, id, Instant::now()))
         {
             Login::Session
         } else {
@@ -71,8 +76,7 @@ fn no_token() -> Response {
 pub(super) async fn log_in(
     State(admin): State<Admin>,
     Extension(Peer(peer)): Extension<Peer>,
-    headers: HeaderMap,
-    Form(given): Form<Given>,
+    request: Request,
 ) -> Response {
     let Some(tokens) = &admin.tokens else {
         return (
@@ -80,6 +84,21 @@ pub(super) async fn log_in(
             "the node has no tokens: nobody needs to log in\n",
         )
             .into_response();
+    };
+    let headers = request.headers().clone();
+    // Whoever has no token yet shall not hold a connection for long.
+    let given = timeout(FORM_MAX, Form::<Given>::from_request(request, &())).await;
+    let given = match given {
+        Ok(Ok(Form(given))) => given,
+        Ok(Err(rejection)) => {
+            let text =
+                "send the token as a form: `token=TOKEN` (application/x-www-form-urlencoded)\n";
+            return (rejection.status(), text).into_response();
+        }
+        Err(_) => {
+            let text = "the token did not come in time\n";
+            return (StatusCode::REQUEST_TIMEOUT, text).into_response();
+        }
     };
     let tokens = tokens.borrow().clone();
     match admin
@@ -109,7 +128,7 @@ pub(super) async fn log_in(
 
 /// Ends the session of a request, if it has one.
 pub(super) async fn log_out(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    if let Some(id) = admin.session_of(&headers) {
+    for id in admin.sessions_of(&headers) {
         admin.kept.sessions.close(id);
     }
     let cookie = admin.cookie(&headers, "", 0);
@@ -134,12 +153,14 @@ impl Admin {
         format!("{name}={id}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}")
     }
 
-    /// The id of the session that a request is of, by its cookie.
-    fn session_of<'h>(&self, headers: &'h HeaderMap) -> Option<&'h str> {
+    /// The ids that a request has in cookies of this node. Others on the same host may have set one of
+    /// that name, too, and any that are no UTF-8.
+    fn sessions_of<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = &'h str> {
         let name = self.cookie_name(headers);
         let lines = headers.get_all(COOKIE).iter();
-        let mut cookies = lines.flat_map(|line| line.to_str().unwrap_or_default().split(';'));
-        cookies.find_map(|cookie| {
+        let cookies = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+        cookies.filter_map(move |cookie| {
+            let cookie = str::from_utf8(cookie).ok()?;
             let (own, id) = cookie.trim().split_once('=')?;
             (own == name).then_some(id)
         })

@@ -85,7 +85,7 @@ impl HttpClient for Exporter {
             Ok(Ok(sent)) => sent,
             Ok(Err(late)) => Err(late.into()),
             // The runtime ends.
-            Err(error) => Err(error.into()),
+            Err(_) => Err("the node ended before it answered".into()),
         };
         let problem = match &sent {
             Ok(answer) if answer.status().is_success() => None,
