@@ -54,6 +54,10 @@ pub enum Command {
     ///
     /// Its component goes into the plugins directory. The flags are those of a node, before `dev`.
     Dev,
+    /// Ask the node on this host whether it is ready: exit code 0, or 1 with what is missing
+    ///
+    /// For health checks that run a command. The flags are those of the node, before `health`.
+    Health,
     /// Copy, export or look after the state of entities
     State {
         #[command(subcommand)]

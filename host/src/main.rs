@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use meshage_host::cli::{Cli, Command, StateCommand};
-use meshage_host::config::{Config, ConfigError, PluginTerms, StateTerms, Written};
+use meshage_host::config::{Config, ConfigError, HealthTerms, PluginTerms, StateTerms, Written};
 use meshage_host::entities::{self, Copied, TransferError};
 use meshage_host::message::StreamName;
 use meshage_host::node::{self, NodeError};
@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         Some(Command::State { command }) => state(command, written),
         Some(Command::New { name, lang, http }) => new(&name, lang, http),
         Some(Command::Dev) => develop(written, &logs),
+        Some(Command::Health) => health(written),
         None => Config::new(written)
             .map_err(Failed::from)
             .and_then(|config| run(config, &logs)),
@@ -104,6 +105,18 @@ fn check(files: &[PathBuf], written: Written) -> Result<ExitCode, Failed> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Asks the node on this host whether it is ready.
+fn health(written: Written) -> Result<ExitCode, Failed> {
+    let HealthTerms { admin } = HealthTerms::new(written)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match runtime.block_on(node::health(admin)) {
+        Ok(()) => say(&"ready").map(|()| ExitCode::SUCCESS),
+        Err(missing) => say(&missing).map(|()| ExitCode::FAILURE),
+    }
 }
 
 /// Copies, exports or looks after the state of entities.

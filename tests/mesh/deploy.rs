@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::skipped;
+use crate::harness::{binary, skipped};
 
 /// Series of Prometheus' own, and what histograms append to their names.
 const PARTS: [&str; 3] = ["_bucket", "_sum", "_count"];
@@ -156,4 +156,107 @@ fn alerts_fire_when_they_should() {
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{told}");
     }
+}
+
+/// The output of a command that must succeed.
+fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_kubernetes_gets_is_as_its_schemas_have_it() {
+    const NAME: &str = "what_kubernetes_gets_is_as_its_schemas_have_it";
+    let has = |command: &mut Command| command.output().is_ok_and(|it| it.status.success());
+    let validate = file("target/python/bin/kubernetes-validate");
+    if !has(Command::new("kubectl").args(["version", "--client"])) {
+        return skipped(NAME, "kubectl (https://kubernetes.io/docs/tasks/tools)");
+    }
+    if !has(Command::new(&validate).arg("--version")) {
+        return skipped(NAME, "kubernetes-validate (`pip install`)");
+    }
+    // With what an operator makes beforehand.
+    let folder = tempfile::tempdir().unwrap();
+    output_of(
+        Command::new("cp")
+            .arg("-r")
+            .arg(file("deploy/kubernetes"))
+            .arg(folder.path()),
+    );
+    let made = folder.path().join("kubernetes");
+    for (name, text) in [
+        ("base/secret", "secret"),
+        ("base/tokens", "tokens"),
+        (
+            "postgres/store",
+            "MESHAGE_STATE=postgres://m:secret@db/meshage",
+        ),
+    ] {
+        fs::write(made.join(name), text).unwrap();
+    }
+    for overlay in ["sqlite", "postgres"] {
+        let text = output_of(
+            Command::new("kubectl")
+                .arg("kustomize")
+                .arg(made.join(overlay)),
+        );
+        let whole = folder.path().join("whole.yaml");
+        fs::write(&whole, &text).unwrap();
+        let told = output_of(Command::new(&validate).arg("--strict").arg(&whole));
+        assert!(!told.contains("ERROR"), "{told}");
+        // Each variable is one of the node.
+        let help = output_of(Command::new(binary()).arg("--help"));
+        let names = text
+            .lines()
+            .filter_map(|line| line.split_once("- name: ")?.1.into());
+        let variables: Vec<&str> = names
+            .filter(|name: &&str| name.starts_with("MESHAGE_"))
+            .collect();
+        assert!(variables.len() > 8, "{variables:?}");
+        for variable in variables {
+            assert!(help.contains(variable), "{variable}");
+        }
+    }
+}
+
+/// How exposed a unit may be, of 100: what is above it is named by `systemd-analyze security`.
+const EXPOSURE_MAX: &str = "16";
+
+#[test]
+fn the_unit_of_systemd_is_right_and_exposes_little() {
+    let is_there = Command::new("systemd-analyze").arg("--version").output();
+    if is_there.is_err() {
+        return skipped(
+            "the_unit_of_systemd_is_right_and_exposes_little",
+            "systemd-analyze (`apt-get install systemd`)",
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("meshage.service");
+    let text = fs::read_to_string(file("deploy/systemd/meshage.service")).unwrap();
+    let text = text.replace("/usr/bin/meshage-host", binary().to_str().unwrap());
+    fs::write(&unit, text).unwrap();
+    let threshold = format!("--threshold={EXPOSURE_MAX}");
+    for arguments in [&["verify"][..], &["security", "--offline=true", &threshold]] {
+        let analyze = Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(&unit)
+            .output();
+        let output = analyze.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn the_settings_of_the_unit_are_settings() {
+    // It starts nothing: the port of no node is asked.
+    let output = Command::new(binary())
+        .args(["--config"])
+        .arg(file("deploy/systemd/meshage.toml"))
+        .args(["--admin-port", "1", "health"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }

@@ -34,6 +34,30 @@ async fn mesh_under_load(size: usize) -> (Wire, Vec<Node>, Traffic) {
     (wire, nodes, traffic)
 }
 
+#[tokio::test]
+async fn who_listens_everywhere_tells_the_address_from_which_it_reaches_the_seed() {
+    let wire = Wire::lay(2);
+    let setup = || Setup::new(Plugins::usual());
+    // Without a seed there is the one private address of the host.
+    let first = setup().everywhere_on(&wire, 1).start().await;
+    let second = setup().everywhere_on(&wire, 2).seeds(&[&first]);
+    let second = second.start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    for (node, because) in [(&first, "private"), (&second, "seeds")] {
+        let start: Value = serde_json::from_str(&node.event("starts").await).unwrap();
+        let (port, place) = (node.cluster.split_once(':').unwrap().1, &node.http);
+        let ip = place.split_once(':').unwrap().0;
+        assert_eq!(start["advertised"], format!("{ip}:{port}"));
+        let told = start["advertised_because"].as_str().unwrap();
+        assert!(told.contains(because), "{told}");
+    }
+    for key in 0..10 {
+        let path = format!("/api/echo/{key}");
+        first.post(&path).json("{}").send().await.ok();
+        second.post(&path).json("{}").send().await.ok();
+    }
+}
+
 async fn wait_until_seen(by: &Node, count: usize) {
     until(|| async { by.view().await.len() == count }).await;
 }

@@ -8,8 +8,9 @@ use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
 use tokio::task::spawn_blocking;
 
 use crate::harness::{
@@ -42,6 +43,31 @@ async fn seeds_may_be_down_empty_or_the_node_itself() {
         assert_eq!(node.view().await.len(), 1);
         node.post("/api/echo/1").send().await.ok();
     }
+}
+
+#[tokio::test]
+async fn a_node_may_be_reached_by_a_name_and_at_another_port() {
+    let port = port_known_beforehand().to_string();
+    let first = Setup::new(Plugins::usual())
+        .own_ports()
+        .id("n1")
+        .flag("--http-port", "0")
+        .flag("--cluster-port", &port)
+        .flag("--advertise", &format!("localhost:{port}"))
+        .ready()
+        .await;
+    let second = Setup::new(Plugins::usual()).id("n2").seeds(&[&first]);
+    let second = second.start().await;
+    wait_for_mesh(&[&first, &second]).await;
+    // What is told is what others use: here nobody is.
+    let away = port_known_beforehand();
+    let lonely = Setup::new(Plugins::usual())
+        .id("n3")
+        .flag("--advertise", &format!("127.0.0.1:{away}"))
+        .ready()
+        .await;
+    let start: Value = serde_json::from_str(&lonely.event("starts").await).unwrap();
+    assert_eq!(start["advertised"], format!("127.0.0.1:{away}"));
 }
 
 #[tokio::test]
@@ -84,6 +110,11 @@ async fn a_wrong_setting_ends_the_start_with_one_line_and_code_2() {
             "--advertise",
             "0.0.0.0",
             ["advertise", "0.0.0.0", "other nodes can reach"],
+        ),
+        (
+            "--advertise",
+            "node:0",
+            ["advertise", "node:0", "10.0.0.1:9742"],
         ),
         ("--log", "!?", ["log", "!?", "info"]),
         ("--log", "warning", ["log", "warning", "warn, info"]),
@@ -474,4 +505,54 @@ async fn a_file_configures_and_is_overridden_by_variable_and_flag() {
         2,
         &["http_prot", "http_port"],
     );
+}
+
+#[tokio::test]
+async fn health_says_whether_the_node_on_this_host_is_ready() {
+    let health = |admin: &str, bind: &str| {
+        let port = admin.rsplit_once(':').unwrap().1.to_owned();
+        let mut health = Command::new(binary());
+        health.args(["--admin-bind", bind, "--admin-port", &port, "health"]);
+        let output = health.output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    let mut node = Setup::new(Plugins::usual()).ready().await;
+    for bind in ["127.0.0.1", "0.0.0.0"] {
+        assert_eq!(health(&node.admin, bind), (Some(0), "ready\n".into()));
+    }
+    node.signal(rustix::process::Signal::TERM);
+    node.ended().await;
+    let (code, said) = health(&node.admin, "127.0.0.1");
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains(&node.admin) && said.contains("refused"),
+        "{said}"
+    );
+    // Nobody waits for a node that hangs.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    let (code, said) = health(&silent, "127.0.0.1");
+    assert!(code == Some(1) && said.contains("in time"), "{said}");
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_when_the_node_is_ready_and_when_it_leaves() {
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let mut node = Setup::new(Plugins::usual())
+        .variable("NOTIFY_SOCKET", &socket)
+        .start()
+        .await;
+    let mut said = [0; 64];
+    let bytes = manager.recv(&mut said).await.unwrap();
+    assert_eq!(&said[..bytes], b"READY=1\n");
+    // It is true.
+    node.post("/api/echo/1").send().await.ok();
+    assert_eq!(node.admin("/readyz").await.status, 200);
+    node.signal(rustix::process::Signal::TERM);
+    let bytes = manager.recv(&mut said).await.unwrap();
+    assert_eq!(&said[..bytes], b"STOPPING=1\n");
+    assert!(node.ended().await.success());
 }

@@ -133,6 +133,9 @@ pub(crate) fn javascript() -> bool {
     true
 }
 
+/// What checks files for Kubernetes by its schemas.
+const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
+
 /// Makes the environment in which the tests build handlers in Python, if Python is there.
 pub(crate) fn python() {
     let folder = root().join("target/python");
@@ -153,6 +156,14 @@ pub(crate) fn python() {
     };
     if let Err(error) = install() {
         println!("SKIPPED the tests of Python: componentize-py cannot be installed ({error:#})");
+        return;
+    }
+    let mut pip = command(&pip.display().to_string());
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    if let Err(error) = run(pip.arg(KUBERNETES_VALIDATE)) {
+        println!(
+            "SKIPPED the tests of deploy/kubernetes: {KUBERNETES_VALIDATE} cannot be installed ({error:#})"
+        );
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) fn everything() -> Result<()> {
     step("guests", build::all_guests)?;
     // What is compiled here is what all tests run.
     step("lints", lints)?;
-    let unit_tests = unit_tests()?;
+    let unit_tests = compiled(&["--lib", "--bins"])?;
+    let integration_tests = compiled(&["--test", "*"])?;
     // Most of the time of unit tests is that of one.
     thread::scope(|scope| {
         let others = scope.spawn(|| {
@@ -31,9 +32,7 @@ pub(crate) fn everything() -> Result<()> {
         step("unit tests", || run_all(&unit_tests))?;
         others.join().expect("it does not panic")
     })?;
-    step("tests over real nodes", || {
-        integration_tests(checked(), None)
-    })?;
+    step("tests over real nodes", || run_all(&integration_tests))?;
     step("tests of documents", || {
         setup::run(checked().args(["--doc"]))
     })
@@ -111,13 +110,18 @@ fn checked() -> Command {
     command
 }
 
-/// The unit tests that the lints have compiled, each with the folder of its package. They run without cargo, which would wait for
-/// the one that compiles the host.
-fn unit_tests() -> Result<Vec<(PathBuf, PathBuf)>> {
+/// A test that is compiled, and the folder of its package.
+type Compiled = (PathBuf, PathBuf);
+
+/// Those of these targets, as the lints have compiled them. They run without cargo: what a test compiles itself is compiled
+/// without clippy.
+fn compiled(targets: &[&str]) -> Result<Vec<Compiled>> {
     let mut tests = checked();
-    tests.args(["--lib", "--bins", "--no-run", "--message-format=json"]);
+    tests
+        .args(targets)
+        .args(["--no-run", "--message-format=json"]);
     let told = tests.stderr(Stdio::null()).output()?;
-    ensure!(told.status.success(), "unit tests: {}", told.status);
+    ensure!(told.status.success(), "{targets:?}: {}", told.status);
     let told = String::from_utf8_lossy(&told.stdout);
     let told = told
         .lines()
@@ -132,25 +136,22 @@ fn unit_tests() -> Result<Vec<(PathBuf, PathBuf)>> {
         .collect())
 }
 
-fn run_all(tests: &[(PathBuf, PathBuf)]) -> Result<()> {
+fn run_all(tests: &[Compiled]) -> Result<()> {
     for (test, package) in tests {
-        setup::run(Command::new(test).arg("--quiet").current_dir(package))?;
+        let mut run = Command::new(test);
+        run.current_dir(package).env("CARGO_MANIFEST_DIR", package);
+        setup::run(in_threads(&mut run)?)?;
     }
     Ok(())
 }
 
-/// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
-/// two for each core leave time to spare.
-fn integration_tests(mut tests: Command, filter: Option<&str>) -> Result<()> {
-    let threads = 2 * available_parallelism()?.get();
-    match filter {
-        Some(filter) => tests.args(["--test", "mesh", filter]),
-        None => tests.args(["--test", "*"]),
-    };
+/// Tests over real nodes mostly wait, for clocks and for each other: two for each core leave time to spare.
+fn in_threads(tests: &mut Command) -> Result<&mut Command> {
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        let threads = 2 * available_parallelism()?.get();
         tests.env("RUST_TEST_THREADS", threads.to_string());
     }
-    setup::run(&mut tests)
+    Ok(tests)
 }
 
 /// Checks the dependencies against `deny.toml`, if the tool is there: `cargo install cargo-deny`.
@@ -183,6 +184,6 @@ pub(crate) fn some(filter: &str) -> Result<()> {
     setup::javascript();
     setup::python();
     let mut tests = cargo();
-    tests.args(["test", "--release", "--workspace"]);
-    integration_tests(tests, Some(filter))
+    tests.args(["test", "--release", "--workspace", "--test", "mesh", filter]);
+    setup::run(in_threads(&mut tests)?)
 }

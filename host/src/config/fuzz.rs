@@ -1,5 +1,3 @@
-use std::net::IpAddr;
-
 use super::written::{Settings, fill_from_file};
 use super::{Config, ConfigError, Values, settings};
 
@@ -28,7 +26,7 @@ pub fn config(data: &[u8]) {
         Ok(Config {
             network, clients, ..
         }) => {
-            assert!(network.advertise != IpAddr::from([0, 0, 0, 0]));
+            assert!(network.cluster_port != network.http_port || network.cluster_port == 0);
             assert!(
                 clients.body_bytes_max > 0
                     && clients.connections_max > 0

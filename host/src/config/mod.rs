@@ -2,7 +2,6 @@
 //! per section. Nothing else reads the environment.
 
 mod access;
-mod advertise;
 mod clients;
 mod files;
 #[cfg(any(test, fuzzing))]
@@ -17,6 +16,7 @@ mod traces;
 mod written;
 
 use std::env;
+use std::net::SocketAddr;
 
 use crate::message::NodeId;
 use crate::security::HostTrust;
@@ -28,7 +28,7 @@ pub use clients::Clients;
 pub use files::FromFiles;
 pub use log::Log;
 pub use mesh::Mesh;
-pub use network::Network;
+pub use network::{AdvertisedHost, Network};
 pub use plugins::{PluginTerms, Plugins};
 pub use setting::{ConfigError, DefaultValue, Setting};
 pub use state::{State, StateTerms};
@@ -103,6 +103,24 @@ impl PluginTerms {
     /// The first invalid one of these settings.
     pub fn new(written: Written) -> Result<Self, ConfigError> {
         Self::read(&written.settings?)
+    }
+}
+
+/// Where to ask the node of these settings how it is.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthTerms {
+    pub admin: SocketAddr,
+}
+
+impl HealthTerms {
+    /// Reads only the settings of addresses and ports, and ignores the others.
+    ///
+    /// # Errors
+    /// The first invalid one of these settings.
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        let settings = written.settings?;
+        let admin = Network::read(&settings)?.asked_at(&settings)?;
+        Ok(Self { admin })
     }
 }
 
@@ -209,7 +227,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::net::IpAddr;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
@@ -278,7 +295,7 @@ mod tests {
         let (network, mesh, clients) = (&config.network, &config.mesh, &config.clients);
         assert_eq!((network.http_port, network.cluster_port), (8080, 9742));
         assert_eq!(network.admin_addr(8080), "127.0.0.1:9080".parse().unwrap());
-        assert_eq!(network.bind, network.advertise);
+        assert!(network.bind.is_loopback() && network.advertise.is_none());
         assert_eq!((mesh.cluster_id.as_str(), mesh.seeds.len()), ("meshage", 0));
         assert_eq!(
             (clients.body_bytes_max, clients.timeout),
@@ -361,26 +378,6 @@ mod tests {
             error.contains("/missing") && error.contains("create it"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn who_listens_everywhere_is_reached_at_the_private_address_of_the_host_if_it_has_one() {
-        let flags = ["--bind", "0.0.0.0", "--insecure"];
-        match advertise::private_address(IpAddr::from([0, 0, 0, 0])) {
-            Ok(address) => assert_eq!(config(&flags).unwrap().network.advertise, address),
-            Err(problem) => {
-                check_error(&flags, &["bind", "0.0.0.0", "advertise as well", &problem])
-            }
-        }
-        let named = config(&[
-            "--bind",
-            "0.0.0.0",
-            "--insecure",
-            "--advertise",
-            "192.0.2.1",
-        ])
-        .unwrap();
-        assert_eq!(named.network.advertise.to_string(), "192.0.2.1");
     }
 
     #[test]

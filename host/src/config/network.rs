@@ -1,8 +1,8 @@
 //! Settings for addresses and ports.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 
-use super::advertise;
 use super::setting::{ConfigError, DefaultValue, Setting};
 use super::written::Settings;
 
@@ -62,12 +62,12 @@ pub(super) const BIND: Setting = Setting {
 const ADVERTISE: Setting = Setting {
     name: "advertise",
     variables: &["MESHAGE_ADVERTISE"],
-    value: "IP",
-    help: "Address at which other nodes reach this one",
+    value: "HOST[:PORT]",
+    help: "Address or name at which other nodes reach this one, and the cluster port there if it is another one",
     default: DefaultValue::Described(
-        "the bound one; if that is all of them (0.0.0.0), the host's one private address",
+        "the bound one; if that is all of them (0.0.0.0), the one from which the first seed is reached, else the host's one private address",
     ),
-    expected: "an IP address that other nodes can reach",
+    expected: "an IP address or a name that other nodes can reach, such as 10.0.0.1, node-1.example or 10.0.0.1:9742",
     is_switch: false,
 };
 
@@ -80,6 +80,9 @@ pub(super) const SETTINGS: &[&Setting] = &[
     &ADVERTISE,
 ];
 
+/// The longest name that there can be (RFC 1035).
+const NAME_BYTES_MAX: usize = 253;
+
 const PORT: &str = "a port number from 0 (any free one) to 65535";
 
 #[derive(Debug, Clone)]
@@ -91,7 +94,22 @@ pub struct Network {
     pub admin_port: Option<u16>,
     pub admin_bind: IpAddr,
     pub bind: IpAddr,
-    pub advertise: IpAddr,
+    /// `None`: it is to be found.
+    pub advertise: Option<Advertise>,
+}
+
+/// Where other nodes reach this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertise {
+    pub host: AdvertisedHost,
+    /// `None`: the bound cluster port.
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdvertisedHost {
+    Address(IpAddr),
+    Name(String),
 }
 
 impl Network {
@@ -109,7 +127,7 @@ impl Network {
             admin_port,
             admin_bind: settings.parse(&ADMIN_BIND)?,
             bind,
-            advertise: advertised(settings, bind)?,
+            advertise: settings.parse_optional(&ADVERTISE)?,
         };
         match network.colliding_ports() {
             Some([one, other]) => {
@@ -134,6 +152,43 @@ impl Network {
         SocketAddr::new(self.admin_bind, port)
     }
 
+    /// Where a node of these settings, on this host, says how it is.
+    pub(super) fn asked_at(&self, settings: &Settings) -> Result<SocketAddr, ConfigError> {
+        let mut addr = self.admin_addr(self.http_port);
+        if addr.port() == 0 {
+            return Err(settings.error(&ADMIN_PORT, "the port of the node that runs"));
+        }
+        if addr.ip().is_unspecified() {
+            let loopback = match addr {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            addr.set_ip(loopback);
+        }
+        Ok(addr)
+    }
+
+    /// The error if no address can be found to be told other nodes.
+    pub fn bind_error(&self, problem: &str) -> ConfigError {
+        let expected = format!(
+            "advertise as well, with the address or the name that other nodes reach: no seed tells which it is, and {problem}"
+        );
+        ConfigError::new(&BIND, &self.bind.to_string(), &expected)
+    }
+
+    /// The error if the name at which other nodes reach this one has no address.
+    pub fn name_error(&self, problem: &str) -> ConfigError {
+        let name = match &self.advertise {
+            Some(Advertise {
+                host: AdvertisedHost::Name(name),
+                ..
+            }) => name.clone(),
+            _ => String::new(),
+        };
+        let expected = format!("an address, or a name that has one: {problem}");
+        ConfigError::new(&ADVERTISE, &name, &expected)
+    }
+
     /// Two settings with the same port on the same address, if there are any.
     fn colliding_ports(&self) -> Option<[&'static str; 2]> {
         let http = ("HTTP", self.bind, self.http_port);
@@ -154,15 +209,75 @@ impl Network {
     }
 }
 
-fn advertised(settings: &Settings, bind: IpAddr) -> Result<IpAddr, ConfigError> {
-    match settings.parse_optional::<IpAddr>(&ADVERTISE)? {
-        Some(address) if address.is_unspecified() => Err(settings.unexpected(&ADVERTISE)),
-        Some(address) => Ok(address),
-        None if bind.is_unspecified() => advertise::private_address(bind).map_err(|problem| {
-            let expected =
-                format!("advertise as well, with the IP that other nodes reach, as {problem}");
-            settings.error(&BIND, &expected)
-        }),
-        None => Ok(bind),
+/// Not the text of an address or a name that others can reach.
+#[derive(Debug)]
+pub struct NotReachable;
+
+impl FromStr for Advertise {
+    type Err = NotReachable;
+
+    fn from_str(text: &str) -> Result<Self, NotReachable> {
+        let address = |ip: IpAddr, port| {
+            let host = AdvertisedHost::Address(ip);
+            (!ip.is_unspecified() && port != Some(0))
+                .then_some(Self { host, port })
+                .ok_or(NotReachable)
+        };
+        if let Ok(ip) = text.parse() {
+            return address(ip, None);
+        }
+        if let Ok(with_port) = text.parse::<SocketAddr>() {
+            return address(with_port.ip(), Some(with_port.port()));
+        }
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) => (name, Some(port.parse().map_err(|_| NotReachable)?)),
+            None => (text, None),
+        };
+        let is_part = |it: char| it.is_ascii_alphanumeric() || "-._".contains(it);
+        // What has only digits was meant as an address.
+        let is_name =
+            name.chars().all(is_part) && name.contains(|it: char| it.is_ascii_alphabetic());
+        if !is_name || name.len() > NAME_BYTES_MAX || port == Some(0) {
+            return Err(NotReachable);
+        }
+        let host = AdvertisedHost::Name(name.to_owned());
+        Ok(Self { host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_names_with_and_without_ports_are_read() {
+        let address = |text: &str| AdvertisedHost::Address(text.parse().unwrap());
+        let name = |text: &str| AdvertisedHost::Name(text.into());
+        for (text, host, port) in [
+            ("10.0.0.1", address("10.0.0.1"), None),
+            ("10.0.0.1:7000", address("10.0.0.1"), Some(7_000)),
+            ("fd00::7", address("fd00::7"), None),
+            ("[fd00::7]:7000", address("fd00::7"), Some(7_000)),
+            ("node-1.mesh", name("node-1.mesh"), None),
+            ("node-1:7000", name("node-1"), Some(7_000)),
+        ] {
+            assert_eq!(text.parse::<Advertise>().unwrap(), Advertise { host, port });
+        }
+        for text in [
+            "",
+            "0.0.0.0",
+            "::",
+            "[::]:1",
+            "10.0.0",
+            "10.0.0.1:0",
+            "node:0",
+            "node:x",
+            "node:70000",
+            "http://node",
+            "no de",
+            ":7000",
+        ] {
+            assert!(text.parse::<Advertise>().is_err(), "{text}");
+        }
     }
 }

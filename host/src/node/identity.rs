@@ -10,15 +10,19 @@ use crate::membership::{Node, NodeState};
 use crate::message::NodeId;
 
 /// This node's gossip state at the start.
-pub(super) fn own_node(config: &Config, sockets: &Sockets) -> Result<Node, NodeError> {
+pub(super) fn own_node(
+    config: &Config,
+    sockets: &Sockets,
+    advertised: SocketAddr,
+) -> Result<Node, NodeError> {
     let http_port = sockets.http.local_addr()?.port();
     let cluster_port = sockets.peers.local_addr()?.port();
     Ok(Node {
         node_id: node_id(config, cluster_port)?,
         generation: generation(),
         state: NodeState::Starting,
-        http_addr: SocketAddr::new(config.network.advertise, http_port),
-        cluster_addr: SocketAddr::new(config.network.advertise, cluster_port),
+        http_addr: SocketAddr::new(advertised.ip(), http_port),
+        cluster_addr: advertised,
         streams: Default::default(),
         store: None,
     })

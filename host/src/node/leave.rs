@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::manager;
 use super::parts::Parts;
 use crate::config::Config;
 use crate::membership::NodeState;
@@ -42,6 +43,7 @@ pub(super) async fn leave(parts: Parts, config: &Config) {
         event = "leaving",
         "leaving: telling the others, then finishing what is under way"
     );
+    manager::leaves();
     tell_mesh(&parts).await;
     serve_until_known(&parts).await;
     parts.local.close();

@@ -1,9 +1,12 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
+mod advertise;
 mod check;
 mod error;
+mod health;
 mod identity;
 mod leave;
+mod manager;
 mod offer;
 mod open_files;
 mod parts;
@@ -22,6 +25,7 @@ use vital::vital;
 
 pub use check::check;
 pub use error::NodeError;
+pub use health::health;
 pub use leave::leave_max;
 pub use sockets::BindError;
 

@@ -8,6 +8,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::error::NodeError;
+use super::manager;
 use super::parts::Parts;
 use crate::config::{Config, PluginTerms};
 use crate::membership::{NodeState, View};
@@ -50,6 +51,7 @@ impl Parts {
         let offered = self.announce(&offers, NodeState::Ready).await;
         self.readiness.joined();
         info!(event = "ready", streams = offered, "ready");
+        manager::is_ready();
         // Only the first branch ends, unless there is a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(None),

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::advertise::{self, Advertised};
 use super::error::NodeError;
 use super::identity::own_node;
 use super::open_files;
@@ -92,9 +93,11 @@ impl Parts {
         let (metrics, upkeep) = Metrics::install()?;
         vital.spawn("the upkeep of the metrics", upkeep);
         let sockets = Sockets::bind(&config.network).await?;
-        let own = own_node(config, &sockets)?;
+        let bound = sockets.peers.local_addr()?;
+        let advertised = advertise::find(&config.network, &config.mesh.seeds, bound).await?;
+        let own = own_node(config, &sockets, advertised.addr)?;
         config.check_certificate_of(&own.node_id)?;
-        log_start(config, &sockets, &own.node_id)?;
+        log_start(config, &sockets, &own.node_id, &advertised)?;
         if let Some(config) = config.traces.0.clone() {
             traces::start(config, &own.node_id, Handle::current())?;
         }
@@ -187,13 +190,20 @@ impl Parts {
     }
 }
 
-fn log_start(config: &Config, sockets: &Sockets, node_id: &NodeId) -> Result<(), NodeError> {
+fn log_start(
+    config: &Config,
+    sockets: &Sockets,
+    node_id: &NodeId,
+    advertised: &Advertised,
+) -> Result<(), NodeError> {
     let addr = TcpListener::local_addr;
     info!(
         event = "starts",
         %node_id,
         http = %addr(&sockets.http)?,
         cluster = %addr(&sockets.peers)?,
+        advertised = %advertised.addr,
+        advertised_because = advertised.because,
         admin = %addr(&sockets.admin)?,
         plugins = %config.plugins.directory.display(),
         cluster_id = config.mesh.cluster_id,

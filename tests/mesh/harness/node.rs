@@ -145,13 +145,25 @@ impl Setup {
 
     /// Starts the node on the simulated network, as the one of this number.
     #[cfg(target_os = "linux")]
-    pub(crate) fn on(mut self, wire: &Wire, number: usize) -> Self {
+    pub(crate) fn on(self, wire: &Wire, number: usize) -> Self {
+        let addr = wire.place(number).addr.to_string();
+        self.on_at(wire, number, &addr)
+    }
+
+    /// The same, listening on all addresses there.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn everywhere_on(self, wire: &Wire, number: usize) -> Self {
+        self.on_at(wire, number, "0.0.0.0")
+    }
+
+    #[cfg(target_os = "linux")]
+    fn on_at(mut self, wire: &Wire, number: usize, bind: &str) -> Self {
         let place = wire.place(number);
         let addr = place.addr.to_string();
         self.place = Some(place);
         let setup = self
             .id(&format!("n{number}"))
-            .flag("--bind", &addr)
+            .flag("--bind", bind)
             .secret(&Secret::shared());
         // Only the test can reach this network.
         setup.flag("--admin-bind", &addr).flag("--insecure", "true")
@@ -265,6 +277,11 @@ impl Setup {
         let start = log.wait_for(&event("starts")).await;
         let start: Value = serde_json::from_str(&start).unwrap();
         let field = |name: &str| start[name].as_str().unwrap().to_owned();
+        #[cfg(target_os = "linux")]
+        let field = |name: &str| match &self.place {
+            Some(place) => field(name).replace("0.0.0.0", &place.addr.to_string()),
+            None => field(name),
+        };
         Node {
             id: field("node_id"),
             http: field("http"),
