@@ -5,13 +5,13 @@ use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram};
-use tokio::task::spawn_blocking;
 
 use crate::harness::{
     Plugins, Setup, binary, new_secret, port_known_beforehand, skipped, wait_for_mesh,
@@ -197,12 +197,13 @@ async fn the_configuration_file_may_be_a_pipe() {
     mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     let setup = Setup::new(Plugins::usual()).flag("--config", pipe.to_str().unwrap());
     // As a shell does for `<(command)`: the content is written once.
-    let writing = spawn_blocking(move || fs::write(pipe, "node_id = \"of-the-pipe\"\n"));
+    // A thread of its own, for which nobody waits if the node does not read.
+    let writing = thread::spawn(move || fs::write(pipe, "node_id = \"of-the-pipe\"\n"));
     assert_eq!(
         setup.ready().await.admin("/cluster").await.json()["self"],
         "of-the-pipe"
     );
-    writing.await.unwrap().unwrap();
+    writing.join().unwrap().unwrap();
 }
 
 /// Checks that a node with these flags does not start, with an error that names the setting, its

@@ -34,7 +34,7 @@ pub(crate) fn everything() -> Result<()> {
     })?;
     step("tests over real nodes", || run_all(&integration_tests))?;
     step("tests of documents", || {
-        setup::run(checked().args(["--doc"]))
+        setup::run(checked("test").args(["--doc"]))
     })
 }
 
@@ -83,19 +83,21 @@ fn npm() -> Command {
 }
 
 fn lints() -> Result<()> {
-    setup::run(checked().args(["--all-targets", "--no-run"]))
+    setup::run(checked("test").args(["--all-targets", "--no-run"]))?;
+    // The one of the nodes in tests.
+    setup::run(checked("build").args(["--bin", "meshage-host"]))
 }
 
-/// `cargo test` with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes minutes
+/// `cargo test`, or `cargo build`, with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes minutes
 /// where nothing is compiled yet. The crates of the workspace are not optimized: that takes minutes, too; instead they check
 /// themselves (`debug_assert`, overflows). `cargo xtask test FILTER` runs tests with the host as users have it.
-fn checked() -> Command {
+fn checked(verb: &str) -> Command {
     let mut command = cargo();
     // As `cargo clippy` calls it.
     command
         .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
-    command.args(["test", "--release", "--workspace"]);
+    command.args([verb, "--release", "--workspace"]);
     for package in ["meshage-host", "meshage-bench"] {
         for setting in [
             "opt-level=0",
@@ -116,7 +118,7 @@ type Compiled = (PathBuf, PathBuf);
 /// Those of these targets, as the lints have compiled them. They run without cargo: what a test compiles itself is compiled
 /// without clippy.
 fn compiled(targets: &[&str]) -> Result<Vec<Compiled>> {
-    let mut tests = checked();
+    let mut tests = checked("test");
     tests
         .args(targets)
         .args(["--no-run", "--message-format=json"]);

@@ -2,9 +2,9 @@
 //! cannot delay it.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -14,15 +14,20 @@ use wasmtime::EngineWeak;
 /// precision of time limits in a guest's loop. Each tick costs about 20 µs of a core.
 const TURN: Duration = Duration::from_millis(2);
 
-/// The tick after a period without calls, since waking an idle thread costs a little CPU too.
-const REST: Duration = Duration::from_millis(10);
+/// Without calls the clock only looks from time to time whether the engine is still there; the next call wakes it.
+const REST: Duration = Duration::from_millis(100);
 
-/// Ticks without a call before the clock slows down to `REST`.
+/// Ticks without a call before the clock rests.
 const TURNS_TO_REST: u32 = 50;
 
 #[derive(Clone, Default)]
-pub(super) struct Clock {
-    was_called: Arc<AtomicBool>,
+pub(super) struct Clock(Arc<Calls>);
+
+#[derive(Default)]
+struct Calls {
+    was_called: AtomicBool,
+    rests: AtomicBool,
+    thread: OnceLock<Thread>,
 }
 
 impl Clock {
@@ -30,34 +35,54 @@ impl Clock {
     /// `ended`.
     pub(super) fn start(engine: EngineWeak, ended: CancellationToken) -> io::Result<Self> {
         let clock = Self::default();
-        let was_called = clock.was_called.clone();
+        let calls = clock.0.clone();
         thread::Builder::new().name("epoch".into()).spawn(move || {
             let _ended = ended.drop_guard();
+            let _ = calls.thread.set(thread::current());
             let mut idle_turns = TURNS_TO_REST;
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                idle_turns = if was_called.swap(false, Ordering::Relaxed) {
-                    0
+                if calls.was_called.swap(false, Ordering::Relaxed) {
+                    idle_turns = 0;
+                }
+                if idle_turns < TURNS_TO_REST {
+                    idle_turns += 1;
+                    thread::sleep(TURN);
                 } else {
-                    idle_turns.saturating_add(1)
-                };
-                thread::sleep(if idle_turns < TURNS_TO_REST {
-                    TURN
-                } else {
-                    REST
-                });
+                    calls.rest();
+                }
             }
         })?;
         Ok(clock)
     }
 
-    /// Called when a guest begins to run: keeps the clock at its fast tick.
+    /// Called when a guest begins to run, and at each tick that it sees: keeps the clock at its fast tick.
     pub(super) fn note_call(&self) {
         // Usually it is already set; then skip the store, which would invalidate the cache line in
         // the other cores.
-        if !self.was_called.load(Ordering::Relaxed) {
-            self.was_called.store(true, Ordering::Relaxed);
+        if !self.0.was_called.load(Ordering::Relaxed) {
+            self.0.note_first();
         }
+    }
+}
+
+impl Calls {
+    /// Notes the first call since the last tick. Either this sees that the clock rests, or the clock sees the call before it does.
+    fn note_first(&self) {
+        self.was_called.store(true, Ordering::SeqCst);
+        if self.rests.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    fn rest(&self) {
+        self.rests.store(true, Ordering::SeqCst);
+        if !self.was_called.load(Ordering::SeqCst) {
+            thread::park_timeout(REST);
+        }
+        self.rests.store(false, Ordering::SeqCst);
     }
 }
