@@ -207,10 +207,15 @@ async fn one_in_python() {
         let project = Project::new(&["--lang", "python"]);
         project.follow_readme().await;
         check_messages(&project).await;
-        let http = Project::new(&["--lang", "python", "--http"]);
-        http.shares(".venv", &project);
-        http.follow_readme().await;
-        check_requests(&http).await;
+    }
+}
+
+#[tokio::test]
+async fn one_in_python_for_http() {
+    if Sdk::python("one_in_python_for_http").is_some() {
+        let project = Project::new(&["--lang", "python", "--http"]);
+        project.follow_readme().await;
+        check_requests(&project).await;
     }
 }
 
