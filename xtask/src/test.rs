@@ -89,7 +89,7 @@ fn lints() -> Result<()> {
 }
 
 /// `cargo test`, or `cargo build`, with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes minutes
-/// where nothing is compiled yet. The crates of the workspace are not optimized: that takes minutes, too; instead they check
+/// where nothing is compiled yet. The crates of the workspace are optimized a little only: more takes minutes, too; instead they check
 /// themselves (`debug_assert`, overflows). `cargo xtask test FILTER` runs tests with the host as users have it.
 fn checked(verb: &str) -> Command {
     let mut command = cargo();
@@ -100,7 +100,7 @@ fn checked(verb: &str) -> Command {
     command.args([verb, "--release", "--workspace"]);
     for package in ["meshage-host", "meshage-bench"] {
         for setting in [
-            "opt-level=0",
+            "opt-level=1",
             "codegen-units=16",
             "debug-assertions=true",
             "overflow-checks=true",
