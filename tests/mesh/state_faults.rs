@@ -100,8 +100,7 @@ async fn of_two_owners_none_answers_from_state_that_the_other_has_replaced(state
 }
 
 async fn a_handler_that_fails_leaves_nothing_behind(state: State) {
-    // Long enough for many writes on a machine that does much else.
-    let node = Setup::new(journal().with_file("journal.toml", "timeout_ms = 3000"))
+    let node = Setup::new(journal().with_file("journal.toml", "timeout_ms = 300"))
         .state(&state)
         .ready()
         .await;

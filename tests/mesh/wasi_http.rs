@@ -5,7 +5,7 @@ use hyper::Method;
 
 use crate::harness::{Answer, Node, Plugins, Setup, State, mesh_of, other, refs, wait_for_mesh};
 
-const MANIFEST: &str = "headers = [\"*\", \"cookie\"]\ntimeout_ms = 4000\ninstances = \"reuse\"\n";
+const MANIFEST: &str = "headers = [\"*\", \"cookie\"]\ntimeout_ms = 1000\ninstances = \"reuse\"\n";
 
 fn plugins() -> Plugins {
     let site = Plugins::empty().with("site", "site").with("plain", "site");

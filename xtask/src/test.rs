@@ -19,22 +19,22 @@ pub(crate) fn everything() -> Result<()> {
         dependencies()
     })?;
     step("guests", build::all_guests)?;
-    // What is compiled here is what all tests run.
+    // Dependencies are compiled once, for all that follows.
     step("lints", lints)?;
-    let unit_tests = compiled(&["--lib", "--bins"])?;
-    let integration_tests = compiled(&["--test", "*"])?;
-    // Most of the time of unit tests is that of one.
+    let unit_tests = unit_tests()?;
+    // The host is compiled by one core, for the most part.
     thread::scope(|scope| {
         let others = scope.spawn(|| {
+            step("unit tests", || run_all(&unit_tests))?;
             step("other languages and SDKs", other_languages)?;
             step("packages of the SDK for Rust", packages)
         });
-        step("unit tests", || run_all(&unit_tests))?;
+        step("host", build::everything)?;
         others.join().expect("it does not panic")
     })?;
-    step("tests over real nodes", || run_all(&integration_tests))?;
+    step("tests over real nodes", || integration_tests(None))?;
     step("tests of documents", || {
-        setup::run(checked("test").args(["--doc"]))
+        setup::run(cargo().args(["test", "--release", "--workspace", "--doc"]))
     })
 }
 
@@ -82,29 +82,22 @@ fn npm() -> Command {
     npm
 }
 
+/// Compiles everything with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes
+/// minutes where nothing is compiled yet. The crates of the workspace are not optimized here: that takes minutes, too, and
+/// what users run is compiled for the tests over real nodes.
 fn lints() -> Result<()> {
-    setup::run(checked("test").args(["--all-targets", "--no-run"]))?;
-    // The one of the nodes in tests.
-    setup::run(checked("build").args(["--bin", "meshage-host"]))
+    setup::run(linted().args(["--all-targets", "--no-run"]))
 }
 
-/// `cargo test`, or `cargo build`, with clippy's compiler, warnings denied. `cargo clippy` would look at each dependency anew, which takes minutes
-/// where nothing is compiled yet. The crates of the workspace are optimized a little only: more takes minutes, too; instead they check
-/// themselves (`debug_assert`, overflows). `cargo xtask test FILTER` runs tests with the host as users have it.
-fn checked(verb: &str) -> Command {
+fn linted() -> Command {
     let mut command = cargo();
     // As `cargo clippy` calls it.
     command
         .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings");
-    command.args([verb, "--release", "--workspace"]);
+    command.args(["test", "--release", "--workspace"]);
     for package in ["meshage-host", "meshage-bench"] {
-        for setting in [
-            "opt-level=1",
-            "codegen-units=16",
-            "debug-assertions=true",
-            "overflow-checks=true",
-        ] {
+        for setting in ["opt-level=0", "codegen-units=16"] {
             let setting = format!("profile.release.package.{package}.{setting}");
             command.args(["--config", &setting]);
         }
@@ -112,18 +105,13 @@ fn checked(verb: &str) -> Command {
     command
 }
 
-/// A test that is compiled, and the folder of its package.
-type Compiled = (PathBuf, PathBuf);
-
-/// Those of these targets, as the lints have compiled them. They run without cargo: what a test compiles itself is compiled
-/// without clippy.
-fn compiled(targets: &[&str]) -> Result<Vec<Compiled>> {
-    let mut tests = checked("test");
-    tests
-        .args(targets)
-        .args(["--no-run", "--message-format=json"]);
+/// The unit tests that the lints have compiled, each with the folder of its package. They run without cargo, which would wait for
+/// the one that compiles the host.
+fn unit_tests() -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut tests = linted();
+    tests.args(["--lib", "--bins", "--no-run", "--message-format=json"]);
     let told = tests.stderr(Stdio::null()).output()?;
-    ensure!(told.status.success(), "{targets:?}: {}", told.status);
+    ensure!(told.status.success(), "unit tests: {}", told.status);
     let told = String::from_utf8_lossy(&told.stdout);
     let told = told
         .lines()
@@ -138,22 +126,27 @@ fn compiled(targets: &[&str]) -> Result<Vec<Compiled>> {
         .collect())
 }
 
-fn run_all(tests: &[Compiled]) -> Result<()> {
+fn run_all(tests: &[(PathBuf, PathBuf)]) -> Result<()> {
     for (test, package) in tests {
-        let mut run = Command::new(test);
-        run.current_dir(package).env("CARGO_MANIFEST_DIR", package);
-        setup::run(in_threads(&mut run)?)?;
+        setup::run(Command::new(test).arg("--quiet").current_dir(package))?;
     }
     Ok(())
 }
 
-/// Tests over real nodes mostly wait, for clocks and for each other: two for each core leave time to spare.
-fn in_threads(tests: &mut Command) -> Result<&mut Command> {
+/// Tests over real nodes, and those of other crates. They mostly wait, for clocks and for each other:
+/// two for each core leave time to spare.
+fn integration_tests(filter: Option<&str>) -> Result<()> {
+    let threads = 2 * available_parallelism()?.get();
+    let mut tests = cargo();
+    tests.args(["test", "--release", "--workspace"]);
+    match filter {
+        Some(filter) => tests.args(["--test", "mesh", filter]),
+        None => tests.args(["--test", "*"]),
+    };
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        let threads = 2 * available_parallelism()?.get();
         tests.env("RUST_TEST_THREADS", threads.to_string());
     }
-    Ok(tests)
+    setup::run(&mut tests)
 }
 
 /// Checks the dependencies against `deny.toml`, if the tool is there: `cargo install cargo-deny`.
@@ -185,7 +178,5 @@ pub(crate) fn some(filter: &str) -> Result<()> {
     build::everything()?;
     setup::javascript();
     setup::python();
-    let mut tests = cargo();
-    tests.args(["test", "--release", "--workspace", "--test", "mesh", filter]);
-    setup::run(in_threads(&mut tests)?)
+    integration_tests(Some(filter))
 }

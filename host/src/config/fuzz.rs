@@ -1,5 +1,7 @@
+use std::net::Ipv4Addr;
+
 use super::written::{Settings, fill_from_file};
-use super::{Config, ConfigError, Values, settings};
+use super::{AdvertisedHost, Config, ConfigError, Values, settings};
 
 /// Reads a configuration file. An accepted one must be good enough to start a node with; the error
 /// for any other must be one line.
@@ -26,7 +28,8 @@ pub fn config(data: &[u8]) {
         Ok(Config {
             network, clients, ..
         }) => {
-            assert!(network.cluster_port != network.http_port || network.cluster_port == 0);
+            let nowhere = AdvertisedHost::Address(Ipv4Addr::UNSPECIFIED.into());
+            assert!(network.advertise.is_none_or(|it| it.host != nowhere));
             assert!(
                 clients.body_bytes_max > 0
                     && clients.connections_max > 0

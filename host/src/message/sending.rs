@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::names::{PartitionKey, StreamName};
 use super::request::Method;
+use super::trace::{TRACEPARENT, TRACESTATE};
 
 /// The header of a message that a timer brings: its name.
 pub const TIMER: HeaderName = HeaderName::from_static("meshage-timer");
@@ -50,10 +51,7 @@ pub struct Sends {
 }
 
 /// The headers by which a trace goes on (W3C Trace Context).
-const TRACE: [HeaderName; 2] = [
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-];
+const TRACE: [HeaderName; 2] = [TRACEPARENT, TRACESTATE];
 
 impl Outgoing {
     /// Has it belong to the trace of the message with these headers, unless it says another.

@@ -34,15 +34,10 @@ async fn ask(admin: SocketAddr) -> Result<(StatusCode, String), String> {
     let request = request.map_err(|error| error.to_string())?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let answer = client.request(request).await;
-    let answer = answer.map_err(|error| root_cause(&error))?;
+    let answer = answer.map_err(|error| anyhow::Error::from(error).root_cause().to_string())?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
     let body = body.collect().await.map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     Ok((status, text))
-}
-
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.last().map(ToString::to_string).unwrap_or_default()
 }

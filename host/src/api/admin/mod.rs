@@ -145,7 +145,7 @@ impl Admin {
 
 /// The other end of the connection.
 #[derive(Clone, Copy)]
-pub(super) struct Peer(SocketAddr);
+struct Peer(SocketAddr);
 
 /// What changes something is for who has a token, or else for who is on this host.
 async fn need_own_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
