@@ -1,9 +1,11 @@
 //! The command line: a flag for each setting that `config` describes, and the subcommands.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, FromArgMatches, Subcommand};
+use clap_complete::Shell;
 use uuid::Uuid;
 
 use crate::config::{CONFIG, Setting, Values, settings};
@@ -63,6 +65,14 @@ pub enum Command {
         #[command(subcommand)]
         command: StateCommand,
     },
+    /// Write what a shell needs to complete this command line
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Manual { folder: PathBuf },
 }
 
 /// What to do with the state of entities.
@@ -128,6 +138,24 @@ impl Cli {
         let flags = flags(&matches);
         Ok(Self { command, flags })
     }
+}
+
+/// What a shell needs to complete this command line.
+#[must_use]
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    let mut command = command();
+    let name = command.get_name().to_owned();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    script
+}
+
+/// Writes a manual page for each command into a folder.
+///
+/// # Errors
+/// The folder is not there, or cannot be written to.
+pub fn write_manual(folder: &Path) -> io::Result<()> {
+    clap_mangen::generate_to(command().disable_help_subcommand(true), folder)
 }
 
 fn command() -> clap::Command {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use meshage_host::cli::{Cli, Command, StateCommand};
+use meshage_host::cli::{self, Cli, Command, StateCommand};
 use meshage_host::config::{Config, ConfigError, HealthTerms, PluginTerms, StateTerms, Written};
 use meshage_host::entities::{self, Copied, TransferError};
 use meshage_host::message::StreamName;
@@ -71,6 +71,8 @@ fn main() -> ExitCode {
         Some(Command::New { name, lang, http }) => new(&name, lang, http),
         Some(Command::Dev) => develop(written, &logs),
         Some(Command::Health) => health(written),
+        Some(Command::Completions { shell }) => output(&cli::completions(shell)),
+        Some(Command::Manual { folder }) => manual(&folder),
         None => Config::new(written)
             .map_err(Failed::from)
             .and_then(|config| run(config, &logs)),
@@ -223,6 +225,21 @@ fn say(line: &impl Display) -> Result<(), Failed> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::Output(error)),
         _ => Ok(()),
     }
+}
+
+/// Writes to stdout.
+fn output(bytes: &[u8]) -> Result<ExitCode, Failed> {
+    match io::stdout().write_all(bytes) {
+        Err(error) => ended_by_reader(error),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Writes the manual pages.
+fn manual(folder: &Path) -> Result<ExitCode, Failed> {
+    cli::write_manual(folder)
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|error| anyhow::anyhow!("cannot write to {}: {error}", folder.display()).into())
 }
 
 /// Makes a project.

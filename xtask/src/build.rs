@@ -85,7 +85,7 @@ fn compile(packages: &[&str], target: &str) -> Result<()> {
 
 /// `cargo build` for a target of WebAssembly, which is installed if it is missing.
 fn guest_cargo(target: &str) -> Result<Command> {
-    setup::guest_target(target)?;
+    setup::target(target)?;
     let mut build = cargo();
     // Flags for this machine's processor mean nothing to WebAssembly.
     build

@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod dist;
 mod mesh;
 mod setup;
 mod test;
@@ -12,8 +13,10 @@ const USAGE: &str = "\
 cargo xtask build    build target/release/meshage-host and plugins/*.wasm
 cargo xtask run      build, and start a two-node mesh with the example plugins
 cargo xtask bench    measure it beside what others use, and write docs/performance.md (some minutes)
+cargo xtask dist     what is handed out: archives, a package for Debian, an image, in target/dist (some minutes)
 cargo xtask test     everything that must hold: format, clippy, all tests
 cargo xtask test X   build, and the tests over real nodes whose names contain X
+cargo xtask test dist   `cargo xtask dist`, and run each of what it made
 ";
 
 fn main() -> ExitCode {
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
         ["build"] => build::everything(),
         ["run"] => mesh::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["dist"] => dist::everything(),
         ["test"] => test::everything(),
         ["test", filter] => test::some(filter),
         [] | ["help" | "--help" | "-h"] => {

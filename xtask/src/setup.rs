@@ -56,8 +56,8 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Installs a target that handlers are compiled to, if it is missing.
-pub(crate) fn guest_target(target: &str) -> Result<()> {
+/// Installs a target of rustc, if it is missing.
+pub(crate) fn target(target: &str) -> Result<()> {
     let mut rustc = command("rustc");
     let output = rustc
         .args(["--print", "target-libdir", "--target", target])
@@ -102,14 +102,19 @@ pub(crate) fn packages_of_tests() {
     if missing.is_empty() {
         return;
     }
-    let mut apt = command("apt-get");
-    apt.args(["install", "--yes", "--no-install-recommends"])
-        .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive");
-    if let Err(error) = run(&mut apt) {
+    if let Err(error) = apt(&missing) {
         let missing = missing.join(" and ");
         println!("{missing} cannot be installed ({error}): the tests that need it are skipped");
     }
+}
+
+/// Installs packages of Debian.
+pub(crate) fn apt(packages: &[&str]) -> Result<()> {
+    let mut apt = command("apt-get");
+    apt.args(["install", "--yes", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    run(&mut apt)
 }
 
 /// Installs the packages of the SDK for JavaScript, if npm is there, and StarlingMonkey for the tests. `false`: there is
@@ -138,33 +143,38 @@ const KUBERNETES_VALIDATE: &str = "kubernetes-validate==1.37.0";
 
 /// Makes the environment in which the tests build handlers in Python, if Python is there.
 pub(crate) fn python() {
-    let folder = root().join("target/python");
-    let pip = folder.join("bin/pip");
-    let install = || -> Result<()> {
-        if !pip.exists() {
-            run(command("python3").args(["-m", "venv"]).arg(&folder))?;
-        }
+    const FOLDER: &str = "target/python";
+    let needed = || -> Result<()> {
         let project = std::fs::read_to_string(root().join(PYTHON).join("pyproject.toml"))?;
-        let mut needed = project
+        let needed: Vec<_> = project
             .split('"')
             .filter(|text| text.contains("=="))
-            .peekable();
-        needed.peek().context("pyproject.toml names no packages")?;
-        let mut pip = command(&pip.display().to_string());
-        pip.args(["install", "--quiet", "--disable-pip-version-check"]);
-        run(pip.args(needed))
+            .collect();
+        ensure!(!needed.is_empty(), "pyproject.toml names no packages");
+        python_packages(FOLDER, &needed).map(drop)
     };
-    if let Err(error) = install() {
+    if let Err(error) = needed() {
         println!("SKIPPED the tests of Python: componentize-py cannot be installed ({error:#})");
         return;
     }
-    let mut pip = command(&pip.display().to_string());
-    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
-    if let Err(error) = run(pip.arg(KUBERNETES_VALIDATE)) {
+    if let Err(error) = python_packages(FOLDER, &[KUBERNETES_VALIDATE]) {
         println!(
             "SKIPPED the tests of deploy/kubernetes: {KUBERNETES_VALIDATE} cannot be installed ({error:#})"
         );
     }
+}
+
+/// Installs packages of PyPI into an environment of their own, whose folder this returns.
+pub(crate) fn python_packages(folder: &str, packages: &[&str]) -> Result<PathBuf> {
+    let folder = root().join(folder);
+    let pip = folder.join("bin/pip");
+    if !pip.exists() {
+        run(command("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let mut pip = command(&pip.display().to_string());
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]);
+    run(pip.args(packages))?;
+    Ok(folder)
 }
 
 /// Whether Python can make environments with pip in them.
