@@ -60,6 +60,14 @@ pub enum Command {
     ///
     /// For health checks that run a command. The flags are those of the node, before `health`.
     Health,
+    /// Look after the plugins that a mesh shares (--share-plugins)
+    ///
+    /// Asks the node on this host. The flags are those of the node, before `plugins`; with --token-file the first
+    /// token is sent.
+    Plugins {
+        #[command(subcommand)]
+        command: PluginsCommand,
+    },
     /// Copy, export or look after the state of entities
     State {
         #[command(subcommand)]
@@ -73,6 +81,21 @@ pub enum Command {
     /// Write the manual pages into a folder
     #[command(hide = true)]
     Manual { folder: PathBuf },
+}
+
+/// What to do with the plugins that a mesh shares.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PluginsCommand {
+    /// Show each stream with its revisions, the current one first, and the nodes that have it
+    List,
+    /// Have the mesh run the release of an earlier revision again, which makes a new revision of it
+    Use {
+        stream: String,
+        /// The number of the earlier revision, as `plugins list` shows it
+        revision: u64,
+    },
+    /// Remove a stream from every node; files stay where they are, and do not run
+    Remove { stream: String },
 }
 
 /// What to do with the state of entities.

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use meshage_host::cli::{self, Cli, Command, StateCommand};
-use meshage_host::config::{Config, ConfigError, HealthTerms, PluginTerms, StateTerms, Written};
+use meshage_host::cli::{self, Cli, Command, PluginsCommand, StateCommand};
+use meshage_host::config::{
+    AdminTerms, Config, ConfigError, HealthTerms, PluginTerms, StateTerms, Written,
+};
 use meshage_host::entities::{self, Copied, TransferError};
 use meshage_host::message::StreamName;
 use meshage_host::node::{self, NodeError};
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Some(Command::Check { files }) => check(&files, written),
         Some(Command::Secret) => say(&new_secret()).map(|()| ExitCode::SUCCESS),
         Some(Command::State { command }) => state(command, written),
+        Some(Command::Plugins { command }) => plugins(command, written),
         Some(Command::New { name, lang, http }) => new(&name, lang, http),
         Some(Command::Dev) => develop(written, &logs),
         Some(Command::Health) => health(written),
@@ -118,6 +121,37 @@ fn health(written: Written) -> Result<ExitCode, Failed> {
     match runtime.block_on(node::health(admin)) {
         Ok(()) => say(&"ready").map(|()| ExitCode::SUCCESS),
         Err(missing) => say(&missing).map(|()| ExitCode::FAILURE),
+    }
+}
+
+/// Looks after the plugins that a mesh shares.
+fn plugins(command: PluginsCommand, written: Written) -> Result<ExitCode, Failed> {
+    let terms = AdminTerms::new(written)?;
+    let named = |stream: String| {
+        let stream = StreamName::try_from(stream);
+        stream.map_err(|error| format!("the stream: {error}"))
+    };
+    let done = async {
+        Ok::<_, String>(match command {
+            PluginsCommand::List => node::list_releases(&terms).await?,
+            PluginsCommand::Use { stream, revision } => {
+                let stream = named(stream)?;
+                let made = node::use_release(&terms, &stream, revision).await?;
+                format!("{stream}: revision {} is that of {revision}\n", made.number)
+            }
+            PluginsCommand::Remove { stream } => {
+                let stream = named(stream)?;
+                let made = node::remove_release(&terms, &stream).await?;
+                format!("{stream}: removed by revision {}\n", made.number)
+            }
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    match runtime.block_on(done) {
+        Ok(text) => output(text.as_bytes()),
+        Err(error) => Err(anyhow::anyhow!(error).into()),
     }
 }
 

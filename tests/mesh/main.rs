@@ -49,6 +49,7 @@ mod sandbox;
 mod security;
 mod send;
 mod sends;
+mod sharing;
 mod signed;
 #[cfg(target_os = "linux")]
 mod silent_directory;

@@ -129,6 +129,12 @@ pub struct Access {
     pub sites: Sites,
 }
 
+/// The first token, as the commands send it that ask a node.
+pub(super) fn first_token(settings: &Settings) -> Result<Option<String>, ConfigError> {
+    let token = files::read(settings, &TOKEN_FILE, Tokens::first)?;
+    Ok(token.map(|token| token.first))
+}
+
 impl Access {
     pub(super) fn read(settings: &Settings) -> Result<Self, ConfigError> {
         let secret = files::read(settings, &SECRET_FILE, Keyring::read)?;

@@ -29,7 +29,7 @@ pub use files::FromFiles;
 pub use log::Log;
 pub use mesh::Mesh;
 pub use network::{AdvertisedHost, Network};
-pub use plugins::{PluginTerms, Plugins};
+pub use plugins::{PluginTerms, Plugins, Sharing};
 pub use setting::{ConfigError, DefaultValue, Setting};
 pub use state::{State, StateTerms};
 pub use traces::Traces;
@@ -124,6 +124,27 @@ impl HealthTerms {
     }
 }
 
+/// How to have the node of these settings do something.
+#[derive(Debug, Clone)]
+pub struct AdminTerms {
+    pub admin: SocketAddr,
+    /// The first token that the node takes, if it takes any.
+    pub token: Option<String>,
+}
+
+impl AdminTerms {
+    /// Reads only the settings of addresses, ports and tokens, and ignores the others.
+    ///
+    /// # Errors
+    /// The first invalid one of these settings.
+    pub fn new(written: Written) -> Result<Self, ConfigError> {
+        let settings = written.settings?;
+        let admin = Network::read(&settings)?.asked_at(&settings)?;
+        let token = access::first_token(&settings)?;
+        Ok(Self { admin, token })
+    }
+}
+
 impl StateTerms {
     /// Reads only the settings that the commands for state need; `from` and `to` are their
     /// arguments.
@@ -196,6 +217,29 @@ impl Config {
         if !network.admin_bind.is_loopback() && access.tokens.is_none() && !access.is_insecure {
             let expected = "a loopback address, as there is no token_file (nor insecure): whoever reaches the admin API could use it";
             return Err(settings.error(&network::ADMIN_BIND, expected));
+        }
+        self.check_sharing(settings)
+    }
+
+    /// Checks that plugins are shared only by nodes that can tell whose they are, or whose operator has declared that they
+    /// need not.
+    fn check_sharing(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let Self {
+            network, plugins, ..
+        } = self;
+        if plugins.sharing == Sharing::Off {
+            return Ok(());
+        }
+        let is_open = plugins.sharing == Sharing::On { unsigned: false }
+            && plugins.terms.trusted_keys.is_none();
+        if is_open && !network.bind.is_loopback() {
+            let expected = "trusted_keys as well, as nodes on a network run what any of them is given; or share_unsigned, if whoever can put a \
+                            file into the directory of one may run it on all";
+            return Err(settings.error(&plugins::SHARE_PLUGINS, expected));
+        }
+        if plugins.data_dir.is_none() {
+            let expected = "data_dir as well: what the mesh shares is kept there";
+            return Err(settings.error(&plugins::SHARE_PLUGINS, expected));
         }
         Ok(())
     }

@@ -58,7 +58,34 @@ const OUTBOUND_CA: Setting = Setting {
     is_switch: false,
 };
 
-pub(super) const SETTINGS: &[&Setting] = &[&PLUGINS, &DATA_DIR, &TRUSTED_KEYS, &OUTBOUND_CA];
+pub(super) const SHARE_PLUGINS: Setting = Setting {
+    name: "share_plugins",
+    variables: &["MESHAGE_SHARE_PLUGINS"],
+    value: "true|false",
+    help: "Run what is put into the plugins directory of one node on all of them (docs/plugins.md); beyond loopback it needs --trusted-keys",
+    default: DefaultValue::Value("false"),
+    expected: "true or false",
+    is_switch: true,
+};
+
+const SHARE_UNSIGNED: Setting = Setting {
+    name: "share_unsigned",
+    variables: &["MESHAGE_SHARE_UNSIGNED"],
+    value: "true|false",
+    help: "Share plugins that nobody has signed: whoever can put a file into the directory of one node runs it on all",
+    default: DefaultValue::Value("false"),
+    expected: "true or false",
+    is_switch: true,
+};
+
+pub(super) const SETTINGS: &[&Setting] = &[
+    &PLUGINS,
+    &SHARE_PLUGINS,
+    &SHARE_UNSIGNED,
+    &DATA_DIR,
+    &TRUSTED_KEYS,
+    &OUTBOUND_CA,
+];
 
 #[derive(Debug, Clone)]
 pub struct Plugins {
@@ -69,6 +96,16 @@ pub struct Plugins {
     /// ones.
     pub outbound_authorities: Vec<TrustAnchor<'static>>,
     pub terms: PluginTerms,
+    pub sharing: Sharing,
+}
+
+/// Whether the mesh shares its plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Each node has what is in its own directory.
+    Off,
+    /// A directory of one node is one of all.
+    On { unsigned: bool },
 }
 
 /// Requirements that the settings place on plugins.
@@ -90,8 +127,21 @@ impl Plugins {
         Ok(Self {
             directory,
             data_dir: data_dir(settings)?,
+            sharing: Sharing::read(settings)?,
             outbound_authorities: authorities.map(|read| read.first).unwrap_or_default(),
             terms: PluginTerms::read(settings)?,
+        })
+    }
+}
+
+impl Sharing {
+    fn read(settings: &Settings) -> Result<Self, ConfigError> {
+        let unsigned = settings.parse(&SHARE_UNSIGNED)?;
+        let is_on: bool = settings.parse(&SHARE_PLUGINS)?;
+        Ok(if is_on {
+            Self::On { unsigned }
+        } else {
+            Self::Off
         })
     }
 }

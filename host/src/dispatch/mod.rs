@@ -11,8 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use http::StatusCode;
 use metrics::counter;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -24,11 +26,12 @@ use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, StreamName,
-    StreamProperties,
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, ReleaseId,
+    StreamName, StreamProperties,
 };
-use crate::peer::{BreakerState, Called, Peer, Peers, Request};
+use crate::peer::{BreakerState, Called, Peer, Peers, Question, Request};
 use crate::placement;
+use crate::plugins::Fetch;
 use crate::telemetry::traces::{self, Span};
 use crate::telemetry::{Route, Throttle, names};
 use retry::{Next, after, cause, costs};
@@ -50,12 +53,34 @@ const DELIVERY_MAX: Duration = Duration::from_secs(30);
 const REPORTS_AT_ONCE: usize = 32;
 const REPORT_BYTES_EXPECTED: usize = 64 << 10;
 
+/// What a peer is expected to send of a release at once, and how long it may take.
+const RELEASE_PART_BYTES_EXPECTED: usize = 256 << 10;
+const RELEASE_PART_MAX: Duration = Duration::from_secs(10);
+
 impl Deliver for Dispatcher {
     fn deliver(
         &self,
         message: Arc<Message>,
     ) -> Pin<Box<dyn Future<Output = Delivered> + Send + '_>> {
         Box::pin(self.deliver(message))
+    }
+}
+
+#[async_trait]
+impl Fetch for Dispatcher {
+    async fn part(
+        &self,
+        node: &NodeId,
+        release: ReleaseId,
+        from: u64,
+    ) -> Result<Option<Bytes>, String> {
+        let peer = self.peers.all().remove(node);
+        let peer = peer.ok_or_else(|| Fault::Unreachable.to_string())?;
+        let question = Request::Ask(Question::Release { release, from });
+        let deadline = Instant::now() + RELEASE_PART_MAX;
+        let called = peer.call(question, deadline, RELEASE_PART_BYTES_EXPECTED);
+        let reply = called.await.outcome.map_err(|fault| fault.to_string())?;
+        Ok((reply.status == StatusCode::OK).then_some(reply.body))
     }
 }
 
@@ -140,7 +165,11 @@ impl Dispatcher {
     pub async fn reports(&self, wait_max: Duration) -> BTreeMap<NodeId, Result<Bytes, Fault>> {
         let deadline = Instant::now() + wait_max;
         let ask = |(node_id, peer): (NodeId, Arc<Peer>)| async move {
-            let called = peer.call(Request::Report, deadline, REPORT_BYTES_EXPECTED);
+            let called = peer.call(
+                Request::Ask(Question::Report),
+                deadline,
+                REPORT_BYTES_EXPECTED,
+            );
             (node_id, called.await.outcome.map(|reply| reply.body))
         };
         let asked = futures_util::stream::iter(self.peers.all()).map(ask);

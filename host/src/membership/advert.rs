@@ -5,18 +5,29 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::view::{Node, NodeState};
-use crate::message::{Digest, NodeId, Offer, StreamName, StreamProperties};
+use crate::message::{
+    Digest, NodeId, Offer, Revision, SharedRelease, StreamName, StreamProperties,
+};
 
 const STATE: &str = "state";
 const HTTP_ADDR: &str = "http";
 const STORE: &str = "store";
 const STREAM_PREFIX: &str = "stream:";
+const SHARES_PLUGINS: &str = "shares-plugins";
+const RELEASE_PREFIX: &str = "release:";
 
 /// Flags that may follow the digest of a stream, after a space. Unknown flags are those of later
 /// versions, and are ignored.
 const IDEMPOTENCY_KEYS: &str = "idempotency-keys";
 const STATEFUL: &str = "stateful";
 const HTTP: &str = "http";
+
+/// In place of the name of a release: the stream was removed.
+const REMOVED: &str = "removed";
+
+/// Flags that may follow the name of a release.
+const HERE: &str = "here";
+const ROLLBACK: &str = "rollback";
 
 /// The keys to gossip for this node. Chitchat itself carries its id, generation and cluster
 /// address.
@@ -30,6 +41,13 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
         .streams
         .iter()
         .map(|(stream, offer)| (format!("{STREAM_PREFIX}{stream}"), write_offer(offer)));
+    let shares = node.releases.as_ref();
+    let shares = shares.map(|_| (SHARES_PLUGINS.to_owned(), String::new()));
+    let releases = node
+        .releases
+        .iter()
+        .flatten()
+        .map(|(stream, shared)| (format!("{RELEASE_PREFIX}{stream}"), write_release(shared)));
     [
         (STATE.to_owned(), state.to_owned()),
         (HTTP_ADDR.to_owned(), node.http_addr.to_string()),
@@ -40,6 +58,8 @@ pub(super) fn to_key_values(node: &Node) -> BTreeMap<String, String> {
             .map(|store| (STORE.to_owned(), store.to_string())),
     )
     .chain(streams)
+    .chain(shares)
+    .chain(releases)
     .collect()
 }
 
@@ -53,7 +73,8 @@ pub(super) fn from_key_values<'a>(
 ) -> Option<Node> {
     let node_id = NodeId::try_from(node_id).ok()?;
     let (mut state, mut http_addr, mut store) = (None, None, None);
-    let mut streams = BTreeMap::new();
+    let (mut streams, mut releases) = (BTreeMap::new(), BTreeMap::new());
+    let mut shares = false;
     for (key, value) in key_values {
         match key {
             STATE => {
@@ -66,10 +87,15 @@ pub(super) fn from_key_values<'a>(
             }
             HTTP_ADDR => http_addr = value.parse().ok(),
             STORE => store = value.parse().ok(),
+            SHARES_PLUGINS => shares = true,
             _ => {
-                let stream = key.strip_prefix(STREAM_PREFIX).map(StreamName::try_from);
-                if let Some(Ok(stream)) = stream {
+                let stream = |prefix| StreamName::try_from(key.strip_prefix(prefix)?).ok();
+                if let Some(stream) = stream(STREAM_PREFIX) {
                     streams.insert(stream, read_offer(value));
+                } else if let Some(stream) = stream(RELEASE_PREFIX)
+                    && let Some(release) = read_release(value)
+                {
+                    releases.insert(stream, release);
                 }
             }
         }
@@ -82,6 +108,43 @@ pub(super) fn from_key_values<'a>(
         cluster_addr,
         streams,
         store,
+        releases: shares.then_some(releases),
+    })
+}
+
+fn write_release(shared: &SharedRelease) -> String {
+    let SharedRelease {
+        revision:
+            Revision {
+                number,
+                release,
+                is_rollback,
+            },
+        is_here,
+    } = shared;
+    let release = release.map_or(REMOVED.to_owned(), |release| release.to_string());
+    let mut words = vec![number.to_string(), release];
+    words.extend(is_here.then(|| HERE.to_owned()));
+    words.extend(is_rollback.then(|| ROLLBACK.to_owned()));
+    words.join(" ")
+}
+
+/// `None`: it is in a form that this version does not know.
+fn read_release(text: &str) -> Option<SharedRelease> {
+    let mut words = text.split(' ');
+    let number = words.next()?.parse().ok()?;
+    let release = match words.next()? {
+        REMOVED => None,
+        release => Some(release.parse().ok()?),
+    };
+    let flags: Vec<&str> = words.collect();
+    Some(SharedRelease {
+        revision: Revision {
+            number,
+            release,
+            is_rollback: flags.contains(&ROLLBACK),
+        },
+        is_here: flags.contains(&HERE),
     })
 }
 
@@ -119,6 +182,7 @@ mod tests {
 
     use super::*;
     use crate::membership::view::tests::node;
+    use crate::message::ReleaseId;
 
     fn read(key_values: &BTreeMap<String, String>) -> Option<Node> {
         let pairs = key_values
@@ -135,6 +199,35 @@ mod tests {
                 node.store = store;
                 assert_eq!(read(&to_key_values(&node)), Some(node.clone()));
             }
+        }
+    }
+
+    #[test]
+    fn what_a_node_shares_survives_the_way_through_gossip() {
+        let mut node = node("a", 7, NodeState::Ready, &["echo"]);
+        let shared = |release: Option<u8>, is_here, is_rollback| SharedRelease {
+            revision: Revision {
+                number: 3,
+                release: release.map(|byte| ReleaseId([byte; 32])),
+                is_rollback,
+            },
+            is_here,
+        };
+        for shared in [
+            shared(Some(7), true, false),
+            shared(Some(7), false, true),
+            shared(None, true, true),
+            shared(None, false, false),
+        ] {
+            node.releases = Some([("echo".try_into().unwrap(), shared)].into());
+            assert_eq!(read(&to_key_values(&node)), Some(node.clone()));
+            let later = format!("{} of-later-versions", write_release(&shared));
+            assert_eq!(read_release(&later), Some(shared));
+        }
+        node.releases = Some(BTreeMap::new());
+        assert_eq!(read(&to_key_values(&node)), Some(node));
+        for wrong in ["", "3", "x removed", "3 abc", "-1 removed"] {
+            assert_eq!(read_release(wrong), None, "{wrong}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::message::{NodeId, Offer, StreamName};
+use crate::message::{NodeId, Offer, SharedReleases, StreamName};
 
 /// What one node believes: the live nodes, itself included, by node id. An immutable snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct Node {
     /// The store that its stateful streams use, while it offers any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Uuid>,
+    /// What it knows of the plugins that the mesh shares, if it takes part in that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releases: Option<SharedReleases>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,6 +183,7 @@ pub(crate) mod tests {
                 .map(|name| (StreamName::try_from(*name).unwrap(), offer("d")))
                 .collect(),
             store: None,
+            releases: None,
         }
     }
 

@@ -7,6 +7,7 @@ mod limit;
 mod names;
 mod offer;
 mod problem_type;
+mod release;
 mod reply;
 mod request;
 mod sending;
@@ -24,6 +25,7 @@ pub use names::{
 };
 pub use offer::{Offer, StreamProperties};
 pub use problem_type::ProblemType;
+pub use release::{NoRelease, ReleaseId, Revision, SharedRelease, SharedReleases};
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{
     BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,

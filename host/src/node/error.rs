@@ -8,7 +8,7 @@ use super::sockets::BindError;
 use crate::config::ConfigError;
 use crate::membership::GossipError;
 use crate::message::NameError;
-use crate::plugins::SourceError;
+use crate::plugins::{SourceError, StoreError};
 use crate::runtime::EngineError;
 use crate::security::TlsError;
 use crate::telemetry::{MetricsError, TracesError};
@@ -27,6 +27,8 @@ pub enum NodeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Plugins(#[from] SourceError),
+    #[error("what the mesh shares cannot be kept: {0}")]
+    Sharing(#[from] StoreError),
     #[error(transparent)]
     Gossip(#[from] GossipError),
     #[error(transparent)]

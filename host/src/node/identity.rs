@@ -25,6 +25,7 @@ pub(super) fn own_node(
         cluster_addr: advertised,
         streams: Default::default(),
         store: None,
+        releases: None,
     })
 }
 

@@ -1,6 +1,7 @@
 //! One node, from its start to its end. The only place that knows every layer and wires them.
 
 mod advertise;
+mod ask;
 mod check;
 mod error;
 mod health;
@@ -10,6 +11,7 @@ mod manager;
 mod offer;
 mod open_files;
 mod parts;
+mod releases;
 mod secrets;
 mod sockets;
 mod vital;
@@ -27,6 +29,7 @@ pub use check::check;
 pub use error::NodeError;
 pub use health::health;
 pub use leave::leave_max;
+pub use releases::{list_releases, remove_release, use_release};
 pub use sockets::BindError;
 
 /// Runs a node until `leaving` is cancelled or a vital task ends.

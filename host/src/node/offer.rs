@@ -1,8 +1,13 @@
 //! Makes a started node ready: loads the plugins, joins the mesh, and keeps the offers in line with
 //! the source of its plugins.
 
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
@@ -13,8 +18,11 @@ use super::parts::Parts;
 use crate::config::{Config, PluginTerms};
 use crate::membership::{NodeState, View};
 use crate::message::Offer;
-use crate::plugins::{Directory, Loader, Offers, Reconciler};
+use crate::plugins::{Directory, Loader, Offers, Reconciler, Source};
 use crate::runtime::{Engine, HostSettings};
+
+/// How long a node that joins waits for what the mesh shares before it takes part without.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
 impl Parts {
     /// Loads the plugins, joins the mesh, and only then reports ready. Then keeps the offers in
@@ -40,8 +48,8 @@ impl Parts {
             trusted_keys,
             store: self.entities.clone(),
         };
-        let directory = Directory::new(config.plugins.directory.clone());
-        let mut reconciler = Reconciler::new(directory, loader, self.catalog.clone());
+        let source = self.source(config).await;
+        let mut reconciler = Reconciler::new(source, loader, self.catalog.clone());
         reconciler.load_all().await?;
         self.readiness.plugins_loaded();
         self.gossip.first_round().await;
@@ -62,6 +70,25 @@ impl Parts {
         }
     }
 
+    /// Where plugins come from.
+    async fn source(&self, config: &Config) -> Arc<dyn Source> {
+        let Some(sharing) = self.sharing.clone() else {
+            return Arc::new(Directory::new(config.plugins.directory.clone()));
+        };
+        // The mesh's word counts, and the mesh has to be heard first.
+        self.gossip.first_round().await;
+        sharing.join(&self.gossip.view().borrow());
+        let mut known = sharing.announced();
+        let caught_up = known.wait_for(|_| sharing.has_caught_up());
+        if timeout(CATCH_UP_MAX, caught_up).await.is_err() {
+            info!(
+                event = "releases-missing",
+                "some of what the mesh shares is not here yet: going on without"
+            );
+        }
+        sharing
+    }
+
     /// Announces what this node offers now. Returns the number of streams.
     async fn announce(&self, offers: &watch::Receiver<Offers>, state: NodeState) -> usize {
         let mut streams = offers.borrow().clone();
@@ -71,9 +98,12 @@ impl Parts {
             streams.retain(|_, offer| !offer.properties.is_stateful);
         }
         let offered = streams.len();
+        let releases = self.sharing.as_ref().map(|sharing| sharing.announced());
+        let releases = releases.map(|known| known.borrow().clone());
         self.gossip
             .announce(|own| {
                 own.streams = streams;
+                own.releases = releases;
                 own.store = store;
                 own.state = state;
             })
@@ -99,8 +129,19 @@ impl Parts {
     /// Announces the offers of this node whenever they change, or the mesh's store does.
     async fn announce_offers(&self, mut offers: watch::Receiver<Offers>) {
         let mut view = self.gossip.view();
+        let mut releases = self.sharing.as_ref().map(|sharing| sharing.announced());
         loop {
+            let released = async {
+                match &mut releases {
+                    Some(releases) => releases.changed().await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
+                // The sender is in a part of the node, which outlives this.
+                changed = released => if changed.is_err() {
+                    return;
+                },
                 changed = offers.changed() => {
                     // The sender is in the catalog, which outlives this.
                     if changed.is_err() {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,15 +20,15 @@ use super::vital::Vital;
 use crate::api::{Admin, PublicApi, PublicConfig, Readiness};
 use crate::bodies::BodyMemory;
 use crate::calls::Calls;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dispatch::Dispatcher;
 use crate::entities::{Entities, EntitiesConfig};
 use crate::lanes::Lanes;
 use crate::local::Local;
 use crate::membership::{Gossip, GossipConfig, View};
 use crate::message::NodeId;
-use crate::peer::{Hello, Peers, Reporter, Server};
-use crate::plugins::Catalog;
+use crate::peer::{Hello, Peers, Server};
+use crate::plugins::{Catalog, Directory, Sharing};
 use crate::security::{Keyring, Tokens};
 use crate::telemetry::{AccessLog, Events, Metrics, traces};
 
@@ -41,6 +41,8 @@ pub(super) struct Parts {
     pub(super) local: Arc<Local>,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) readiness: Arc<Readiness>,
+    /// If the mesh shares its plugins.
+    pub(super) sharing: Option<Arc<Sharing>>,
     pub(super) server: Arc<Server<Local>>,
     pub(super) serving_peers: JoinHandle<()>,
     pub(super) public: Serving,
@@ -95,7 +97,7 @@ impl Parts {
         let sockets = Sockets::bind(&config.network).await?;
         let bound = sockets.peers.local_addr()?;
         let advertised = advertise::find(&config.network, &config.mesh.seeds, bound).await?;
-        let own = own_node(config, &sockets, advertised.addr)?;
+        let mut own = own_node(config, &sockets, advertised.addr)?;
         config.check_certificate_of(&own.node_id)?;
         log_start(config, &sockets, &own.node_id, &advertised)?;
         if let Some(config) = config.traces.0.clone() {
@@ -106,6 +108,9 @@ impl Parts {
         let tls = secrets::peer_tls(config, &own.node_id, secrets.clone(), vital)?;
         let hello = Hello::new(&config.mesh.cluster_id, own.node_id.clone(), own.generation);
 
+        let sharing = open_sharing(config, own.node_id.clone()).await?;
+        let known = sharing.as_ref().map(|sharing| sharing.announced());
+        own.releases = known.map(|known| known.borrow().clone());
         let bodies = BodyMemory::new(config.clients.body_bytes_max);
         let catalog = Arc::new(Catalog::default());
         let calls = Arc::new(Calls::new(own.node_id.clone()));
@@ -140,6 +145,11 @@ impl Parts {
             follow_view(gossip.view(), dispatcher.clone(), entities.clone()),
         );
 
+        if let Some(sharing) = sharing.clone() {
+            let follow = sharing.follow(gossip.view(), dispatcher.clone());
+            vital.spawn("what fetches plugins", follow);
+        }
+
         let readiness = Arc::new(Readiness::default());
         let tokens = config.access.tokens.as_ref();
         let tokens = tokens.map(|tokens| secrets::tokens(tokens, vital));
@@ -148,6 +158,7 @@ impl Parts {
             dispatcher: dispatcher.clone(),
             catalog: catalog.clone(),
             entities: entities.clone(),
+            sharing: sharing.clone(),
             readiness: readiness.clone(),
             metrics,
             instances: Arc::default(),
@@ -159,9 +170,8 @@ impl Parts {
             tokens: tokens.clone(),
             kept: Arc::default(),
         };
-        let reporter = admin.clone();
-        let reporter: Reporter = Arc::new(move || reporter.own_report());
-        let server = Server::new(hello, tls, local.clone(), reporter, bodies, lanes.clone());
+        let answers = Arc::new(admin.clone());
+        let server = Server::new(hello, tls, local.clone(), answers, bodies, lanes.clone());
         let serving_peers = vital.spawn("the cluster port", server.clone().run(sockets.peers));
         let admin = Serving::start(vital, "the admin API", |stop| {
             admin.serve(sockets.admin, stop)
@@ -182,6 +192,7 @@ impl Parts {
             local,
             dispatcher,
             readiness,
+            sharing,
             server,
             serving_peers,
             public,
@@ -211,6 +222,19 @@ fn log_start(
         "meshage-host starts"
     );
     Ok(())
+}
+
+/// The plugins that the mesh shares, if it does.
+async fn open_sharing(config: &Config, node_id: NodeId) -> Result<Option<Arc<Sharing>>, NodeError> {
+    let plugins = &config.plugins;
+    let (config::Sharing::On { .. }, Some(data_dir)) = (plugins.sharing, plugins.data_dir.clone())
+    else {
+        return Ok(None);
+    };
+    let directory = Directory::new(plugins.directory.clone());
+    let cluster_id = config.mesh.cluster_id.clone();
+    let open = move || Sharing::open(directory, &data_dir, &cluster_id, &node_id);
+    Ok(Some(spawn_blocking(open).await??))
 }
 
 fn follow_secrets(config: &Config, vital: &Vital) -> Secrets {

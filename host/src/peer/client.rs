@@ -223,7 +223,7 @@ impl Peers {
 }
 
 impl Peer {
-    /// Runs a message on the peer, or asks for its report. Dropping the future cancels the call
+    /// Runs a message on the peer, or asks it a question. Dropping the future cancels the call
     /// there. Memory for a reply of `reply_bytes_expected` bytes is reserved before anything is
     /// sent.
     pub async fn call(

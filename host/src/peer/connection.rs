@@ -20,7 +20,7 @@ use super::liveness::{Health, Liveness};
 use super::outbox::{Closed, Outbox};
 use super::siblings::{Siblings, Suspect};
 use super::socket::{self, TlsNow};
-use super::wire::{self, Agreed, Body, CallId, Frame, Hello, WireError};
+use super::wire::{self, Agreed, Body, CallId, Frame, Hello, Question, WireError};
 use crate::bodies::{BodyMemory, NoRoom, ReplyReservation, Reservation};
 use crate::message::{Fault, Message, Outcome, Refusal, Reply, Watched};
 use crate::telemetry::names;
@@ -28,8 +28,8 @@ use crate::telemetry::names;
 /// A host that takes longer to connect to probably drops packets: the next in rank answers sooner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The memory for reports, which have an account of their own.
-static REPORTS: LazyLock<&BodyMemory> = LazyLock::new(|| BodyMemory::new(0));
+/// The memory for answers to questions, which have an account of their own.
+static ANSWERS: LazyLock<&BodyMemory> = LazyLock::new(|| BodyMemory::new(0));
 
 /// Calls in flight on one connection: a tenth of a second at the 60,000 messages a second that one
 /// connection carries.
@@ -67,8 +67,8 @@ pub(super) struct Connection {
     next_id: AtomicU32,
     siblings: Arc<Siblings>,
     liveness: Liveness,
-    /// Whether the peer answers [`Request::Report`].
-    reports: bool,
+    /// What both sides support.
+    features: Vec<String>,
 }
 
 /// What a peer is called for.
@@ -76,22 +76,22 @@ pub(super) struct Connection {
 pub enum Request<'m> {
     /// To run a message.
     Run(&'m Message),
-    /// To say of itself what its own admin API would.
-    Report,
+    /// To answer a question.
+    Ask(Question),
 }
 
 impl Request<'_> {
     fn body_bytes(&self) -> usize {
         match self {
             Self::Run(message) => message.body.len(),
-            Self::Report => 0,
+            Self::Ask(_) => 0,
         }
     }
 
     fn watched(&self) -> Option<Arc<Watched>> {
         match self {
             Self::Run(message) => message.watched.clone(),
-            Self::Report => None,
+            Self::Ask(_) => None,
         }
     }
 }
@@ -189,7 +189,7 @@ impl Connection {
             next_id: AtomicU32::new(0),
             siblings: siblings.clone(),
             liveness: Liveness::new(siblings.changed.clone()),
-            reports: features.iter().any(|feature| feature == wire::REPORT),
+            features,
         });
         let weak = Arc::downgrade(&connection);
         siblings.add(weak);
@@ -235,13 +235,15 @@ impl Connection {
         if self.liveness.is_leaving() {
             return Ok(Called::not_sent(Refusal::Leaving));
         }
-        if matches!(request, Request::Report) && !self.reports {
+        if let Request::Ask(question) = request
+            && !self.features.iter().any(|it| it == question.feature())
+        {
             return Ok(Called::not_sent(Refusal::NotUnderstood));
         }
         // Who looks at a node that is short of memory wants to see that.
         let account = match request {
             Request::Run(_) => self.bodies,
-            Request::Report => *REPORTS,
+            Request::Ask(_) => *ANSWERS,
         };
         let Ok(reserved) = account.reserve_reply(reply_bytes_expected) else {
             return Ok(Called::not_sent(Refusal::NoRoom));
@@ -267,8 +269,8 @@ impl Connection {
                     let remaining = deadline.saturating_duration_since(Instant::now());
                     wire::put_call(buffer, call.id, message, remaining)
                 }
-                Request::Report => {
-                    wire::put_report(buffer, call.id);
+                Request::Ask(question) => {
+                    wire::put_question(buffer, call.id, question);
                     Bytes::new()
                 }
             },
@@ -415,7 +417,7 @@ impl Connection {
             | Frame::Reject(_)
             | Frame::Call { .. }
             | Frame::Cancel { .. }
-            | Frame::Report { .. }
+            | Frame::Ask { .. }
             | Frame::Ping => {}
         }
         Ok(())

@@ -18,6 +18,6 @@ mod wire;
 pub use breaker::BreakerState;
 pub use client::{Peer, Peers};
 pub use connection::{Called, Request};
-pub use server::{Reporter, Server};
+pub use server::{Answers, Server};
 pub use socket::TlsNow;
-pub use wire::Hello;
+pub use wire::{Hello, Question};

@@ -15,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
@@ -26,12 +27,12 @@ use super::handshake::{ConnectError, Frames, HELLO_TIMEOUT, next};
 use super::outbox::Closed;
 use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};
-use super::wire::{self, CallId, Frame, Hello, WireError};
+use super::wire::{self, CallId, Frame, Hello, Question, WireError};
 use crate::bodies::{BodyMemory, Reservation};
 use crate::lanes;
 use crate::lanes::Lanes;
 use crate::local::{LocalService, Origin};
-use crate::message::{Fault, Message, Refusal, Reply};
+use crate::message::{Fault, Message, Refusal, ReleaseId, Reply};
 use crate::tcp::{Acceptor, Permit};
 use crate::telemetry::Throttle;
 use crate::telemetry::traces;
@@ -67,15 +68,22 @@ enum Rejected {
     Heard,
 }
 
-/// What this node says of itself, for peers that ask: JSON. It may take a millisecond.
-pub type Reporter = Arc<dyn Fn() -> Bytes + Send + Sync>;
+/// What this node answers to the questions of peers.
+pub trait Answers: Send + Sync {
+    /// What it says of itself: JSON. It may take a millisecond.
+    fn report(&self) -> Bytes;
+
+    /// The bytes of a release from an offset on, none at its end; `None` if it is not here. It may
+    /// block.
+    fn release(&self, release: ReleaseId, from: u64) -> Option<Bytes>;
+}
 
 /// The server side of the peer path.
 pub struct Server<S> {
     own: Hello,
     tls: TlsNow,
     local: Arc<S>,
-    reporter: Reporter,
+    answers: Arc<dyn Answers>,
     bodies: &'static BodyMemory,
     lanes: Lanes,
     /// The runtime for calls that do not complete at their first poll.
@@ -95,7 +103,7 @@ impl<S: LocalService> Server<S> {
         own: Hello,
         tls: TlsNow,
         local: Arc<S>,
-        reporter: Reporter,
+        answers: Arc<dyn Answers>,
         bodies: &'static BodyMemory,
         lanes: Lanes,
     ) -> Arc<Self> {
@@ -103,7 +111,7 @@ impl<S: LocalService> Server<S> {
             own,
             tls,
             local,
-            reporter,
+            answers,
             bodies,
             lanes,
             runtime: Handle::current(),
@@ -341,7 +349,7 @@ impl<S: LocalService> Server<S> {
                 calls.arriving.remove(&id);
                 session.cancel(id);
             }
-            Frame::Report { id } => self.report(session, id)?,
+            Frame::Ask { id, question } => self.answer(session, id, question)?,
             Frame::Ping => session
                 .outbox
                 .push(wire::put_pong)
@@ -362,8 +370,13 @@ impl<S: LocalService> Server<S> {
         Ok(())
     }
 
-    /// Answers what this node says of itself.
-    fn report(self: &Arc<Self>, session: &Arc<Session>, id: CallId) -> Result<(), WireError> {
+    /// Answers a question.
+    fn answer(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        id: CallId,
+        question: Question,
+    ) -> Result<(), WireError> {
         if !session.may_begin(id)? {
             return Ok(());
         }
@@ -372,17 +385,28 @@ impl<S: LocalService> Server<S> {
             session: session.clone(),
             id,
         };
-        let reporter = self.reporter.clone();
+        let answers = self.answers.clone();
         let answer = async move {
-            let report = Reply {
-                status: StatusCode::OK,
+            let body = match question {
+                Question::Report => Some(answers.report()),
+                Question::Release { release, from } => {
+                    let read = spawn_blocking(move || answers.release(release, from));
+                    read.await.ok().flatten()
+                }
+            };
+            let status = match body {
+                Some(_) => StatusCode::OK,
+                None => StatusCode::NOT_FOUND,
+            };
+            let reply = Reply {
+                status,
                 headers: HeaderMap::new(),
-                body: reporter(),
+                body: body.unwrap_or_default(),
                 is_replayed: false,
                 // It counts for no message.
                 reservation: Reservation::default(),
             };
-            running.session.answer(id, Ok(report), None).await;
+            running.session.answer(id, Ok(reply), None).await;
         };
         // Not on the lane: nobody waits for it who has a message to run.
         self.calls.spawn_on(answer, &self.runtime);

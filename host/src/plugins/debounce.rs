@@ -97,8 +97,9 @@ impl Debounce {
 
     /// Takes the result of the first scan, without debouncing.
     pub(super) fn begin(&mut self, now: Instant, found: &Found) -> Vec<Step> {
-        self.observe(now, found);
-        self.ripe(now + SETTLED)
+        let mut steps = self.observe(now, found);
+        steps.extend(self.ripe(now + SETTLED));
+        steps
     }
 
     /// Logs the failures of the first loads at once: operators look at the log when they start a
@@ -198,6 +199,7 @@ impl Seen {
         match self.version {
             _ if self.is_loading => None,
             Some(version) if self.loaded == Some(version) => None,
+            Some(version) if version.is_whole => Some(self.since),
             // A deleted manifest may also be about to be rewritten.
             Some(version)
                 if self
@@ -228,6 +230,7 @@ mod tests {
         Version {
             id,
             has_manifest: false,
+            is_whole: false,
         }
     }
 

@@ -10,10 +10,12 @@ use tracing::info;
 
 use super::admission::Admission;
 use super::catalog::{Failed, Plugin};
-use super::source::{File, Files, ReadError, Signature, SignatureContent};
+use super::source::{
+    File, Files, ReadError, Signature, SignatureContent, SignedTerms, SignedVersions,
+};
 use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError};
-use crate::security::{SignatureError, TrustedKeys};
+use crate::security::{SignatureError, SignedAs, TrustedKeys};
 
 /// Maximum size of an error text; parts of it come from the plugin's file.
 const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
@@ -40,6 +42,22 @@ enum PluginError {
     Unsigned { origin: String, signature: String },
     #[error("{0}: {1}")]
     Signature(String, SignatureError),
+    #[error(
+        "{signature}: its trusted comment names {}, as {stream:?} is to be shared: sign it with `minisign -S -t 'stream:{stream} version:NUMBER' -m FILE`", said_of(.said)
+    )]
+    SignedFor {
+        signature: String,
+        stream: String,
+        said: SignedAs,
+    },
+    #[error(
+        "{signature}: version {version} is older than {at_least}, which ran last: sign it with a higher one, or go back on purpose with `meshage-host plugins use`"
+    )]
+    Older {
+        signature: String,
+        version: u64,
+        at_least: u64,
+    },
     #[error("{0}: {1}")]
     Component(String, LoadError),
     #[error("{0}: it keeps state, and there is no store for that: {1}")]
@@ -50,10 +68,10 @@ enum PluginError {
 
 /// The result of loading a plugin.
 pub(super) enum Loaded {
-    Plugin(Box<Plugin>),
+    Plugin(Box<Plugin>, Option<SignedVersions>),
     Failed(Failed),
     /// The bytes are those of the current version.
-    Same(Arc<Plugin>),
+    Same(Arc<Plugin>, Option<SignedVersions>),
 }
 
 /// Bytes with checked signatures.
@@ -62,6 +80,8 @@ struct Checked {
     digest: Digest,
     /// The manifest's text and origin.
     manifest: Option<(String, String)>,
+    /// If signatures must name versions.
+    signed: Option<SignedVersions>,
 }
 
 impl Checked {
@@ -108,7 +128,7 @@ impl Loader {
         origin: &str,
         files: Result<Files, ReadError>,
     ) -> Result<Plugin, Failed> {
-        let checked = self.check(files).await;
+        let checked = self.check(name, files).await;
         self.prepare(name, origin, checked, None).await
     }
 
@@ -122,25 +142,32 @@ impl Loader {
         current: Option<Arc<Plugin>>,
         admission: Option<Arc<Admission>>,
     ) -> Loaded {
-        let checked = self.check(files).await;
+        let checked = self.check(name, files).await;
+        let signed = checked.as_ref().ok().and_then(|checked| checked.signed);
         if let (Ok(checked), Some(current)) = (&checked, current)
             && checked.digest == current.digest
             && checked.manifest_text() == current.manifest
         {
-            return Loaded::Same(current);
+            return Loaded::Same(current, signed);
         }
         match self.prepare(name, origin, checked, admission).await {
-            Ok(plugin) => Loaded::Plugin(Box::new(plugin)),
+            Ok(plugin) => Loaded::Plugin(Box::new(plugin), signed),
             Err(failed) => Loaded::Failed(failed),
         }
     }
 
     /// Checks signatures and computes the digest, on a blocking thread, as both take a while.
-    async fn check(&self, files: Result<Files, ReadError>) -> Result<Checked, PluginError> {
+    async fn check(
+        &self,
+        name: &str,
+        files: Result<Files, ReadError>,
+    ) -> Result<Checked, PluginError> {
         let files = files?;
+        let name = name.to_owned();
         let trusted_keys = self.trusted_keys.clone();
         let origin = files.component.origin.clone();
-        let checking = tokio::task::spawn_blocking(move || check(files, trusted_keys.as_ref()));
+        let checking =
+            tokio::task::spawn_blocking(move || check(&name, files, trusted_keys.as_ref()));
         checking.await.unwrap_or_else(|error| {
             let error = io::Error::from(error);
             Err(PluginError::Panicked(origin, error.to_string()))
@@ -229,16 +256,33 @@ fn failed(name: &str, origin: &str, digest: Digest, error: &PluginError) -> Fail
     }
 }
 
-fn check(files: Files, trusted_keys: Option<&TrustedKeys>) -> Result<Checked, PluginError> {
+fn check(
+    name: &str,
+    files: Files,
+    trusted_keys: Option<&TrustedKeys>,
+) -> Result<Checked, PluginError> {
     let Files {
         component,
         manifest,
+        signed: terms,
     } = files;
-    check_signature(&component, trusted_keys)?;
+    let said = check_signature(&component, trusted_keys)?;
+    let mut signed = match (terms, said) {
+        (SignedTerms::AtLeast(last), Some(said)) => Some(SignedVersions {
+            component: check_version(name, &component.signature, said, last.component)?,
+            manifest: 0,
+        }),
+        _ => None,
+    };
     let manifest = match manifest {
         Some(manifest) => {
             let manifest = manifest?;
-            check_signature(&manifest, trusted_keys)?;
+            let said = check_signature(&manifest, trusted_keys)?;
+            if let (SignedTerms::AtLeast(last), Some(said), Some(signed)) =
+                (terms, said, &mut signed)
+            {
+                signed.manifest = check_version(name, &manifest.signature, said, last.manifest)?;
+            }
             let text = String::from_utf8(manifest.bytes);
             let origin = manifest.origin;
             Some(match text {
@@ -253,13 +297,55 @@ fn check(files: Files, trusted_keys: Option<&TrustedKeys>) -> Result<Checked, Pl
         component: component.bytes,
         digest,
         manifest,
+        signed,
     })
 }
 
+/// Checks that a signature is for this stream, and no older than what ran last. Returns its version.
+fn check_version(
+    stream: &str,
+    signature: &Signature,
+    said: SignedAs,
+    at_least: u64,
+) -> Result<u64, PluginError> {
+    let signature = signature.origin.clone();
+    match said.version {
+        Some(version) if said.stream.as_deref() == Some(stream) => {
+            if version >= at_least {
+                return Ok(version);
+            }
+            Err(PluginError::Older {
+                signature,
+                version,
+                at_least,
+            })
+        }
+        _ => Err(PluginError::SignedFor {
+            signature,
+            stream: stream.to_owned(),
+            said,
+        }),
+    }
+}
+
+fn said_of(said: &SignedAs) -> String {
+    match said {
+        SignedAs { stream: None, .. } => "no stream".into(),
+        SignedAs { version: None, .. } => "no version".into(),
+        SignedAs {
+            stream: Some(stream),
+            ..
+        } => format!("the stream {stream:?}"),
+    }
+}
+
 /// Checks that a trusted key has signed the file, if signatures are required.
-fn check_signature(file: &File, trusted_keys: Option<&TrustedKeys>) -> Result<(), PluginError> {
+fn check_signature(
+    file: &File,
+    trusted_keys: Option<&TrustedKeys>,
+) -> Result<Option<SignedAs>, PluginError> {
     let Some(trusted_keys) = trusted_keys else {
-        return Ok(());
+        return Ok(None);
     };
     let Signature { origin, content } = &file.signature;
     let error = match content {
@@ -273,6 +359,7 @@ fn check_signature(file: &File, trusted_keys: Option<&TrustedKeys>) -> Result<()
         SignatureContent::Text(text) => {
             return trusted_keys
                 .verify(&file.bytes, text)
+                .map(Some)
                 .map_err(|error| PluginError::Signature(origin.clone(), error));
         }
     };

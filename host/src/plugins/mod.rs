@@ -8,6 +8,7 @@ mod jobs;
 mod load;
 mod reconciler;
 mod run;
+mod sharing;
 mod source;
 mod withdrawals;
 
@@ -17,4 +18,5 @@ pub use directory::{Directory, Scan, Stray, read_files};
 pub use load::{Loader, StateStore};
 pub use reconciler::{Reconciler, SourceError};
 pub use run::run;
+pub use sharing::{Fetch, NoRevision, SharedStream, Sharing, StoreError};
 pub use source::{ReadError, Source};

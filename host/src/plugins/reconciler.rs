@@ -16,7 +16,7 @@ use super::catalog::Catalog;
 use super::debounce::{Debounce, LoadOutcome, Step};
 use super::jobs::Jobs;
 use super::load::{Loaded, Loader};
-use super::source::{Found, ReadError, Source, SourceEvent, Version};
+use super::source::{Found, ReadError, SignedVersions, Source, SourceEvent, Version};
 use super::withdrawals::Withdrawal;
 
 /// How often the source is scanned without an event: network and container file systems lose
@@ -46,8 +46,8 @@ pub struct SourceError {
     source: io::Error,
 }
 
-pub struct Reconciler<S> {
-    source: Arc<S>,
+pub struct Reconciler {
+    source: Arc<dyn Source>,
     loader: Loader,
     catalog: Arc<Catalog>,
     debounce: Debounce,
@@ -76,6 +76,7 @@ enum Done {
     Look(io::Result<Found>),
     Load {
         name: String,
+        version: Version,
         /// `None`: the bytes changed while they were read, so there is no result.
         loaded: Option<Loaded>,
     },
@@ -83,11 +84,11 @@ enum Done {
     Notice(Withdrawal),
 }
 
-impl<S: Source> Reconciler<S> {
-    pub fn new(source: S, loader: Loader, catalog: Arc<Catalog>) -> Self {
+impl Reconciler {
+    pub fn new(source: Arc<dyn Source>, loader: Loader, catalog: Arc<Catalog>) -> Self {
         Self {
             changed: source.changed(),
-            source: Arc::new(source),
+            source,
             loader,
             catalog,
             debounce: Debounce::default(),
@@ -228,17 +229,26 @@ impl<S: Source> Reconciler<S> {
                 (Some(version), Err(ReadError { text, is_lasting }))
             });
             if read != Some(version) {
-                return Done::Load { name, loaded: None };
+                return Done::Load {
+                    name,
+                    version,
+                    loaded: None,
+                };
             }
             let loaded = loader
                 .reload(&name, &origin, files, current, admission)
                 .await;
             let loaded = Some(loaded);
-            Done::Load { name, loaded }
+            Done::Load {
+                name,
+                version,
+                loaded,
+            }
         };
-        let panicked = |panic: String| Done::Load {
+        let panicked = move |panic: String| Done::Load {
             loaded: Some(Loaded::panicked(&lost_name, lost_origin, panic)),
             name: lost_name,
+            version,
         };
         self.jobs.start(load, panicked);
     }
@@ -261,9 +271,13 @@ impl<S: Source> Reconciler<S> {
                 self.looking_since = None;
                 self.see(found);
             }
-            Done::Load { name, loaded } => {
+            Done::Load {
+                name,
+                version,
+                loaded,
+            } => {
                 let ended = match &loaded {
-                    Some(Loaded::Plugin(_) | Loaded::Same(_)) => LoadOutcome::Loaded,
+                    Some(Loaded::Plugin(..) | Loaded::Same(..)) => LoadOutcome::Loaded,
                     None => LoadOutcome::ChangedMeanwhile,
                     Some(Loaded::Failed(failed)) => LoadOutcome::Failed {
                         error: failed.error.clone(),
@@ -272,7 +286,12 @@ impl<S: Source> Reconciler<S> {
                 };
                 self.debounce.loaded(&name, Instant::now(), ended);
                 if let Some(loaded) = loaded {
-                    self.offer(loaded);
+                    let signed = self.offer(loaded);
+                    self.source.loaded(
+                        &name,
+                        version,
+                        signed.as_ref().copied().map_err(String::as_str),
+                    );
                 }
             }
             Done::Notice(withdrawal) => self.catalog.remove_withdrawn(&withdrawal),
@@ -300,10 +319,10 @@ impl<S: Source> Reconciler<S> {
         }
     }
 
-    /// Puts the result of a load into the catalog.
-    fn offer(&self, loaded: Loaded) {
+    /// Puts the result of a load into the catalog. Returns what its signatures say, or why it failed.
+    fn offer(&self, loaded: Loaded) -> Result<Option<SignedVersions>, String> {
         match loaded {
-            Loaded::Plugin(plugin) => {
+            Loaded::Plugin(plugin, signed) => {
                 info!(
                     event = "plugin-ready",
                     stream = %plugin.stream,
@@ -312,6 +331,7 @@ impl<S: Source> Reconciler<S> {
                     "plugin ready"
                 );
                 self.catalog.offer(Arc::from(plugin));
+                Ok(signed)
             }
             Loaded::Failed(failed) => {
                 debug!(
@@ -320,11 +340,14 @@ impl<S: Source> Reconciler<S> {
                     error = failed.error,
                     "a plugin could not be loaded"
                 );
+                let error = failed.error.clone();
                 self.catalog.fail(failed);
+                Err(error)
             }
-            Loaded::Same(plugin) => {
+            Loaded::Same(plugin, signed) => {
                 self.catalog.offer(plugin.clone());
                 info!(event = "plugin-unchanged", stream = %plugin.stream, "the files of a plugin are those of the version that runs");
+                Ok(signed)
             }
         }
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 /// A place that holds plugins. It displays as its location.
@@ -25,6 +26,15 @@ pub trait Source: fmt::Display + Send + Sync + 'static {
 
     /// Notified when plugins may have changed. Notifications may be lost.
     fn changed(&self) -> Arc<Notify>;
+
+    /// A version has been loaded, or failed to. Only current ones are reported.
+    fn loaded(
+        &self,
+        _name: &str,
+        _version: Version,
+        _result: Result<Option<SignedVersions>, &str>,
+    ) {
+    }
 
     /// Logs an event of the source itself.
     fn log(&self, event: SourceEvent<'_>);
@@ -51,6 +61,8 @@ pub enum SourceEvent<'a> {
 pub struct Version {
     pub id: u64,
     pub has_manifest: bool,
+    /// Nobody is still writing it, so that it need not be seen for a while first.
+    pub is_whole: bool,
 }
 
 /// The files of a plugin.
@@ -58,6 +70,24 @@ pub struct Files {
     pub component: File,
     /// `None`: the plugin has no manifest.
     pub manifest: Option<Result<File, ReadError>>,
+    pub signed: SignedTerms,
+}
+
+/// What signatures must say, where they are required.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignedTerms {
+    /// Any signature by a trusted key will do.
+    Any,
+    /// They name the stream and a version that is not lower than this.
+    AtLeast(SignedVersions),
+}
+
+/// The versions that the signatures of a plugin's files name.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedVersions {
+    pub component: u64,
+    /// 0 without a manifest.
+    pub manifest: u64,
 }
 
 /// A file, or an equivalent of one in another kind of source.

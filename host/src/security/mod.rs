@@ -20,7 +20,7 @@ pub(crate) use secret::keyring;
 pub use secret::{Keyring, SecretError, new_secret};
 pub use server_tls::{ServerCertificate, ServerTls};
 pub use sessions::{Denied, SESSION_COOKIES, SESSION_MAX, Sessions};
-pub use signatures::{SignatureError, TrustedKeys, TrustedKeysError};
+pub use signatures::{SignatureError, SignedAs, TrustedKeys, TrustedKeysError};
 pub use sites::{
     AllowedOrigin, HostTrust, NotAnOrigin, RequestSource, SEC_FETCH_SITE, Sites, answer_preflight,
     check_admin_request, is_of_own_page,

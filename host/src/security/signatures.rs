@@ -43,6 +43,29 @@ pub enum SignatureError {
     Mismatch,
 }
 
+/// What a signature says of the file, in its trusted comment: `stream:NAME version:NUMBER`; without them `file:NAME.wasm` and
+/// `timestamp:SECONDS`, which minisign writes by itself.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct SignedAs {
+    pub stream: Option<String>,
+    pub version: Option<u64>,
+}
+
+impl SignedAs {
+    fn read(comment: &str) -> Self {
+        let field = |name: &str| {
+            let mut words = comment.split_whitespace();
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix(':'))
+        };
+        let file = || Path::new(field("file")?).file_stem()?.to_str();
+        let version = field("version").or_else(|| field("timestamp"));
+        Self {
+            stream: field("stream").or_else(file).map(str::to_owned),
+            version: version.and_then(|version| version.parse().ok()),
+        }
+    }
+}
+
 impl std::fmt::Debug for TrustedKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.shown)
@@ -91,14 +114,14 @@ impl TrustedKeys {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn verify(&self, content: &[u8], signature: &str) -> Result<(), SignatureError> {
+    pub fn verify(&self, content: &[u8], signature: &str) -> Result<SignedAs, SignatureError> {
         let signature = Signature::decode(signature).map_err(|_| SignatureError::NoSignature)?;
         let mut why = SignatureError::UnknownKey(self.shown.clone());
         for key in &*self.keys {
             // `true` accepts legacy signatures as well (of the content, not of its hash); they are
             // as good.
             match key.verify(content, &signature, true) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(SignedAs::read(signature.trusted_comment())),
                 Err(Error::UnexpectedKeyId) => {}
                 Err(_) => why = SignatureError::Mismatch,
             }

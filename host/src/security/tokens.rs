@@ -72,6 +72,17 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
+    /// The first token of a file.
+    ///
+    /// # Errors
+    /// What is wrong with the file, without any of its content.
+    pub fn first(file: &Path) -> Result<String, TokenError> {
+        Self::read(file)?;
+        let first = read_lines(file)?.into_iter().next();
+        let (_, token) = first.ok_or_else(|| TokenError::Empty(file.to_owned()))?;
+        Ok(token.to_string())
+    }
+
     /// Whether the value of an `Authorization` header has one of these tokens. The comparison takes
     /// constant time, so that its duration reveals nothing about them.
     pub fn allow(&self, authorization: Option<&HeaderValue>) -> bool {

@@ -13,6 +13,8 @@
 //! | `GET /plugins` | every plugin: its state, version and limits |
 //! | `GET /entities/{stream}` | the entities of a stream, by their keys |
 //! | `GET /entities/{stream}/{partitionKey}` | one entity: its values, its owner, its queue |
+//! | `GET /releases` | the plugins that the mesh shares: their revisions, and where they are |
+//! | `POST /releases/{stream}/use/{revision}`, `POST /releases/{stream}/remove` | has the mesh run an earlier release again, or no release at all |
 //! | `GET /sends` | messages and timers that have no answer yet; `?stuck=true`: those that are not tried again |
 //! | `POST /sends/retry`, `POST /sends/{id}/retry` | delivers those that are stuck, or one, again |
 
@@ -21,6 +23,7 @@ mod figures;
 mod login;
 mod overview;
 mod page;
+mod releases;
 mod report;
 mod sends;
 mod shared;
@@ -122,10 +125,13 @@ impl Admin {
                 get(entities::describe),
             )
             .route("/sends", get(sends::list))
+            .route("/releases", get(releases::list))
             .merge(
                 Router::new()
                     .route("/sends/retry", post(sends::retry_stuck))
                     .route("/sends/{id}/retry", post(sends::retry))
+                    .route("/releases/{stream}/use/{number}", post(releases::use_again))
+                    .route("/releases/{stream}/remove", post(releases::remove))
                     .layer(from_fn_with_state(self.clone(), need_own_host)),
             )
             .route("/overview", get(overview::overview))

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::login::Login;
 use super::shared::{Admin, millis};
 use crate::membership::NodeState;
-use crate::message::{Fault, NodeId, Refusal};
-use crate::peer::BreakerState;
+use crate::message::{Fault, NodeId, Refusal, ReleaseId};
+use crate::peer::{Answers, BreakerState};
 use crate::telemetry::Event;
 
 /// How long a node may take to answer.
@@ -95,8 +95,18 @@ pub(super) async fn overview(
     )
 }
 
+impl Answers for Admin {
+    fn report(&self) -> Bytes {
+        self.own_report()
+    }
+
+    fn release(&self, release: ReleaseId, from: u64) -> Option<Bytes> {
+        self.sharing.as_ref()?.part(release, from)
+    }
+}
+
 impl Admin {
-    /// What this node says of itself, for peers.
+    /// What this node says of itself.
     pub fn own_report(&self) -> Bytes {
         let report = &self.kept.report;
         let make = || report.set(json_of(&self.report()));

@@ -18,7 +18,7 @@ use crate::entities::Entities;
 use crate::membership::{Node, View};
 use crate::message::{NodeId, PartitionKey, StreamName};
 use crate::placement::{self, Seed};
-use crate::plugins::Catalog;
+use crate::plugins::{Catalog, Sharing};
 use crate::security::{Sessions, Tokens};
 use crate::telemetry::{Events, InstanceGauges, Metrics, Throttle};
 
@@ -66,6 +66,8 @@ pub struct Admin {
     pub dispatcher: Arc<Dispatcher>,
     pub catalog: Arc<Catalog>,
     pub entities: Arc<Entities>,
+    /// If the mesh shares its plugins.
+    pub sharing: Option<Arc<Sharing>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Metrics,
     pub instances: Arc<InstanceGauges>,

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::{Extensions, WireError, put_head};
+use super::{Extensions, WireError, put_head, question};
 use crate::message::{NAME_BYTES_MAX, NodeId};
 
 /// The versions of the protocol that this node speaks. Version 1 was never released.
@@ -15,10 +15,7 @@ const MAGIC: &[u8] = b"meshage\n";
 
 /// Optional features that this node supports, by name. A connection uses those that both sides
 /// support.
-const FEATURES: [&str; 1] = [REPORT];
-
-/// The node answers the frame that asks what it says of itself.
-pub(in crate::peer) const REPORT: &str = "report";
+const FEATURES: [&str; 2] = question::FEATURES;
 
 /// The first frame in each direction: identifies the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]

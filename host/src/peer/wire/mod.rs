@@ -21,11 +21,13 @@ mod chain;
 mod fault;
 mod headers;
 mod hello;
+mod question;
 mod scan;
 
 pub(super) use body::Body;
 pub use hello::Hello;
-pub(super) use hello::{Agreed, REPORT, Versions};
+pub(super) use hello::{Agreed, Versions};
+pub use question::Question;
 pub(super) use scan::{calls_in, void_call};
 
 use crate::bodies::Reservation;
@@ -86,9 +88,10 @@ pub(super) enum Frame {
     Cancel {
         id: CallId,
     },
-    /// What does the node say of itself? The answer is a reply.
-    Report {
+    /// The answer is a reply.
+    Ask {
         id: CallId,
+        question: Question,
     },
     Ping,
     Pong,
@@ -181,6 +184,7 @@ mod kind {
     pub(super) const PONG: u8 = 9;
     pub(super) const LEAVING: u8 = 10;
     pub(super) const REPORT: u8 = 11;
+    pub(super) const RELEASE: u8 = 13;
 }
 
 /// The codec that cuts a byte stream into frames.
@@ -318,8 +322,15 @@ pub(super) fn put_cancel(buffer: &mut BytesMut, id: CallId) {
     put(buffer, kind::CANCEL, |buffer| buffer.put_u32(id));
 }
 
-pub(super) fn put_report(buffer: &mut BytesMut, id: CallId) {
-    put(buffer, kind::REPORT, |buffer| buffer.put_u32(id));
+pub(super) fn put_question(buffer: &mut BytesMut, id: CallId, question: Question) {
+    let kind = match question {
+        Question::Report => kind::REPORT,
+        Question::Release { .. } => kind::RELEASE,
+    };
+    put(buffer, kind, |buffer| {
+        buffer.put_u32(id);
+        question.put(buffer);
+    });
 }
 
 pub(super) fn put_hello(buffer: &mut BytesMut, hello: &Hello) {
@@ -416,8 +427,13 @@ pub(super) fn decode(mut frame: Bytes) -> Result<Frame, WireError> {
         kind::CANCEL => Frame::Cancel {
             id: take_id(&mut frame)?,
         },
-        kind::REPORT => Frame::Report {
+        kind::REPORT => Frame::Ask {
             id: take_id(&mut frame)?,
+            question: Question::Report,
+        },
+        kind::RELEASE => Frame::Ask {
+            id: take_id(&mut frame)?,
+            question: Question::take_release(&mut frame)?,
         },
         kind::PING => Frame::Ping,
         kind::PONG => Frame::Pong,

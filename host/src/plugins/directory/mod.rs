@@ -10,6 +10,7 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -57,6 +58,12 @@ impl Directory {
             seen: Mutex::new(seen),
             components: ArcSwap::default(),
         }
+    }
+
+    /// Which directory it is now: another one may be mounted in its place.
+    pub(super) fn place(&self) -> io::Result<(u64, u64)> {
+        let metadata = std::fs::metadata(&self.path)?;
+        Ok((metadata.dev(), metadata.ino()))
     }
 
     /// The component of a plugin, as found by the last scan.

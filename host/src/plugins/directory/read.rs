@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::stamp::signature_of;
-use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent};
+use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent, SignedTerms};
 use crate::runtime::{COMPONENT_BYTES_MAX, LoadError};
 
 /// The largest manifest; a longer file is an error.
@@ -76,6 +76,7 @@ pub fn read_files(component: &Path, signed: bool) -> Result<Files, ReadError> {
     Ok(Files {
         component: file(component, bytes, signed)?,
         manifest,
+        signed: SignedTerms::Any,
     })
 }
 

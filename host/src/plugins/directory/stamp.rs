@@ -53,6 +53,7 @@ impl Stamp {
         Version {
             id: xxh3_64(&bytes),
             has_manifest: self.manifest.is_some(),
+            is_whole: false,
         }
     }
 }

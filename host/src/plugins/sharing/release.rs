@@ -1,0 +1,156 @@
+//! A release: the bytes of a plugin as they are handed from node to node, with their name.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::message::ReleaseId;
+use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent, SignedTerms};
+
+/// The first bytes of a release, so that a later form can be told from this one.
+const FORM: &[u8] = b"meshage release 1\n";
+
+#[derive(Serialize, Deserialize)]
+struct Release<'a> {
+    #[serde(borrow)]
+    component: Part<'a>,
+    #[serde(borrow)]
+    manifest: Option<Part<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Part<'a> {
+    signature: Option<&'a str>,
+    bytes: &'a [u8],
+}
+
+/// The release that these files are. What is wrong with them, such as a manifest that cannot be read, is for
+/// whoever loads them; such files are no release.
+pub(super) fn pack(files: &Files) -> Option<(ReleaseId, Vec<u8>)> {
+    let manifest = match &files.manifest {
+        None => None,
+        Some(Ok(file)) => Some(part(file)?),
+        Some(Err(_)) => return None,
+    };
+    let release = Release {
+        component: part(&files.component)?,
+        manifest,
+    };
+    let mut bytes = FORM.to_vec();
+    bytes = postcard::to_extend(&release, bytes).ok()?;
+    Some((name(&bytes), bytes))
+}
+
+fn part(file: &File) -> Option<Part<'_>> {
+    let signature = match &file.signature.content {
+        SignatureContent::NotRead | SignatureContent::Missing => None,
+        SignatureContent::TooLong => return None,
+        SignatureContent::Text(text) => Some(text.as_str()),
+    };
+    Some(Part {
+        signature,
+        bytes: &file.bytes,
+    })
+}
+
+/// The files of a release; `origin` says where it is from, in texts.
+pub(super) fn unpack(bytes: &[u8], origin: &str) -> Result<Files, ReadError> {
+    let release = bytes
+        .strip_prefix(FORM)
+        .and_then(|bytes| postcard::from_bytes::<Release<'_>>(bytes).ok());
+    let Some(Release {
+        component,
+        manifest,
+    }) = release
+    else {
+        return Err(ReadError {
+            text: format!("{origin} is in a form that this version of meshage does not know"),
+            is_lasting: true,
+        });
+    };
+    let of_manifest = format!("the manifest of {origin}");
+    Ok(Files {
+        component: file(component, origin),
+        manifest: manifest.map(|manifest| Ok(file(manifest, &of_manifest))),
+        signed: SignedTerms::Any,
+    })
+}
+
+fn file(part: Part<'_>, origin: &str) -> File {
+    let content = match part.signature {
+        None => SignatureContent::Missing,
+        Some(text) => SignatureContent::Text(text.to_owned()),
+    };
+    File {
+        origin: origin.to_owned(),
+        bytes: part.bytes.to_vec(),
+        signature: Signature {
+            origin: format!("the signature of {origin}"),
+            content,
+        },
+    }
+}
+
+/// What bytes are called.
+pub(super) fn name(bytes: &[u8]) -> ReleaseId {
+    ReleaseId(Sha256::digest(bytes).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(component: &[u8], manifest: Option<&str>, signature: Option<&str>) -> Files {
+        let file = |bytes: &[u8]| File {
+            origin: "a file".into(),
+            bytes: bytes.to_vec(),
+            signature: Signature {
+                origin: "a signature".into(),
+                content: signature.map_or(SignatureContent::Missing, |text| {
+                    SignatureContent::Text(text.into())
+                }),
+            },
+        };
+        Files {
+            component: file(component),
+            manifest: manifest.map(|text| Ok(file(text.as_bytes()))),
+            signed: SignedTerms::Any,
+        }
+    }
+
+    #[test]
+    fn a_release_has_all_files_and_its_name_says_which() {
+        let all = [
+            files(b"one", None, None),
+            files(b"two", None, None),
+            files(b"one", Some(""), None),
+            files(b"one", Some("queue = 1"), None),
+            files(b"one", None, Some("signed")),
+        ];
+        let mut names = Vec::new();
+        for files in &all {
+            let (release, bytes) = pack(files).unwrap();
+            assert_eq!(name(&bytes), release);
+            assert_eq!(pack(&unpack(&bytes, "it").unwrap()).unwrap().0, release);
+            names.push(release);
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn what_is_no_release_is_told() {
+        let (_, bytes) = pack(&files(b"one", None, None)).unwrap();
+        for wrong in [
+            &bytes[1..],
+            &bytes[..bytes.len() - 1],
+            b"meshage release 2\n",
+            b"",
+        ] {
+            let Err(error) = unpack(wrong, "the release") else {
+                panic!("{wrong:?}");
+            };
+            assert!(error.text.starts_with("the release"), "{error}");
+        }
+    }
+}
