@@ -88,11 +88,12 @@ pub enum Command {
 pub enum PluginsCommand {
     /// Show each stream with its revisions, the current one first, and the nodes that have it
     List,
-    /// Have the mesh run the release of an earlier revision again, which makes a new revision of it
+    /// Have the mesh run an earlier release again, or the file in this node's directory that does not run
     Use {
         stream: String,
-        /// The number of the earlier revision, as `plugins list` shows it
-        revision: u64,
+        /// The number of an earlier revision, or the beginning of its release's name, as `plugins list` shows them; without it,
+        /// the file
+        revision: Option<String>,
     },
     /// Remove a stream from every node; files stay where they are, and do not run
     Remove { stream: String },

@@ -134,10 +134,21 @@ fn plugins(command: PluginsCommand, written: Written) -> Result<ExitCode, Failed
     let done = async {
         Ok::<_, String>(match command {
             PluginsCommand::List => node::list_releases(&terms).await?,
-            PluginsCommand::Use { stream, revision } => {
+            PluginsCommand::Use {
+                stream,
+                revision: Some(wanted),
+            } => {
                 let stream = named(stream)?;
-                let made = node::use_release(&terms, &stream, revision).await?;
-                format!("{stream}: revision {} is that of {revision}\n", made.number)
+                let made = node::use_release(&terms, &stream, &wanted).await?;
+                format!("{stream}: revision {} is that of {wanted}\n", made.number)
+            }
+            PluginsCommand::Use {
+                stream,
+                revision: None,
+            } => {
+                let stream = named(stream)?;
+                node::use_file(&terms, &stream).await?;
+                format!("{stream}: the file is tried, and is the next revision if it works\n")
             }
             PluginsCommand::Remove { stream } => {
                 let stream = named(stream)?;

@@ -188,8 +188,12 @@ async fn what_one_node_is_given_runs_on_all_and_no_request_fails() {
     let shadowed = shared(nodes[1], "echo").await["shadowed"].to_string();
     assert!(shadowed.contains("revision 4"), "{shadowed}");
     for (arguments, wrong) in [
-        (&["use", "echo", "9"][..], "no revision 9"),
+        (
+            &["use", "echo", "9"][..],
+            "\"9\" of the stream echo, but 4 (",
+        ),
         (&["use", "echo", "4"], "is what the mesh runs"),
+        (&["use", "echo"], "no file of the stream echo"),
         (&["use", "other", "1"], "knows no stream other"),
         (&["remove", "other"], "knows no stream other"),
         (&["remove", "a/b"], "'/'"),
@@ -209,8 +213,9 @@ async fn what_one_node_is_given_runs_on_all_and_no_request_fails() {
     for node in &nodes {
         wait_until_gone(node, &nodes, "echo").await;
     }
-    // Copied again, it is back, everywhere.
+    // A file that is only touched brings nothing back; somebody's word does.
     homes[1].drop_file("echo", &three);
+    succeeded(plugins(nodes[1], &["use", "echo"]));
     wait_until_live(&nodes, "echo", &three).await;
     wait_for_revision(&nodes, "echo", 6).await;
 }
@@ -223,38 +228,26 @@ async fn two_at_once_on_two_nodes_come_to_one_and_the_other_is_kept() {
     for (home, component) in homes.iter().zip(&components) {
         home.drop_file("echo", component);
     }
-    let mut winner = String::new();
     until(|| async {
         let mut offers = Vec::new();
         for node in &nodes {
-            offers.extend(
-                node.view()
-                    .await
-                    .values()
-                    .map(|it| it.offers.get("echo").cloned()),
-            );
+            let view = node.view().await;
+            offers.extend(view.values().map(|it| it.offers.get("echo").cloned()));
         }
         offers.iter().all(|it| it.is_some() && *it == offers[0])
     })
     .await;
-    winner.push_str(&nodes[2].view().await["n3"].offers["echo"]);
+    let winner = nodes[2].view().await["n3"].offers["echo"].clone();
     let loser = components.iter().find(|it| digest(it) != winner).unwrap();
-    // Unless one was later than the news of the other, both are revision 1.
-    let loses = homes.iter().position(|home| {
-        let file = fs::read(home.plugins.path().join("echo.wasm"));
-        file.is_ok_and(|file| file == *loser)
-    });
-    let there = nodes[loses.unwrap()];
-    let shared = shared(there, "echo").await;
+    // Unless one was later than the news of the other, both are revision 1. It can be had again where it is, by its name.
+    let loses = components.iter().position(|it| it == loser).unwrap();
+    let shared = shared(nodes[loses], "echo").await;
     let revisions = shared["revisions"].as_array().unwrap();
     assert_eq!(revisions.len(), 2, "{shared}");
     assert!(shared["shadowed"].is_string(), "{shared}");
-    // It can be had again where it is, if its number is its own.
-    let before = &revisions[1]["number"];
-    if revisions[0]["number"] != *before {
-        succeeded(plugins(there, &["use", "echo", &before.to_string()]));
-        wait_until_live(&nodes, "echo", loser).await;
-    }
+    let name = revisions[1]["release"].as_str().unwrap();
+    succeeded(plugins(nodes[loses], &["use", "echo", &name[..12]]));
+    wait_until_live(&nodes, "echo", loser).await;
 }
 
 #[tokio::test]
@@ -273,13 +266,13 @@ async fn who_joins_takes_the_meshs_word_and_keeps_its_own_files_aside() {
     let nodes = [&first, &second];
     wait_until_live(&nodes, "echo", &stamped("echo", 2)).await;
     let own = shared(&second, "own").await["shadowed"].to_string();
-    assert!(own.contains("copy it again"), "{own}");
+    assert!(own.contains("did not know it"), "{own}");
     assert!(versions(&second, "own").await.is_empty());
     let listed = succeeded(plugins(&second, &["list"]));
-    for part in ["the mesh runs revision 2", "did not know this file"] {
+    for part in ["the mesh runs revision 2", "did not know it"] {
         assert!(listed.contains(part), "{part}: {listed}");
     }
-    late.drop_file("own", &stamped("echo", 3));
+    succeeded(plugins(&second, &["use", "own"]));
     wait_until_live(&nodes, "own", &stamped("echo", 3)).await;
 
     // What is known outlives the nodes, and the mesh's word a node that was away.
@@ -299,6 +292,12 @@ async fn who_joins_takes_the_meshs_word_and_keeps_its_own_files_aside() {
     let alone = late.setup(&[]).ready().await;
     wait_until_live(&[&alone], "echo", &stamped("echo", 5)).await;
     wait_for_revision(&[&alone], "echo", 4).await;
+    // What was removed here stays so.
+    late.remove("own");
+    wait_until_gone(&alone, &[&alone], "own").await;
+    kill(alone).await;
+    let alone = late.setup(&[]).ready().await;
+    assert!(!alone.view().await["n2"].offers.contains_key("own"));
 }
 
 #[tokio::test]
@@ -401,9 +400,77 @@ async fn each_node_trusts_whom_it_trusts_and_old_releases_do_not_come_back() {
     drop_signed(&homes[0], &first, &keys, "whatever");
     wait_for_error(&nodes[0], "echo", "names no stream").await;
     assert_eq!(current(&nodes[1], "echo").await, 2);
-    // On purpose it may go back.
-    succeeded(plugins(&nodes[0], &["use", "echo", "1"]));
+    // On purpose it may go back, also where the file is that old one.
+    drop_signed(&homes[0], &first, &keys, "stream:echo version:1");
+    wait_for_error(&nodes[0], "echo", "version 1 is older than 2").await;
+    succeeded(plugins(&nodes[1], &["use", "echo", "1"]));
     wait_until_live(&two, "echo", &first).await;
+    until(|| async {
+        versions(&nodes[0], "echo")
+            .await
+            .iter()
+            .all(|it| it[2].is_empty())
+    })
+    .await;
+    // A restart finds what the node trusts.
+    for (place, home) in homes.iter().enumerate() {
+        let file = home.data.path().join("trusted-keys");
+        let seeds: Vec<&Node> = nodes.iter().filter(|it| it.id != home.id).collect();
+        let setup = home.setup(&seeds);
+        let setup = setup.flag("--trusted-keys", file.to_str().unwrap());
+        nodes[place].kill().await;
+        nodes[place] = setup.ready().await;
+    }
+    wait_for_mesh(&refs(&nodes)).await;
+    wait_until_live(&[&nodes[0], &nodes[1]], "echo", &first).await;
+}
+
+#[tokio::test]
+async fn what_is_lost_is_found_again_and_what_nobody_has_takes_nothing_away() {
+    let (homes, mut nodes) = mesh(2).await;
+    let [one, two, three] = [1, 2, 3].map(|it| stamped("echo", it));
+    homes[0].drop_file("echo", &one);
+    wait_until_live(&refs(&nodes), "echo", &one).await;
+    // Somebody cleans up on the first node, whose file it is: who joins gets it all the same.
+    fs::remove_dir_all(homes[0].data.path().join("shared-plugins")).unwrap();
+    kill(nodes.pop().unwrap()).await;
+    let third = Home::new("n3");
+    let node = third.setup(&[&nodes[0]]).ready().await;
+    wait_until_live(&[&nodes[0], &node], "echo", &one).await;
+    nodes.push(node);
+
+    // The only node that has a release dies; the other one has heard of it, and runs what it ran, over a restart, too.
+    homes[0].drop_file("echo", &two);
+    wait_until_live(&refs(&nodes), "echo", &two).await;
+    kill(nodes.pop().unwrap()).await;
+    homes[0].drop_file("echo", &three);
+    wait_until_live(&refs(&nodes), "echo", &three).await;
+    let home = third.data.path().join("shared-plugins");
+    let mesh = fs::read_dir(&home).unwrap().next().unwrap().unwrap().path();
+    let records = |home: &Home| {
+        let data = home.data.path().join("shared-plugins");
+        let mesh = data.join(mesh.file_name().unwrap());
+        mesh.join(format!("{}.json", home.id))
+    };
+    until(|| async {
+        fs::read_to_string(records(&homes[0])).is_ok_and(|it| it.contains("\"number\": 3"))
+    })
+    .await;
+    kill(nodes.pop().unwrap()).await;
+    let known = fs::read_to_string(records(&homes[0])).unwrap();
+    let mut known: Value = serde_json::from_str(&known).unwrap();
+    let own = fs::read_to_string(records(&third)).unwrap();
+    let mut own: Value = serde_json::from_str(&own).unwrap();
+    let heard = known["streams"]["echo"]["revisions"].take();
+    own["streams"]["echo"]["revisions"] = heard;
+    fs::write(records(&third), own.to_string()).unwrap();
+    let node = third.setup(&[]).ready().await;
+    wait_until_live(&[&node], "echo", &two).await;
+    until(|| async { shared(&node, "echo").await["problem"] == "no live node has it" }).await;
+    let traffic = Traffic::start("echo", &[&node]);
+    let first = homes[0].setup(&[&node]).ready().await;
+    wait_until_live(&[&first, &node], "echo", &three).await;
+    traffic.none_failed().await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use crate::setup::{self, cargo, command, root};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The static binary runs on any Linux of its processor.
-const NATIVE: &str = "x86_64-unknown-linux-musl";
+pub(crate) const NATIVE: &str = "x86_64-unknown-linux-musl";
 const ARM: &str = "aarch64-unknown-linux-musl";
 
 /// What is built with, each as `cargo install` has it.
@@ -35,9 +35,9 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// Makes the archives, the package, and the image where Docker is.
-pub(crate) fn everything() -> Result<()> {
+pub(crate) fn everything(docker: &Docker) -> Result<()> {
     tools()?;
-    let dist = fresh(&dist())?;
+    let dist = fresh(&folder())?;
     let host = static_host(NATIVE)?;
     let common = common(&host)?;
     archive(&dist, &common, &host, NATIVE)?;
@@ -47,7 +47,7 @@ pub(crate) fn everything() -> Result<()> {
     }
     package(&dist, &common)?;
     let context = image_context(&host)?;
-    match image(&dist, &context) {
+    match image(docker, &dist, &context) {
         Ok(()) => {}
         Err(error) => println!(
             "SKIPPED the image ({error:#}): `docker build {}` makes it",
@@ -58,18 +58,13 @@ pub(crate) fn everything() -> Result<()> {
 }
 
 /// Where everything lands.
-pub(crate) fn dist() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     root().join("target/dist")
 }
 
 /// The name of the image.
 pub(crate) fn image_name() -> String {
     format!("meshage:{VERSION}")
-}
-
-/// The context from which `docker build` makes the image.
-pub(crate) fn image_folder() -> PathBuf {
-    root().join("target/dist-image")
 }
 
 /// The archive of the static binary for this machine's processor.
@@ -81,7 +76,7 @@ pub(crate) fn package_name() -> String {
     format!("meshage_{VERSION}-1_amd64.deb")
 }
 
-fn folder_name(target: &str) -> String {
+pub(crate) fn folder_name(target: &str) -> String {
     format!("meshage-{VERSION}-{target}")
 }
 
@@ -242,7 +237,7 @@ fn package(dist: &Path, common: &Path) -> Result<()> {
 
 /// Puts together what `docker build` needs.
 fn image_context(host: &Path) -> Result<PathBuf> {
-    let context = fresh(&image_folder())?;
+    let context = fresh(&root().join("target/dist-image"))?;
     copy(host, &context.join("meshage-host"))?;
     copy(
         &root().join("deploy/image/Dockerfile"),
@@ -253,19 +248,55 @@ fn image_context(host: &Path) -> Result<PathBuf> {
 }
 
 /// Builds the image with the Docker that is there, and saves it.
-fn image(dist: &Path, context: &Path) -> Result<()> {
-    let answers = command("docker").arg("info").output();
-    let answers = answers.context("there is no docker")?;
-    ensure!(answers.status.success(), "no Docker daemon answers");
-    let mut build = command("docker");
+fn image(docker: &Docker, dist: &Path, context: &Path) -> Result<()> {
+    ensure!(docker.answers(), "no Docker daemon answers");
+    let mut build = docker.command();
     build.args(["build", "--network=host", "--tag", &image_name()]);
     build.args(["--build-arg", &format!("VERSION={VERSION}")]);
     build.args(["--build-arg", &format!("REVISION={}", revision()?)]);
     setup::run(build.arg(context))?;
     let file = dist.join(format!("meshage-{VERSION}-image.tar"));
-    let mut save = command("docker");
+    let mut save = docker.command();
     setup::run(save.args(["save", &image_name(), "--output"]).arg(&file))?;
     setup::run(command("gzip").args(["--no-name", "--best"]).arg(&file))
+}
+
+/// Docker: by default, as it is installed.
+#[derive(Default, Clone)]
+pub(crate) struct Docker {
+    /// Where the daemon listens.
+    pub(crate) host: Option<String>,
+    /// Folders of its programs, before those of the `PATH`.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+impl Docker {
+    pub(crate) fn command(&self) -> Command {
+        self.program("docker")
+    }
+
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let beside = self.programs.iter().map(|folder| folder.join(name));
+        let found = beside.into_iter().find(|program| program.exists());
+        let mut program = match found {
+            Some(program) => command(&program.display().to_string()),
+            None => command(name),
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = self.programs.iter().cloned();
+        if let Ok(path) = std::env::join_paths(folders.chain(std::env::split_paths(&path))) {
+            program.env("PATH", path);
+        }
+        if let Some(host) = &self.host {
+            program.env("DOCKER_HOST", host);
+        }
+        program
+    }
+
+    pub(crate) fn answers(&self) -> bool {
+        let info = self.command().arg("info").output();
+        info.is_ok_and(|info| info.status.success())
+    }
 }
 
 /// Writes `SHA256SUMS`.
@@ -295,7 +326,7 @@ fn git(arguments: &[&str]) -> Result<String> {
 }
 
 /// What a command writes to stdout.
-fn output(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(
         output.status.success(),
@@ -307,7 +338,7 @@ fn output(command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// An empty folder.
-fn fresh(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn fresh(folder: &Path) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod dist;
+mod dist_test;
 mod mesh;
 mod setup;
 mod test;
@@ -26,8 +27,9 @@ fn main() -> ExitCode {
         ["build"] => build::everything(),
         ["run"] => mesh::run(),
         ["bench", arguments @ ..] => bench::run(arguments),
-        ["dist"] => dist::everything(),
+        ["dist"] => dist::everything(&dist::Docker::default()),
         ["test"] => test::everything(),
+        ["test", "dist"] => dist_test::run(),
         ["test", filter] => test::some(filter),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -32,7 +32,7 @@ const DATA_DIR: Setting = Setting {
     name: "data_dir",
     variables: &["MESHAGE_DATA_DIR"],
     value: "DIR",
-    help: "Directory for the compile cache; nodes on one host may share it. Where it cannot be written, each start compiles every plugin",
+    help: "Directory for the compile cache, and for what the mesh shares; nodes on one host may use the same. Where it cannot be written, each start compiles every plugin",
     default: DefaultValue::Described("the platform's cache directory"),
     expected: "a directory",
     is_switch: false,

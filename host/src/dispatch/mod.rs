@@ -26,8 +26,8 @@ use crate::lanes;
 use crate::local::{Local, LocalService, Origin};
 use crate::membership::{NodeState, View};
 use crate::message::{
-    Answer, Fault, LimitKind, Message, NodeId, Outcome, REPLY_BODY_BYTES_MAX, Refusal, ReleaseId,
-    StreamName, StreamProperties,
+    Answer, Fault, LimitKind, Message, NodeId, Outcome, RELEASE_PART_BYTES, REPLY_BODY_BYTES_MAX,
+    Refusal, ReleaseId, StreamName, StreamProperties,
 };
 use crate::peer::{BreakerState, Called, Peer, Peers, Question, Request};
 use crate::placement;
@@ -53,8 +53,7 @@ const DELIVERY_MAX: Duration = Duration::from_secs(30);
 const REPORTS_AT_ONCE: usize = 32;
 const REPORT_BYTES_EXPECTED: usize = 64 << 10;
 
-/// What a peer is expected to send of a release at once, and how long it may take.
-const RELEASE_PART_BYTES_EXPECTED: usize = 256 << 10;
+/// How long a peer may take for a part of a release.
 const RELEASE_PART_MAX: Duration = Duration::from_secs(10);
 
 impl Deliver for Dispatcher {
@@ -74,11 +73,11 @@ impl Fetch for Dispatcher {
         release: ReleaseId,
         from: u64,
     ) -> Result<Option<Bytes>, String> {
-        let peer = self.peers.all().remove(node);
+        let peer = self.peers.get(node);
         let peer = peer.ok_or_else(|| Fault::Unreachable.to_string())?;
         let question = Request::Ask(Question::Release { release, from });
         let deadline = Instant::now() + RELEASE_PART_MAX;
-        let called = peer.call(question, deadline, RELEASE_PART_BYTES_EXPECTED);
+        let called = peer.call(question, deadline, RELEASE_PART_BYTES);
         let reply = called.await.outcome.map_err(|fault| fault.to_string())?;
         Ok((reply.status == StatusCode::OK).then_some(reply.body))
     }

@@ -25,7 +25,9 @@ pub use names::{
 };
 pub use offer::{Offer, StreamProperties};
 pub use problem_type::ProblemType;
-pub use release::{NoRelease, ReleaseId, Revision, SharedRelease, SharedReleases};
+pub use release::{
+    NoRelease, RELEASE_PART_BYTES, ReleaseId, Revision, SharedRelease, SharedReleases,
+};
 pub use reply::{Answer, Outcome, REPLY_BODY_BYTES_MAX, Reply};
 pub use request::{
     BODY_BYTES_MAX, CONNECTION_HEADERS, IDEMPOTENCY_KEY, Message, Method, RESERVED_HEADERS,

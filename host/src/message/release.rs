@@ -23,6 +23,9 @@ pub struct Revision {
     pub is_rollback: bool,
 }
 
+/// What is sent of a release at once; less is its end.
+pub const RELEASE_PART_BYTES: usize = 256 << 10;
+
 /// The revisions that a node knows, and whether it can hand out what they name.
 pub type SharedReleases = BTreeMap<StreamName, SharedRelease>;
 

@@ -29,7 +29,7 @@ pub use check::check;
 pub use error::NodeError;
 pub use health::health;
 pub use leave::leave_max;
-pub use releases::{list_releases, remove_release, use_release};
+pub use releases::{list_releases, remove_release, use_file, use_release};
 pub use sockets::BindError;
 
 /// Runs a node until `leaving` is cancelled or a vital task ends.

@@ -17,7 +17,7 @@ use super::manager;
 use super::parts::Parts;
 use crate::config::{Config, PluginTerms};
 use crate::membership::{NodeState, View};
-use crate::message::Offer;
+use crate::message::{Offer, SharedReleases};
 use crate::plugins::{Directory, Loader, Offers, Reconciler, Source};
 use crate::runtime::{Engine, HostSettings};
 
@@ -56,6 +56,7 @@ impl Parts {
         // Before other nodes can learn that it is ready.
         self.local.open();
         let offers = self.catalog.offers();
+        let releases = self.sharing.as_ref().map(|sharing| sharing.announced());
         let offered = self.announce(&offers, NodeState::Ready).await;
         self.readiness.joined();
         info!(event = "ready", streams = offered, "ready");
@@ -64,7 +65,7 @@ impl Parts {
         tokio::select! {
             () = leave.cancelled() => Ok(None),
             () = reconciler.run() => Ok(Some("what keeps the plugins")),
-            () = self.announce_offers(offers) => Ok(Some("what tells the mesh of them")),
+            () = self.announce_offers(offers, releases) => Ok(Some("what tells the mesh of them")),
             () = engine.ended() => Ok(Some("a thread of the engine")),
             () = self.entities.ended() => Ok(Some("the store of entities' state")),
         }
@@ -79,7 +80,8 @@ impl Parts {
         self.gossip.first_round().await;
         sharing.join(&self.gossip.view().borrow());
         let mut known = sharing.announced();
-        let caught_up = known.wait_for(|_| sharing.has_caught_up());
+        let view = self.gossip.view();
+        let caught_up = known.wait_for(|_| sharing.has_caught_up(&view.borrow()));
         if timeout(CATCH_UP_MAX, caught_up).await.is_err() {
             info!(
                 event = "releases-missing",
@@ -127,9 +129,12 @@ impl Parts {
     }
 
     /// Announces the offers of this node whenever they change, or the mesh's store does.
-    async fn announce_offers(&self, mut offers: watch::Receiver<Offers>) {
+    async fn announce_offers(
+        &self,
+        mut offers: watch::Receiver<Offers>,
+        mut releases: Option<watch::Receiver<SharedReleases>>,
+    ) {
         let mut view = self.gossip.view();
-        let mut releases = self.sharing.as_ref().map(|sharing| sharing.announced());
         loop {
             let released = async {
                 match &mut releases {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use http::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::ask::ask;
@@ -51,16 +52,26 @@ pub async fn list_releases(terms: &AdminTerms) -> Result<String, String> {
     Ok(streams.iter().map(describe).collect())
 }
 
-/// Has the mesh run the release of an earlier revision again.
+/// Has the mesh run the release of an earlier revision again: its number, or the beginning of the release's name.
 ///
 /// # Errors
 /// Why it does not.
 pub async fn use_release(
     terms: &AdminTerms,
     stream: &StreamName,
-    number: u64,
+    wanted: &str,
 ) -> Result<Revision, String> {
-    change(terms, &format!("/releases/{stream}/use/{number}")).await
+    let wanted = utf8_percent_encode(wanted, NON_ALPHANUMERIC);
+    change(terms, &format!("/releases/{stream}/use/{wanted}")).await
+}
+
+/// Has the mesh run the file in the node's directory that does not run.
+///
+/// # Errors
+/// Why it does not.
+pub async fn use_file(terms: &AdminTerms, stream: &StreamName) -> Result<(), String> {
+    let path = format!("/releases/{stream}/use");
+    answer(terms, Method::POST, &path).await.map(drop)
 }
 
 /// Removes a stream from the mesh.

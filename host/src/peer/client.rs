@@ -204,6 +204,10 @@ impl Peers {
     }
 
     /// All peers, by id.
+    pub fn get(&self, node_id: &NodeId) -> Option<Arc<Peer>> {
+        self.lock().get(node_id).cloned()
+    }
+
     pub fn all(&self) -> HashMap<NodeId, Arc<Peer>> {
         self.lock().clone()
     }

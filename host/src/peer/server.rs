@@ -68,6 +68,9 @@ enum Rejected {
     Heard,
 }
 
+/// Questions that are answered at once; an answer may have 256 KiB.
+const QUESTIONS_MAX: usize = 64;
+
 /// What this node answers to the questions of peers.
 pub trait Answers: Send + Sync {
     /// What it says of itself: JSON. It may take a millisecond.
@@ -84,6 +87,8 @@ pub struct Server<S> {
     tls: TlsNow,
     local: Arc<S>,
     answers: Arc<dyn Answers>,
+    /// For questions that are being answered.
+    questions: Arc<Semaphore>,
     bodies: &'static BodyMemory,
     lanes: Lanes,
     /// The runtime for calls that do not complete at their first poll.
@@ -112,6 +117,7 @@ impl<S: LocalService> Server<S> {
             tls,
             local,
             answers,
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             bodies,
             lanes,
             runtime: Handle::current(),
@@ -370,7 +376,7 @@ impl<S: LocalService> Server<S> {
         Ok(())
     }
 
-    /// Answers a question.
+    /// Answers a question, unless too many are being answered.
     fn answer(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -380,13 +386,17 @@ impl<S: LocalService> Server<S> {
         if !session.may_begin(id)? {
             return Ok(());
         }
-        session.running().insert(id, None);
+        let Ok(permit) = self.questions.clone().try_acquire_owned() else {
+            session.answer_fault(id, &Fault::Refused(Refusal::Overloaded));
+            return Ok(());
+        };
         let running = RunningCall {
             session: session.clone(),
             id,
         };
         let answers = self.answers.clone();
         let answer = async move {
+            let _permit = permit;
             let body = match question {
                 Question::Report => Some(answers.report()),
                 Question::Release { release, from } => {
@@ -408,8 +418,13 @@ impl<S: LocalService> Server<S> {
             };
             running.session.answer(id, Ok(reply), None).await;
         };
+        // In this order: it may end before it can be aborted.
+        session.running().insert(id, None);
         // Not on the lane: nobody waits for it who has a message to run.
-        self.calls.spawn_on(answer, &self.runtime);
+        let task = self.calls.spawn_on(answer, &self.runtime);
+        if let Some(abort) = session.running().get_mut(&id) {
+            *abort = Some(task.abort_handle());
+        }
         Ok(())
     }
 

@@ -156,7 +156,11 @@ impl Debounce {
         match ended {
             LoadOutcome::Loaded => seen.failure = None,
             // Not at once: a source whose scans and reads disagree must not keep a core busy.
-            LoadOutcome::ChangedMeanwhile => (seen.loaded, seen.since) = (None, now),
+            LoadOutcome::ChangedMeanwhile => {
+                let is_whole = seen.version.is_some_and(|version| version.is_whole);
+                let pause = if is_whole { SETTLED } else { Duration::ZERO };
+                (seen.loaded, seen.since) = (None, now + pause);
+            }
             LoadOutcome::Failed { error, retry_after } => {
                 let version = seen.loaded;
                 // A repeated identical failure is logged once.

@@ -27,7 +27,7 @@ pub trait Source: fmt::Display + Send + Sync + 'static {
     /// Notified when plugins may have changed. Notifications may be lost.
     fn changed(&self) -> Arc<Notify>;
 
-    /// A version has been loaded, or failed to. Only current ones are reported.
+    /// A version has been loaded, or failed to; another one may be current by now.
     fn loaded(
         &self,
         _name: &str,

@@ -14,7 +14,7 @@
 //! | `GET /entities/{stream}` | the entities of a stream, by their keys |
 //! | `GET /entities/{stream}/{partitionKey}` | one entity: its values, its owner, its queue |
 //! | `GET /releases` | the plugins that the mesh shares: their revisions, and where they are |
-//! | `POST /releases/{stream}/use/{revision}`, `POST /releases/{stream}/remove` | has the mesh run an earlier release again, or no release at all |
+//! | `POST /releases/{stream}/use/{revision}`, `…/use`, `…/remove` | has the mesh run an earlier release again, the file of this node, or nothing |
 //! | `GET /sends` | messages and timers that have no answer yet; `?stuck=true`: those that are not tried again |
 //! | `POST /sends/retry`, `POST /sends/{id}/retry` | delivers those that are stuck, or one, again |
 
@@ -130,7 +130,8 @@ impl Admin {
                 Router::new()
                     .route("/sends/retry", post(sends::retry_stuck))
                     .route("/sends/{id}/retry", post(sends::retry))
-                    .route("/releases/{stream}/use/{number}", post(releases::use_again))
+                    .route("/releases/{stream}/use", post(releases::use_file))
+                    .route("/releases/{stream}/use/{wanted}", post(releases::use_again))
                     .route("/releases/{stream}/remove", post(releases::remove))
                     .layer(from_fn_with_state(self.clone(), need_own_host)),
             )

@@ -45,26 +45,29 @@ pub(super) async fn list(State(admin): State<Admin>) -> Response {
 
 pub(super) async fn use_again(
     State(admin): State<Admin>,
-    Path((stream, number)): Path<(String, String)>,
+    Path((stream, wanted)): Path<(String, String)>,
 ) -> Response {
-    let Ok(number) = number.parse::<u64>() else {
-        return bad_request(format!(
-            "{number:?} is no number of a revision: GET /releases shows them"
-        ));
-    };
     change(&admin, stream, |sharing, stream| {
-        sharing.use_again(stream, number)
+        sharing.use_again(stream, &wanted).map(Some)
+    })
+}
+
+pub(super) async fn use_file(State(admin): State<Admin>, Path(stream): Path<String>) -> Response {
+    change(&admin, stream, |sharing, stream| {
+        sharing.use_file(stream).map(|()| None)
     })
 }
 
 pub(super) async fn remove(State(admin): State<Admin>, Path(stream): Path<String>) -> Response {
-    change(&admin, stream, Sharing::remove)
+    change(&admin, stream, |sharing, stream| {
+        sharing.remove(stream).map(Some)
+    })
 }
 
 fn change(
     admin: &Admin,
     stream: String,
-    change: impl FnOnce(&Sharing, &StreamName) -> Result<Revision, NoRevision>,
+    change: impl FnOnce(&Sharing, &StreamName) -> Result<Option<Revision>, NoRevision>,
 ) -> Response {
     let stream = match StreamName::try_from(stream) {
         Ok(stream) => stream,
@@ -77,10 +80,13 @@ fn change(
         Ok(revision) => Json(revision).into_response(),
         Err(error) => {
             let status = match error {
-                NoRevision::Stream(_) | NoRevision::Number(..) => StatusCode::NOT_FOUND,
-                NoRevision::NotHere | NoRevision::Current(_) | NoRevision::Removed(_) => {
-                    StatusCode::CONFLICT
+                NoRevision::Stream(_) | NoRevision::Which { .. } | NoRevision::File(_) => {
+                    StatusCode::NOT_FOUND
                 }
+                NoRevision::NotHere
+                | NoRevision::Current(_)
+                | NoRevision::Removed(_)
+                | NoRevision::Full(_) => StatusCode::CONFLICT,
             };
             (status, Json(json!({ "error": error.to_string() }))).into_response()
         }

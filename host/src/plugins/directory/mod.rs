@@ -10,7 +10,6 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -62,8 +61,7 @@ impl Directory {
 
     /// Which directory it is now: another one may be mounted in its place.
     pub(super) fn place(&self) -> io::Result<(u64, u64)> {
-        let metadata = std::fs::metadata(&self.path)?;
-        Ok((metadata.dev(), metadata.ino()))
+        scan::identity(&self.path).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// The component of a plugin, as found by the last scan.

@@ -17,16 +17,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::directory::Directory;
-use super::source::{
-    Files, Found, ReadError, SignedTerms, SignedVersions, Source, SourceEvent, Version,
-};
+use super::source::{Files, Found, ReadError, SignedVersions, Source, SourceEvent, Version};
 use crate::membership::NodeState;
 use crate::membership::View;
 use crate::message::{NodeId, ReleaseId, Revision, SharedReleases, StreamName};
-use records::{Records, Runs};
+use records::{Named, Records, Runs};
 use store::Store;
 
 pub use fetch::Fetch;
@@ -49,17 +47,23 @@ struct State {
     records: Records,
     /// The releases that are in the store.
     here: BTreeSet<ReleaseId>,
-    /// What the last look found: a release that is still on its way takes away nothing.
-    last: Found,
+    /// What the last look found, and what that is: a release that is still on its way takes away nothing.
+    shown: BTreeMap<StreamName, (Version, Runs)>,
     /// The directory of the last look.
     place: Option<(u64, u64)>,
     /// What the file of a stream was when it was read.
     packed: BTreeMap<StreamName, (Version, ReleaseId)>,
-    /// Whether nobody in the mesh knows better what is to run. `None`: the node has begun.
-    begins_alone: Option<bool>,
+    stage: Stage,
     /// Why a release could not be fetched.
     problems: BTreeMap<ReleaseId, String>,
     is_unsaved: bool,
+}
+
+/// Before the first look a node takes the mesh's word, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begins { is_alone: bool },
+    Follows,
 }
 
 /// What this node knows of a stream, for operators.
@@ -107,10 +111,10 @@ impl Sharing {
             state: Mutex::new(State {
                 records,
                 here,
-                last: Found::new(),
+                shown: BTreeMap::new(),
                 place: None,
                 packed: BTreeMap::new(),
-                begins_alone: Some(true),
+                stage: Stage::Begins { is_alone: true },
                 problems: BTreeMap::new(),
                 is_unsaved: false,
             }),
@@ -132,7 +136,7 @@ impl Sharing {
             let releases = node.releases.as_ref();
             releases.is_some_and(|releases| knows(releases, node.state))
         });
-        self.change(|state| state.begins_alone = Some(is_alone));
+        self.change(|state| state.stage = Stage::Begins { is_alone });
         self.hear(view);
     }
 
@@ -143,16 +147,17 @@ impl Sharing {
                 .others()
                 .flat_map(|node| node.releases.iter().flatten())
             {
-                if state.records.hear(stream, shared.revision) {
-                    state.is_unsaved = true;
-                }
+                state.records.hear(stream, shared.revision);
             }
         });
     }
 
-    /// Whether every release that is to run is here, or has no node that has it.
-    pub fn has_caught_up(&self) -> bool {
-        self.missing().is_empty()
+    /// Whether every release that is to run, and that any live node has, is here.
+    pub fn has_caught_up(&self, view: &View) -> bool {
+        let missing = self.missing();
+        missing
+            .iter()
+            .all(|it| fetch::holders(view, *it).is_empty())
     }
 
     fn missing(&self) -> Vec<ReleaseId> {
@@ -177,27 +182,38 @@ impl Sharing {
                 revisions: known.collect(),
                 removed_here: records.is_removed_here(stream),
                 shadowed: records.shadowed(stream).map(|why| why.to_string()),
-                problem: current.and_then(|it| state.problems.get(&it).cloned()),
+                problem: current
+                    .filter(|it| !state.here.contains(it))
+                    .and_then(|it| state.problems.get(&it).cloned()),
             }
         });
         let is_known = |it: &SharedStream| !it.revisions.is_empty() || it.shadowed.is_some();
         described.filter(is_known).collect()
     }
 
-    /// Has the mesh run the release of an earlier revision again, which makes a new one.
+    /// Has the mesh run the release of an earlier revision again, which makes a new one. `wanted` is the number of that
+    /// revision, or the beginning of the release's name.
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn use_again(&self, stream: &StreamName, number: u64) -> Result<Revision, NoRevision> {
-        self.change(|state| {
+    pub fn use_again(&self, stream: &StreamName, wanted: &str) -> Result<Revision, NoRevision> {
+        let revision = self.change(|state| {
             let here = &state.here;
-            let revision = state
-                .records
-                .use_again(stream, number, |release| here.contains(&release))?;
-            state.is_unsaved = true;
-            info!(event = "plugin-used-again", %stream, revision = revision.number, was = number, "the mesh goes back to an earlier release of a plugin");
-            Ok(revision)
-        })
+            let is_here = |release| here.contains(&release);
+            state.records.use_again(stream, wanted, is_here)
+        })?;
+        info!(event = "plugin-used-again", %stream, revision = revision.number, wanted, "the mesh goes back to an earlier release of a plugin");
+        Ok(revision)
+    }
+
+    /// Has the mesh run the file in this node's directory that does not run, as if it had just been put there.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn use_file(&self, stream: &StreamName) -> Result<(), NoRevision> {
+        self.change(|state| state.records.use_file(stream))?;
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Removes a stream from every node.
@@ -205,12 +221,9 @@ impl Sharing {
     /// # Errors
     /// Why it cannot.
     pub fn remove(&self, stream: &StreamName) -> Result<Revision, NoRevision> {
-        self.change(|state| {
-            let revision = state.records.remove(stream)?;
-            state.is_unsaved = true;
-            info!(event = "plugin-removed-everywhere", %stream, revision = revision.number, "a plugin is removed from the mesh");
-            Ok(revision)
-        })
+        let revision = self.change(|state| state.records.remove(stream))?;
+        info!(event = "plugin-removed-everywhere", %stream, revision = revision.number, "a plugin is removed from the mesh");
+        Ok(revision)
     }
 
     /// The bytes of a release from an offset on, for a peer. It may block.
@@ -218,22 +231,39 @@ impl Sharing {
         if !self.lock().here.contains(&release) {
             return None;
         }
-        self.store.part(release, from).ok()
+        match self.store.part(release, from) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.lost(release, &error);
+                None
+            }
+        }
+    }
+
+    /// A release that is thought to be here cannot be read: if its file is gone, it is fetched again.
+    fn lost(&self, release: ReleaseId, error: &io::Error) {
+        if matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidData
+        ) {
+            self.change(|state| state.here.remove(&release));
+        }
     }
 
     /// Changes what is known, and tells everybody whom that concerns.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
+        let before = state.records.kept();
         let changed = change(&mut state);
-        let announced = {
-            let here = &state.here;
-            state
-                .records
-                .announcement(|release| here.contains(&release))
-        };
+        state.is_unsaved |= before != state.records.kept();
         let is_unsaved = state.is_unsaved;
         drop(state);
+        // Made under the channel's lock, so that the last one is of the last change.
         let is_news = self.announced.send_if_modified(|known| {
+            let state = self.lock();
+            let here = &state.here;
+            let announced = state.records.announcement(|it| here.contains(&it));
+            drop(state);
             let is_news = *known != announced;
             *known = announced;
             is_news
@@ -251,10 +281,18 @@ impl Sharing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The release that the file of a stream is. It reads the file.
-    fn name_of_file(&self, stream: &StreamName) -> Option<ReleaseId> {
+    /// What the file of a stream is. It reads the file.
+    fn name_of_file(&self, stream: &StreamName) -> Named {
         let (_, files) = self.directory.read(stream.as_str(), true);
-        release::pack(&files.ok()?).map(|(release, _)| release)
+        match files {
+            Ok(files) => match release::pack(&files) {
+                Ok((release, _)) => Named::Release(release),
+                Err(error) if error.is_lasting => Named::Nothing,
+                Err(_) => Named::Unreadable,
+            },
+            Err(error) if error.is_lasting => Named::Nothing,
+            Err(_) => Named::Unreadable,
+        }
     }
 
     /// Reads the file of a stream, and keeps the release that it is.
@@ -262,52 +300,75 @@ impl Sharing {
         &self,
         stream: &StreamName,
         version: Version,
-        signed: SignedTerms,
     ) -> (Option<Version>, Result<Files, ReadError>) {
         let (read, files) = self.directory.read(stream.as_str(), true);
-        let mut files = match files {
-            Ok(files) => files,
-            Err(error) => return (read, Err(error)),
-        };
-        files.signed = signed;
-        if read == Some(version)
-            && let Some((release, bytes)) = release::pack(&files)
-        {
-            if let Err(error) = self.store.put(release, &bytes) {
-                let text = format!("it cannot be kept for the mesh: {error}");
-                let is_lasting = false;
-                return (read, Err(ReadError { text, is_lasting }));
+        let files = files.and_then(|mut files| {
+            // What is wrong with a manifest is told by whoever loads it.
+            let packed = release::pack(&files).ok();
+            let mut release = None;
+            if let Some((name, bytes)) = packed.filter(|_| read == Some(version)) {
+                self.store.put(name, &bytes).map_err(|error| ReadError {
+                    text: format!("it cannot be kept for the mesh: {error}"),
+                    is_lasting: false,
+                })?;
+                self.change(|state| {
+                    state.here.insert(name);
+                    state.packed.insert(stream.clone(), (version, name));
+                });
+                release = Some(name);
             }
-            let mut state = self.lock();
-            state.here.insert(release);
-            state.packed.insert(stream.clone(), (version, release));
-        }
-        (read, Ok(files))
+            let state = self.lock();
+            // A file that is dropped is not what the mesh was asked to go back to.
+            let known = state.records.file_of(stream, version);
+            files.signed = state
+                .records
+                .signed_terms(stream, known.filter(|it| Some(*it) == release));
+            Ok(files)
+        });
+        (read, files)
     }
 
     fn read_release(
         &self,
-        revision: Revision,
+        stream: &StreamName,
+        number: u64,
         release: ReleaseId,
-        signed: SignedTerms,
     ) -> Result<Files, ReadError> {
+        let origin = origin(number, release);
         let bytes = self.store.get(release).map_err(|error| {
-            self.change(|state| state.here.remove(&release));
+            self.lost(release, &error);
             ReadError {
-                text: format!("{} cannot be read: {error}", origin(revision, release)),
+                text: format!("{origin} cannot be read: {error}"),
                 is_lasting: false,
             }
         })?;
-        let mut files = release::unpack(&bytes, &origin(revision, release))?;
-        files.signed = signed;
+        let mut files = release::unpack(&bytes, &origin)?;
+        files.signed = self.lock().records.signed_terms(stream, Some(release));
         Ok(files)
+    }
+
+    /// Puts a release into the store again, if a file of this node is it, or finds it there. It may block.
+    fn restore(&self, release: ReleaseId) -> bool {
+        let streams = self.lock().records.files_that_are(release);
+        let is_here = self.store.has(release)
+            || streams.iter().any(|stream| {
+                let (_, files) = self.directory.read(stream.as_str(), true);
+                let packed = files.ok().and_then(|files| release::pack(&files).ok());
+                packed.is_some_and(|(name, bytes)| {
+                    name == release && self.store.put(name, &bytes).is_ok()
+                })
+            });
+        if is_here {
+            self.change(|state| state.here.insert(release));
+        }
+        is_here
     }
 }
 
 /// What a release is called in texts.
-fn origin(revision: Revision, release: ReleaseId) -> String {
+fn origin(number: u64, release: ReleaseId) -> String {
     let name = release.to_string();
-    format!("release {} (revision {})", &name[..12], revision.number)
+    format!("release {} (revision {number})", &name[..12])
 }
 
 /// The version of a release: it never changes.
@@ -328,10 +389,10 @@ impl fmt::Display for Sharing {
 
 impl Source for Sharing {
     fn look(&self) -> io::Result<Found> {
-        let place = self.directory.place()?;
+        let before = self.directory.place()?;
         let found = self.directory.look()?;
-        let mut streams = BTreeMap::new();
-        let mut others = Found::new();
+        let place = self.directory.place()?;
+        let (mut streams, mut others) = (BTreeMap::new(), Found::new());
         for (name, version) in found {
             match StreamName::try_from(name.as_str()) {
                 Ok(stream) => {
@@ -343,28 +404,21 @@ impl Source for Sharing {
                 }
             }
         }
-        // Files are read without the lock: a file system may hang.
-        let (to_name, begins_alone, is_same_place) = {
+        let (to_name, stage, is_same_place) = {
             let state = self.lock();
-            let is_same_place = state.place == Some(place);
-            let begins_alone = state.begins_alone;
-            let to_name = match begins_alone {
-                Some(_) => streams.keys().cloned().collect(),
-                None => state.records.to_name(&streams, is_same_place),
-            };
-            (to_name, begins_alone, is_same_place)
+            let is_same_place = state.place == Some(place) && before == place;
+            (state.records.to_name(&streams), state.stage, is_same_place)
         };
-        let names: BTreeMap<StreamName, ReleaseId> = to_name
-            .into_iter()
-            .filter_map(|stream| Some((stream.clone(), self.name_of_file(&stream)?)))
-            .collect();
-        let name = |stream: &StreamName| names.get(stream).copied();
+        // Files are read without the lock: a file system may hang.
+        let name = |stream: StreamName| (stream.clone(), self.name_of_file(&stream));
+        let names: BTreeMap<StreamName, Named> = to_name.into_iter().map(name).collect();
+        let name = |stream: &StreamName| names.get(stream).copied().unwrap_or(Named::Unreadable);
         Ok(self.change(|state| {
-            match begins_alone {
-                Some(is_alone) => state.records.begin(&streams, is_alone, name),
-                None => state.records.observe(&streams, is_same_place, name),
+            match stage {
+                Stage::Begins { is_alone } => state.records.begin(&streams, is_alone, name),
+                Stage::Follows => state.records.observe(&streams, is_same_place, name),
             }
-            (state.begins_alone, state.place) = (None, Some(place));
+            (state.stage, state.place) = (Stage::Follows, Some(place));
             state.found(others)
         }))
     }
@@ -373,23 +427,14 @@ impl Source for Sharing {
         let Ok(stream) = StreamName::try_from(name) else {
             return self.directory.read(name, signed);
         };
-        let (runs, last) = {
-            let state = self.lock();
-            (state.records.runs(&stream), state.records.signed(&stream))
-        };
-        let at_least = SignedTerms::AtLeast(last.unwrap_or_default());
-        match runs {
-            Runs::File(version) => self.read_file(&stream, version, at_least),
-            Runs::Release(revision, release) => {
-                // Who asks for an old one on purpose may have it.
-                let signed = match revision.is_rollback {
-                    true => SignedTerms::AtLeast(SignedVersions::default()),
-                    false => at_least,
-                };
-                let files = self.read_release(revision, release, signed);
-                (Some(version_of(release)), files)
+        let shown = self.lock().shown.get(&stream).copied();
+        match shown {
+            Some((version, Runs::Release(number, release))) => {
+                let files = self.read_release(&stream, number, release);
+                (Some(version), files)
             }
-            Runs::Nothing => {
+            Some((version, Runs::File(_))) => self.read_file(&stream, version),
+            Some((_, Runs::Nothing)) | None => {
                 let text = format!("the stream {name} does not run here any more");
                 let is_lasting = false;
                 (None, Err(ReadError { text, is_lasting }))
@@ -398,11 +443,11 @@ impl Source for Sharing {
     }
 
     fn origin(&self, name: &str) -> String {
-        let runs = StreamName::try_from(name)
-            .map_or(Runs::Nothing, |stream| self.lock().records.runs(&stream));
-        match runs {
-            Runs::Release(revision, release) => origin(revision, release),
-            Runs::File(_) | Runs::Nothing => self.directory.origin(name),
+        let shown = StreamName::try_from(name).ok();
+        let shown = shown.and_then(|stream| self.lock().shown.get(&stream).copied());
+        match shown {
+            Some((_, Runs::Release(number, release))) => origin(number, release),
+            _ => self.directory.origin(name),
         }
     }
 
@@ -414,21 +459,33 @@ impl Source for Sharing {
         let Ok(stream) = StreamName::try_from(name) else {
             return;
         };
-        self.change(|state| {
+        let made = self.change(|state| {
+            // It may have been replaced since.
+            let (_, what) = state
+                .shown
+                .get(&stream)
+                .copied()
+                .filter(|it| it.0 == version)?;
             let Ok(signed) = result else {
-                state.records.failed(&stream, version);
-                return;
+                state.records.failed(&stream, what);
+                return None;
             };
-            let before = state.records.kept_of(&stream);
-            state.records.ran(&stream, signed);
-            if let Some((packed, release)) = state.packed.get(&stream)
-                && *packed == version
-                && let Some(revision) = state.records.loaded(&stream, version, *release)
-            {
-                info!(event = "plugin-released", %stream, revision = revision.number, %release, "the mesh gets this plugin");
-            }
-            state.is_unsaved |= before != state.records.kept_of(&stream);
+            let (file, release) = match what {
+                Runs::File(version) => {
+                    let packed = state.packed.get(&stream).filter(|it| it.0 == version)?;
+                    (Some(version), packed.1)
+                }
+                Runs::Release(_, release) => (None, release),
+                Runs::Nothing => return None,
+            };
+            let revision = state.records.loaded(&stream, file, release, signed)?;
+            Some((revision.number, release))
         });
+        // What is to run may be another one now.
+        self.changed.notify_one();
+        if let Some((revision, release)) = made {
+            info!(event = "plugin-released", %stream, revision, %release, "the mesh gets this plugin");
+        }
     }
 
     fn log(&self, event: SourceEvent<'_>) {
@@ -439,24 +496,23 @@ impl Source for Sharing {
 impl State {
     /// What is to run, for the reconciler.
     fn found(&mut self, mut found: Found) -> Found {
+        let here = &self.here;
+        let is_here = |release: ReleaseId| here.contains(&release);
+        let mut shown = BTreeMap::new();
         for stream in self.records.streams() {
-            let name = stream.as_str();
-            let version = match self.records.runs(stream) {
-                Runs::File(version) => Some(version),
-                Runs::Release(_, release) if self.here.contains(&release) => {
-                    Some(version_of(release))
-                }
-                Runs::Release(..) => self.last.get(name).copied(),
+            let what = self.records.runs(stream, is_here);
+            let now = match what {
+                Runs::File(version) => Some((version, what)),
+                Runs::Release(_, release) if is_here(release) => Some((version_of(release), what)),
+                Runs::Release(..) => self.shown.get(stream).copied(),
                 Runs::Nothing => None,
             };
-            found.extend(version.map(|version| (name.to_owned(), version)));
+            if let Some(now) = now {
+                found.insert(stream.as_str().to_owned(), now.0);
+                shown.insert(stream.clone(), now);
+            }
         }
-        self.last.clone_from(&found);
+        self.shown = shown;
         found
     }
-}
-
-/// Logs what keeps the records from being saved, once.
-fn log_unsaved(error: &StoreError) {
-    warn!(event = "plugins-not-saved", %error, "what the mesh shares cannot be kept here; it is tried again");
 }

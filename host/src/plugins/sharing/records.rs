@@ -6,13 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::message::{ReleaseId, Revision, SharedRelease, SharedReleases, StreamName};
-use crate::plugins::source::{SignedVersions, Version};
+use crate::plugins::source::{SignedTerms, SignedVersions, Version};
 
 /// Revisions that are kept of a stream: the current one, and those that can be used again.
 const REVISIONS_MAX: usize = 4;
 
 /// No mesh comes so far; it is what a JSON number can hold. A node that says more is not believed.
 const NUMBER_MAX: u64 = 1 << 53;
+
+/// Streams that are taken from other nodes.
+const STREAMS_MAX: usize = 4096;
+
+/// What a release is called by its beginning must be so long, or it is the number of a revision.
+const NAME_LENGTH_MIN: usize = 8;
 
 /// What is known of every stream.
 #[derive(Default)]
@@ -30,7 +36,9 @@ pub(super) struct KeptRecord {
     file: Option<ReleaseId>,
     /// The revision whose file was removed here: the stream does not run on this node until there is a later one.
     removed_at: Option<u64>,
-    /// What the signatures say of the release that ran last.
+    /// The release that ran last.
+    pub(super) ran: Option<ReleaseId>,
+    /// What its signatures say.
     signed: Option<SignedVersions>,
 }
 
@@ -38,8 +46,12 @@ pub(super) struct KeptRecord {
 struct Record {
     kept: KeptRecord,
     file: Option<FoundFile>,
-    /// The file is not here now, but nobody has removed it: its place is away, or this node has not looked yet.
-    is_away: bool,
+    /// The file could not be read as the node joined: it is not what somebody has put there since.
+    is_unread: bool,
+    /// Whether any release has run since the node started.
+    has_run: bool,
+    /// The last revision whose release did not load.
+    failed: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -56,29 +68,40 @@ enum FileState {
     Failed { at: u64 },
     /// It runs if it is what the current revision names.
     Known(ReleaseId),
+    /// It is no plugin, and the mesh knows better.
+    Aside,
+}
+
+/// What a look finds a file to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Release(ReleaseId),
+    /// It cannot be read now.
+    Unreadable,
+    /// It can never be one: whoever loads it says why.
+    Nothing,
 }
 
 /// What is to run here of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Runs {
     File(Version),
-    Release(Revision, ReleaseId),
+    /// The release of a revision.
+    Release(u64, ReleaseId),
     Nothing,
 }
 
 /// Why the file of a stream does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Shadowed {
-    #[error("the mesh runs revision {0}: copy the file again to make it the next one")]
+    #[error("the mesh runs revision {0}")]
     Superseded(u64),
-    #[error(
-        "the stream was removed from the mesh (revision {0}): copy the file again to bring it back"
-    )]
+    #[error("the stream was removed from the mesh (revision {0})")]
     Removed(u64),
-    #[error(
-        "the mesh did not know this file when the node joined, and takes it from nobody who joins: copy it again to make it the mesh's"
-    )]
+    #[error("the mesh did not know it when this node joined")]
     Unknown,
+    #[error("it is no plugin, as `meshage-host check` says")]
+    NoPlugin,
 }
 
 /// Why a revision cannot be used, or removed.
@@ -86,35 +109,52 @@ pub(super) enum Shadowed {
 pub enum NoRevision {
     #[error("the mesh knows no stream {0}")]
     Stream(StreamName),
-    #[error("the stream {0} has no revision {1} that is kept; there are {2}")]
-    Number(StreamName, u64, String),
+    #[error(
+        "this node knows no revision or release {wanted:?} of the stream {stream}, but {known}; one that has run others may know them"
+    )]
+    Which {
+        stream: StreamName,
+        wanted: String,
+        known: String,
+    },
+    #[error("this node has no file of the stream {0} that does not run already")]
+    File(StreamName),
     #[error("this node does not have that release; a node has it that has run it")]
     NotHere,
-    #[error("revision {0} is what the mesh runs")]
+    #[error("it is what the mesh runs (revision {0})")]
     Current(u64),
     #[error("the stream {0} is removed already")]
     Removed(StreamName),
+    #[error("the stream {0} has as many revisions as can be counted")]
+    Full(StreamName),
 }
 
 impl Records {
     pub(super) fn of(kept: Kept) -> Self {
         let record = |kept| Record {
             kept,
-            file: None,
-            is_away: true,
+            ..Record::default()
         };
-        Self(
-            kept.into_iter()
-                .map(|(stream, kept)| (stream, record(kept)))
-                .collect(),
-        )
+        let records = kept
+            .into_iter()
+            .map(|(stream, kept)| (stream, record(kept)));
+        Self(records.collect())
     }
 
     pub(super) fn kept(&self) -> Kept {
-        self.0
-            .iter()
-            .map(|(stream, record)| (stream.clone(), record.kept.clone()))
+        let kept = self.0.iter();
+        kept.map(|(stream, record)| (stream.clone(), record.kept.clone()))
             .collect()
+    }
+
+    /// The files whose names [`Self::begin`] and [`Self::observe`] need.
+    pub(super) fn to_name(&self, files: &BTreeMap<StreamName, Version>) -> Vec<StreamName> {
+        let is_new = |(stream, version): &(&StreamName, &Version)| {
+            let file = self.0.get(*stream).and_then(|record| record.file);
+            file.is_none_or(|file| file.version != **version)
+        };
+        let new = files.iter().filter(is_new);
+        new.map(|(stream, _)| stream.clone()).collect()
     }
 
     /// Takes what lies in the directory as the node starts. `is_alone`: no other node knows better.
@@ -122,25 +162,26 @@ impl Records {
         &mut self,
         files: &BTreeMap<StreamName, Version>,
         is_alone: bool,
-        name: impl Fn(&StreamName) -> Option<ReleaseId>,
+        name: impl Fn(&StreamName) -> Named,
     ) {
         for (stream, version) in files {
             let record = self.0.entry(stream.clone()).or_default();
-            record.is_away = false;
             let has_run = record.current().is_some();
             let state = match name(stream) {
-                Some(release) if record.knows(release) || !is_alone => FileState::Known(release),
-                // What ran before runs first: the file may be broken.
-                Some(_) if has_run => continue,
-                _ => FileState::Dropped,
+                Named::Release(release) if record.knows(release) || !is_alone => {
+                    FileState::Known(release)
+                }
+                Named::Nothing if has_run || !is_alone => FileState::Aside,
+                Named::Nothing => FileState::Dropped,
+                // What ran before runs first: the file may be broken. The next look finds it.
+                Named::Release(_) if has_run => continue,
+                Named::Release(_) => FileState::Dropped,
+                Named::Unreadable => {
+                    record.is_unread = !is_alone;
+                    continue;
+                }
             };
-            record.file = Some(FoundFile {
-                version: *version,
-                state,
-            });
-            if let FileState::Known(release) = state {
-                record.kept.file = Some(release);
-            }
+            record.found(*version, state);
         }
     }
 
@@ -150,20 +191,16 @@ impl Records {
         &mut self,
         files: &BTreeMap<StreamName, Version>,
         is_same_place: bool,
-        name: impl Fn(&StreamName) -> Option<ReleaseId>,
+        name: impl Fn(&StreamName) -> Named,
     ) {
         for (stream, record) in &mut self.0 {
             if !files.contains_key(stream)
                 && let Some(file) = record.file.take()
+                && is_same_place
+                && let (FileState::Known(release), Some(current)) = (file.state, record.current())
+                && current.release == Some(release)
             {
-                record.is_away = !is_same_place;
-                let current = record.current();
-                if is_same_place
-                    && let (FileState::Known(release), Some(current)) = (file.state, current)
-                    && current.release == Some(release)
-                {
-                    record.kept.removed_at = Some(current.number);
-                }
+                record.kept.removed_at = Some(current.number);
             }
         }
         for (stream, version) in files {
@@ -171,41 +208,23 @@ impl Records {
             if record.file.is_some_and(|file| file.version == *version) {
                 continue;
             }
-            let is_back = std::mem::take(&mut record.is_away) || !is_same_place;
-            let known = is_back.then(|| name(stream)).flatten();
-            let state = match known.filter(|release| record.knows(*release)) {
-                Some(release) => FileState::Known(release),
-                None => FileState::Dropped,
+            record.kept.removed_at = None;
+            let state = match name(stream) {
+                // It was touched, or is back from somewhere.
+                Named::Release(release) if record.knows(release) || record.is_unread => {
+                    FileState::Known(release)
+                }
+                Named::Release(_) | Named::Nothing => FileState::Dropped,
+                // The next look asks again.
+                Named::Unreadable => continue,
             };
-            record.file = Some(FoundFile {
-                version: *version,
-                state,
-            });
+            record.is_unread = false;
+            record.found(*version, state);
         }
     }
 
-    /// The files that [`Self::observe`] needs to know by name.
-    pub(super) fn to_name(
-        &self,
-        files: &BTreeMap<StreamName, Version>,
-        is_same_place: bool,
-    ) -> Vec<StreamName> {
-        let is_new = |stream: &StreamName, version: &Version| {
-            let record = self.0.get(stream);
-            let is_away = record.is_some_and(|record| record.is_away);
-            let is_known = record
-                .and_then(|record| record.file)
-                .is_some_and(|file| file.version == *version);
-            !is_known && (is_away || !is_same_place)
-        };
-        let new = files
-            .iter()
-            .filter(|(stream, version)| is_new(stream, version));
-        new.map(|(stream, _)| stream.clone()).collect()
-    }
-
     /// What is to run of a stream.
-    pub(super) fn runs(&self, stream: &StreamName) -> Runs {
+    pub(super) fn runs(&self, stream: &StreamName, is_here: impl Fn(ReleaseId) -> bool) -> Runs {
         let Some(record) = self.0.get(stream) else {
             return Runs::Nothing;
         };
@@ -218,43 +237,97 @@ impl Records {
                 FileState::Known(release) => {
                     current.is_some_and(|current| current.release == Some(release))
                 }
+                FileState::Aside => false,
             };
             if is_meant {
                 return Runs::File(file.version);
             }
         }
         let is_removed = record.kept.removed_at.is_some_and(|at| at >= number);
-        match current {
-            Some(revision) if !is_removed => match revision.release {
-                Some(release) => Runs::Release(revision, release),
-                None => Runs::Nothing,
-            },
-            _ => Runs::Nothing,
+        let Some(release) = current.and_then(|current| current.release) else {
+            return Runs::Nothing;
+        };
+        if is_removed {
+            return Runs::Nothing;
+        }
+        // After a start what ran last is better than nothing.
+        let is_bad = record.failed == Some(number) || !is_here(release);
+        match record.kept.ran.filter(|ran| is_here(*ran)) {
+            Some(ran) if is_bad && !record.has_run => Runs::Release(number, ran),
+            _ => Runs::Release(number, release),
         }
     }
 
-    /// Every release that a revision names.
-    pub(super) fn named(&self) -> impl Iterator<Item = ReleaseId> {
-        let revisions = self.0.values().flat_map(|record| &record.kept.revisions);
-        revisions.filter_map(|revision| revision.release)
-    }
-
-    pub(super) fn kept_of(&self, stream: &StreamName) -> Option<KeptRecord> {
-        self.0.get(stream).map(|record| record.kept.clone())
+    /// What signatures must say of what is to run now.
+    pub(super) fn signed_terms(
+        &self,
+        stream: &StreamName,
+        release: Option<ReleaseId>,
+    ) -> SignedTerms {
+        let record = self.0.get(stream);
+        let ran = record.and_then(|record| record.kept.ran);
+        let last = record.and_then(|record| record.kept.signed);
+        let is_asked_for = record.and_then(Record::current).is_some_and(|current| {
+            current.is_rollback && release.is_some() && current.release == release
+        });
+        // Who asks for an old one on purpose may have it, and what ran is no older than itself.
+        let may_be_any = is_asked_for || (release.is_some() && ran == release);
+        SignedTerms::AtLeast(match last {
+            Some(last) if !may_be_any => last,
+            _ => SignedVersions::default(),
+        })
     }
 
     pub(super) fn streams(&self) -> impl Iterator<Item = &StreamName> {
         self.0.keys()
     }
 
-    /// The file in this version has loaded, and is this release. Returns the revision that it has become, if it is a new one.
+    /// Every release that may be asked for.
+    pub(super) fn named(&self) -> impl Iterator<Item = ReleaseId> {
+        self.0.values().flat_map(|record| record.kept.named())
+    }
+
+    /// The release that the file in this version is, if it is known.
+    pub(super) fn file_of(&self, stream: &StreamName, version: Version) -> Option<ReleaseId> {
+        let file = self.0.get(stream)?.file?;
+        match file.state {
+            FileState::Known(release) if file.version == version => Some(release),
+            _ => None,
+        }
+    }
+
+    /// The streams whose file is this release.
+    pub(super) fn files_that_are(&self, release: ReleaseId) -> Vec<StreamName> {
+        let is_it = |record: &Record| {
+            record
+                .file
+                .is_some_and(|file| file.state == FileState::Known(release))
+        };
+        let streams = self.0.iter().filter(|(_, record)| is_it(record));
+        streams.map(|(stream, _)| stream.clone()).collect()
+    }
+
+    /// A release runs: the file in this version, or what was fetched. Returns the revision that a file has become, if it is a
+    /// new one.
     pub(super) fn loaded(
         &mut self,
         stream: &StreamName,
-        version: Version,
+        file: Option<Version>,
         release: ReleaseId,
+        signed: Option<SignedVersions>,
     ) -> Option<Revision> {
         let record = self.0.get_mut(stream)?;
+        record.has_run = true;
+        record.kept.ran = Some(release);
+        record.kept.signed = signed.map(|signed| SignedVersions {
+            // Leaving the manifest out makes older ones no newer.
+            manifest: match (signed.manifest, record.kept.signed) {
+                (0, Some(last)) => last.manifest,
+                (manifest, _) => manifest,
+            },
+            ..signed
+        });
+        let version = file?;
         let file = record
             .file
             .as_mut()
@@ -262,58 +335,69 @@ impl Records {
         let was_dropped = !matches!(file.state, FileState::Known(_));
         file.state = FileState::Known(release);
         record.kept.file = Some(release);
-        record.kept.removed_at = None;
         let current = record.current();
         if !was_dropped || current.is_some_and(|current| current.release == Some(release)) {
             return None;
         }
-        Some(record.next(Some(release), false))
+        record.next(Some(release), false)
     }
 
-    /// The file in this version does not load.
-    pub(super) fn failed(&mut self, stream: &StreamName, version: Version) {
-        if let Some(record) = self.0.get_mut(stream) {
-            let at = record.current().map_or(0, |current| current.number);
-            let file = record.file.as_mut();
-            if let Some(file) = file.filter(|file| file.version == version)
-                && file.state == FileState::Dropped
-            {
-                file.state = FileState::Failed { at };
+    /// The file in this version, or the release of this revision, does not load.
+    pub(super) fn failed(&mut self, stream: &StreamName, what: Runs) {
+        let Some(record) = self.0.get_mut(stream) else {
+            return;
+        };
+        match what {
+            Runs::File(version) => {
+                let at = record.current().map_or(0, |current| current.number);
+                let file = record.file.as_mut();
+                if let Some(file) = file.filter(|file| file.version == version)
+                    && file.state == FileState::Dropped
+                {
+                    file.state = FileState::Failed { at };
+                } else {
+                    record.failed = Some(at);
+                }
             }
+            Runs::Release(number, _) => record.failed = Some(number),
+            Runs::Nothing => {}
         }
     }
 
-    /// What the signatures of a release say, once it runs.
-    pub(super) fn ran(&mut self, stream: &StreamName, signed: Option<SignedVersions>) {
-        if let Some(record) = self.0.get_mut(stream) {
-            record.kept.signed = signed;
+    /// Another node knows this revision.
+    pub(super) fn hear(&mut self, stream: &StreamName, revision: Revision) {
+        let is_known = self.0.contains_key(stream);
+        if revision.number <= NUMBER_MAX && (is_known || self.0.len() < STREAMS_MAX) {
+            self.0.entry(stream.clone()).or_default().insert(revision);
         }
     }
 
-    /// What the signatures say of the release that ran last.
-    pub(super) fn signed(&self, stream: &StreamName) -> Option<SignedVersions> {
-        self.0.get(stream)?.kept.signed
-    }
-
-    /// Another node knows this revision. Returns whether that changes what is known here.
-    pub(super) fn hear(&mut self, stream: &StreamName, revision: Revision) -> bool {
-        revision.number <= NUMBER_MAX && self.0.entry(stream.clone()).or_default().insert(revision)
-    }
-
-    /// Makes a revision of a kept one, on purpose.
+    /// Makes a revision of a kept one, by its number or the beginning of its release's name, on purpose.
     pub(super) fn use_again(
         &mut self,
         stream: &StreamName,
-        number: u64,
+        wanted: &str,
         is_here: impl Fn(ReleaseId) -> bool,
     ) -> Result<Revision, NoRevision> {
         let record = self.known(stream)?;
-        let revisions = &record.kept.revisions;
-        let wanted = revisions.iter().find(|it| it.number == number);
-        let Some(release) = wanted.and_then(|it| it.release) else {
-            let kept = revisions.iter().filter(|it| it.release.is_some());
-            let kept: Vec<String> = kept.map(|it| it.number.to_string()).collect();
-            return Err(NoRevision::Number(stream.clone(), number, kept.join(", ")));
+        let kept = || {
+            let revisions = record.kept.revisions.iter();
+            revisions.filter_map(|it| Some((it.number.to_string(), it.release?)))
+        };
+        let is_name = wanted.len() >= NAME_LENGTH_MIN;
+        let found = kept().find(|(number, release)| {
+            number == wanted || is_name && release.to_string().starts_with(wanted)
+        });
+        let Some((_, release)) = found else {
+            let known = kept().map(|(number, release)| {
+                let name = release.to_string();
+                format!("{number} ({})", &name[..12])
+            });
+            return Err(NoRevision::Which {
+                stream: stream.clone(),
+                wanted: wanted.to_owned(),
+                known: known.collect::<Vec<_>>().join(", "),
+            });
         };
         let current = record.current();
         if let Some(current) = current.filter(|it| it.release == Some(release)) {
@@ -323,7 +407,20 @@ impl Records {
             return Err(NoRevision::NotHere);
         }
         record.kept.removed_at = None;
-        Ok(record.next(Some(release), true))
+        let next = record.next(Some(release), true);
+        next.ok_or_else(|| NoRevision::Full(stream.clone()))
+    }
+
+    /// Takes the file that lies here and does not run as one that was just dropped.
+    pub(super) fn use_file(&mut self, stream: &StreamName) -> Result<(), NoRevision> {
+        let none = || NoRevision::File(stream.clone());
+        if self.shadowed(stream).is_none() {
+            return Err(none());
+        }
+        let record = self.0.get_mut(stream).ok_or_else(none)?;
+        let file = record.file.as_mut().ok_or_else(none)?;
+        file.state = FileState::Dropped;
+        Ok(())
     }
 
     /// Removes a stream from the mesh.
@@ -332,7 +429,8 @@ impl Records {
         if record.current().is_some_and(|it| it.release.is_none()) {
             return Err(NoRevision::Removed(stream.clone()));
         }
-        Ok(record.next(None, false))
+        let next = record.next(None, false);
+        next.ok_or_else(|| NoRevision::Full(stream.clone()))
     }
 
     fn known(&mut self, stream: &StreamName) -> Result<&mut Record, NoRevision> {
@@ -376,8 +474,10 @@ impl Records {
     /// Why the file of a stream does not run, if there is one that does not.
     pub(super) fn shadowed(&self, stream: &StreamName) -> Option<Shadowed> {
         let record = self.0.get(stream)?;
-        let FileState::Known(release) = record.file?.state else {
-            return None;
+        let release = match record.file?.state {
+            FileState::Known(release) => release,
+            FileState::Aside => return Some(Shadowed::NoPlugin),
+            FileState::Dropped | FileState::Failed { .. } => return None,
         };
         let Some(current) = record.current() else {
             return Some(Shadowed::Unknown);
@@ -390,38 +490,55 @@ impl Records {
     }
 }
 
+impl KeptRecord {
+    /// Every release that may be asked for.
+    pub(super) fn named(&self) -> impl Iterator<Item = ReleaseId> {
+        let revisions = self.revisions.iter();
+        revisions
+            .filter_map(|revision| revision.release)
+            .chain(self.ran)
+    }
+}
+
 impl Record {
     fn current(&self) -> Option<Revision> {
         self.kept.revisions.first().copied()
     }
 
-    /// Whether a file is what ran, or lay here, before.
+    /// Whether a file is what runs, or what lay here before.
     fn knows(&self, release: ReleaseId) -> bool {
         let current = self.current().and_then(|current| current.release);
         current == Some(release) || self.kept.file == Some(release)
     }
 
-    fn next(&mut self, release: Option<ReleaseId>, is_rollback: bool) -> Revision {
+    fn found(&mut self, version: Version, state: FileState) {
+        self.file = Some(FoundFile { version, state });
+        if let FileState::Known(release) = state {
+            self.kept.file = Some(release);
+        }
+    }
+
+    /// `None`: there is no higher number.
+    fn next(&mut self, release: Option<ReleaseId>, is_rollback: bool) -> Option<Revision> {
         let number = self.current().map_or(0, |current| current.number) + 1;
         let revision = Revision {
             number,
             release,
             is_rollback,
         };
-        self.insert(revision);
-        revision
+        (number <= NUMBER_MAX).then(|| {
+            self.insert(revision);
+            revision
+        })
     }
 
-    /// Returns whether it is news.
-    fn insert(&mut self, revision: Revision) -> bool {
+    fn insert(&mut self, revision: Revision) {
         let revisions = &mut self.kept.revisions;
         let place = revisions.partition_point(|it| *it > revision);
-        if place >= REVISIONS_MAX || revisions.get(place) == Some(&revision) {
-            return false;
+        if place < REVISIONS_MAX && revisions.get(place) != Some(&revision) {
+            revisions.insert(place, revision);
+            revisions.truncate(REVISIONS_MAX);
         }
-        revisions.insert(place, revision);
-        revisions.truncate(REVISIONS_MAX);
-        true
     }
 }
 
@@ -449,6 +566,18 @@ mod tests {
         [(echo(), version(id))].into()
     }
 
+    fn none() -> BTreeMap<StreamName, Version> {
+        BTreeMap::new()
+    }
+
+    fn is(release: ReleaseId) -> impl Fn(&StreamName) -> Named {
+        move |_| Named::Release(release)
+    }
+
+    fn nobody_asks(_: &StreamName) -> Named {
+        panic!("the file need not be read")
+    }
+
     fn revision(number: u64, release: ReleaseId) -> Revision {
         Revision {
             number,
@@ -457,21 +586,21 @@ mod tests {
         }
     }
 
+    /// What is to run, if every release is here.
     fn runs(records: &Records) -> Runs {
-        records.runs(&echo())
+        records.runs(&echo(), |_| true)
     }
 
-    fn nobody_asks(_: &StreamName) -> Option<ReleaseId> {
-        panic!("the file need not be read")
+    fn load_file(records: &mut Records, id: u64, release: ReleaseId) -> Option<Revision> {
+        records.loaded(&echo(), Some(version(id)), release, None)
     }
 
     /// A node whose file has become the first revision.
     fn with_a_file() -> Records {
         let mut records = Records::default();
-        records.begin(&file(1), true, |_| Some(A));
+        records.begin(&file(1), true, is(A));
         assert_eq!(runs(&records), Runs::File(version(1)));
-        let made = records.loaded(&echo(), version(1), A);
-        assert_eq!(made, Some(revision(1, A)));
+        assert_eq!(load_file(&mut records, 1, A), Some(revision(1, A)));
         records
     }
 
@@ -483,19 +612,36 @@ mod tests {
     #[test]
     fn a_good_file_is_the_next_revision_and_a_bad_one_none() {
         let mut records = with_a_file();
-        records.observe(&file(2), true, nobody_asks);
+        records.observe(&file(2), true, |_| Named::Nothing);
         assert_eq!(runs(&records), Runs::File(version(2)));
-        records.failed(&echo(), version(2));
+        records.failed(&echo(), Runs::File(version(2)));
         // It is shown as failed, until somebody else has a better one.
         assert_eq!(runs(&records), Runs::File(version(2)));
-        assert!(records.hear(&echo(), revision(2, B)));
-        assert_eq!(runs(&records), Runs::Release(revision(2, B), B));
-        records.observe(&file(3), true, nobody_asks);
-        assert_eq!(records.loaded(&echo(), version(2), C), None);
-        let made = records.loaded(&echo(), version(3), C);
-        assert_eq!(made, Some(revision(3, C)));
+        records.hear(&echo(), revision(2, B));
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        records.observe(&file(3), true, is(C));
+        assert_eq!(load_file(&mut records, 2, C), None);
+        assert_eq!(load_file(&mut records, 3, C), Some(revision(3, C)));
         // What was loaded in between is no news.
-        assert_eq!(records.loaded(&echo(), version(3), C), None);
+        assert_eq!(load_file(&mut records, 3, C), None);
+    }
+
+    #[test]
+    fn a_file_that_is_only_touched_is_no_news() {
+        let mut records = with_a_file();
+        records.hear(&echo(), revision(2, B));
+        for place_is_same in [true, false] {
+            records.observe(&none(), place_is_same, nobody_asks);
+            records.observe(&file(3), place_is_same, is(A));
+            assert_eq!(runs(&records), Runs::Release(2, B));
+            assert_eq!(records.shadowed(&echo()), Some(Shadowed::Superseded(2)));
+        }
+        // But by somebody's word.
+        records.use_file(&echo()).unwrap();
+        assert_eq!(runs(&records), Runs::File(version(3)));
+        assert_eq!(load_file(&mut records, 3, A), Some(revision(3, A)));
+        let none = Err(NoRevision::File(echo()));
+        assert_eq!(records.use_file(&echo()), none);
     }
 
     #[test]
@@ -510,66 +656,109 @@ mod tests {
         orders.push(vec![all[2], all[0], all[3], all[1]]);
         for order in orders {
             let mut records = Records::default();
-            for revision in order {
-                assert!(records.hear(&echo(), revision));
-                assert!(!records.hear(&echo(), revision));
+            for revision in order.iter().chain(&order) {
+                records.hear(&echo(), *revision);
             }
-            assert_eq!(records.revisions(&echo()), [all[3], all[2], all[1], all[0]]);
-            assert_eq!(runs(&records), Runs::Release(all[3], A));
-            // Those that nobody can use any more are forgotten.
-            assert!(!records.hear(&echo(), revision(0, B)));
-            assert!(!records.hear(&echo(), revision(u64::MAX, B)));
+            let known = [all[3], all[2], all[1], all[0]];
+            assert_eq!(records.revisions(&echo()), known);
+            assert_eq!(runs(&records), Runs::Release(3, A));
+            // Those that nobody can use any more are forgotten, and what nobody can have reached is not believed.
+            records.hear(&echo(), revision(0, B));
+            records.hear(&echo(), revision(u64::MAX, B));
+            assert_eq!(records.revisions(&echo()), known);
             assert_eq!(records.named().collect::<BTreeSet<_>>().len(), 3);
         }
+    }
+
+    #[test]
+    fn there_is_an_end_to_numbers_and_to_streams() {
+        let mut records = Records::default();
+        records.hear(&echo(), revision(NUMBER_MAX, A));
+        assert_eq!(records.remove(&echo()), Err(NoRevision::Full(echo())));
+        for number in 0..STREAMS_MAX {
+            let stream = format!("s{number}").try_into().unwrap();
+            records.hear(&stream, revision(1, A));
+        }
+        assert_eq!(records.streams().count(), STREAMS_MAX);
+        records.hear(&echo(), revision(NUMBER_MAX, B));
+        assert_eq!(runs(&records), Runs::Release(NUMBER_MAX, B));
     }
 
     #[test]
     fn who_joins_takes_the_meshs_word() {
         let mut records = Records::default();
         records.hear(&echo(), revision(7, B));
-        let other: StreamName = "other".try_into().unwrap();
+        let [other, bad, slow] = ["other", "bad", "slow"].map(|it| it.try_into().unwrap());
         let mut files = file(1);
-        files.insert(other.clone(), version(2));
-        records.begin(&files, false, |stream| {
-            Some(if *stream == other { C } else { A })
-        });
-        assert_eq!(runs(&records), Runs::Release(revision(7, B), B));
-        assert_eq!(records.runs(&other), Runs::Nothing);
-        let shadowed = |stream| records.shadowed(stream);
-        assert_eq!(shadowed(&echo()), Some(Shadowed::Superseded(7)));
-        assert_eq!(shadowed(&other), Some(Shadowed::Unknown));
-        // Copied again, it is the mesh's.
+        files.extend([&other, &bad, &slow].map(|it: &StreamName| (it.clone(), version(2))));
+        let name = |stream: &StreamName| match stream.as_str() {
+            "bad" => Named::Nothing,
+            "slow" => Named::Unreadable,
+            "other" => Named::Release(C),
+            _ => Named::Release(A),
+        };
+        records.begin(&files, false, name);
+        assert_eq!(records.to_name(&files), std::slice::from_ref(&slow));
+        records.observe(&files, true, is(C));
+        let shadowed = [
+            (echo(), Shadowed::Superseded(7)),
+            (other.clone(), Shadowed::Unknown),
+            (bad, Shadowed::NoPlugin),
+            (slow, Shadowed::Unknown),
+        ];
+        for (stream, why) in shadowed {
+            assert_eq!(records.shadowed(&stream), Some(why), "{stream}");
+        }
+        assert_eq!(runs(&records), Runs::Release(7, B));
+        assert_eq!(records.runs(&other, |_| true), Runs::Nothing);
+        // Another one is meant for the mesh.
         files.insert(other.clone(), version(3));
-        records.observe(&files, true, nobody_asks);
-        assert_eq!(records.runs(&other), Runs::File(version(3)));
-        let made = records.loaded(&other, version(3), C);
-        assert_eq!(made, Some(revision(1, C)));
+        records.observe(&files, true, is(B));
+        assert_eq!(records.runs(&other, |_| true), Runs::File(version(3)));
+        let made = records.loaded(&other, Some(version(3)), B, None);
+        assert_eq!(made, Some(revision(1, B)));
     }
 
     #[test]
     fn a_node_that_is_alone_runs_what_it_knows_and_then_what_is_new() {
         let mut records = restarted(&with_a_file());
-        assert_eq!(runs(&records), Runs::Release(revision(1, A), A));
-        records.begin(&file(9), true, |_| Some(A));
+        assert_eq!(runs(&records), Runs::Release(1, A));
+        records.begin(&file(9), true, is(A));
         assert_eq!(runs(&records), Runs::File(version(9)));
         // Replaced while it was down.
         let mut records = restarted(&records);
-        records.begin(&file(10), true, |_| Some(B));
-        assert_eq!(runs(&records), Runs::Release(revision(1, A), A));
-        records.observe(&file(10), true, nobody_asks);
+        records.begin(&file(10), true, is(B));
+        assert_eq!(runs(&records), Runs::Release(1, A));
+        records.observe(&file(10), true, is(B));
         assert_eq!(runs(&records), Runs::File(version(10)));
         // Superseded while it was down: the file is the old one.
         let mut records = restarted(&with_a_file());
         records.hear(&echo(), revision(2, B));
-        records.begin(&file(9), true, |_| Some(A));
-        assert_eq!(runs(&records), Runs::Release(revision(2, B), B));
+        records.begin(&file(9), true, is(A));
+        assert_eq!(runs(&records), Runs::Release(2, B));
         assert_eq!(records.shadowed(&echo()), Some(Shadowed::Superseded(2)));
+    }
+
+    #[test]
+    fn after_a_start_what_ran_last_is_better_than_nothing() {
+        let mut records = with_a_file();
+        records.hear(&echo(), revision(2, B));
+        let mut records = restarted(&records);
+        records.begin(&none(), true, nobody_asks);
+        let without_b = |records: &Records| records.runs(&echo(), |it| it != B);
+        assert_eq!(without_b(&records), Runs::Release(2, A));
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        records.failed(&echo(), Runs::Release(2, B));
+        assert_eq!(runs(&records), Runs::Release(2, A));
+        // It runs on while the newer one is tried, and shown as failed.
+        records.loaded(&echo(), None, A, None);
+        assert_eq!(runs(&records), Runs::Release(2, B));
     }
 
     #[test]
     fn a_file_that_is_removed_goes_from_this_node_alone() {
         let mut records = with_a_file();
-        records.observe(&BTreeMap::new(), true, nobody_asks);
+        records.observe(&none(), true, nobody_asks);
         assert_eq!(runs(&records), Runs::Nothing);
         assert!(records.is_removed_here(&echo()));
         assert_eq!(records.revisions(&echo()), [revision(1, A)]);
@@ -577,64 +766,94 @@ mod tests {
         let mut records = restarted(&records);
         assert_eq!(runs(&records), Runs::Nothing);
         records.hear(&echo(), revision(2, B));
-        assert_eq!(runs(&records), Runs::Release(revision(2, B), B));
+        assert_eq!(runs(&records), Runs::Release(2, B));
         // One that does not run anyway takes nothing along.
-        records.observe(&file(3), true, |_| Some(A));
-        records.observe(&BTreeMap::new(), true, nobody_asks);
-        assert_eq!(runs(&records), Runs::Release(revision(2, B), B));
+        records.observe(&file(3), true, is(A));
+        records.observe(&none(), true, nobody_asks);
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        // Nor does one that was broken, in place of one that ran.
+        let mut records = with_a_file();
+        records.observe(&none(), true, nobody_asks);
+        records.observe(&file(2), true, |_| Named::Nothing);
+        records.failed(&echo(), Runs::File(version(2)));
+        records.observe(&none(), true, nobody_asks);
+        assert_eq!(runs(&records), Runs::Release(1, A));
     }
 
     #[test]
     fn a_directory_that_is_away_removes_nothing_and_brings_nothing_back() {
         let mut records = with_a_file();
-        records.observe(&BTreeMap::new(), false, nobody_asks);
-        assert_eq!(runs(&records), Runs::Release(revision(1, A), A));
+        records.observe(&none(), false, nobody_asks);
+        assert_eq!(runs(&records), Runs::Release(1, A));
         records.hear(&echo(), revision(2, B));
-        assert_eq!(records.to_name(&file(5), false), [echo()]);
-        records.observe(&file(5), false, |_| Some(A));
-        assert_eq!(runs(&records), Runs::Release(revision(2, B), B));
+        // It cannot be read at once.
+        records.observe(&file(5), false, |_| Named::Unreadable);
+        assert_eq!(records.to_name(&file(5)), [echo()]);
+        records.observe(&file(5), true, is(A));
+        assert_eq!(runs(&records), Runs::Release(2, B));
         // Another file has come with it.
-        records.observe(&BTreeMap::new(), false, nobody_asks);
-        records.observe(&file(6), false, |_| Some(C));
+        records.observe(&none(), false, nobody_asks);
+        records.observe(&file(6), false, is(C));
         assert_eq!(runs(&records), Runs::File(version(6)));
     }
 
     #[test]
     fn an_earlier_release_is_used_again_and_a_stream_removed_on_purpose() {
         let mut records = with_a_file();
-        let unknown = "other".try_into().unwrap();
-        assert!(matches!(
-            records.remove(&unknown),
-            Err(NoRevision::Stream(_))
-        ));
+        let unknown: StreamName = "other".try_into().unwrap();
+        let no_stream = Err(NoRevision::Stream(unknown.clone()));
+        assert_eq!(records.remove(&unknown), no_stream);
         records.hear(&echo(), revision(2, B));
-        let again = |records: &mut Records, number, is_here| {
-            records.use_again(&echo(), number, |_| is_here)
+        let again = |records: &mut Records, wanted: &str, is_here| {
+            records.use_again(&echo(), wanted, |_| is_here)
         };
-        assert_eq!(again(&mut records, 2, true), Err(NoRevision::Current(2)));
-        assert_eq!(again(&mut records, 1, false), Err(NoRevision::NotHere));
-        assert!(matches!(
-            again(&mut records, 5, true),
-            Err(NoRevision::Number(_, 5, kept)) if kept == "2, 1"
-        ));
-        let made = again(&mut records, 1, true).unwrap();
-        assert_eq!(
-            (made.number, made.release, made.is_rollback),
-            (3, Some(A), true)
-        );
+        assert_eq!(again(&mut records, "2", true), Err(NoRevision::Current(2)));
+        assert_eq!(again(&mut records, "1", false), Err(NoRevision::NotHere));
+        for wanted in ["5", "0", "0a0a", "", "a"] {
+            let error = again(&mut records, wanted, true).unwrap_err().to_string();
+            assert!(error.contains("2 (0b0b0b0b0b0b), 1 (0a0a"), "{error}");
+        }
+        let made = again(&mut records, "0a0a0a0a", true).unwrap();
+        let expected = Revision {
+            is_rollback: true,
+            ..revision(3, A)
+        };
+        assert_eq!(made, expected);
         // The file of this node is that release.
         assert_eq!(runs(&records), Runs::File(version(1)));
         let made = records.remove(&echo()).unwrap();
         assert_eq!((made.number, made.release), (4, None));
         assert_eq!(runs(&records), Runs::Nothing);
         assert_eq!(records.shadowed(&echo()), Some(Shadowed::Removed(4)));
-        assert!(matches!(
-            records.remove(&echo()),
-            Err(NoRevision::Removed(_))
-        ));
-        // Copied again, it is back.
-        records.observe(&file(2), true, nobody_asks);
-        let made = records.loaded(&echo(), version(2), A);
-        assert_eq!(made, Some(revision(5, A)));
+        assert_eq!(records.remove(&echo()), Err(NoRevision::Removed(echo())));
+        records.use_file(&echo()).unwrap();
+        assert_eq!(load_file(&mut records, 1, A), Some(revision(5, A)));
+    }
+
+    #[test]
+    fn what_was_signed_earlier_runs_only_on_purpose() {
+        let signed = |component, manifest| SignedVersions {
+            component,
+            manifest,
+        };
+        let terms = |records: &Records, release| match records.signed_terms(&echo(), release) {
+            SignedTerms::AtLeast(least) => (least.component, least.manifest),
+            SignedTerms::Any => panic!("they are asked for"),
+        };
+        let mut records = with_a_file();
+        records.hear(&echo(), revision(2, B));
+        records.loaded(&echo(), None, B, Some(signed(7, 5)));
+        assert_eq!(terms(&records, None), (7, 5));
+        assert_eq!(terms(&records, Some(A)), (7, 5));
+        assert_eq!(terms(&records, Some(B)), (0, 0));
+        // Without a manifest, the last one counts.
+        records.loaded(&echo(), None, C, Some(signed(8, 0)));
+        assert_eq!(terms(&records, None), (8, 5));
+        records.use_again(&echo(), "1", |_| true).unwrap();
+        assert_eq!(terms(&records, Some(A)), (0, 0));
+        assert_eq!(terms(&records, Some(B)), (8, 5));
+        records.loaded(&echo(), Some(version(1)), A, Some(signed(1, 1)));
+        assert_eq!(terms(&records, None), (1, 1));
+        assert_eq!(terms(&restarted(&records), None), (1, 1));
     }
 }

@@ -1,6 +1,6 @@
 //! A release: the bytes of a plugin as they are handed from node to node, with their name.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::message::ReleaseId;
@@ -20,35 +20,62 @@ struct Release<'a> {
 #[derive(Serialize, Deserialize)]
 struct Part<'a> {
     signature: Option<&'a str>,
-    bytes: &'a [u8],
+    #[serde(borrow)]
+    bytes: Raw<'a>,
 }
 
-/// The release that these files are. What is wrong with them, such as a manifest that cannot be read, is for
-/// whoever loads them; such files are no release.
-pub(super) fn pack(files: &Files) -> Option<(ReleaseId, Vec<u8>)> {
+/// Bytes that are copied at once: serde would take them one by one.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Raw<'a>(&'a [u8]);
+
+impl Serialize for Raw<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+/// What there usually is of a release beside its component.
+const BESIDE_BYTES: usize = 4 << 10;
+
+/// Files that are no release; whether they can never be one.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    pub(super) is_lasting: bool,
+}
+
+/// The release that these files are.
+///
+/// # Errors
+/// They are none, which whoever loads them says better.
+pub(super) fn pack(files: &Files) -> Result<(ReleaseId, Vec<u8>), Unpacked> {
     let manifest = match &files.manifest {
         None => None,
         Some(Ok(file)) => Some(part(file)?),
-        Some(Err(_)) => return None,
+        Some(Err(error)) => {
+            let is_lasting = error.is_lasting;
+            return Err(Unpacked { is_lasting });
+        }
     };
     let release = Release {
         component: part(&files.component)?,
         manifest,
     };
-    let mut bytes = FORM.to_vec();
-    bytes = postcard::to_extend(&release, bytes).ok()?;
-    Some((name(&bytes), bytes))
+    let mut bytes = Vec::with_capacity(files.component.bytes.len() + BESIDE_BYTES);
+    bytes.extend_from_slice(FORM);
+    let bytes = postcard::to_extend(&release, bytes).map_err(|_| Unpacked { is_lasting: true })?;
+    Ok((name(&bytes), bytes))
 }
 
-fn part(file: &File) -> Option<Part<'_>> {
+fn part(file: &File) -> Result<Part<'_>, Unpacked> {
     let signature = match &file.signature.content {
         SignatureContent::NotRead | SignatureContent::Missing => None,
-        SignatureContent::TooLong => return None,
+        SignatureContent::TooLong => return Err(Unpacked { is_lasting: true }),
         SignatureContent::Text(text) => Some(text.as_str()),
     };
-    Some(Part {
+    Ok(Part {
         signature,
-        bytes: &file.bytes,
+        bytes: Raw(&file.bytes),
     })
 }
 
@@ -82,7 +109,7 @@ fn file(part: Part<'_>, origin: &str) -> File {
     };
     File {
         origin: origin.to_owned(),
-        bytes: part.bytes.to_vec(),
+        bytes: part.bytes.0.to_vec(),
         signature: Signature {
             origin: format!("the signature of {origin}"),
             content,

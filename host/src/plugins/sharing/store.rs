@@ -12,12 +12,9 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 use tracing::debug;
 
-use super::records::Kept;
+use super::records::{Kept, KeptRecord};
 use super::release::name;
-use crate::message::{NodeId, ReleaseId};
-
-/// What is handed out of a release at once.
-const PART_BYTES: usize = 256 << 10;
+use crate::message::{NodeId, RELEASE_PART_BYTES, ReleaseId};
 
 /// A file that nobody names any more is deleted after this time: another node may be about to name it.
 const KEPT_UNNAMED: Duration = Duration::from_secs(3600);
@@ -98,6 +95,8 @@ impl Store {
     /// Writes a file so that it is there whole, or not at all, whatever dies.
     fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let write = || -> io::Result<()> {
+            // Somebody may have cleaned up.
+            fs::create_dir_all(&self.folder)?;
             let mut unfinished = self.unfinished()?;
             unfinished.write_all(bytes)?;
             self.finish(unfinished, file)
@@ -139,7 +138,8 @@ impl Store {
         let mut file = File::open(self.file(release))?;
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
-        file.take(PART_BYTES as u64).read_to_end(&mut bytes)?;
+        file.take(RELEASE_PART_BYTES as u64)
+            .read_to_end(&mut bytes)?;
         Ok(bytes.into())
     }
 
@@ -184,6 +184,5 @@ impl Store {
 }
 
 fn names_in(kept: &Kept) -> impl Iterator<Item = ReleaseId> + '_ {
-    let revisions = kept.values().flat_map(|record| &record.revisions);
-    revisions.filter_map(|revision| revision.release)
+    kept.values().flat_map(KeptRecord::named)
 }
