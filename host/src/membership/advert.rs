@@ -27,6 +27,7 @@ const REMOVED: &str = "removed";
 
 /// Flags that may follow the name of a release.
 const HERE: &str = "here";
+const RUNS: &str = "runs";
 const ROLLBACK: &str = "rollback";
 
 /// The keys to gossip for this node. Chitchat itself carries its id, generation and cluster
@@ -121,10 +122,12 @@ fn write_release(shared: &SharedRelease) -> String {
                 is_rollback,
             },
         is_here,
+        runs,
     } = shared;
     let release = release.map_or(REMOVED.to_owned(), |release| release.to_string());
     let mut words = vec![number.to_string(), release];
     words.extend(is_here.then(|| HERE.to_owned()));
+    words.extend(runs.then(|| RUNS.to_owned()));
     words.extend(is_rollback.then(|| ROLLBACK.to_owned()));
     words.join(" ")
 }
@@ -145,6 +148,7 @@ fn read_release(text: &str) -> Option<SharedRelease> {
             is_rollback: flags.contains(&ROLLBACK),
         },
         is_here: flags.contains(&HERE),
+        runs: flags.contains(&RUNS),
     })
 }
 
@@ -206,6 +210,7 @@ mod tests {
     fn what_a_node_shares_survives_the_way_through_gossip() {
         let mut node = node("a", 7, NodeState::Ready, &["echo"]);
         let shared = |release: Option<u8>, is_here, is_rollback| SharedRelease {
+            runs: is_here && is_rollback,
             revision: Revision {
                 number: 3,
                 release: release.map(|byte| ReleaseId([byte; 32])),

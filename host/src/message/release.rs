@@ -26,7 +26,7 @@ pub struct Revision {
 /// What is sent of a release at once; less is its end.
 pub const RELEASE_PART_BYTES: usize = 256 << 10;
 
-/// The revisions that a node knows, and whether it can hand out what they name.
+/// The current revisions, as a node knows them.
 pub type SharedReleases = BTreeMap<StreamName, SharedRelease>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,7 +34,10 @@ pub type SharedReleases = BTreeMap<StreamName, SharedRelease>;
 pub struct SharedRelease {
     #[serde(flatten)]
     pub revision: Revision,
+    /// The node has its bytes.
     pub is_here: bool,
+    /// It runs there.
+    pub runs: bool,
 }
 
 /// A text that names no release.

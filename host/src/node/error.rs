@@ -27,7 +27,7 @@ pub enum NodeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Plugins(#[from] SourceError),
-    #[error("what the mesh shares cannot be kept: {0}")]
+    #[error(transparent)]
     Sharing(#[from] StoreError),
     #[error(transparent)]
     Gossip(#[from] GossipError),

@@ -27,6 +27,7 @@ struct Stream {
     shadowed: Option<String>,
     problem: Option<String>,
     nodes: Vec<NodeId>,
+    idle_nodes: Vec<NodeId>,
 }
 
 #[derive(Deserialize)]
@@ -101,7 +102,17 @@ async fn answer(terms: &AdminTerms, method: Method, path: &str) -> Result<String
 fn describe(stream: &Stream) -> String {
     let mut lines = String::new();
     let mut line = |text: &str| writeln!(lines, "{text}").expect("a string grows");
-    let nodes: Vec<&str> = stream.nodes.iter().map(NodeId::as_str).collect();
+    let names = |nodes: &[NodeId]| {
+        nodes
+            .iter()
+            .map(NodeId::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let runs = match (names(&stream.nodes), names(&stream.idle_nodes)) {
+        (runs, idle) if idle.is_empty() => format!("on {runs}"),
+        (runs, idle) => format!("on {runs}; not run by {idle}"),
+    };
     for (place, known) in stream.revisions.iter().enumerate() {
         let Revision {
             number, release, ..
@@ -110,8 +121,8 @@ fn describe(stream: &Stream) -> String {
         let name = name.as_ref().map_or("removed", |name| &name[..NAME_SHOWN]);
         let what = match place {
             0 if release.is_none() => String::new(),
-            0 => format!("on {}", nodes.join(", ")),
-            _ if known.is_here => "before".to_owned(),
+            0 => runs.clone(),
+            _ if known.is_here || release.is_none() => "before".to_owned(),
             _ => "before; not on this node".to_owned(),
         };
         let stream = if place == 0 { &*stream.stream } else { "" };

@@ -20,6 +20,9 @@ use crate::security::{SignatureError, SignedAs, TrustedKeys};
 /// Maximum size of an error text; parts of it come from the plugin's file.
 const ERROR_TEXT_BYTES_MAX: usize = 8 << 10;
 
+/// Versions from here on are times, in seconds since 1970, as minisign writes them.
+const TIMES_FROM: u64 = 1_000_000_000;
+
 /// Why a plugin does not run; the operator reads it in the log and in the admin API. The first
 /// field names the file.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +54,8 @@ enum PluginError {
         said: SignedAs,
     },
     #[error(
-        "{signature}: version {version} is older than {at_least}, which ran last: sign it with a higher one, or go back on purpose with `meshage-host plugins use`"
+        "{signature}: version {version} is older than {at_least}, which ran last{}: sign it with a higher one, or go back on purpose with `meshage-host plugins use`",
+        if *.at_least > TIMES_FROM { " (the time of a signature that named no version)" } else { "" }
     )]
     Older {
         signature: String,
@@ -331,7 +335,7 @@ fn check_version(
 fn said_of(said: &SignedAs) -> String {
     match said {
         SignedAs { stream: None, .. } => "no stream".into(),
-        SignedAs { version: None, .. } => "no version".into(),
+        SignedAs { version: None, .. } => "no version that is a number".into(),
         SignedAs {
             stream: Some(stream),
             ..

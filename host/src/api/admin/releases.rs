@@ -1,14 +1,17 @@
 //! The admin API's view of the plugins that the mesh shares.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::shared::{Admin, bad_request};
-use crate::message::{NodeId, Revision, StreamName};
+use crate::membership::Node;
+use crate::message::{NodeId, StreamName};
 use crate::plugins::{NoRevision, SharedStream, Sharing};
 
 const NOT_SHARED: &str =
@@ -18,8 +21,10 @@ const NOT_SHARED: &str =
 struct Described {
     #[serde(flatten)]
     stream: SharedStream,
-    /// The nodes that have the current release.
+    /// The nodes on which the current release runs.
     nodes: Vec<NodeId>,
+    /// Those that have it, and do not run it.
+    idle_nodes: Vec<NodeId>,
 }
 
 pub(super) async fn list(State(admin): State<Admin>) -> Response {
@@ -28,14 +33,18 @@ pub(super) async fn list(State(admin): State<Admin>) -> Response {
     };
     let view = admin.view.borrow().clone();
     let describe = |stream: SharedStream| {
-        let has = |node: &crate::membership::Node| {
-            let shared = node.releases.as_ref()?.get(&stream.stream)?;
-            let current = stream.revisions.first()?.revision;
-            Some(shared.is_here && shared.revision == current)
+        let current = stream.revisions.first().map(|known| known.revision);
+        let nodes = |runs: bool| {
+            let is_it = |node: &&Node| {
+                let shared = node.releases.as_ref()?.get(&stream.stream)?;
+                Some(shared.is_here && shared.runs == runs && Some(shared.revision) == current)
+            };
+            let nodes = view.nodes.values().filter(|node| is_it(node) == Some(true));
+            nodes.map(|node| node.node_id.clone()).collect()
         };
-        let nodes = view.nodes.values().filter(|node| has(node) == Some(true));
         Described {
-            nodes: nodes.map(|node| node.node_id.clone()).collect(),
+            nodes: nodes(true),
+            idle_nodes: nodes(false),
             stream,
         }
     };
@@ -47,37 +56,40 @@ pub(super) async fn use_again(
     State(admin): State<Admin>,
     Path((stream, wanted)): Path<(String, String)>,
 ) -> Response {
-    change(&admin, stream, |sharing, stream| {
-        sharing.use_again(stream, &wanted).map(Some)
-    })
+    let (sharing, stream) = match asked(&admin, stream) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    let made = sharing.use_again(&stream, &wanted).await;
+    answer(made.map(|revision| json!(revision)))
 }
 
 pub(super) async fn use_file(State(admin): State<Admin>, Path(stream): Path<String>) -> Response {
-    change(&admin, stream, |sharing, stream| {
-        sharing.use_file(stream).map(|()| None)
-    })
+    let (sharing, stream) = match asked(&admin, stream) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    answer(sharing.use_file(&stream).map(|()| json!({})))
 }
 
 pub(super) async fn remove(State(admin): State<Admin>, Path(stream): Path<String>) -> Response {
-    change(&admin, stream, |sharing, stream| {
-        sharing.remove(stream).map(Some)
-    })
+    let (sharing, stream) = match asked(&admin, stream) {
+        Ok(asked) => asked,
+        Err(refused) => return *refused,
+    };
+    answer(sharing.remove(&stream).map(|revision| json!(revision)))
 }
 
-fn change(
-    admin: &Admin,
-    stream: String,
-    change: impl FnOnce(&Sharing, &StreamName) -> Result<Option<Revision>, NoRevision>,
-) -> Response {
-    let stream = match StreamName::try_from(stream) {
-        Ok(stream) => stream,
-        Err(error) => return bad_request(format!("the stream: {error}")),
-    };
-    let Some(sharing) = &admin.sharing else {
-        return not_shared();
-    };
-    match change(sharing, &stream) {
-        Ok(revision) => Json(revision).into_response(),
+fn asked(admin: &Admin, stream: String) -> Result<(Arc<Sharing>, StreamName), Box<Response>> {
+    let stream = StreamName::try_from(stream);
+    let stream = stream.map_err(|error| Box::new(bad_request(format!("the stream: {error}"))))?;
+    let sharing = admin.sharing.clone();
+    Ok((sharing.ok_or_else(|| Box::new(not_shared()))?, stream))
+}
+
+fn answer(made: Result<Value, NoRevision>) -> Response {
+    match made {
+        Ok(made) => Json(made).into_response(),
         Err(error) => {
             let status = match error {
                 NoRevision::Stream(_) | NoRevision::Which { .. } | NoRevision::File(_) => {

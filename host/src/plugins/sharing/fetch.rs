@@ -1,18 +1,17 @@
 //! Brings releases here that other nodes have, and keeps what is known on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Sharing, StoreError};
+use super::{Packed, Sharing, StoreError};
 use crate::membership::{Node, View};
 use crate::message::{NodeId, RELEASE_PART_BYTES, ReleaseId};
 use crate::runtime::COMPONENT_BYTES_MAX;
@@ -20,8 +19,9 @@ use crate::runtime::COMPONENT_BYTES_MAX;
 /// Releases that are fetched at once: each is in memory meanwhile.
 const FETCHES_MAX: usize = 2;
 
-/// Before what could not be fetched, or saved, is tried again.
+/// Before what could not be fetched, or saved, is tried again, first and at most.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// How long one node may take for a release: 64 MiB over a slow line.
 const FETCH_MAX: Duration = Duration::from_secs(600);
@@ -47,10 +47,10 @@ pub trait Fetch: Send + Sync {
 /// What is under way, and what was tried.
 #[derive(Default)]
 struct Fetching {
-    tasks: JoinSet<ReleaseId>,
+    tasks: JoinSet<(ReleaseId, Brought)>,
     running: BTreeSet<ReleaseId>,
-    /// When a release was last asked for in vain.
-    tried: BTreeMap<ReleaseId, Instant>,
+    /// When a release was last asked for in vain, and after how long it is asked for again.
+    tried: BTreeMap<ReleaseId, (Instant, Duration)>,
 }
 
 impl Fetching {
@@ -59,12 +59,31 @@ impl Fetching {
         let tried = |release: &ReleaseId| self.tried.get(release).copied();
         let is_due = |release: &&ReleaseId| {
             !self.running.contains(*release)
-                && tried(release).is_none_or(|tried| tried.elapsed() >= RETRY_AFTER)
+                && tried(release).is_none_or(|(tried, pause)| tried.elapsed() >= pause)
         };
         let mut due: Vec<ReleaseId> = missing.iter().filter(is_due).copied().collect();
         due.sort_by_key(tried);
         due
     }
+
+    /// Notes how an attempt has ended. What nodes do not give, or cannot be kept here, is asked for ever less often.
+    fn note(&mut self, release: ReleaseId, brought: Brought) {
+        let pause = match (brought, self.tried.get(&release)) {
+            (Brought::NotGiven, Some((_, before))) => (*before * 2).min(RETRY_AFTER_MAX),
+            _ => RETRY_AFTER,
+        };
+        self.tried.insert(release, (Instant::now(), pause));
+    }
+}
+
+/// How an attempt to bring a release here has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brought {
+    Here,
+    /// No live node has it.
+    Nowhere,
+    /// A node that has it was asked in vain.
+    NotGiven,
 }
 
 impl Sharing {
@@ -79,7 +98,7 @@ impl Sharing {
         loop {
             let seen = view.borrow_and_update().clone();
             self.hear(&seen);
-            let is_saved = self.save(&mut unsaved).await;
+            let is_saved = self.keep(&mut unsaved).await && self.save(&mut unsaved).await;
             let missing = self.missing();
             fetching
                 .tried
@@ -91,10 +110,9 @@ impl Sharing {
                 fetching.running.insert(release);
                 let nodes = holders(&seen, release);
                 let (sharing, fetch) = (self.clone(), fetch.clone());
-                fetching.tasks.spawn(async move {
-                    sharing.bring(release, nodes, &*fetch).await;
-                    release
-                });
+                fetching
+                    .tasks
+                    .spawn(async move { (release, sharing.bring(release, nodes, &*fetch).await) });
             }
             tokio::select! {
                 changed = view.changed() => if changed.is_err() {
@@ -102,9 +120,9 @@ impl Sharing {
                 },
                 () = self.wake.notified() => {}
                 Some(done) = fetching.tasks.join_next() => match done {
-                    Ok(release) => {
+                    Ok((release, brought)) => {
                         fetching.running.remove(&release);
-                        fetching.tried.insert(release, Instant::now());
+                        fetching.note(release, brought);
                     }
                     // A panic, which the log has.
                     Err(_) => {
@@ -117,7 +135,40 @@ impl Sharing {
         }
     }
 
-    /// Returns whether everything is saved. `problem` is why it last was not.
+    /// Keeps the files that have loaded, which are the mesh's then. Returns whether all are kept; `problem` is why not.
+    async fn keep(self: &Arc<Self>, problem: &mut String) -> bool {
+        loop {
+            let next = self.lock().to_keep.pop_first();
+            let Some((stream, (packed, signed))) = next else {
+                return true;
+            };
+            let sharing = self.clone();
+            let Packed {
+                version,
+                name,
+                bytes,
+            } = packed.clone();
+            let kept = spawn_blocking(move || sharing.store.put(name.release, &bytes)).await;
+            if !log_kept(kept, problem) {
+                let mut state = self.lock();
+                state.to_keep.entry(stream).or_insert((packed, signed));
+                return false;
+            }
+            let made = self.change(|state| {
+                state.here.insert(name.release);
+                let file = Some((version, name.component));
+                let records = &mut state.records;
+                records.loaded(&stream, file, name.release, signed)
+            });
+            // What is to run may be another one now.
+            self.changed.notify_one();
+            if let Some(revision) = made {
+                info!(event = "plugin-released", %stream, revision = revision.number, release = %name.release, "the mesh gets this plugin");
+            }
+        }
+    }
+
+    /// Saves what is known. Returns whether it is; `problem` is why not.
     async fn save(self: &Arc<Self>, problem: &mut String) -> bool {
         let kept = {
             let mut state = self.lock();
@@ -125,47 +176,40 @@ impl Sharing {
                 return true;
             }
             let named: BTreeSet<ReleaseId> = state.records.named().collect();
-            let packed: BTreeSet<_> = state.packed.values().map(|(_, it)| *it).collect();
-            state
-                .here
-                .retain(|it| named.contains(it) || packed.contains(it));
+            state.here.retain(|it| named.contains(it));
             state.records.kept()
         };
         let sharing = self.clone();
         let saving = spawn_blocking(move || {
             sharing.store.save(&kept)?;
             sharing.store.sweep(&kept);
-            Ok::<_, StoreError>(())
+            Ok(())
         });
-        let saved = saving.await.map_err(io::Error::from);
-        let error = match saved {
-            Ok(Ok(())) => {
-                problem.clear();
-                return true;
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => panic.to_string(),
-        };
-        if *problem != error {
-            warn!(
-                event = "plugins-not-saved",
-                error, "what the mesh shares cannot be kept here; it is tried again"
-            );
-            *problem = error;
+        let is_saved = log_kept(saving.await, problem);
+        if !is_saved {
+            self.lock().is_unsaved = true;
         }
-        self.lock().is_unsaved = true;
-        false
+        is_saved
     }
 
     /// Brings a release here: from this node's own directory, or from one of these nodes.
-    async fn bring(self: &Arc<Self>, release: ReleaseId, nodes: Vec<NodeId>, fetch: &dyn Fetch) {
+    async fn bring(
+        self: &Arc<Self>,
+        release: ReleaseId,
+        nodes: Vec<NodeId>,
+        fetch: &dyn Fetch,
+    ) -> Brought {
         let sharing = self.clone();
         if spawn_blocking(move || sharing.restore(release))
             .await
             .unwrap_or_default()
         {
-            return;
+            return Brought::Here;
         }
+        let brought = match nodes.is_empty() {
+            true => Brought::Nowhere,
+            false => Brought::NotGiven,
+        };
         let mut problem = "no live node has it".to_owned();
         for node in nodes {
             let fetched = timeout(FETCH_MAX, self.fetch(&node, release, fetch)).await;
@@ -177,11 +221,11 @@ impl Sharing {
                         state.problems.remove(&release);
                         state.here.insert(release)
                     });
-                    return;
+                    return Brought::Here;
                 }
                 Err(error) => {
-                    debug!(event = "release-not-fetched", %release, %node, error, "a node does not hand out a release");
-                    problem = format!("{node}: {error}");
+                    debug!(event = "release-not-fetched", %release, %node, error, "a release could not be fetched from a node");
+                    problem = format!("from {node}: {error}");
                 }
             }
         }
@@ -189,6 +233,7 @@ impl Sharing {
         if known.as_ref() != Some(&problem) {
             warn!(event = "release-unavailable", %release, error = problem, "a release that is to run cannot be fetched; it is tried again");
         }
+        brought
     }
 
     /// Fetches a release from a node, and keeps it. Returns its size.
@@ -205,11 +250,31 @@ impl Sharing {
                 return Err("what it sent is not what it was asked for".to_owned());
             }
             let put = sharing.store.put(release, &bytes);
-            put.map_err(|error| error.to_string())
+            put.map_err(|error| format!("it cannot be kept here: {error}"))
         });
         keeping.await.map_err(|error| error.to_string())??;
         Ok(length)
     }
+}
+
+/// Whether something was kept; if not, and not for the same reason as before, it is told.
+fn log_kept(kept: Result<Result<(), StoreError>, JoinError>, problem: &mut String) -> bool {
+    let error = match kept {
+        Ok(Ok(())) => {
+            problem.clear();
+            return true;
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic.to_string(),
+    };
+    if *problem != error {
+        warn!(
+            event = "plugins-not-saved",
+            error, "what the mesh shares cannot be kept here; it is tried again"
+        );
+        *problem = error;
+    }
+    false
 }
 
 /// The nodes that have a release, in any order.

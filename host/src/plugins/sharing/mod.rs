@@ -17,14 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
-use tracing::info;
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
 
 use super::directory::Directory;
 use super::source::{Files, Found, ReadError, SignedVersions, Source, SourceEvent, Version};
 use crate::membership::NodeState;
 use crate::membership::View;
 use crate::message::{NodeId, ReleaseId, Revision, SharedReleases, StreamName};
-use records::{Named, Records, Runs};
+use records::{FileName, Named, Records, Runs};
 use store::Store;
 
 pub use fetch::Fetch;
@@ -51,12 +52,22 @@ struct State {
     shown: BTreeMap<StreamName, (Version, Runs)>,
     /// The directory of the last look.
     place: Option<(u64, u64)>,
-    /// What the file of a stream was when it was read.
-    packed: BTreeMap<StreamName, (Version, ReleaseId)>,
+    /// What the file of a stream was when it was read: it is kept once it has loaded.
+    packed: BTreeMap<StreamName, Packed>,
+    /// Files that have loaded, and are to be kept.
+    to_keep: BTreeMap<StreamName, (Packed, Option<SignedVersions>)>,
     stage: Stage,
     /// Why a release could not be fetched.
     problems: BTreeMap<ReleaseId, String>,
     is_unsaved: bool,
+}
+
+/// The file of a stream, in one version, as a release.
+#[derive(Clone)]
+struct Packed {
+    version: Version,
+    name: FileName,
+    bytes: Bytes,
 }
 
 /// Before the first look a node takes the mesh's word, if there is one.
@@ -114,6 +125,7 @@ impl Sharing {
                 shown: BTreeMap::new(),
                 place: None,
                 packed: BTreeMap::new(),
+                to_keep: BTreeMap::new(),
                 stage: Stage::Begins { is_alone: true },
                 problems: BTreeMap::new(),
                 is_unsaved: false,
@@ -196,13 +208,29 @@ impl Sharing {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn use_again(&self, stream: &StreamName, wanted: &str) -> Result<Revision, NoRevision> {
+    pub async fn use_again(
+        self: &Arc<Self>,
+        stream: &StreamName,
+        wanted: &str,
+    ) -> Result<Revision, NoRevision> {
+        let release = self.lock().records.find(stream, wanted)?;
+        let sharing = self.clone();
+        // Others will ask for it: it has to be here, and right.
+        let is_here = spawn_blocking(move || match sharing.store.get(release) {
+            Ok(_) => true,
+            Err(error) => {
+                sharing.lost(release, &error);
+                false
+            }
+        });
+        if !is_here.await.unwrap_or_default() {
+            return Err(NoRevision::NotHere);
+        }
         let revision = self.change(|state| {
-            let here = &state.here;
-            let is_here = |release| here.contains(&release);
-            state.records.use_again(stream, wanted, is_here)
+            state.here.insert(release);
+            state.records.use_again(stream, release)
         })?;
-        info!(event = "plugin-used-again", %stream, revision = revision.number, wanted, "the mesh goes back to an earlier release of a plugin");
+        info!(event = "plugin-used-again", %stream, revision = revision.number, %release, "the mesh goes back to an earlier release of a plugin");
         Ok(revision)
     }
 
@@ -255,8 +283,9 @@ impl Sharing {
         let mut state = self.lock();
         let before = state.records.kept();
         let changed = change(&mut state);
-        state.is_unsaved |= before != state.records.kept();
-        let is_unsaved = state.is_unsaved;
+        let is_changed = before != state.records.kept();
+        state.is_unsaved |= is_changed;
+        let is_to_do = is_changed || !state.to_keep.is_empty();
         drop(state);
         // Made under the channel's lock, so that the last one is of the last change.
         let is_news = self.announced.send_if_modified(|known| {
@@ -271,7 +300,7 @@ impl Sharing {
         if is_news {
             self.changed.notify_one();
         }
-        if is_news || is_unsaved {
+        if is_news || is_to_do {
             self.wake.notify_one();
         }
         changed
@@ -284,46 +313,43 @@ impl Sharing {
     /// What the file of a stream is. It reads the file.
     fn name_of_file(&self, stream: &StreamName) -> Named {
         let (_, files) = self.directory.read(stream.as_str(), true);
-        match files {
-            Ok(files) => match release::pack(&files) {
-                Ok((release, _)) => Named::Release(release),
-                Err(error) if error.is_lasting => Named::Nothing,
-                Err(_) => Named::Unreadable,
-            },
-            Err(error) if error.is_lasting => Named::Nothing,
-            Err(_) => Named::Unreadable,
+        let named = match files {
+            Ok(files) => release::pack(&files).map_err(|error| error.is_lasting),
+            Err(error) => Err(error.is_lasting),
+        };
+        match named {
+            Ok((name, _)) => Named::Release(name),
+            Err(true) => Named::Nothing,
+            Err(false) => Named::Unreadable,
         }
     }
 
-    /// Reads the file of a stream, and keeps the release that it is.
+    /// Reads the file of a stream, and remembers the release that it is.
     fn read_file(
         &self,
         stream: &StreamName,
         version: Version,
     ) -> (Option<Version>, Result<Files, ReadError>) {
         let (read, files) = self.directory.read(stream.as_str(), true);
-        let files = files.and_then(|mut files| {
+        let files = files.map(|mut files| {
             // What is wrong with a manifest is told by whoever loads it.
             let packed = release::pack(&files).ok();
-            let mut release = None;
-            if let Some((name, bytes)) = packed.filter(|_| read == Some(version)) {
-                self.store.put(name, &bytes).map_err(|error| ReadError {
-                    text: format!("it cannot be kept for the mesh: {error}"),
-                    is_lasting: false,
-                })?;
-                self.change(|state| {
-                    state.here.insert(name);
-                    state.packed.insert(stream.clone(), (version, name));
-                });
-                release = Some(name);
+            let packed = packed.filter(|_| read == Some(version));
+            let release = packed.as_ref().map(|(name, _)| name.release);
+            let mut state = self.lock();
+            if let Some((name, bytes)) = packed {
+                let packed = Packed {
+                    version,
+                    name,
+                    bytes: bytes.into(),
+                };
+                state.packed.insert(stream.clone(), packed);
             }
-            let state = self.lock();
             // A file that is dropped is not what the mesh was asked to go back to.
             let known = state.records.file_of(stream, version);
-            files.signed = state
-                .records
-                .signed_terms(stream, known.filter(|it| Some(*it) == release));
-            Ok(files)
+            let known = known.filter(|known| Some(*known) == release);
+            files.signed = state.records.signed_terms(stream, known);
+            files
         });
         (read, files)
     }
@@ -355,7 +381,7 @@ impl Sharing {
                 let (_, files) = self.directory.read(stream.as_str(), true);
                 let packed = files.ok().and_then(|files| release::pack(&files).ok());
                 packed.is_some_and(|(name, bytes)| {
-                    name == release && self.store.put(name, &bytes).is_ok()
+                    name.release == release && self.store.put(release, &bytes).is_ok()
                 })
             });
         if is_here {
@@ -413,14 +439,22 @@ impl Source for Sharing {
         let name = |stream: StreamName| (stream.clone(), self.name_of_file(&stream));
         let names: BTreeMap<StreamName, Named> = to_name.into_iter().map(name).collect();
         let name = |stream: &StreamName| names.get(stream).copied().unwrap_or(Named::Unreadable);
-        Ok(self.change(|state| {
+        let found = self.change(|state| {
             match stage {
                 Stage::Begins { is_alone } => state.records.begin(&streams, is_alone, name),
                 Stage::Follows => state.records.observe(&streams, is_same_place, name),
             }
             (state.stage, state.place) = (Stage::Follows, Some(place));
             state.found(others)
-        }))
+        });
+        let state = self.lock();
+        for stream in names.keys() {
+            if let Some(because) = state.records.shadowed(stream) {
+                let file = self.directory.origin(stream.as_str());
+                warn!(event = "plugin-file-unused", %file, %because, "a file in the plugins directory does not run; `meshage-host plugins use` has the mesh run it");
+            }
+        }
+        Ok(found)
     }
 
     fn read(&self, name: &str, signed: bool) -> (Option<Version>, Result<Files, ReadError>) {
@@ -459,33 +493,29 @@ impl Source for Sharing {
         let Ok(stream) = StreamName::try_from(name) else {
             return;
         };
-        let made = self.change(|state| {
+        self.change(|state| {
+            let packed = state.packed.remove(&stream);
             // It may have been replaced since.
-            let (_, what) = state
-                .shown
-                .get(&stream)
-                .copied()
-                .filter(|it| it.0 == version)?;
-            let Ok(signed) = result else {
-                state.records.failed(&stream, what);
-                return None;
+            let shown = state.shown.get(&stream).copied();
+            let Some((_, what)) = shown.filter(|it| it.0 == version) else {
+                return;
             };
-            let (file, release) = match what {
-                Runs::File(version) => {
-                    let packed = state.packed.get(&stream).filter(|it| it.0 == version)?;
-                    (Some(version), packed.1)
+            match (result, what) {
+                (Err(_), _) => state.records.failed(&stream, what),
+                // Before it is the mesh's, it is kept.
+                (Ok(signed), Runs::File(version)) => {
+                    if let Some(packed) = packed.filter(|packed| packed.version == version) {
+                        state.to_keep.insert(stream, (packed, signed));
+                    }
                 }
-                Runs::Release(_, release) => (None, release),
-                Runs::Nothing => return None,
-            };
-            let revision = state.records.loaded(&stream, file, release, signed)?;
-            Some((revision.number, release))
+                (Ok(signed), Runs::Release(_, release)) => {
+                    state.records.loaded(&stream, None, release, signed);
+                }
+                (Ok(_), Runs::Nothing) => {}
+            }
         });
         // What is to run may be another one now.
         self.changed.notify_one();
-        if let Some((revision, release)) = made {
-            info!(event = "plugin-released", %stream, revision, %release, "the mesh gets this plugin");
-        }
     }
 
     fn log(&self, event: SourceEvent<'_>) {

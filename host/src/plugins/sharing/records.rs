@@ -33,7 +33,7 @@ pub(super) struct KeptRecord {
     /// The current one, then those in whose place it came.
     pub(super) revisions: Vec<Revision>,
     /// The file of this node, as it last was.
-    file: Option<ReleaseId>,
+    file: Option<FileName>,
     /// The revision whose file was removed here: the stream does not run on this node until there is a later one.
     removed_at: Option<u64>,
     /// The release that ran last.
@@ -42,14 +42,22 @@ pub(super) struct KeptRecord {
     signed: Option<SignedVersions>,
 }
 
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileName {
+    pub(super) release: ReleaseId,
+    /// The SHA-256 of the component alone.
+    pub(super) component: ReleaseId,
+}
+
 #[derive(Default)]
 struct Record {
     kept: KeptRecord,
     file: Option<FoundFile>,
     /// The file could not be read as the node joined: it is not what somebody has put there since.
     is_unread: bool,
-    /// Whether any release has run since the node started.
-    has_run: bool,
+    /// The release that runs, of those that have run since the node started.
+    running: Option<ReleaseId>,
     /// The last revision whose release did not load.
     failed: Option<u64>,
 }
@@ -67,7 +75,7 @@ enum FileState {
     /// It does not load; this revision was the current one then.
     Failed { at: u64 },
     /// It runs if it is what the current revision names.
-    Known(ReleaseId),
+    Known(FileName),
     /// It is no plugin, and the mesh knows better.
     Aside,
 }
@@ -75,7 +83,7 @@ enum FileState {
 /// What a look finds a file to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
-    Release(ReleaseId),
+    Release(FileName),
     /// It cannot be read now.
     Unreadable,
     /// It can never be one: whoever loads it says why.
@@ -131,9 +139,12 @@ pub enum NoRevision {
 
 impl Records {
     pub(super) fn of(kept: Kept) -> Self {
-        let record = |kept| Record {
-            kept,
-            ..Record::default()
+        let record = |mut kept: KeptRecord| {
+            kept.revisions.retain(|it| it.number <= NUMBER_MAX);
+            Record {
+                kept,
+                ..Record::default()
+            }
         };
         let records = kept
             .into_iter()
@@ -168,9 +179,7 @@ impl Records {
             let record = self.0.entry(stream.clone()).or_default();
             let has_run = record.current().is_some();
             let state = match name(stream) {
-                Named::Release(release) if record.knows(release) || !is_alone => {
-                    FileState::Known(release)
-                }
+                Named::Release(name) if record.knows(name) || !is_alone => FileState::Known(name),
                 Named::Nothing if has_run || !is_alone => FileState::Aside,
                 Named::Nothing => FileState::Dropped,
                 // What ran before runs first: the file may be broken. The next look finds it.
@@ -197,8 +206,8 @@ impl Records {
             if !files.contains_key(stream)
                 && let Some(file) = record.file.take()
                 && is_same_place
-                && let (FileState::Known(release), Some(current)) = (file.state, record.current())
-                && current.release == Some(release)
+                && let (FileState::Known(name), Some(current)) = (file.state, record.current())
+                && current.release == Some(name.release)
             {
                 record.kept.removed_at = Some(current.number);
             }
@@ -211,8 +220,8 @@ impl Records {
             record.kept.removed_at = None;
             let state = match name(stream) {
                 // It was touched, or is back from somewhere.
-                Named::Release(release) if record.knows(release) || record.is_unread => {
-                    FileState::Known(release)
+                Named::Release(name) if record.knows(name) || record.is_unread => {
+                    FileState::Known(name)
                 }
                 Named::Release(_) | Named::Nothing => FileState::Dropped,
                 // The next look asks again.
@@ -234,8 +243,8 @@ impl Records {
             let is_meant = match file.state {
                 FileState::Dropped => true,
                 FileState::Failed { at } => at == number,
-                FileState::Known(release) => {
-                    current.is_some_and(|current| current.release == Some(release))
+                FileState::Known(name) => {
+                    current.is_some_and(|current| current.release == Some(name.release))
                 }
                 FileState::Aside => false,
             };
@@ -253,7 +262,7 @@ impl Records {
         // After a start what ran last is better than nothing.
         let is_bad = record.failed == Some(number) || !is_here(release);
         match record.kept.ran.filter(|ran| is_here(*ran)) {
-            Some(ran) if is_bad && !record.has_run => Runs::Release(number, ran),
+            Some(ran) if is_bad && record.running.is_none() => Runs::Release(number, ran),
             _ => Runs::Release(number, release),
         }
     }
@@ -291,7 +300,7 @@ impl Records {
     pub(super) fn file_of(&self, stream: &StreamName, version: Version) -> Option<ReleaseId> {
         let file = self.0.get(stream)?.file?;
         match file.state {
-            FileState::Known(release) if file.version == version => Some(release),
+            FileState::Known(name) if file.version == version => Some(name.release),
             _ => None,
         }
     }
@@ -299,25 +308,24 @@ impl Records {
     /// The streams whose file is this release.
     pub(super) fn files_that_are(&self, release: ReleaseId) -> Vec<StreamName> {
         let is_it = |record: &Record| {
-            record
-                .file
-                .is_some_and(|file| file.state == FileState::Known(release))
+            let state = record.file.map(|file| file.state);
+            matches!(state, Some(FileState::Known(name)) if name.release == release)
         };
         let streams = self.0.iter().filter(|(_, record)| is_it(record));
         streams.map(|(stream, _)| stream.clone()).collect()
     }
 
-    /// A release runs: the file in this version, or what was fetched. Returns the revision that a file has become, if it is a
+    /// A release runs: the file in this version, of this component, or what was fetched. Returns the revision that a file has become, if it is a
     /// new one.
     pub(super) fn loaded(
         &mut self,
         stream: &StreamName,
-        file: Option<Version>,
+        file: Option<(Version, ReleaseId)>,
         release: ReleaseId,
         signed: Option<SignedVersions>,
     ) -> Option<Revision> {
         let record = self.0.get_mut(stream)?;
-        record.has_run = true;
+        record.running = Some(release);
         record.kept.ran = Some(release);
         record.kept.signed = signed.map(|signed| SignedVersions {
             // Leaving the manifest out makes older ones no newer.
@@ -327,14 +335,15 @@ impl Records {
             },
             ..signed
         });
-        let version = file?;
+        let (version, component) = file?;
+        let name = FileName { release, component };
         let file = record
             .file
             .as_mut()
             .filter(|file| file.version == version)?;
         let was_dropped = !matches!(file.state, FileState::Known(_));
-        file.state = FileState::Known(release);
-        record.kept.file = Some(release);
+        file.state = FileState::Known(name);
+        record.kept.file = Some(name);
         let current = record.current();
         if !was_dropped || current.is_some_and(|current| current.release == Some(release)) {
             return None;
@@ -372,14 +381,11 @@ impl Records {
         }
     }
 
-    /// Makes a revision of a kept one, by its number or the beginning of its release's name, on purpose.
-    pub(super) fn use_again(
-        &mut self,
-        stream: &StreamName,
-        wanted: &str,
-        is_here: impl Fn(ReleaseId) -> bool,
-    ) -> Result<Revision, NoRevision> {
-        let record = self.known(stream)?;
+    /// The release of a kept revision, by its number or the beginning of the release's name.
+    pub(super) fn find(&self, stream: &StreamName, wanted: &str) -> Result<ReleaseId, NoRevision> {
+        let record = self.0.get(stream);
+        let record = record.filter(|record| record.current().is_some());
+        let record = record.ok_or_else(|| NoRevision::Stream(stream.clone()))?;
         let kept = || {
             let revisions = record.kept.revisions.iter();
             revisions.filter_map(|it| Some((it.number.to_string(), it.release?)))
@@ -388,23 +394,29 @@ impl Records {
         let found = kept().find(|(number, release)| {
             number == wanted || is_name && release.to_string().starts_with(wanted)
         });
-        let Some((_, release)) = found else {
+        found.map(|(_, release)| release).ok_or_else(|| {
             let known = kept().map(|(number, release)| {
                 let name = release.to_string();
                 format!("{number} ({})", &name[..12])
             });
-            return Err(NoRevision::Which {
+            NoRevision::Which {
                 stream: stream.clone(),
                 wanted: wanted.to_owned(),
                 known: known.collect::<Vec<_>>().join(", "),
-            });
-        };
+            }
+        })
+    }
+
+    /// Makes a revision of a release that ran before, on purpose.
+    pub(super) fn use_again(
+        &mut self,
+        stream: &StreamName,
+        release: ReleaseId,
+    ) -> Result<Revision, NoRevision> {
+        let record = self.known(stream)?;
         let current = record.current();
         if let Some(current) = current.filter(|it| it.release == Some(release)) {
             return Err(NoRevision::Current(current.number));
-        }
-        if !is_here(release) {
-            return Err(NoRevision::NotHere);
         }
         record.kept.removed_at = None;
         let next = record.next(Some(release), true);
@@ -445,7 +457,13 @@ impl Records {
         let shared = self.0.iter().filter_map(|(stream, record)| {
             let revision = record.current()?;
             let is_here = revision.release.is_some_and(&is_here);
-            Some((stream.clone(), SharedRelease { revision, is_here }))
+            let runs = revision.release.is_some() && record.running == revision.release;
+            let shared = SharedRelease {
+                revision,
+                is_here,
+                runs: runs && !self.is_removed_here(stream),
+            };
+            Some((stream.clone(), shared))
         });
         shared.collect()
     }
@@ -475,7 +493,7 @@ impl Records {
     pub(super) fn shadowed(&self, stream: &StreamName) -> Option<Shadowed> {
         let record = self.0.get(stream)?;
         let release = match record.file?.state {
-            FileState::Known(release) => release,
+            FileState::Known(name) => name.release,
             FileState::Aside => return Some(Shadowed::NoPlugin),
             FileState::Dropped | FileState::Failed { .. } => return None,
         };
@@ -505,16 +523,21 @@ impl Record {
         self.kept.revisions.first().copied()
     }
 
-    /// Whether a file is what runs, or what lay here before.
-    fn knows(&self, release: ReleaseId) -> bool {
+    /// Whether a file is what runs, or what lay here before; a manifest that changes beside a component that does not run
+    /// brings it to nobody.
+    fn knows(&self, name: FileName) -> bool {
         let current = self.current().and_then(|current| current.release);
-        current == Some(release) || self.kept.file == Some(release)
+        let before = self.kept.file;
+        let is_aside = before.is_some_and(|before| current != Some(before.release));
+        current == Some(name.release)
+            || before == Some(name)
+            || is_aside && before.is_some_and(|before| before.component == name.component)
     }
 
     fn found(&mut self, version: Version, state: FileState) {
         self.file = Some(FoundFile { version, state });
-        if let FileState::Known(release) = state {
-            self.kept.file = Some(release);
+        if let FileState::Known(name) = state {
+            self.kept.file = Some(name);
         }
     }
 
@@ -570,8 +593,14 @@ mod tests {
         BTreeMap::new()
     }
 
+    /// A file without a manifest.
+    fn plain(release: ReleaseId) -> Named {
+        let component = release;
+        Named::Release(FileName { release, component })
+    }
+
     fn is(release: ReleaseId) -> impl Fn(&StreamName) -> Named {
-        move |_| Named::Release(release)
+        move |_| plain(release)
     }
 
     fn nobody_asks(_: &StreamName) -> Named {
@@ -592,7 +621,7 @@ mod tests {
     }
 
     fn load_file(records: &mut Records, id: u64, release: ReleaseId) -> Option<Revision> {
-        records.loaded(&echo(), Some(version(id)), release, None)
+        records.loaded(&echo(), Some((version(id), release)), release, None)
     }
 
     /// A node whose file has become the first revision.
@@ -636,6 +665,15 @@ mod tests {
             assert_eq!(runs(&records), Runs::Release(2, B));
             assert_eq!(records.shadowed(&echo()), Some(Shadowed::Superseded(2)));
         }
+        // Nor is a manifest beside it.
+        let component = A;
+        let with_manifest = FileName {
+            release: C,
+            component,
+        };
+        records.observe(&file(4), true, |_| Named::Release(with_manifest));
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        records.observe(&file(3), true, is(A));
         // But by somebody's word.
         records.use_file(&echo()).unwrap();
         assert_eq!(runs(&records), Runs::File(version(3)));
@@ -694,8 +732,8 @@ mod tests {
         let name = |stream: &StreamName| match stream.as_str() {
             "bad" => Named::Nothing,
             "slow" => Named::Unreadable,
-            "other" => Named::Release(C),
-            _ => Named::Release(A),
+            "other" => plain(C),
+            _ => plain(A),
         };
         records.begin(&files, false, name);
         assert_eq!(records.to_name(&files), std::slice::from_ref(&slow));
@@ -715,7 +753,7 @@ mod tests {
         files.insert(other.clone(), version(3));
         records.observe(&files, true, is(B));
         assert_eq!(records.runs(&other, |_| true), Runs::File(version(3)));
-        let made = records.loaded(&other, Some(version(3)), B, None);
+        let made = records.loaded(&other, Some((version(3), B)), B, None);
         assert_eq!(made, Some(revision(1, B)));
     }
 
@@ -804,16 +842,16 @@ mod tests {
         let no_stream = Err(NoRevision::Stream(unknown.clone()));
         assert_eq!(records.remove(&unknown), no_stream);
         records.hear(&echo(), revision(2, B));
-        let again = |records: &mut Records, wanted: &str, is_here| {
-            records.use_again(&echo(), wanted, |_| is_here)
+        let again = |records: &mut Records, wanted: &str| {
+            let release = records.find(&echo(), wanted)?;
+            records.use_again(&echo(), release)
         };
-        assert_eq!(again(&mut records, "2", true), Err(NoRevision::Current(2)));
-        assert_eq!(again(&mut records, "1", false), Err(NoRevision::NotHere));
+        assert_eq!(again(&mut records, "2"), Err(NoRevision::Current(2)));
         for wanted in ["5", "0", "0a0a", "", "a"] {
-            let error = again(&mut records, wanted, true).unwrap_err().to_string();
+            let error = again(&mut records, wanted).unwrap_err().to_string();
             assert!(error.contains("2 (0b0b0b0b0b0b), 1 (0a0a"), "{error}");
         }
-        let made = again(&mut records, "0a0a0a0a", true).unwrap();
+        let made = again(&mut records, "0a0a0a0a").unwrap();
         let expected = Revision {
             is_rollback: true,
             ..revision(3, A)
@@ -849,10 +887,10 @@ mod tests {
         // Without a manifest, the last one counts.
         records.loaded(&echo(), None, C, Some(signed(8, 0)));
         assert_eq!(terms(&records, None), (8, 5));
-        records.use_again(&echo(), "1", |_| true).unwrap();
+        records.use_again(&echo(), A).unwrap();
         assert_eq!(terms(&records, Some(A)), (0, 0));
         assert_eq!(terms(&records, Some(B)), (8, 5));
-        records.loaded(&echo(), Some(version(1)), A, Some(signed(1, 1)));
+        records.loaded(&echo(), Some((version(1), A)), A, Some(signed(1, 1)));
         assert_eq!(terms(&records, None), (1, 1));
         assert_eq!(terms(&restarted(&records), None), (1, 1));
     }

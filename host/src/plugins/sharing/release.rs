@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use super::records::FileName;
 use crate::message::ReleaseId;
 use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent, SignedTerms};
 
@@ -48,7 +49,7 @@ pub(super) struct Unpacked {
 ///
 /// # Errors
 /// They are none, which whoever loads them says better.
-pub(super) fn pack(files: &Files) -> Result<(ReleaseId, Vec<u8>), Unpacked> {
+pub(super) fn pack(files: &Files) -> Result<(FileName, Vec<u8>), Unpacked> {
     let manifest = match &files.manifest {
         None => None,
         Some(Ok(file)) => Some(part(file)?),
@@ -64,7 +65,11 @@ pub(super) fn pack(files: &Files) -> Result<(ReleaseId, Vec<u8>), Unpacked> {
     let mut bytes = Vec::with_capacity(files.component.bytes.len() + BESIDE_BYTES);
     bytes.extend_from_slice(FORM);
     let bytes = postcard::to_extend(&release, bytes).map_err(|_| Unpacked { is_lasting: true })?;
-    Ok((name(&bytes), bytes))
+    let name = FileName {
+        release: name(&bytes),
+        component: name(&files.component.bytes),
+    };
+    Ok((name, bytes))
 }
 
 fn part(file: &File) -> Result<Part<'_>, Unpacked> {
@@ -155,10 +160,11 @@ mod tests {
         ];
         let mut names = Vec::new();
         for files in &all {
-            let (release, bytes) = pack(files).unwrap();
-            assert_eq!(name(&bytes), release);
-            assert_eq!(pack(&unpack(&bytes, "it").unwrap()).unwrap().0, release);
-            names.push(release);
+            let (named, bytes) = pack(files).unwrap();
+            assert_eq!(name(&bytes), named.release);
+            assert_eq!(name(&files.component.bytes), named.component);
+            assert_eq!(pack(&unpack(&bytes, "it").unwrap()).unwrap().0, named);
+            names.push(named.release);
         }
         names.sort();
         names.dedup();

@@ -26,7 +26,7 @@ const UNFINISHED: &str = "unfinished";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{}: {}", .0.display(), .1)]
+    #[error("{}: {} (what the mesh shares is kept there: --data-dir)", .0.display(), .1)]
     Io(PathBuf, io::Error),
     #[error("{} is not what this version of meshage writes: {}; remove it, and the node takes what the mesh says", .0.display(), .1)]
     Records(PathBuf, serde_json::Error),
@@ -105,9 +105,11 @@ impl Store {
     }
 
     fn unfinished(&self) -> io::Result<NamedTempFile> {
-        tempfile::Builder::new()
+        let unfinished = tempfile::Builder::new()
             .suffix(&format!(".{UNFINISHED}"))
-            .tempfile_in(&self.folder)
+            .tempfile_in(&self.folder);
+        // Its text has a name that is another one each time.
+        unfinished.map_err(|error| error.kind().into())
     }
 
     fn finish(&self, unfinished: NamedTempFile, file: &Path) -> io::Result<()> {
