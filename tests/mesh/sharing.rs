@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use minisign::KeyPair;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -388,12 +388,19 @@ async fn each_node_trusts_whom_it_trusts_and_old_releases_do_not_come_back() {
     let two = [&nodes[0], &nodes[1]];
     wait_until_live(&two, "echo", &first).await;
     wait_for_error(&nodes[2], "echo", "a key that is not trusted").await;
+    until(|| async {
+        let shared = shared(&nodes[2], "echo").await;
+        shared["nodes"] == json!(["n1", "n2"]) && shared["idleNodes"] == json!(["n3"])
+    })
+    .await;
     assert!(!nodes[0].view().await["n3"].offers.contains_key("echo"));
 
     drop_signed(&homes[1], &second, &keys, "stream:echo version:2");
     wait_until_live(&two, "echo", &second).await;
     // A signature that is good, and old, or for another stream.
-    drop_signed(&homes[0], &first, &keys, "stream:echo version:1");
+    until(|| async { shared(&nodes[0], "echo").await["shadowed"].is_string() }).await;
+    let signature = fs::read(homes[0].plugins.path().join("echo.wasm.minisig")).unwrap();
+    succeeded(plugins(&nodes[0], &["use", "echo"]));
     wait_for_error(&nodes[0], "echo", "version 1 is older than 2").await;
     drop_signed(&homes[0], &first, &keys, "stream:cart version:3");
     wait_for_error(&nodes[0], "echo", "names the stream \"cart\"").await;
@@ -401,8 +408,8 @@ async fn each_node_trusts_whom_it_trusts_and_old_releases_do_not_come_back() {
     wait_for_error(&nodes[0], "echo", "names no stream").await;
     assert_eq!(current(&nodes[1], "echo").await, 2);
     // On purpose it may go back, also where the file is that old one.
-    drop_signed(&homes[0], &first, &keys, "stream:echo version:1");
-    wait_for_error(&nodes[0], "echo", "version 1 is older than 2").await;
+    homes[0].plugins.put("echo.wasm.minisig", &signature);
+    until(|| async { shared(&nodes[0], "echo").await["shadowed"].is_string() }).await;
     succeeded(plugins(&nodes[1], &["use", "echo", "1"]));
     wait_until_live(&two, "echo", &first).await;
     until(|| async {

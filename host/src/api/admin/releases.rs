@@ -18,6 +18,7 @@ const NOT_SHARED: &str =
     "this node shares no plugins: what is in its directory runs on it alone (--share-plugins)";
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Described {
     #[serde(flatten)]
     stream: SharedStream,

@@ -46,7 +46,7 @@ pub(super) struct KeptRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileName {
     pub(super) release: ReleaseId,
-    /// The SHA-256 of the component alone.
+    /// The SHA-256 of the component and its signature, without the manifest.
     pub(super) component: ReleaseId,
 }
 
@@ -337,15 +337,15 @@ impl Records {
         });
         let (version, component) = file?;
         let name = FileName { release, component };
-        let file = record
-            .file
-            .as_mut()
-            .filter(|file| file.version == version)?;
-        let was_dropped = !matches!(file.state, FileState::Known(_));
-        file.state = FileState::Known(name);
+        let mut was_known = false;
+        // It may have gone, or another one may have come: this one has run, all the same.
+        if let Some(file) = record.file.as_mut().filter(|it| it.version == version) {
+            was_known = matches!(file.state, FileState::Known(_));
+            file.state = FileState::Known(name);
+        }
         record.kept.file = Some(name);
         let current = record.current();
-        if !was_dropped || current.is_some_and(|current| current.release == Some(release)) {
+        if was_known || current.is_some_and(|current| current.release == Some(release)) {
             return None;
         }
         record.next(Some(release), false)
@@ -649,10 +649,22 @@ mod tests {
         records.hear(&echo(), revision(2, B));
         assert_eq!(runs(&records), Runs::Release(2, B));
         records.observe(&file(3), true, is(C));
-        assert_eq!(load_file(&mut records, 2, C), None);
         assert_eq!(load_file(&mut records, 3, C), Some(revision(3, C)));
         // What was loaded in between is no news.
         assert_eq!(load_file(&mut records, 3, C), None);
+    }
+
+    #[test]
+    fn what_has_run_is_a_revision_although_its_file_has_gone() {
+        let mut records = with_a_file();
+        records.observe(&file(2), true, is(B));
+        records.observe(&none(), false, nobody_asks);
+        assert_eq!(load_file(&mut records, 2, B), Some(revision(2, B)));
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        // When it is back, it is known.
+        records.observe(&file(2), false, is(B));
+        assert_eq!(runs(&records), Runs::File(version(2)));
+        assert_eq!(load_file(&mut records, 2, B), None);
     }
 
     #[test]

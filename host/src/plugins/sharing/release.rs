@@ -62,12 +62,15 @@ pub(super) fn pack(files: &Files) -> Result<(FileName, Vec<u8>), Unpacked> {
         component: part(&files.component)?,
         manifest,
     };
+    let component = Sha256::new()
+        .chain_update(&files.component.bytes)
+        .chain_update(release.component.signature.unwrap_or_default());
     let mut bytes = Vec::with_capacity(files.component.bytes.len() + BESIDE_BYTES);
     bytes.extend_from_slice(FORM);
     let bytes = postcard::to_extend(&release, bytes).map_err(|_| Unpacked { is_lasting: true })?;
     let name = FileName {
         release: name(&bytes),
-        component: name(&files.component.bytes),
+        component: ReleaseId(component.finalize().into()),
     };
     Ok((name, bytes))
 }
@@ -162,10 +165,12 @@ mod tests {
         for files in &all {
             let (named, bytes) = pack(files).unwrap();
             assert_eq!(name(&bytes), named.release);
-            assert_eq!(name(&files.component.bytes), named.component);
             assert_eq!(pack(&unpack(&bytes, "it").unwrap()).unwrap().0, named);
             names.push(named.release);
         }
+        let component = |files| pack(files).unwrap().0.component;
+        assert_eq!(component(&all[0]), component(&all[2]));
+        assert_ne!(component(&all[0]), component(&all[4]));
         names.sort();
         names.dedup();
         assert_eq!(names.len(), all.len());
