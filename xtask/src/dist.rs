@@ -1,4 +1,4 @@
-//! Makes what is handed out: `cargo xtask dist`. Everything lands in `target/dist`, whose `SHA256SUMS` names it.
+//! Makes what is handed out: `cargo xtask dist`. Everything lands in `target/distrib` (`target/dist` is cargo's), whose `SHA256SUMS` names it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(crate) fn everything(docker: &Docker) -> Result<()> {
 
 /// Where everything lands.
 pub(crate) fn folder() -> PathBuf {
-    root().join("target/dist")
+    root().join("target/distrib")
 }
 
 /// The name of the image.

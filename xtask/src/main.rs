@@ -14,7 +14,7 @@ const USAGE: &str = "\
 cargo xtask build    build target/release/meshage-host and plugins/*.wasm
 cargo xtask run      build, and start a two-node mesh with the example plugins
 cargo xtask bench    measure it beside what others use, and write docs/performance.md (some minutes)
-cargo xtask dist     what is handed out: archives, a package for Debian, an image, in target/dist (some minutes)
+cargo xtask dist     what is handed out: archives, a package for Debian, an image, in target/distrib (some minutes)
 cargo xtask test     everything that must hold: format, clippy, all tests
 cargo xtask test X   build, and the tests over real nodes whose names contain X
 cargo xtask test dist   `cargo xtask dist`, and run each of what it made
