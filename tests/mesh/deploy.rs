@@ -220,6 +220,43 @@ fn what_kubernetes_gets_is_as_its_schemas_have_it() {
     }
 }
 
+#[test]
+fn what_compose_gets_is_as_it_reads_it() {
+    const NAME: &str = "what_compose_gets_is_as_it_reads_it";
+    let compose = |arguments: &[&str], password: Option<&str>| {
+        let mut compose = Command::new("docker");
+        compose
+            .args(["compose", "--file"])
+            .arg(file("deploy/compose/compose.yaml"));
+        compose.args(arguments).env_remove("POSTGRES_PASSWORD");
+        compose.envs(password.map(|password| ("POSTGRES_PASSWORD", password)));
+        compose.output()
+    };
+    if !compose(&["version"], None).is_ok_and(|it| it.status.success()) {
+        return skipped(
+            NAME,
+            "docker compose (https://docs.docker.com/compose/install)",
+        );
+    }
+    let config = compose(&["config", "--format", "json"], Some("secret")).unwrap();
+    assert!(config.status.success(), "{config:?}");
+    let config: Value = serde_json::from_slice(&config.stdout).unwrap();
+    let services = config["services"].as_object().unwrap();
+    assert_eq!(services.len(), 4, "{config}");
+    for node in ["one", "two", "three"] {
+        let node = &services[node];
+        assert_eq!(node["read_only"], true, "{node}");
+        let state = node["environment"]["MESHAGE_STATE"].as_str().unwrap();
+        assert!(
+            state.starts_with("postgres://meshage:secret@postgres/"),
+            "{state}"
+        );
+    }
+    let without = compose(&["config", "--quiet"], None).unwrap();
+    let said = String::from_utf8_lossy(&without.stderr);
+    assert!(said.contains("docs/operating.md"), "{said}");
+}
+
 /// How exposed a unit may be, of 100: what is above it is named by `systemd-analyze security`.
 const EXPOSURE_MAX: &str = "16";
 

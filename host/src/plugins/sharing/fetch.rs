@@ -304,3 +304,65 @@ async fn whole(node: &NodeId, release: ReleaseId, fetch: &dyn Fetch) -> Result<V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ReleaseId = ReleaseId([0xa; 32]);
+    const B: ReleaseId = ReleaseId([0xb; 32]);
+    const C: ReleaseId = ReleaseId([0xc; 32]);
+
+    #[test]
+    fn what_cannot_be_had_leaves_the_way_to_the_rest() {
+        let mut fetching = Fetching::default();
+        let missing = [A, B, C];
+        fetching.running.extend([A, B]);
+        assert_eq!(fetching.due(&missing), [C]);
+        fetching.running.clear();
+        fetching.note(A, Brought::NotGiven);
+        fetching.note(B, Brought::Nowhere);
+        assert_eq!(fetching.due(&missing), [C]);
+        // Those that were tried come after those that were not, when it is time for them.
+        for (tried, _) in fetching.tried.values_mut() {
+            *tried -= RETRY_AFTER;
+        }
+        assert_eq!(fetching.due(&missing), [C, A, B]);
+        // The longer in vain, the less often; for what nobody has, nobody is asked.
+        for _ in 0..10 {
+            fetching.note(A, Brought::NotGiven);
+            fetching.note(B, Brought::Nowhere);
+        }
+        assert_eq!(fetching.tried[&A].1, RETRY_AFTER_MAX);
+        assert_eq!(fetching.tried[&B].1, RETRY_AFTER);
+    }
+
+    /// A node that hands out these bytes in parts of this size.
+    struct Holder(Vec<u8>, usize);
+
+    #[async_trait]
+    impl Fetch for Holder {
+        async fn part(&self, _: &NodeId, _: ReleaseId, from: u64) -> Result<Option<Bytes>, String> {
+            let rest = self.0.get(from as usize..);
+            Ok(rest.map(|rest| Bytes::copy_from_slice(&rest[..rest.len().min(self.1)])))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_release_is_fetched_to_its_end_and_no_further() {
+        let node = "n1".try_into().unwrap();
+        for length in [0, 1, RELEASE_PART_BYTES, 2 * RELEASE_PART_BYTES + 7] {
+            let bytes = vec![7; length];
+            let holder = Holder(bytes.clone(), RELEASE_PART_BYTES);
+            assert_eq!(whole(&node, A, &holder).await, Ok(bytes));
+        }
+        // Who hands out a byte at a time is done after the first, which is not what was asked for.
+        let slow = Holder(vec![7; 1 << 20], 1);
+        assert_eq!(whole(&node, A, &slow).await, Ok(vec![7]));
+        let endless = Holder(
+            vec![7; RELEASE_BYTES_MAX + RELEASE_PART_BYTES],
+            RELEASE_PART_BYTES,
+        );
+        assert!(whole(&node, A, &endless).await.is_err());
+    }
+}

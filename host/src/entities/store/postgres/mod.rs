@@ -105,7 +105,10 @@ impl Failed {
     }
 }
 
-/// The error with its causes, on one line.
+/// How tokio-postgres says that it was to speak TLS, and the server does not.
+const NO_TLS: &str = "server does not support TLS";
+
+/// The error with its causes, on one line, and what to do where that is known.
 fn text(error: &Error) -> String {
     let mut text = match error.as_db_error() {
         Some(db) => return format!("{} ({})", db.message(), db.code().code()),
@@ -115,6 +118,9 @@ fn text(error: &Error) -> String {
     while let Some(error) = cause {
         text += &format!(": {error}");
         cause = error.source();
+    }
+    if text.ends_with(NO_TLS) {
+        text += " (a URL with `?sslmode=disable` goes without, where nobody else is on the way)";
     }
     text.replace('\n', " ")
 }
