@@ -502,9 +502,16 @@ impl Source for Sharing {
             };
             match (result, what) {
                 (Err(_), _) => state.records.failed(&stream, what),
-                // Before it is the mesh's, it is kept.
                 (Ok(signed), Runs::File(version)) => {
-                    if let Some(packed) = packed.filter(|packed| packed.version == version) {
+                    let Some(packed) = packed.filter(|packed| packed.version == version) else {
+                        return;
+                    };
+                    let FileName { release, component } = packed.name;
+                    if state.records.file_of(&stream, version) == Some(release) {
+                        let file = Some((version, component));
+                        state.records.loaded(&stream, file, release, signed);
+                    } else {
+                        // Before it is the mesh's, it is kept.
                         state.to_keep.insert(stream, (packed, signed));
                     }
                 }

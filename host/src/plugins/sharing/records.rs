@@ -56,6 +56,8 @@ struct Record {
     file: Option<FoundFile>,
     /// The file could not be read as the node joined: it is not what somebody has put there since.
     is_unread: bool,
+    /// Somebody has asked for the file, whatever it was before: it is tried until that says something.
+    is_asked_for: bool,
     /// The release that runs, of those that have run since the node started.
     running: Option<ReleaseId>,
     /// The last revision whose release did not load.
@@ -220,6 +222,7 @@ impl Records {
             record.kept.removed_at = None;
             let state = match name(stream) {
                 // It was touched, or is back from somewhere.
+                Named::Release(_) if record.is_asked_for => FileState::Dropped,
                 Named::Release(name) if record.knows(name) || record.is_unread => {
                     FileState::Known(name)
                 }
@@ -336,6 +339,7 @@ impl Records {
             ..signed
         });
         let (version, component) = file?;
+        record.is_asked_for = false;
         let name = FileName { release, component };
         let mut was_known = false;
         // It may have gone, or another one may have come: this one has run, all the same.
@@ -358,6 +362,7 @@ impl Records {
         };
         match what {
             Runs::File(version) => {
+                record.is_asked_for = false;
                 let at = record.current().map_or(0, |current| current.number);
                 let file = record.file.as_mut();
                 if let Some(file) = file.filter(|file| file.version == version)
@@ -432,6 +437,7 @@ impl Records {
         let record = self.0.get_mut(stream).ok_or_else(none)?;
         let file = record.file.as_mut().ok_or_else(none)?;
         file.state = FileState::Dropped;
+        record.is_asked_for = true;
         Ok(())
     }
 
@@ -689,7 +695,8 @@ mod tests {
         // But by somebody's word.
         records.use_file(&echo()).unwrap();
         assert_eq!(runs(&records), Runs::File(version(3)));
-        assert_eq!(load_file(&mut records, 3, A), Some(revision(3, A)));
+        records.observe(&file(5), true, is(A));
+        assert_eq!(load_file(&mut records, 5, A), Some(revision(3, A)));
         let none = Err(NoRevision::File(echo()));
         assert_eq!(records.use_file(&echo()), none);
     }
