@@ -187,10 +187,11 @@ fn common(host: &Path) -> Result<PathBuf> {
     materials.args(["--override-filename", "sbom"]);
     materials.env("SOURCE_DATE_EPOCH", epoch()?);
     setup::run(&mut materials)?;
-    move_to(
-        &root().join("host/sbom.json"),
-        &common.join("sbom.cdx.json"),
-    )?;
+    let made = root().join("host/sbom.json");
+    // It says where this machine has the sources.
+    let text = fs::read_to_string(&made)?.replace(&root().display().to_string(), "");
+    fs::write(common.join("sbom.cdx.json"), text)?;
+    fs::remove_file(made)?;
     Ok(common)
 }
 
@@ -349,9 +350,4 @@ pub(crate) fn fresh(folder: &Path) -> Result<PathBuf> {
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("cannot copy {}", from.display()))?;
     Ok(())
-}
-
-fn move_to(from: &Path, to: &Path) -> Result<()> {
-    copy(from, to)?;
-    Ok(fs::remove_file(from)?)
 }
