@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Cursor;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -281,6 +281,8 @@ async fn who_joins_takes_the_meshs_word_and_keeps_its_own_files_aside() {
     wait_for_revision(&[&first], "echo", 3).await;
     let second = late.setup(&[&first]).ready().await;
     wait_until_live(&[&first, &second], "echo", &stamped("echo", 4)).await;
+    let ran = shared(&second, "echo").await["revisions"][0]["release"].clone();
+    until(|| async { known_of(&late, "echo")["ran"] == ran }).await;
     kill(second).await;
     kill(first).await;
     let alone = late.setup(&[]).ready().await;
@@ -295,6 +297,7 @@ async fn who_joins_takes_the_meshs_word_and_keeps_its_own_files_aside() {
     // What was removed here stays so.
     late.remove("own");
     wait_until_gone(&alone, &[&alone], "own").await;
+    until(|| async { known_of(&late, "own")["removed_at"] == 1 }).await;
     kill(alone).await;
     let alone = late.setup(&[]).ready().await;
     assert!(!alone.view().await["n2"].offers.contains_key("own"));
@@ -432,6 +435,22 @@ async fn each_node_trusts_whom_it_trusts_and_old_releases_do_not_come_back() {
     wait_until_live(&[&nodes[0], &nodes[1]], "echo", &first).await;
 }
 
+/// The file in which a node keeps what it knows.
+fn records(home: &Home) -> PathBuf {
+    let data = home.data.path().join("shared-plugins");
+    let mesh = fs::read_dir(data).unwrap().next().unwrap().unwrap().path();
+    mesh.join(format!("{}.json", home.id))
+}
+
+fn known(home: &Home) -> Option<Value> {
+    serde_json::from_slice(&fs::read(records(home)).ok()?).ok()
+}
+
+/// What it knows of a stream.
+fn known_of(home: &Home, stream: &str) -> Value {
+    known(home).unwrap_or_default()["streams"][stream].clone()
+}
+
 #[tokio::test]
 async fn what_is_lost_is_found_again_and_what_nobody_has_takes_nothing_away() {
     let (homes, mut nodes) = mesh(2).await;
@@ -449,27 +468,15 @@ async fn what_is_lost_is_found_again_and_what_nobody_has_takes_nothing_away() {
     // The only node that has a release dies; the other one has heard of it, and runs what it ran, over a restart, too.
     homes[0].drop_file("echo", &two);
     wait_until_live(&refs(&nodes), "echo", &two).await;
+    let ran = shared(&nodes[1], "echo").await["revisions"][0]["release"].clone();
+    until(|| async { known_of(&third, "echo")["ran"] == ran }).await;
     kill(nodes.pop().unwrap()).await;
     homes[0].drop_file("echo", &three);
     wait_until_live(&refs(&nodes), "echo", &three).await;
-    let home = third.data.path().join("shared-plugins");
-    let mesh = fs::read_dir(&home).unwrap().next().unwrap().unwrap().path();
-    let records = |home: &Home| {
-        let data = home.data.path().join("shared-plugins");
-        let mesh = data.join(mesh.file_name().unwrap());
-        mesh.join(format!("{}.json", home.id))
-    };
-    until(|| async {
-        fs::read_to_string(records(&homes[0])).is_ok_and(|it| it.contains("\"number\": 3"))
-    })
-    .await;
+    until(|| async { known_of(&homes[0], "echo")["revisions"][0]["number"] == 3 }).await;
     kill(nodes.pop().unwrap()).await;
-    let known = fs::read_to_string(records(&homes[0])).unwrap();
-    let mut known: Value = serde_json::from_str(&known).unwrap();
-    let own = fs::read_to_string(records(&third)).unwrap();
-    let mut own: Value = serde_json::from_str(&own).unwrap();
-    let heard = known["streams"]["echo"]["revisions"].take();
-    own["streams"]["echo"]["revisions"] = heard;
+    let mut own = known(&third).unwrap();
+    own["streams"]["echo"]["revisions"] = known_of(&homes[0], "echo")["revisions"].clone();
     fs::write(records(&third), own.to_string()).unwrap();
     let node = third.setup(&[]).ready().await;
     wait_until_live(&[&node], "echo", &two).await;
