@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, FromArgMatches, Subcommand};
 use clap_complete::Shell;
 use uuid::Uuid;
@@ -154,7 +155,7 @@ impl Cli {
     pub fn parse(
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        let matches = command().try_get_matches_from(arguments)?;
+        let matches = command().try_get_matches_from(arguments).map_err(advised)?;
         let command = match matches.subcommand() {
             Some(_) => Some(Command::from_arg_matches(&matches)?),
             None => None,
@@ -162,6 +163,21 @@ impl Cli {
         let flags = flags(&matches);
         Ok(Self { command, flags })
     }
+}
+
+/// Says where a flag of the node belongs, if it stands behind a command.
+fn advised(mut error: clap::Error) -> clap::Error {
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => flag,
+        _ => return error,
+    };
+    let is_it = |setting: &&Setting| flag.strip_prefix("--") == Some(&*setting.flag());
+    if settings().iter().any(is_it) {
+        let text = format!("{flag} is a flag of the node, and goes before the command");
+        let tip = ContextValue::StyledStrs(vec![text.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
 }
 
 /// What a shell needs to complete this command line.
@@ -239,6 +255,16 @@ mod tests {
             assert!(help.contains(setting.variables[0]), "{help}");
         }
         assert!(!help.contains("service-port"), "{help}");
+    }
+
+    #[test]
+    fn a_flag_behind_the_command_is_told_where_it_goes() {
+        let wrong = |arguments: &[&str]| Cli::parse(arguments).unwrap_err().to_string();
+        let said = wrong(&["meshage-host", "health", "--admin-port", "9080"]);
+        let tip = "tip: --admin-port is a flag of the node, and goes before the command";
+        assert!(said.contains(tip), "{said}");
+        let said = wrong(&["meshage-host", "health", "--nothing"]);
+        assert!(!said.contains("flag of the node"), "{said}");
     }
 
     #[test]

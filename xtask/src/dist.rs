@@ -26,17 +26,23 @@ const TOOLS: [(&str, &[&str]); 3] = [
 const ZIG: [&str; 2] = ["cargo-zigbuild==0.23.0", "ziglang==0.15.2"];
 
 /// What the archive, and the package's `/usr/share/doc`, have of the repository.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
+    "ARCHITECTURE.md",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "SECURITY.md",
     "LICENSE-MIT",
     "LICENSE-APACHE",
 ];
 
+const FOLDERS: [&str; 4] = ["docs", "deploy", "wit", "plugins"];
+
 /// Makes the archives, the package, and the image where Docker is.
 pub(crate) fn everything(docker: &Docker) -> Result<()> {
     tools()?;
+    // The host of the package, and the examples.
+    build::everything()?;
     let dist = fresh(&folder())?;
     let host = static_host(NATIVE)?;
     let common = common(&host)?;
@@ -160,7 +166,7 @@ fn common(host: &Path) -> Result<PathBuf> {
     for document in DOCUMENTS {
         copy(&root().join(document), &common.join(document))?;
     }
-    for folder in ["docs", "deploy"] {
+    for folder in FOLDERS {
         setup::run(command("cp").arg("-r").arg(folder).arg(common.join(folder)))?;
     }
     let completions = fresh(&common.join("completions"))?;
@@ -213,7 +219,6 @@ fn archive(dist: &Path, common: &Path, host: &Path, target: &str) -> Result<()> 
 
 /// The package for Debian has the binary that the tests run, which uses the system's C library.
 fn package(dist: &Path, common: &Path) -> Result<()> {
-    build::everything()?;
     let staged = fresh(&root().join("target/dist-package"))?;
     let host = staged.join("meshage-host");
     copy(&build::host_binary()?, &host)?;

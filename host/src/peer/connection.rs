@@ -208,6 +208,10 @@ impl Connection {
                 Ok(()) => {
                     info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed")
                 }
+                // One that leaves may close it as it likes.
+                Err(_) if reading.0.liveness.is_leaving() => {
+                    info!(event = "peer-connection-closed", %peer, %addr, "peer connection closed")
+                }
                 Err(error) => {
                     warn!(event = "peer-connection-lost", %peer, %addr, %error, "peer connection lost")
                 }

@@ -62,6 +62,8 @@ struct Record {
     running: Option<ReleaseId>,
     /// The last revision whose release did not load.
     failed: Option<u64>,
+    /// What ran last does not load, either.
+    has_no_way_back: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -265,7 +267,9 @@ impl Records {
         // After a start what ran last is better than nothing.
         let is_bad = record.failed == Some(number) || !is_here(release);
         match record.kept.ran.filter(|ran| is_here(*ran)) {
-            Some(ran) if is_bad && record.running.is_none() => Runs::Release(number, ran),
+            Some(ran) if is_bad && record.running.is_none() && !record.has_no_way_back => {
+                Runs::Release(number, ran)
+            }
             _ => Runs::Release(number, release),
         }
     }
@@ -373,7 +377,14 @@ impl Records {
                     record.failed = Some(at);
                 }
             }
-            Runs::Release(number, _) => record.failed = Some(number),
+            Runs::Release(number, release) => {
+                let current = record.current();
+                if current.is_some_and(|current| current.release == Some(release)) {
+                    record.failed = Some(number);
+                } else {
+                    record.has_no_way_back = true;
+                }
+            }
             Runs::Nothing => {}
         }
     }
@@ -809,6 +820,14 @@ mod tests {
         assert_eq!(runs(&records), Runs::Release(2, A));
         // It runs on while the newer one is tried, and shown as failed.
         records.loaded(&echo(), None, A, None);
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        // What does not load any more is no way back, and no fault of a newer one.
+        let mut records = restarted(&records);
+        assert_eq!(without_b(&records), Runs::Release(2, A));
+        records.failed(&echo(), Runs::Release(2, A));
+        assert_eq!(without_b(&records), Runs::Release(2, B));
+        assert_eq!(runs(&records), Runs::Release(2, B));
+        records.failed(&echo(), Runs::Release(2, B));
         assert_eq!(runs(&records), Runs::Release(2, B));
     }
 

@@ -26,6 +26,10 @@ impl FromStr for PostgresUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (base, query) = text.split_once('?').unwrap_or((text, ""));
+        // Else a part of the password would be taken for the host, and shown.
+        if base.matches('@').count() > 1 || base.contains('#') {
+            return Err("its password has one of @ / # ? : % in it, which are written as %40 %2F %23 %3F %3A %25 there".into());
+        }
         let mut authorities = None;
         let mut mode = None;
         let mut others = Vec::new();
