@@ -22,8 +22,7 @@ use tracing::{info, warn};
 
 use super::directory::Directory;
 use super::source::{Files, Found, ReadError, SignedVersions, Source, SourceEvent, Version};
-use crate::membership::NodeState;
-use crate::membership::View;
+use crate::membership::{NodeState, View};
 use crate::message::{NodeId, ReleaseId, Revision, SharedReleases, StreamName};
 use records::{FileName, Named, Records, Runs};
 use store::Store;
@@ -285,7 +284,6 @@ impl Sharing {
         let changed = change(&mut state);
         let is_changed = before != state.records.kept();
         state.is_unsaved |= is_changed;
-        let is_to_do = is_changed || !state.to_keep.is_empty();
         drop(state);
         // Made under the channel's lock, so that the last one is of the last change.
         let is_news = self.announced.send_if_modified(|known| {
@@ -300,7 +298,7 @@ impl Sharing {
         if is_news {
             self.changed.notify_one();
         }
-        if is_news || is_to_do {
+        if is_news || is_changed {
             self.wake.notify_one();
         }
         changed
@@ -521,8 +519,9 @@ impl Source for Sharing {
                 (Ok(_), Runs::Nothing) => {}
             }
         });
-        // What is to run may be another one now.
+        // What is to run may be another one now, and what has loaded is to be kept.
         self.changed.notify_one();
+        self.wake.notify_one();
     }
 
     fn log(&self, event: SourceEvent<'_>) {

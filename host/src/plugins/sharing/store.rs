@@ -98,7 +98,7 @@ impl Store {
             // Somebody may have cleaned up.
             fs::create_dir_all(&self.folder)?;
             let mut unfinished = self.unfinished()?;
-            unfinished.write_all(bytes)?;
+            unfinished.as_file_mut().write_all(bytes)?;
             self.finish(unfinished, file)
         };
         write().map_err(|error| StoreError::Io(file.to_owned(), error))
