@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -191,14 +191,15 @@ impl Node {
             .stderr(Stdio::piped())
             .spawn();
         let mut child = child.with_context(|| format!("{command:?}"))?;
-        let lines = BufReader::new(child.stderr.take().context("it is piped")?).lines();
+        let stderr = child.stderr.take().context("it is piped")?;
+        let mut lines = BufReader::new(stderr).lines();
         let mut node = Self {
             child,
             http: 0,
             admin: 0,
         };
         let mut said = String::new();
-        for line in lines {
+        while let Some(line) = lines.next() {
             let line = line?;
             let port = |field: &str| {
                 let (_, rest) = line.split_once(&format!(" {field}="))?;
@@ -210,6 +211,8 @@ impl Node {
                 node.admin = port("admin").context("the line has a port")?;
             }
             if line.contains(r#"event="ready""#) {
+                // What it says from now on is taken, so that it need not wait.
+                thread::spawn(move || lines.for_each(drop));
                 return Ok(node);
             }
             said.push_str(&line);
