@@ -164,6 +164,7 @@ impl Mesh {
             cluster_addr: addr,
             streams,
             store: None,
+            releases: None,
         };
         let seeds = self
             .members
