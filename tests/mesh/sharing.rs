@@ -414,6 +414,8 @@ async fn each_node_trusts_whom_it_trusts_and_old_releases_do_not_come_back() {
     homes[0].plugins.put("echo.wasm.minisig", &signature);
     until(|| async { shared(&nodes[0], "echo").await["shadowed"].is_string() }).await;
     succeeded(plugins(&nodes[1], &["use", "echo", "1"]));
+    // What is acknowledged is on disk.
+    assert_eq!(known_of(&homes[1], "echo")["revisions"][0]["number"], 3);
     wait_until_live(&two, "echo", &first).await;
     until(|| async {
         versions(&nodes[0], "echo")

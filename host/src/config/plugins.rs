@@ -104,7 +104,7 @@ pub struct Plugins {
 pub enum Sharing {
     /// Each node has what is in its own directory.
     Off,
-    /// A directory of one node is one of all.
+    /// What is in the directory of one node runs on all; `unsigned`: whoever has made it.
     On { unsigned: bool },
 }
 

@@ -128,7 +128,7 @@ impl Parts {
         is_shared.then_some(own)
     }
 
-    /// Announces the offers of this node whenever they change, or the mesh's store does.
+    /// Announces the offers of this node, and the releases that it knows, whenever they change, or the mesh's store does.
     async fn announce_offers(
         &self,
         mut offers: watch::Receiver<Offers>,

@@ -78,7 +78,8 @@ pub(super) async fn remove(State(admin): State<Admin>, Path(stream): Path<String
         Ok(asked) => asked,
         Err(refused) => return *refused,
     };
-    answer(sharing.remove(&stream).map(|revision| json!(revision)))
+    let made = sharing.remove(&stream).await;
+    answer(made.map(|revision| json!(revision)))
 }
 
 fn asked(admin: &Admin, stream: String) -> Result<(Arc<Sharing>, StreamName), Box<Response>> {
@@ -100,6 +101,7 @@ fn answer(made: Result<Value, NoRevision>) -> Response {
                 | NoRevision::Current(_)
                 | NoRevision::Removed(_)
                 | NoRevision::Full(_) => StatusCode::CONFLICT,
+                NoRevision::NotKept(_) => StatusCode::SERVICE_UNAVAILABLE,
             };
             (status, Json(json!({ "error": error.to_string() }))).into_response()
         }

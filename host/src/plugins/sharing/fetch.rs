@@ -169,7 +169,8 @@ impl Sharing {
     }
 
     /// Saves what is known. Returns whether it is; `problem` is why not.
-    async fn save(self: &Arc<Self>, problem: &mut String) -> bool {
+    pub(super) async fn save(self: &Arc<Self>, problem: &mut String) -> bool {
+        let _saving = self.saving.lock().await;
         let kept = {
             let mut state = self.lock();
             if !std::mem::take(&mut state.is_unsaved) {

@@ -41,6 +41,8 @@ pub struct Sharing {
     /// Wakes what fetches and what saves.
     wake: Notify,
     announced: watch::Sender<SharedReleases>,
+    /// Held while what is known is saved: an older state must not come after a newer one.
+    saving: tokio::sync::Mutex<()>,
 }
 
 struct State {
@@ -131,6 +133,7 @@ impl Sharing {
             }),
             wake: Notify::new(),
             announced: watch::Sender::new(announced),
+            saving: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -229,6 +232,7 @@ impl Sharing {
             state.here.insert(release);
             state.records.use_again(stream, release)
         })?;
+        self.acknowledge(revision).await?;
         info!(event = "plugin-used-again", %stream, revision = revision.number, %release, "the mesh goes back to an earlier release of a plugin");
         Ok(revision)
     }
@@ -247,10 +251,19 @@ impl Sharing {
     ///
     /// # Errors
     /// Why it cannot.
-    pub fn remove(&self, stream: &StreamName) -> Result<Revision, NoRevision> {
+    pub async fn remove(self: &Arc<Self>, stream: &StreamName) -> Result<Revision, NoRevision> {
         let revision = self.change(|state| state.records.remove(stream))?;
+        self.acknowledge(revision).await?;
         info!(event = "plugin-removed-everywhere", %stream, revision = revision.number, "a plugin is removed from the mesh");
         Ok(revision)
+    }
+
+    /// Waits until what somebody has asked for is on disk, so that it is there whatever dies.
+    async fn acknowledge(self: &Arc<Self>, revision: Revision) -> Result<(), NoRevision> {
+        match self.save(&mut String::new()).await {
+            true => Ok(()),
+            false => Err(NoRevision::NotKept(revision.number)),
+        }
     }
 
     /// The bytes of a release from an offset on, for a peer. It may block.

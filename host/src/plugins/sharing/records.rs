@@ -135,6 +135,10 @@ pub enum NoRevision {
     NotHere,
     #[error("it is what the mesh runs (revision {0})")]
     Current(u64),
+    #[error(
+        "revision {0} is made, and cannot be kept on this node's disk, as its log says; it is tried again"
+    )]
+    NotKept(u64),
     #[error("the stream {0} is removed already")]
     Removed(StreamName),
     #[error("the stream {0} has as many revisions as can be counted")]
