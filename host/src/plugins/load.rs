@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
@@ -80,7 +81,7 @@ pub(super) enum Loaded {
 
 /// Bytes with checked signatures.
 struct Checked {
-    component: Vec<u8>,
+    component: Bytes,
     digest: Digest,
     /// The manifest's text and origin.
     manifest: Option<(String, String)>,
@@ -287,7 +288,7 @@ fn check(
             {
                 signed.manifest = check_version(name, &manifest.signature, said, last.manifest)?;
             }
-            let text = String::from_utf8(manifest.bytes);
+            let text = String::from_utf8(manifest.bytes.into());
             let origin = manifest.origin;
             Some(match text {
                 Ok(text) => (text, origin),

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -94,7 +95,7 @@ pub struct SignedVersions {
 pub struct File {
     /// Its location, for texts.
     pub origin: String,
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     pub signature: Signature,
 }
 

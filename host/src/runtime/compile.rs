@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use wasmtime::component::Component;
 
@@ -17,7 +18,7 @@ use super::outline::{Outline, is_whole};
 
 /// Compiles and checks a component on a thread of its own, so that small components do not wait for
 /// large ones.
-pub(super) async fn compile(engine: Engine, bytes: Vec<u8>) -> Result<Prepared, LoadError> {
+pub(super) async fn compile(engine: Engine, bytes: Bytes) -> Result<Prepared, LoadError> {
     let (sender, compiled) = oneshot::channel();
     let thread = std::thread::Builder::new()
         .name("load".into())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::time::timeout_at;
 use tracing::{error, warn};
 use wasmtime::WasmBacktrace;
@@ -70,7 +71,7 @@ impl Handler {
     pub async fn load(
         engine: &Engine,
         stream: StreamName,
-        component: Vec<u8>,
+        component: Bytes,
         Manifest { mut limits, grants }: Manifest,
     ) -> Result<Self, LoadError> {
         let component = compile(engine.clone(), component).await?;

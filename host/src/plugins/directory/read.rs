@@ -83,7 +83,7 @@ pub fn read_files(component: &Path, signed: bool) -> Result<Files, ReadError> {
 fn file(path: &Path, bytes: Vec<u8>, signed: bool) -> Result<File, FileError> {
     Ok(File {
         origin: path.display().to_string(),
-        bytes,
+        bytes: bytes.into(),
         signature: if signed {
             read_signature(path)?
         } else {

@@ -1,5 +1,6 @@
 //! A release: the bytes of a plugin as they are handed from node to node, with their name.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -88,8 +89,8 @@ fn part(file: &File) -> Result<Part<'_>, Unpacked> {
 }
 
 /// The files of a release; `origin` says where it is from, in texts.
-pub(super) fn unpack(bytes: &[u8], origin: &str) -> Result<Files, ReadError> {
-    let release = bytes
+pub(super) fn unpack(packed: &Bytes, origin: &str) -> Result<Files, ReadError> {
+    let release = packed
         .strip_prefix(FORM)
         .and_then(|bytes| postcard::from_bytes::<Release<'_>>(bytes).ok());
     let Some(Release {
@@ -104,20 +105,20 @@ pub(super) fn unpack(bytes: &[u8], origin: &str) -> Result<Files, ReadError> {
     };
     let of_manifest = format!("the manifest of {origin}");
     Ok(Files {
-        component: file(component, origin),
-        manifest: manifest.map(|manifest| Ok(file(manifest, &of_manifest))),
+        component: file(packed, component, origin),
+        manifest: manifest.map(|manifest| Ok(file(packed, manifest, &of_manifest))),
         signed: SignedTerms::Any,
     })
 }
 
-fn file(part: Part<'_>, origin: &str) -> File {
+fn file(release: &Bytes, part: Part<'_>, origin: &str) -> File {
     let content = match part.signature {
         None => SignatureContent::Missing,
         Some(text) => SignatureContent::Text(text.to_owned()),
     };
     File {
         origin: origin.to_owned(),
-        bytes: part.bytes.0.to_vec(),
+        bytes: release.slice_ref(part.bytes.0),
         signature: Signature {
             origin: format!("the signature of {origin}"),
             content,
@@ -137,7 +138,7 @@ mod tests {
     fn files(component: &[u8], manifest: Option<&str>, signature: Option<&str>) -> Files {
         let file = |bytes: &[u8]| File {
             origin: "a file".into(),
-            bytes: bytes.to_vec(),
+            bytes: bytes.to_vec().into(),
             signature: Signature {
                 origin: "a signature".into(),
                 content: signature.map_or(SignatureContent::Missing, |text| {
@@ -165,7 +166,10 @@ mod tests {
         for files in &all {
             let (named, bytes) = pack(files).unwrap();
             assert_eq!(name(&bytes), named.release);
-            assert_eq!(pack(&unpack(&bytes, "it").unwrap()).unwrap().0, named);
+            assert_eq!(
+                pack(&unpack(&bytes.into(), "it").unwrap()).unwrap().0,
+                named
+            );
             names.push(named.release);
         }
         let component = |files| pack(files).unwrap().0.component;
@@ -185,7 +189,7 @@ mod tests {
             b"meshage release 2\n",
             b"",
         ] {
-            let Err(error) = unpack(wrong, "the release") else {
+            let Err(error) = unpack(&Bytes::copy_from_slice(wrong), "the release") else {
                 panic!("{wrong:?}");
             };
             assert!(error.text.starts_with("the release"), "{error}");

@@ -124,9 +124,9 @@ impl Store {
     }
 
     /// The bytes of a release, if they are here and right; wrong ones are removed.
-    pub(super) fn get(&self, release: ReleaseId) -> io::Result<Vec<u8>> {
+    pub(super) fn get(&self, release: ReleaseId) -> io::Result<Bytes> {
         let file = self.file(release);
-        let bytes = fs::read(&file)?;
+        let bytes = Bytes::from(fs::read(&file)?);
         if name(&bytes) == release {
             return Ok(bytes);
         }

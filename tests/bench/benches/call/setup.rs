@@ -51,5 +51,6 @@ pub(crate) async fn handler(
 ) -> Result<Handler> {
     let mut manifest = Manifest::with_timeout(TIMEOUT);
     manifest.limits.instances = Some(instances);
-    Ok(Handler::load(engine, StreamName::try_from("echo")?, component, manifest).await?)
+    let stream = StreamName::try_from("echo")?;
+    Ok(Handler::load(engine, stream, component.into(), manifest).await?)
 }
