@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod background;
 pub mod bodies;
 pub mod calls;
 pub mod cli;

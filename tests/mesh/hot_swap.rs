@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::harness::{Gate, Node, Plugins, Setup, Traffic, stamped, until, wait_for_mesh};
+use crate::harness::{
+    Gate, Node, Plugins, Setup, Traffic, stamped, until, wait_for_mesh, yielding,
+};
 
 fn digest(component: &[u8]) -> String {
     format!("{:x}", Sha256::digest(component))
@@ -144,6 +146,24 @@ async fn under_load_nothing_that_happens_to_the_directory_fails_a_request() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn what_is_loaded_while_messages_run_yields_to_them() {
+    const NAME: &str = "background";
+
+    let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
+    let node = Setup::new(plugins.clone()).start().await;
+    // Nobody waits for a start.
+    assert_eq!(yielding(&node, NAME), []);
+    plugins.put("echo.wasm", &stamped("echo", 1));
+    wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
+    // Each does so as soon as it has begun.
+    until(|| async {
+        let threads = yielding(&node, NAME);
+        !threads.is_empty() && threads.iter().all(|yields| *yields)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub struct Revision {
 }
 
 /// What is sent of a release at once; less is its end.
-pub const RELEASE_PART_BYTES: usize = 256 << 10;
+pub const RELEASE_PART_BYTES: usize = 64 << 10;
 
 /// The current revisions, as a node knows them.
 pub type SharedReleases = BTreeMap<StreamName, SharedRelease>;

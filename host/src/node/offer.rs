@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::error::NodeError;
 use super::manager;
 use super::parts::Parts;
+use crate::background;
 use crate::config::{Config, PluginTerms};
 use crate::membership::{NodeState, View};
 use crate::message::{Offer, SharedReleases};
@@ -61,6 +62,7 @@ impl Parts {
         self.readiness.joined();
         info!(event = "ready", streams = offered, "ready");
         manager::is_ready();
+        background::begin();
         // Only the first branch ends, unless there is a bug.
         tokio::select! {
             () = leave.cancelled() => Ok(None),

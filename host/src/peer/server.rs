@@ -28,6 +28,7 @@ use super::outbox::Closed;
 use super::session::{Arriving, Calls, EndOnDrop, RunningCall, Session};
 use super::socket::{self, TlsNow, Writer};
 use super::wire::{self, CallId, Frame, Hello, Question, WireError};
+use crate::background;
 use crate::bodies::{BodyMemory, Reservation};
 use crate::lanes;
 use crate::lanes::Lanes;
@@ -400,6 +401,7 @@ impl<S: LocalService> Server<S> {
             let body = match question {
                 Question::Report => Some(answers.report()),
                 Question::Release { release, from } => {
+                    background::turn().await;
                     let read = spawn_blocking(move || answers.release(release, from));
                     read.await.ok().flatten()
                 }

@@ -14,6 +14,7 @@ use super::catalog::{Failed, Plugin};
 use super::source::{
     File, Files, ReadError, Signature, SignatureContent, SignedTerms, SignedVersions,
 };
+use crate::background::steps;
 use crate::message::{Digest, NameError, StreamName, truncate};
 use crate::runtime::{Engine, Handler, LoadError, Manifest, ManifestError};
 use crate::security::{SignatureError, SignedAs, TrustedKeys};
@@ -297,7 +298,9 @@ fn check(
         }
         None => None,
     };
-    let digest = Digest::from_text(&format!("{:x}", Sha256::digest(&component.bytes)));
+    let mut hash = Sha256::new();
+    steps(&component.bytes).for_each(|step| hash.update(step));
+    let digest = Digest::from_text(&format!("{:x}", hash.finalize()));
     Ok(Checked {
         component: component.bytes,
         digest,

@@ -15,6 +15,7 @@ use super::host;
 use super::interfaces::{MESH_VERSION, Package, are_compatible, package, split};
 use super::load_error::{Gap, LoadError, MAGIC, Relation, list, one_line};
 use super::outline::{Outline, is_whole};
+use crate::background;
 
 /// Compiles and checks a component on a thread of its own, so that small components do not wait for
 /// large ones.
@@ -24,7 +25,11 @@ pub(super) async fn compile(engine: Engine, bytes: Bytes) -> Result<Prepared, Lo
         .name("load".into())
         .spawn(move || {
             // The component is untrusted; a compiler bug that it triggers must not end the node.
-            let result = catch_unwind(AssertUnwindSafe(|| compile_and_check(&engine, &bytes)));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                // Held by who waits, so that nobody waits for it who could get on.
+                let _turn = engine.compile_locks.take(&bytes);
+                background::run(move || compile_and_check(&engine, &bytes))
+            }));
             // If the receiver is gone, the result is not needed.
             let _ = sender.send(result);
         });
@@ -42,9 +47,7 @@ fn compile_and_check(engine: &Engine, bytes: &[u8]) -> Result<Prepared, LoadErro
     let outline = outline.map_err(|error| LoadError::Invalid(error.to_string()))?;
     let contract = find_contract(&outline.exports)?;
     check_imports(&outline.imports)?;
-    let turn = engine.compile_locks.take(bytes);
     let compiled = Component::from_binary(&engine.wasmtime, bytes);
-    drop(turn);
     engine.note_compiled();
     let component = compiled.map_err(|error| {
         let problem = one_line(&error);

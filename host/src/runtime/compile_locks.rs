@@ -9,11 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Number of lock files; the hash of a component selects one. Two components with the same lock
-/// wait for each other needlessly, which costs nothing but time.
+/// Number of lock files; the length of a component and the hash of its beginning select one. Two components with the same
+/// lock wait for each other needlessly, which costs nothing but time.
 const LOCKS: u64 = 64;
+const HASHED_BYTES: usize = 64 << 10;
 
 /// Poll interval while waiting: the operating system has no file lock with a timeout.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -37,10 +38,9 @@ impl CompileLocks {
     /// Waits for the lock of this component. It is held until the returned file is dropped or the
     /// process ends.
     pub(super) fn take(&self, component: &[u8]) -> Option<File> {
-        let path = self
-            .0
-            .as_ref()?
-            .join(format!("{:02}.lock", xxh3_64(component) % LOCKS));
+        let begins = &component[..component.len().min(HASHED_BYTES)];
+        let hash = xxh3_64_with_seed(begins, component.len() as u64);
+        let path = self.0.as_ref()?.join(format!("{:02}.lock", hash % LOCKS));
         // Where locking fails (some network file systems do not support it), compile without a
         // lock.
         let taken = OpenOptions::new()

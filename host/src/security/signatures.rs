@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use minisign_verify::{Error, PublicKey, Signature};
 
+use crate::background::steps;
 use crate::setting_file;
 
 /// minisign's public key files begin with a line that starts like this.
@@ -118,9 +119,16 @@ impl TrustedKeys {
         let signature = Signature::decode(signature).map_err(|_| SignatureError::NoSignature)?;
         let mut why = SignatureError::UnknownKey(self.shown.clone());
         for key in &*self.keys {
-            // `true` accepts legacy signatures as well (of the content, not of its hash); they are
-            // as good.
-            match key.verify(content, &signature, true) {
+            let verified = key.verify_stream(&signature).and_then(|mut verifier| {
+                steps(content).for_each(|step| verifier.update(step));
+                verifier.finalize()
+            });
+            let verified = match verified {
+                // Legacy signatures, of the content and not of its hash, are as good.
+                Err(Error::UnsupportedLegacyMode) => key.verify(content, &signature, true),
+                verified => verified,
+            };
+            match verified {
                 Ok(()) => return Ok(SignedAs::read(signature.trusted_comment())),
                 Err(Error::UnexpectedKeyId) => {}
                 Err(_) => why = SignatureError::Mismatch,

@@ -56,7 +56,7 @@ pub(crate) use proxy::{Mode as ProxyMode, Proxy};
 pub(crate) use sdk::Sdk;
 pub(crate) use secret::{Secret, new_secret};
 pub(crate) use state::{State, on_both_stores};
-pub(crate) use taken::{taken, threads};
+pub(crate) use taken::{taken, threads, yielding};
 pub(crate) use tally::{check_cart, check_tally, examples};
 pub(crate) use traffic::{IN_FLIGHT_MAX, Sent, Traffic};
 pub(crate) use web::check_requests;

@@ -31,6 +31,22 @@ pub(crate) fn taken(node: &Node) -> Taken {
 
 /// Name and CPU time (in clock ticks) of each thread of a node, by thread id.
 pub(crate) fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
+    let taken = |fields: &[&str]| -> u64 {
+        let ticks = |field: &str| field.parse::<u64>().unwrap();
+        ticks(fields[11]) + ticks(fields[12])
+    };
+    stats(node, taken)
+}
+
+/// Whether each thread of a node with this name runs only when no other wants to (`SCHED_IDLE`).
+pub(crate) fn yielding(node: &Node, name: &str) -> Vec<bool> {
+    let policies = stats(node, |fields| fields[38] == "5").into_values();
+    let of_name = policies.filter(|(thread, _)| thread == name);
+    of_name.map(|(_, is_idle)| is_idle).collect()
+}
+
+/// Name of each thread of a node, and what its `stat` says from its third field on, by thread id.
+fn stats<T>(node: &Node, read: impl Fn(&[&str]) -> T) -> BTreeMap<String, (String, T)> {
     let mut threads = BTreeMap::new();
     for thread in fs::read_dir(format!("/proc/{}/task", node.process_id())).unwrap() {
         let thread = thread.unwrap();
@@ -43,11 +59,8 @@ pub(crate) fn threads(node: &Node) -> BTreeMap<String, (String, u64)> {
             .and_then(|(_, rest)| rest.rsplit_once(") "))
             .unwrap();
         let fields: Vec<&str> = rest.split(' ').collect();
-        let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        threads.insert(
-            thread.file_name().to_str().unwrap().to_owned(),
-            (name.to_owned(), ticks),
-        );
+        let id = thread.file_name().to_str().unwrap().to_owned();
+        threads.insert(id, (name.to_owned(), read(&fields)));
     }
     threads
 }

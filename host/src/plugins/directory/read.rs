@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::stamp::signature_of;
+use crate::background::read_to_end;
 use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent, SignedTerms};
 use crate::runtime::{COMPONENT_BYTES_MAX, LoadError};
 
@@ -125,10 +126,8 @@ fn read_up_to(
     if metadata.len() > bytes_max {
         return Err(too_large(metadata.len()));
     }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    file.take(bytes_max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(read_error)?;
+    let bytes = read_to_end(file.take(bytes_max + 1), metadata.len() as usize);
+    let bytes = bytes.map_err(read_error)?;
     if bytes.len() as u64 > bytes_max {
         return Err(too_large(bytes.len() as u64));
     }

@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::release::name_of;
 use super::{Packed, Sharing, StoreError};
+use crate::background;
 use crate::membership::{Node, View};
 use crate::message::{NodeId, RELEASE_PART_BYTES, ReleaseId};
 use crate::runtime::COMPONENT_BYTES_MAX;
@@ -146,9 +149,9 @@ impl Sharing {
             let Packed {
                 version,
                 name,
-                bytes,
+                parts,
             } = packed.clone();
-            let kept = spawn_blocking(move || sharing.store.put(name.release, &bytes)).await;
+            let kept = spawn_blocking(move || sharing.store.put(name.release, &parts)).await;
             if !log_kept(kept, problem) {
                 let mut state = self.lock();
                 state.to_keep.entry(stream).or_insert((packed, signed));
@@ -244,13 +247,11 @@ impl Sharing {
         release: ReleaseId,
         fetch: &dyn Fetch,
     ) -> Result<usize, String> {
-        let bytes = whole(node, release, fetch).await?;
-        let (sharing, length) = (self.clone(), bytes.len());
+        let parts = whole(node, release, fetch).await?;
+        let length = parts.iter().map(Bytes::len).sum();
+        let sharing = self.clone();
         let keeping = spawn_blocking(move || {
-            if super::release::name(&bytes) != release {
-                return Err("what it sent is not what it was asked for".to_owned());
-            }
-            let put = sharing.store.put(release, &bytes);
+            let put = sharing.store.put(release, &parts);
             put.map_err(|error| format!("it cannot be kept here: {error}"))
         });
         keeping.await.map_err(|error| error.to_string())??;
@@ -291,16 +292,23 @@ pub(super) fn holders(view: &View, release: ReleaseId) -> Vec<NodeId> {
 }
 
 /// Fetches a release part by part: messages between the nodes come in between.
-async fn whole(node: &NodeId, release: ReleaseId, fetch: &dyn Fetch) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
+async fn whole(node: &NodeId, release: ReleaseId, fetch: &dyn Fetch) -> Result<Vec<Bytes>, String> {
+    let (mut parts, mut length, mut hash) = (Vec::new(), 0, Sha256::new());
     loop {
-        let part = fetch.part(node, release, bytes.len() as u64).await?;
+        background::turn().await;
+        let part = fetch.part(node, release, length as u64).await?;
         let part = part.ok_or("it has not got it any more")?;
-        bytes.extend_from_slice(&part);
-        if part.len() < RELEASE_PART_BYTES {
-            return Ok(bytes);
+        length += part.len();
+        hash.update(&part);
+        let is_last = part.len() < RELEASE_PART_BYTES;
+        parts.push(part);
+        if is_last {
+            return match name_of(hash) == release {
+                true => Ok(parts),
+                false => Err("what it sent is not what it was asked for".to_owned()),
+            };
         }
-        if bytes.len() > RELEASE_BYTES_MAX {
+        if length > RELEASE_BYTES_MAX {
             return Err(format!("it is longer than {RELEASE_BYTES_MAX} bytes"));
         }
     }
@@ -309,6 +317,7 @@ async fn whole(node: &NodeId, release: ReleaseId, fetch: &dyn Fetch) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::sharing::release::name;
 
     const A: ReleaseId = ReleaseId([0xa; 32]);
     const B: ReleaseId = ReleaseId([0xb; 32]);
@@ -355,15 +364,18 @@ mod tests {
         for length in [0, 1, RELEASE_PART_BYTES, 2 * RELEASE_PART_BYTES + 7] {
             let bytes = vec![7; length];
             let holder = Holder(bytes.clone(), RELEASE_PART_BYTES);
-            assert_eq!(whole(&node, A, &holder).await, Ok(bytes));
+            let parts = whole(&node, name(&bytes), &holder).await.unwrap();
+            assert_eq!(parts.concat(), bytes);
         }
         // Who hands out a byte at a time is done after the first, which is not what was asked for.
         let slow = Holder(vec![7; 1 << 20], 1);
-        assert_eq!(whole(&node, A, &slow).await, Ok(vec![7]));
+        let error = whole(&node, A, &slow).await.unwrap_err();
+        assert!(error.contains("not what it was asked for"), "{error}");
         let endless = Holder(
             vec![7; RELEASE_BYTES_MAX + RELEASE_PART_BYTES],
             RELEASE_PART_BYTES,
         );
-        assert!(whole(&node, A, &endless).await.is_err());
+        let error = whole(&node, A, &endless).await.unwrap_err();
+        assert!(error.contains("longer"), "{error}");
     }
 }

@@ -68,7 +68,7 @@ struct State {
 struct Packed {
     version: Version,
     name: FileName,
-    bytes: Bytes,
+    parts: Vec<Bytes>,
 }
 
 /// Before the first look a node takes the mesh's word, if there is one.
@@ -348,11 +348,11 @@ impl Sharing {
             let packed = packed.filter(|_| read == Some(version));
             let release = packed.as_ref().map(|(name, _)| name.release);
             let mut state = self.lock();
-            if let Some((name, bytes)) = packed {
+            if let Some((name, parts)) = packed {
                 let packed = Packed {
                     version,
                     name,
-                    bytes: bytes.into(),
+                    parts,
                 };
                 state.packed.insert(stream.clone(), packed);
             }
@@ -391,8 +391,8 @@ impl Sharing {
             || streams.iter().any(|stream| {
                 let (_, files) = self.directory.read(stream.as_str(), true);
                 let packed = files.ok().and_then(|files| release::pack(&files).ok());
-                packed.is_some_and(|(name, bytes)| {
-                    name.release == release && self.store.put(release, &bytes).is_ok()
+                packed.is_some_and(|(name, parts)| {
+                    name.release == release && self.store.put(release, &parts).is_ok()
                 })
             });
         if is_here {

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::records::FileName;
+use crate::background::steps;
 use crate::message::ReleaseId;
 use crate::plugins::source::{File, Files, ReadError, Signature, SignatureContent, SignedTerms};
 
 /// The first bytes of a release, so that a later form can be told from this one.
 const FORM: &[u8] = b"meshage release 1\n";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Release<'a> {
     #[serde(borrow)]
     component: Part<'a>,
@@ -37,9 +38,6 @@ impl Serialize for Raw<'_> {
     }
 }
 
-/// What there usually is of a release beside its component.
-const BESIDE_BYTES: usize = 4 << 10;
-
 /// Files that are no release; whether they can never be one.
 #[derive(Debug)]
 pub(super) struct Unpacked {
@@ -50,7 +48,7 @@ pub(super) struct Unpacked {
 ///
 /// # Errors
 /// They are none, which whoever loads them says better.
-pub(super) fn pack(files: &Files) -> Result<(FileName, Vec<u8>), Unpacked> {
+pub(super) fn pack(files: &Files) -> Result<(FileName, Vec<Bytes>), Unpacked> {
     let manifest = match &files.manifest {
         None => None,
         Some(Ok(file)) => Some(part(file)?),
@@ -59,21 +57,26 @@ pub(super) fn pack(files: &Files) -> Result<(FileName, Vec<u8>), Unpacked> {
             return Err(Unpacked { is_lasting });
         }
     };
-    let release = Release {
-        component: part(&files.component)?,
-        manifest,
+    let component = &files.component.bytes;
+    let signature = part(&files.component)?.signature;
+    // A `Release` without a copy of its component: what postcard writes before it, and after it.
+    let before = postcard::to_extend(&(signature, component.len()), FORM.to_vec());
+    let after = postcard::to_stdvec(&manifest);
+    let (Ok(before), Ok(after)) = (before, after) else {
+        return Err(Unpacked { is_lasting: true });
     };
-    let component = Sha256::new()
-        .chain_update(&files.component.bytes)
-        .chain_update(release.component.signature.unwrap_or_default());
-    let mut bytes = Vec::with_capacity(files.component.bytes.len() + BESIDE_BYTES);
-    bytes.extend_from_slice(FORM);
-    let bytes = postcard::to_extend(&release, bytes).map_err(|_| Unpacked { is_lasting: true })?;
+    let (mut of_release, mut of_component) = (Sha256::new_with_prefix(&before), Sha256::new());
+    for step in steps(component) {
+        of_release.update(step);
+        of_component.update(step);
+    }
+    of_release.update(&after);
+    of_component.update(signature.unwrap_or_default());
     let name = FileName {
-        release: name(&bytes),
-        component: ReleaseId(component.finalize().into()),
+        release: name_of(of_release),
+        component: name_of(of_component),
     };
-    Ok((name, bytes))
+    Ok((name, vec![before.into(), component.clone(), after.into()]))
 }
 
 fn part(file: &File) -> Result<Part<'_>, Unpacked> {
@@ -126,9 +129,15 @@ fn file(release: &Bytes, part: Part<'_>, origin: &str) -> File {
     }
 }
 
-/// What bytes are called.
+/// What bytes are called. It blocks.
 pub(super) fn name(bytes: &[u8]) -> ReleaseId {
-    ReleaseId(Sha256::digest(bytes).into())
+    let mut hash = Sha256::new();
+    steps(bytes).for_each(|step| hash.update(step));
+    name_of(hash)
+}
+
+pub(super) fn name_of(bytes: Sha256) -> ReleaseId {
+    ReleaseId(bytes.finalize().into())
 }
 
 #[cfg(test)]
@@ -164,7 +173,8 @@ mod tests {
         ];
         let mut names = Vec::new();
         for files in &all {
-            let (named, bytes) = pack(files).unwrap();
+            let (named, parts) = pack(files).unwrap();
+            let bytes = parts.concat();
             assert_eq!(name(&bytes), named.release);
             assert_eq!(
                 pack(&unpack(&bytes.into(), "it").unwrap()).unwrap().0,
@@ -182,7 +192,8 @@ mod tests {
 
     #[test]
     fn what_is_no_release_is_told() {
-        let (_, bytes) = pack(&files(b"one", None, None)).unwrap();
+        let (_, parts) = pack(&files(b"one", None, None)).unwrap();
+        let bytes = parts.concat();
         for wrong in [
             &bytes[1..],
             &bytes[..bytes.len() - 1],

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::records::{Kept, KeptRecord};
 use super::release::name;
+use crate::background::{read_to_end, steps};
 use crate::message::{NodeId, RELEASE_PART_BYTES, ReleaseId};
 
 /// A file that nobody names any more is deleted after this time: another node may be about to name it.
@@ -76,29 +77,37 @@ impl Store {
     pub(super) fn save(&self, streams: &Kept) -> Result<(), StoreError> {
         let json = serde_json::to_vec_pretty(&RecordsFile { streams })
             .expect("it is plain data, with names as keys");
-        self.write(&self.records, &json)
+        self.write(&self.records, &[json])
     }
 
     /// Keeps a release.
-    pub(super) fn put(&self, release: ReleaseId, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn put(
+        &self,
+        release: ReleaseId,
+        parts: &[impl AsRef<[u8]>],
+    ) -> Result<(), StoreError> {
         let file = self.file(release);
         // A file of that name and length has that content: nothing else is ever written there.
-        let is_there = fs::metadata(&file).is_ok_and(|it| it.len() == bytes.len() as u64);
+        let length: usize = parts.iter().map(|part| part.as_ref().len()).sum();
+        let is_there = fs::metadata(&file).is_ok_and(|it| it.len() == length as u64);
         if is_there {
             // A sweep by another node must not take it for one that nobody needs.
             let touch = File::open(&file).and_then(|it| it.set_modified(SystemTime::now()));
             return touch.map_err(|error| StoreError::Io(file, error));
         }
-        self.write(&file, bytes)
+        self.write(&file, parts)
     }
 
     /// Writes a file so that it is there whole, or not at all, whatever dies.
-    fn write(&self, file: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    fn write(&self, file: &Path, parts: &[impl AsRef<[u8]>]) -> Result<(), StoreError> {
         let write = || -> io::Result<()> {
             // Somebody may have cleaned up.
             fs::create_dir_all(&self.folder)?;
             let mut unfinished = self.unfinished()?;
-            unfinished.as_file_mut().write_all(bytes)?;
+            let content = unfinished.as_file_mut();
+            for step in parts.iter().flat_map(|part| steps(part.as_ref())) {
+                content.write_all(step)?;
+            }
             self.finish(unfinished, file)
         };
         write().map_err(|error| StoreError::Io(file.to_owned(), error))
@@ -126,7 +135,9 @@ impl Store {
     /// The bytes of a release, if they are here and right; wrong ones are removed.
     pub(super) fn get(&self, release: ReleaseId) -> io::Result<Bytes> {
         let file = self.file(release);
-        let bytes = Bytes::from(fs::read(&file)?);
+        let content = File::open(&file)?;
+        let length = content.metadata()?.len();
+        let bytes = Bytes::from(read_to_end(content, length as usize)?);
         if name(&bytes) == release {
             return Ok(bytes);
         }

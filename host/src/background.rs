@@ -1,0 +1,315 @@
+//! Work that may wait: it takes what the processors have left over, so that no message is late because of it.
+
+use std::any::Any;
+use std::fs;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use rustix::thread::{Pid, gettid};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::debug;
+
+/// What work on many bytes does at a time: less than a millisecond's.
+const STEP_BYTES: usize = 64 << 10;
+
+/// Work on fewer bytes than this is over before anybody could be late.
+const FEW_BYTES: usize = 256 << 10;
+
+/// How long a step waits for a processor that has nothing better to do: the work gets on on a busy machine, too.
+const TURN_MAX: Duration = Duration::from_millis(2);
+
+/// How often it is seen whether work that has no steps gets on, and how much of a processor it needs meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const PROGRESS_MIN: Duration = Duration::from_millis(10);
+
+/// How long such work may take until it no longer waits for others.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whether there are messages that could be late.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+static THREADS: LazyLock<Option<Threads>> = LazyLock::new(Threads::start);
+
+/// From now on, work has to wait: the node serves.
+pub(crate) fn begin() {
+    SERVES.store(true, Ordering::Relaxed);
+}
+
+/// Waits until a processor has nothing better to do, though not for long: before a step of work that has many.
+pub(crate) async fn turn() {
+    if let Some(threads) = threads() {
+        threads.turn().await;
+    }
+}
+
+/// The same on a thread that may block.
+fn wait_for_turn() {
+    if let Some(threads) = threads() {
+        threads.wait_for_turn();
+    }
+}
+
+/// These bytes in steps, for work that goes through all of them. It blocks before each.
+pub(crate) fn steps(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let waits = bytes.len() > FEW_BYTES;
+    bytes.chunks(STEP_BYTES).inspect(move |_| {
+        if waits {
+            wait_for_turn();
+        }
+    })
+}
+
+/// Reads to the end, in steps. `expected` is how many bytes that probably are.
+///
+/// # Errors
+/// Those of the file.
+pub(crate) fn read_to_end(mut file: impl Read, expected: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(expected);
+    loop {
+        if expected > FEW_BYTES {
+            wait_for_turn();
+        }
+        let step = file.by_ref().take(STEP_BYTES as u64);
+        if { step }.read_to_end(&mut bytes)? == 0 {
+            return Ok(bytes);
+        }
+    }
+}
+
+/// Does work that has no steps, and blocks this thread until it is done. It may be done twice, at the same time: if the
+/// processors have nothing left over, this thread does it, too.
+///
+/// # Panics
+/// If the work does.
+pub(crate) fn run<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> T {
+    match threads() {
+        Some(threads) => threads.run(work),
+        None => work(),
+    }
+}
+
+fn threads() -> Option<&'static Threads> {
+    match SERVES.load(Ordering::Relaxed) {
+        true => THREADS.as_ref(),
+        false => None,
+    }
+}
+
+/// Threads that run when no other thread wants to.
+struct Threads {
+    pool: ThreadPool,
+    ids: Arc<Mutex<Vec<Pid>>>,
+}
+
+impl Threads {
+    /// `None`: there can be none.
+    fn start() -> Option<Self> {
+        let ids = Arc::new(Mutex::new(Vec::new()));
+        let started = ids.clone();
+        let pool = ThreadPoolBuilder::new()
+            .thread_name(|_| "background".into())
+            .start_handler(move |_| {
+                yield_to_others();
+                let mut started = started.lock().unwrap_or_else(PoisonError::into_inner);
+                started.push(gettid());
+            })
+            .build();
+        let pool = pool.inspect_err(|error| {
+            debug!(event = "no-background-threads", %error, "plugins are loaded at the priority of messages");
+        });
+        Some(Self {
+            pool: pool.ok()?,
+            ids,
+        })
+    }
+
+    async fn turn(&self) {
+        let (turn, came) = oneshot::channel();
+        self.pool.spawn(move || {
+            let _ = turn.send(());
+        });
+        let _ = timeout(TURN_MAX, came).await;
+    }
+
+    fn wait_for_turn(&self) {
+        let (turn, came) = mpsc::sync_channel(1);
+        self.pool.spawn(move || {
+            let _ = turn.send(());
+        });
+        let _ = came.recv_timeout(TURN_MAX);
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl Fn() -> T + Send + Sync + 'static) -> T {
+        let (result, results) = mpsc::sync_channel::<Result<T, Box<dyn Any + Send>>>(1);
+        let work = Arc::new(work);
+        let same_work = work.clone();
+        self.pool.spawn(move || {
+            let done = catch_unwind(AssertUnwindSafe(|| same_work()));
+            // What the work holds is freed before its result is there.
+            drop(same_work);
+            // If the receiver is gone, the result is not needed.
+            let _ = result.send(done);
+        });
+        let until = Instant::now() + PATIENCE;
+        let mut before = self.used();
+        loop {
+            match results.recv_timeout(LOOK_INTERVAL) {
+                Ok(Ok(done)) => return done,
+                Ok(Err(panic)) => resume_unwind(panic),
+                Err(RecvTimeoutError::Disconnected) => return work(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = self.used();
+            if now.saturating_sub(before) < PROGRESS_MIN || Instant::now() > until {
+                debug!(
+                    event = "background-work-late",
+                    "the processors have nothing left over for loading plugins: it no longer waits"
+                );
+                return work();
+            }
+            before = now;
+        }
+    }
+
+    /// How much the threads have had of the processors.
+    fn used(&self) -> Duration {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.iter().map(|id| used_by(*id).unwrap_or_default()).sum()
+    }
+}
+
+/// How much a thread of this process has had of the processors.
+fn used_by(thread: Pid) -> Option<Duration> {
+    let id = thread.as_raw_nonzero();
+    let text = fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok()?;
+    let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+/// Has this thread run when no other wants to: the system takes it off its core at once when one does.
+#[cfg(target_os = "linux")]
+fn yield_to_others() {
+    use thread_priority::{
+        NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    if let Err(error) = set {
+        debug!(
+            event = "no-idle-priority",
+            ?error,
+            "plugins are loaded at the priority of messages"
+        );
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn yield_to_others() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threads() -> Threads {
+        Threads::start().unwrap()
+    }
+
+    #[test]
+    fn work_is_done_elsewhere_and_its_panic_arrives() {
+        let threads = threads();
+        let here = std::thread::current().id();
+        assert_ne!(threads.run(|| std::thread::current().id()), here);
+        let panics = catch_unwind(AssertUnwindSafe(|| threads.run(|| panic!("it panics"))));
+        assert_eq!(panics.unwrap_err().downcast_ref(), Some(&"it panics"));
+        // The thread has survived that.
+        assert_eq!(threads.run(|| 7), 7);
+    }
+
+    #[test]
+    fn work_that_does_not_get_on_is_done_here() {
+        let threads = threads();
+        let here = std::thread::current().id();
+        let (go_on, stands) = mpsc::channel::<()>();
+        let stands = Mutex::new(stands);
+        let done = threads.run(move || {
+            let thread = std::thread::current().id();
+            if thread != here {
+                let _ = stands.lock().unwrap().recv();
+            }
+            thread
+        });
+        assert_eq!(done, here);
+        drop(go_on);
+    }
+
+    #[test]
+    fn work_that_gets_on_is_waited_for() {
+        let threads = threads();
+        let here = std::thread::current().id();
+        let thread = threads.run(|| {
+            let until = Instant::now() + LOOK_INTERVAL + LOOK_INTERVAL / 2;
+            while Instant::now() < until {}
+            std::thread::current().id()
+        });
+        // Unless others need the processors, as they may where tests run.
+        if threads.used() > LOOK_INTERVAL {
+            assert_ne!(thread, here);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn its_threads_yield_to_all_others() {
+        /// `SCHED_IDLE`.
+        const IDLE: &str = "5";
+
+        let threads = threads();
+        threads.run(|| {});
+        let ids = threads.ids.lock().unwrap().clone();
+        assert!(!ids.is_empty());
+        for id in ids {
+            let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", id.as_raw_nonzero()));
+            let stat = stat.unwrap();
+            let (_, fields) = stat.rsplit_once(") ").unwrap();
+            // The policy is the field 41, and the first of these is the third.
+            assert_eq!(fields.split(' ').nth(38), Some(IDLE), "{stat}");
+        }
+    }
+
+    #[test]
+    fn steps_go_through_all_bytes() {
+        for length in [0, 1, STEP_BYTES, FEW_BYTES + STEP_BYTES + 1] {
+            let bytes: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+            assert_eq!(steps(&bytes).collect::<Vec<_>>().concat(), bytes);
+            for expected in [0, length, 2 * length + 1] {
+                assert_eq!(read_to_end(&*bytes, expected).unwrap(), bytes);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_though_the_threads_are_busy() {
+        let threads = threads();
+        threads.turn().await;
+        threads.wait_for_turn();
+        let (go_on, stands) = mpsc::channel::<()>();
+        let stands = Arc::new(Mutex::new(stands));
+        for _ in 0..2 * threads.pool.current_num_threads() {
+            let stands = stands.clone();
+            threads.pool.spawn(move || {
+                let _ = stands.lock().unwrap().recv();
+            });
+        }
+        threads.turn().await;
+        threads.wait_for_turn();
+        drop(go_on);
+    }
+}
