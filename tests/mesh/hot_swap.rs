@@ -154,8 +154,9 @@ async fn what_is_loaded_while_messages_run_yields_to_them() {
 
     let plugins = Plugins::empty().with_file("echo.wasm", stamped("echo", 0));
     let node = Setup::new(plugins.clone()).start().await;
-    // Nobody waits for a start.
-    assert_eq!(yielding(&node, NAME), []);
+    wait_until_serving(&[&node], "echo", &stamped("echo", 0)).await;
+    // Nobody has messages before that.
+    assert!(yielding(&node, NAME).is_empty());
     plugins.put("echo.wasm", &stamped("echo", 1));
     wait_until_serving(&[&node], "echo", &stamped("echo", 1)).await;
     // Each does so as soon as it has begun.
