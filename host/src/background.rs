@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::thread::{Pid, gettid};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
@@ -24,9 +25,13 @@ const FEW_BYTES: usize = 256 << 10;
 /// How long a step waits for a processor that has nothing better to do: the work gets on on a busy machine, too.
 const TURN_MAX: Duration = Duration::from_millis(2);
 
-/// How often it is seen whether work that has no steps gets on, and how much of a processor it needs meanwhile.
+/// Work that has no steps waits if the processors leave over this much time of one within so long.
+const ROOM: Duration = Duration::from_millis(5);
+const ROOM_WITHIN: Duration = Duration::from_millis(400);
+
+/// How often it is seen whether that work gets on, and how much time of a processor it needs meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-const PROGRESS_MIN: Duration = Duration::from_millis(10);
+const PROGRESS_MIN: Duration = Duration::from_millis(3);
 
 /// How long such work may take until it no longer waits for others.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,8 +87,8 @@ pub(crate) fn read_to_end(mut file: impl Read, expected: usize) -> io::Result<Ve
     }
 }
 
-/// Does work that has no steps, and blocks this thread until it is done. It may be done twice, at the same time: if the
-/// processors have nothing left over, this thread does it, too.
+/// Does work that has no steps, and blocks this thread until it is done. If the processors have nothing left over, this
+/// thread does it; if that only shows later, it does it as well, and the work is done twice.
 ///
 /// # Panics
 /// If the work does.
@@ -146,6 +151,9 @@ impl Threads {
     }
 
     fn run<T: Send + 'static>(&self, work: impl Fn() -> T + Send + Sync + 'static) -> T {
+        if !self.has_room() {
+            return work();
+        }
         let (result, results) = mpsc::sync_channel::<Result<T, Box<dyn Any + Send>>>(1);
         let work = Arc::new(work);
         let same_work = work.clone();
@@ -177,11 +185,28 @@ impl Threads {
         }
     }
 
+    /// Whether the processors have something left over.
+    fn has_room(&self) -> bool {
+        let (room, has_room) = mpsc::sync_channel(1);
+        self.pool.spawn(move || {
+            let until = used_here() + ROOM;
+            while used_here() < until {}
+            let _ = room.send(());
+        });
+        has_room.recv_timeout(ROOM_WITHIN).is_ok()
+    }
+
     /// How much the threads have had of the processors.
     fn used(&self) -> Duration {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         ids.iter().map(|id| used_by(*id).unwrap_or_default()).sum()
     }
+}
+
+/// How much this thread has had of the processors.
+fn used_here() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 /// How much a thread of this process has had of the processors.
@@ -223,10 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn work_is_done_elsewhere_and_its_panic_arrives() {
+    fn the_result_of_work_arrives_and_its_panic_does() {
         let threads = threads();
-        let here = std::thread::current().id();
-        assert_ne!(threads.run(|| std::thread::current().id()), here);
         let panics = catch_unwind(AssertUnwindSafe(|| threads.run(|| panic!("it panics"))));
         assert_eq!(panics.unwrap_err().downcast_ref(), Some(&"it panics"));
         // The thread has survived that.
@@ -250,19 +273,34 @@ mod tests {
         drop(go_on);
     }
 
+    /// Has all these threads stand until the sender is gone.
+    fn occupy(threads: &Threads) -> mpsc::Sender<()> {
+        let (go_on, stands) = mpsc::channel::<()>();
+        let stands = Arc::new(Mutex::new(stands));
+        for _ in 0..threads.pool.current_num_threads() {
+            let stands = stands.clone();
+            threads.pool.spawn(move || {
+                let _ = stands.lock().unwrap().recv();
+            });
+        }
+        go_on
+    }
+
     #[test]
-    fn work_that_gets_on_is_waited_for() {
+    fn with_nothing_left_over_work_is_done_here_and_once() {
         let threads = threads();
+        let occupied = occupy(&threads);
+        let times = Arc::new(Mutex::new(0));
+        let counted = times.clone();
         let here = std::thread::current().id();
-        let thread = threads.run(|| {
-            let until = Instant::now() + LOOK_INTERVAL + LOOK_INTERVAL / 2;
-            while Instant::now() < until {}
+        let thread = threads.run(move || {
+            *counted.lock().unwrap() += 1;
             std::thread::current().id()
         });
-        // Unless others need the processors, as they may where tests run.
-        if threads.used() > LOOK_INTERVAL {
-            assert_ne!(thread, here);
-        }
+        assert_eq!(thread, here);
+        drop(occupied);
+        threads.pool.install(|| {});
+        assert_eq!(*times.lock().unwrap(), 1);
     }
 
     #[cfg(target_os = "linux")]
@@ -272,7 +310,7 @@ mod tests {
         const IDLE: &str = "5";
 
         let threads = threads();
-        threads.run(|| {});
+        threads.pool.install(|| {});
         let ids = threads.ids.lock().unwrap().clone();
         assert!(!ids.is_empty());
         for id in ids {
@@ -300,16 +338,8 @@ mod tests {
         let threads = threads();
         threads.turn().await;
         threads.wait_for_turn();
-        let (go_on, stands) = mpsc::channel::<()>();
-        let stands = Arc::new(Mutex::new(stands));
-        for _ in 0..2 * threads.pool.current_num_threads() {
-            let stands = stands.clone();
-            threads.pool.spawn(move || {
-                let _ = stands.lock().unwrap().recv();
-            });
-        }
+        let _occupied = occupy(&threads);
         threads.turn().await;
         threads.wait_for_turn();
-        drop(go_on);
     }
 }
