@@ -16,14 +16,17 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::debug;
 
-/// What work on many bytes does at a time: less than a millisecond's.
-const STEP_BYTES: usize = 64 << 10;
+/// What work on many bytes does at a time: some ten microseconds' worth.
+const STEP_BYTES: usize = 16 << 10;
 
 /// Work on fewer bytes than this is over before anybody could be late.
 const FEW_BYTES: usize = 256 << 10;
 
-/// How long a step waits for a processor that has nothing better to do: the work gets on on a busy machine, too.
-const TURN_MAX: Duration = Duration::from_millis(2);
+/// How long such a step waits for a processor that has nothing better to do: the work gets on on a busy machine, too.
+const STEP_WAIT_MAX: Duration = Duration::from_micros(500);
+
+/// The same for a step that takes longer.
+const TURN_WAIT_MAX: Duration = Duration::from_millis(2);
 
 /// Work that has no steps waits if the processors leave over this much time of one within so long.
 const ROOM: Duration = Duration::from_millis(5);
@@ -53,10 +56,10 @@ pub(crate) async fn turn() {
     }
 }
 
-/// The same on a thread that may block.
-fn wait_for_turn() {
+/// The same for a short step, on a thread that may block.
+fn wait_for_step() {
     if let Some(threads) = threads() {
-        threads.wait_for_turn();
+        threads.wait_for_step();
     }
 }
 
@@ -65,7 +68,7 @@ pub(crate) fn steps(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let waits = bytes.len() > FEW_BYTES;
     bytes.chunks(STEP_BYTES).inspect(move |_| {
         if waits {
-            wait_for_turn();
+            wait_for_step();
         }
     })
 }
@@ -78,7 +81,7 @@ pub(crate) fn read_to_end(mut file: impl Read, expected: usize) -> io::Result<Ve
     let mut bytes = Vec::with_capacity(expected);
     loop {
         if expected > FEW_BYTES {
-            wait_for_turn();
+            wait_for_step();
         }
         let step = file.by_ref().take(STEP_BYTES as u64);
         if { step }.read_to_end(&mut bytes)? == 0 {
@@ -139,19 +142,23 @@ impl Threads {
         self.pool.spawn(move || {
             let _ = turn.send(());
         });
-        let _ = timeout(TURN_MAX, came).await;
+        let _ = timeout(TURN_WAIT_MAX, came).await;
     }
 
-    fn wait_for_turn(&self) {
+    fn wait_for_step(&self) {
         let (turn, came) = mpsc::sync_channel(1);
         self.pool.spawn(move || {
             let _ = turn.send(());
         });
-        let _ = came.recv_timeout(TURN_MAX);
+        let _ = came.recv_timeout(STEP_WAIT_MAX);
     }
 
     fn run<T: Send + 'static>(&self, work: impl Fn() -> T + Send + Sync + 'static) -> T {
         if !self.has_room() {
+            debug!(
+                event = "background-work-here",
+                "the processors have nothing left over: a plugin is loaded at the priority of messages"
+            );
             return work();
         }
         let (result, results) = mpsc::sync_channel::<Result<T, Box<dyn Any + Send>>>(1);
@@ -337,9 +344,9 @@ mod tests {
     async fn a_turn_comes_though_the_threads_are_busy() {
         let threads = threads();
         threads.turn().await;
-        threads.wait_for_turn();
+        threads.wait_for_step();
         let _occupied = occupy(&threads);
         threads.turn().await;
-        threads.wait_for_turn();
+        threads.wait_for_step();
     }
 }
