@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -20,7 +21,7 @@ use tracing::debug;
 const STEP_BYTES: usize = 16 << 10;
 
 /// Work on fewer bytes than this is over before anybody could be late.
-const FEW_BYTES: usize = 256 << 10;
+const FEW_BYTES: usize = 1 << 20;
 
 /// How long such a step waits for a processor that has nothing better to do: the work gets on on a busy machine, too.
 const STEP_WAIT_MAX: Duration = Duration::from_micros(500);
@@ -28,9 +29,13 @@ const STEP_WAIT_MAX: Duration = Duration::from_micros(500);
 /// The same for a step that takes longer.
 const TURN_WAIT_MAX: Duration = Duration::from_millis(2);
 
-/// Work that has no steps waits if the processors leave over this much time of one within so long.
-const ROOM: Duration = Duration::from_millis(5);
-const ROOM_WITHIN: Duration = Duration::from_millis(400);
+/// Work that has no steps waits if messages take this much time of a processor within so long.
+const MESSAGES: Duration = Duration::from_micros(200);
+const MESSAGES_WITHIN: Duration = Duration::from_millis(20);
+
+/// And if the processors leave over this much time of one within so long.
+const ROOM: Duration = Duration::from_millis(2);
+const ROOM_WITHIN: Duration = Duration::from_millis(100);
 
 /// How often it is seen whether that work gets on, and how much time of a processor it needs meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +43,9 @@ const PROGRESS_MIN: Duration = Duration::from_millis(3);
 
 /// How long such work may take until it no longer waits for others.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The threads that run messages.
+static LANES: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Whether there are messages that could be late.
 static SERVES: AtomicBool = AtomicBool::new(false);
@@ -47,6 +55,11 @@ static THREADS: LazyLock<Option<Threads>> = LazyLock::new(Threads::start);
 /// From now on, work has to wait: the node serves.
 pub(crate) fn begin() {
     SERVES.store(true, Ordering::Relaxed);
+}
+
+/// This thread runs messages: while it is busy, work has to wait.
+pub(crate) fn yields_to_this_thread() {
+    add_this_thread(&LANES);
 }
 
 /// Waits until a processor has nothing better to do, though not for long: before a step of work that has many.
@@ -90,16 +103,26 @@ pub(crate) fn read_to_end(mut file: impl Read, expected: usize) -> io::Result<Ve
     }
 }
 
-/// Does work that has no steps, and blocks this thread until it is done. If the processors have nothing left over, this
-/// thread does it; if that only shows later, it does it as well, and the work is done twice.
+/// Does work that has no steps, and blocks this thread until it is done. If no messages run, or the processors have nothing
+/// left over, this thread does it; if that only shows later, it does it as well, and the work is done twice.
 ///
 /// # Panics
 /// If the work does.
 pub(crate) fn run<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> T {
-    match threads() {
+    match messages_run().then(threads).flatten() {
         Some(threads) => threads.run(work),
         None => work(),
     }
+}
+
+/// Whether messages run. It blocks a moment.
+fn messages_run() -> bool {
+    if !SERVES.load(Ordering::Relaxed) {
+        return false;
+    }
+    let before = used_by(&LANES);
+    sleep(MESSAGES_WITHIN);
+    used_by(&LANES).saturating_sub(before) >= MESSAGES
 }
 
 fn threads() -> Option<&'static Threads> {
@@ -124,8 +147,7 @@ impl Threads {
             .thread_name(|_| "background".into())
             .start_handler(move |_| {
                 yield_to_others();
-                let mut started = started.lock().unwrap_or_else(PoisonError::into_inner);
-                started.push(gettid());
+                add_this_thread(&started);
             })
             .build();
         let pool = pool.inspect_err(|error| {
@@ -172,7 +194,7 @@ impl Threads {
             let _ = result.send(done);
         });
         let until = Instant::now() + PATIENCE;
-        let mut before = self.used();
+        let mut before = used_by(&self.ids);
         loop {
             match results.recv_timeout(LOOK_INTERVAL) {
                 Ok(Ok(done)) => return done,
@@ -180,7 +202,7 @@ impl Threads {
                 Err(RecvTimeoutError::Disconnected) => return work(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let now = self.used();
+            let now = used_by(&self.ids);
             if now.saturating_sub(before) < PROGRESS_MIN || Instant::now() > until {
                 debug!(
                     event = "background-work-late",
@@ -202,12 +224,20 @@ impl Threads {
         });
         has_room.recv_timeout(ROOM_WITHIN).is_ok()
     }
+}
 
-    /// How much the threads have had of the processors.
-    fn used(&self) -> Duration {
-        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.iter().map(|id| used_by(*id).unwrap_or_default()).sum()
-    }
+fn add_this_thread(threads: &Mutex<Vec<Pid>>) {
+    let mut threads = threads.lock().unwrap_or_else(PoisonError::into_inner);
+    threads.push(gettid());
+}
+
+/// How much these threads of this process have had of the processors.
+fn used_by(threads: &Mutex<Vec<Pid>>) -> Duration {
+    let threads = threads.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = threads
+        .iter()
+        .map(|id| used_by_one(*id).unwrap_or_default());
+    used.sum()
 }
 
 /// How much this thread has had of the processors.
@@ -216,8 +246,7 @@ fn used_here() -> Duration {
     Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
-/// How much a thread of this process has had of the processors.
-fn used_by(thread: Pid) -> Option<Duration> {
+fn used_by_one(thread: Pid) -> Option<Duration> {
     let id = thread.as_raw_nonzero();
     let text = fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok()?;
     let nanoseconds = text.split_whitespace().next()?.parse().ok()?;
@@ -327,6 +356,23 @@ mod tests {
             // The policy is the field 41, and the first of these is the third.
             assert_eq!(fields.split(' ').nth(38), Some(IDLE), "{stat}");
         }
+    }
+
+    #[test]
+    fn messages_run_while_a_thread_that_runs_them_is_busy() {
+        let (busy, is_busy) = mpsc::channel();
+        let (go_on, stands) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            yields_to_this_thread();
+            busy.send(()).unwrap();
+            while stands.try_recv().is_err() {}
+        });
+        is_busy.recv().unwrap();
+        // It may have to wait for a processor.
+        begin();
+        while !messages_run() {}
+        go_on.send(()).unwrap();
+        thread.join().unwrap();
     }
 
     #[test]

@@ -14,6 +14,8 @@ use mailbox::Mailbox;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::background;
+
 pub use mailbox::{LaneWaker, wake_all};
 pub use moving::{move_off_lane, next_poll, run_movable};
 
@@ -104,6 +106,7 @@ fn start_lane(
         let _ended = ended.drop_guard();
         NUMBER.set(Some(number));
         IS_LANE.set(true);
+        background::yields_to_this_thread();
         lane.block_on(async {
             tokio::select! {
                 () = stopped.cancelled() => {}
