@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use rustix::thread::{Pid, gettid};
+use rustix::process::Pid;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -228,7 +228,17 @@ impl Threads {
 
 fn add_this_thread(threads: &Mutex<Vec<Pid>>) {
     let mut threads = threads.lock().unwrap_or_else(PoisonError::into_inner);
-    threads.push(gettid());
+    threads.extend(this_thread());
+}
+
+#[cfg(target_os = "linux")]
+fn this_thread() -> Option<Pid> {
+    Some(rustix::thread::gettid())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn this_thread() -> Option<Pid> {
+    None
 }
 
 /// How much these threads of this process have had of the processors.
@@ -358,6 +368,7 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn messages_run_while_a_thread_that_runs_them_is_busy() {
         let (busy, is_busy) = mpsc::channel();
