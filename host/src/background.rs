@@ -41,8 +41,9 @@ const ROOM_WITHIN: Duration = Duration::from_millis(100);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const PROGRESS_MIN: Duration = Duration::from_millis(3);
 
-/// How long such work may take until it no longer waits for others.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long such work may take until it no longer waits for others: another node of this host that waits for a component
+/// to be compiled gives up after 30 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The threads that run messages.
 static LANES: Mutex<Vec<Pid>> = Mutex::new(Vec::new());

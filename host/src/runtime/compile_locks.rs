@@ -14,13 +14,15 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Number of lock files; the length of a component and the hash of its beginning select one. Two components with the same
 /// lock wait for each other needlessly, which costs nothing but time.
 const LOCKS: u64 = 64;
+
+/// How much of the beginning that is.
 const HASHED_BYTES: usize = 64 << 10;
 
 /// Poll interval while waiting: the operating system has no file lock with a timeout.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// How long to wait for another node, which may hang, before compiling without the lock. The
-/// largest components take 5 s on an idle machine.
+/// largest components take 5 s on an idle machine, and may be begun anew after 20 s on a busy one.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The locks of all nodes that share a directory. Without a directory, nothing is locked.
